@@ -1,0 +1,44 @@
+"""The command line. Modules of the engine are imported inside the commands, so that help answers at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bench.cli import look, make, run, tables
+
+app = typer.Typer(
+    name="bench",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Compares training methods for certified robustness by randomized smoothing.",
+    epilog="Start with: bench run --method gaussian --sigma 0.25, then: bench table --dataset mnist",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"certbench {version('certbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")] = False,
+) -> None:
+    pass
+
+
+app.command("run")(run.run)
+app.command("table")(tables.table)
+app.command("status")(look.status)
+app.command("list")(look.list_)
+app.command("show")(look.show)
+app.command("check")(make.check)
+app.command("new-method")(make.new_method)

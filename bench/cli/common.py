@@ -1,0 +1,111 @@
+"""What the commands share: words into lists, problems into exit code 2."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from bench.errors import BenchError, UsageError
+
+T = TypeVar("T")
+
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the runs.")]
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A .py file with a method of yours. Repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def stop(problems: Iterable[str], code: int = 2) -> NoReturn:
+    """Prints every problem on a line of its own and ends with exit code 2."""
+    for problem in dict.fromkeys(problems):
+        typer.echo(f"bench: {problem}", err=True)
+    raise typer.Exit(code)
+
+
+def guarded(work: Callable[[], T]) -> T:
+    """Runs work; a BenchError becomes its sentence and exit code 2."""
+    try:
+        return work()
+    except UsageError as error:
+        stop(error.problems)
+    except BenchError as error:
+        stop([str(error)])
+
+
+def words(values: Sequence[str] | None) -> list[str]:
+    """Comma-separated and repeated values as one list, in order, without repeats."""
+    parts = (part.strip() for value in values or () for part in value.split(","))
+    return list(dict.fromkeys(part for part in parts if part))
+
+
+def numbers(values: Sequence[str] | None, flag: str, problems: list[str]) -> list[float]:
+    """Words as finite numbers; what is none becomes a problem."""
+    result = []
+    for word in words(values):
+        try:
+            result.append(float(word))
+        except ValueError:
+            problems.append(f"{flag} {word} is not a number; write it as 0.25")
+    return result
+
+
+def seeds(values: Sequence[str] | None, problems: list[str]) -> list[int]:
+    """`5` means 0..4; `0,3,4`, a repeated flag, `3,` or `0` mean just those seeds."""
+    chosen = []
+    for word in words(values):
+        if not (word.isascii() and word.isdigit() and len(word) < 19):
+            problems.append(f"--seeds {word} is not a whole number from 0 up; write 5 for seeds 0 to 4, or a list such as 0,3,4")
+        else:
+            chosen.append(int(word))
+    as_count = len(chosen) == 1 and chosen[0] > 0 and len(values or ()) == 1 and "," not in (values or ("",))[0]
+    if as_count and chosen[0] > 100_000:
+        problems.append(f"--seeds {chosen[0]} asks for more than 100000 seeds; write {chosen[0]}, for that one seed")
+        return []
+    return list(range(chosen[0])) if as_count else chosen
+
+
+def changes(values: Sequence[str] | None, problems: list[str]) -> dict[str, str]:
+    """`name=value` words as a dict; a name given twice with two values is a problem."""
+    result: dict[str, str] = {}
+    for word in words(values):
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            problems.append(f"--set {word} is not of the form name=value, such as step_size=0.5 or train.epochs=3")
+        elif result.setdefault(name, value) != value:
+            problems.append(f"--set {name} is given twice: {result[name]} and {value}")
+    return result
+
+
+def check_folder(folder: Path, problems: list[str]) -> None:
+    """A results folder must be, or be creatable as, a writable folder; nothing is written to find out."""
+    place = folder
+    while not place.exists() and place.parent != place:
+        place = place.parent
+    if not place.is_dir():
+        problems.append(f"--results {folder}: {place} is a file, not a folder")
+    elif not os.access(place, os.W_OK | os.X_OK):
+        problems.append(f"--results {folder}: {place} cannot be written to")
+
+
+def existing_folder(folder: Path) -> Path:
+    """The results folder for reading; exit 2 if there is none."""
+    if not folder.is_dir():
+        stop([f"--results {folder}: there is no such folder; `bench run` fills results/runs"])
+    return folder
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON on standard output."""
+    import json
+
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def clock(seconds: float) -> str:
+    """A duration as a person says it: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,75 @@
+"""`bench new-method` and `bench check`: the way of a method into the suite."""
+
+from __future__ import annotations
+
+from datetime import date
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from bench.cli.common import Plugins, guarded, stop
+from bench.spec import NAME
+
+
+def new_method(
+    name: Annotated[str, typer.Argument(help="The method's name; the file will be NAME.py.")],
+    folder: Annotated[Path, typer.Option("--folder", help="Where to write it.")] = Path(),
+) -> None:
+    """Write NAME.py, a method that runs as it is, to start from."""
+    from bench.registry import Registry
+
+    path = folder / f"{name}.py"
+    problems = []
+    if not NAME.match(name) or not name.replace("-", "_").isidentifier():
+        problems.append(f"{name!r} is no name for a method: lower case letters, digits, - and _, a letter first, such as my_method")
+    elif name in Registry().entries():
+        problems.append(f"there is already a method {name!r}; choose another name")
+    if not folder.is_dir():
+        problems.append(f"--folder {folder}: there is no such folder")
+    elif path.exists():
+        problems.append(f"{path} is already there, and is left as it is")
+    if problems:
+        stop(problems)
+    title = name.replace("_", " ").replace("-", " ").title()
+    text = Template((files("bench") / "assets" / "new_method.py.txt").read_text(encoding="utf-8"))
+    try:
+        path.write_text(text.substitute(title=title, class_name=title.replace(" ", ""), year=date.today().year), encoding="utf-8")
+    except OSError as error:
+        stop([f"{path}: {error.strerror}"])
+    typer.echo(f"wrote {path}; next:")
+    typer.echo(f"  bench check {path}")
+    typer.echo(f"  bench run --plugin {path} --method {name} --protocol smoke")
+
+
+def check(
+    method: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A method's name, or a path to its .py file.")],
+    plugin: Plugins = None,
+) -> None:
+    """Check a method against the public contract, on a tiny classifier. Exit code 1 if a promise is broken."""
+    from rich.console import Console
+
+    from bench.contract import check as check_contract
+    from bench.registry import Registry
+
+    as_file = method.endswith(".py") or "/" in method
+    extra = [*(plugin or ()), *([Path(method)] if as_file else [])]
+    name = Path(method).stem if as_file else method.partition(".")[0]
+    if as_file and not Path(method).is_file():
+        stop([f"{method} is not a file; `bench new-method {name}` writes one"])
+
+    def work() -> int:
+        results = check_contract(Registry(tuple(extra)).load(name))
+        console = Console(highlight=False, soft_wrap=True)
+        for result in results:
+            mark = "[red]broken[/red]" if result.problem else "[green]holds [/green]"
+            console.print(f"{mark}  {result.promise}")
+            if result.problem:
+                console.print(f"        {result.problem}", markup=False)
+        broken = sum(result.problem is not None for result in results)
+        console.print(f"{name}: {len(results) - broken} of {len(results)} promises hold", markup=False)
+        return int(broken > 0)
+
+    raise typer.Exit(guarded(work))

@@ -1,0 +1,74 @@
+"""`bench table`: from stored evidence to a table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.common import Results, existing_folder, guarded, numbers, seeds, stop, words
+from bench.errors import nearest
+
+FORMATS = ("terminal", "markdown", "latex", "csv", "json")
+
+
+def table(
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only these data sets.")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", metavar="NAME[.VARIANT]", help="Only these rows; patterns work.")] = None,
+    sigma: Annotated[list[str] | None, typer.Option("--sigma", metavar="S", help="Only these noise levels.")] = None,
+    seed: Annotated[
+        list[str] | None, typer.Option("--seeds", metavar="N|LIST", help="Only these seeds: 5 means 0 to 4, a list just those.")
+    ] = None,
+    protocol: Annotated[list[str] | None, typer.Option("--protocol", help="Only these protocols.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only these recipes.")] = None,
+    alpha: Annotated[float, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2).")] = 0.001,
+    format_: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv or json.")] = "terminal",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
+    results: Results = Path("results/runs"),
+) -> None:
+    """Average certified radius and certified accuracy per row: mean and sample standard deviation over seeds.
+
+    Rows of different protocols, recipes, sample sizes or image subsets stand in separate tables, each with a caption that says which.
+    """
+    problems: list[str] = []
+    sigmas = numbers(sigma, "--sigma", problems)
+    chosen_seeds = seeds(seed, problems)
+    if not 0 < alpha < 0.5:
+        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    if format_ not in FORMATS:
+        problems.append(f"--format {format_} is unknown{nearest(format_, FORMATS)}")
+    if problems:
+        stop(problems)
+    existing_folder(results)
+
+    from leaderboard.aggregate import collect
+    from leaderboard.tables import render
+
+    from bench.store import Store, write_atomically
+
+    def work() -> str:
+        groups = collect(
+            Store(results),
+            datasets=words(dataset),
+            methods=words(method),
+            sigmas=sigmas,
+            seeds=chosen_seeds,
+            protocols=words(protocol),
+            recipes=words(recipe),
+            alpha=alpha,
+        )
+        terminal = format_ == "terminal" and out is None
+        width = os.get_terminal_size().columns if terminal and sys.stdout.isatty() else 120
+        return render(groups, format_, width=width, color=terminal and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+
+    text = guarded(work)
+    if out is None:
+        typer.echo(text.rstrip("\n"))
+        return
+    try:
+        write_atomically(out, (text.rstrip("\n") + "\n").encode())
+    except OSError as error:
+        stop([f"--out {out}: {error.strerror}"])

@@ -1,0 +1,54 @@
+"""What a run's numbers were made with: recorded beside it, in no key. No host, user or path."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LIBRARIES = ("certbench", "torch", "torchvision", "timm", "numpy", "scipy", "safetensors")
+
+
+def describe(device: torch.device, source_sha256: str, checksums: dict[str, str]) -> dict[str, Any]:
+    """Library versions, the suite's git state, hashes of method source and data, device, threads, precision."""
+    return {
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "suite": _git(),
+        "method_sha256": source_sha256,
+        "data_md5": checksums,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "precision": {"dtype": "float32", "tf32": _tf32()},
+    }
+
+
+def _tf32() -> bool:
+    return torch.cuda.is_available() and torch.backends.cuda.matmul.allow_tf32
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any]:
+    """Commit and dirty flag of the suite's checkout; both None in an installed copy."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "bench", "methods").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}

@@ -1,0 +1,47 @@
+"""The errors that a user can act on, and the words that help."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class BenchError(Exception):
+    """A problem told in one sentence: the thing, the value, and the nearest right one."""
+
+
+class UsageError(BenchError):
+    """One or more problems with what was asked for, found before anything was written.
+
+    Args:
+        problems: one sentence each; all of them are reported at once.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class Diverged(BenchError):
+    """The loss or the weights stopped being finite numbers; such a model is never certified."""
+
+
+class Interrupted(BenchError):
+    """A signal asked the run to stop; what was finished is on disk.
+
+    Args:
+        signal_number: the signal, so that the exit code can be 128 + its number.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__(f"stopped by signal {signal_number}")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the closest known name, otherwise the list of what there is."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is {', '.join(names)}" if names else "; there is none"

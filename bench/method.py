@@ -1,0 +1,61 @@
+"""The contract of a training method: a frozen bag of hyperparameters with one function, its loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from bench.smoothing import SmoothedClassifier
+
+Terms = dict[str, Tensor]
+"""Named, already weighted scalars. The training loss is their sum."""
+
+Preset = tuple[str, str, str, float]
+"""(recipe, variant, dataset, sigma): what a preset is for."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss is computed on.
+
+    Attributes:
+        x: images, B C H W in [0, 1]. y: labels, B (int64).
+        epoch: on the recipe's clock (0 .. 89 for MNIST), however short the training is; a method never sees the protocol.
+    """
+
+    x: Tensor
+    y: Tensor
+    epoch: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A training method. Subclass it in a file of its own, as a frozen keyword-only dataclass of hyperparameters.
+
+    Class attributes that a file may set (none is needed):
+        variants: names of its variants, the default one first. Written as a plain tuple of strings, because it is
+            read without running the file.
+        presets: hyperparameters by (recipe, variant, dataset, sigma). Without any, the field defaults serve every data set and
+            noise level.
+        chunks: into how many pieces the authors' script cuts a loader batch, one optimiser step each, as a field's
+            name or a number (the `official` recipe divides the batch by it).
+
+    The comment behind a field is its documentation: `step_size: float = 1.0  # alpha: L2 length of a step`. What stands
+    before a colon is the paper's symbol. `bench show` prints it, with the docstring of the file as the source.
+    """
+
+    variants: ClassVar[tuple[str, ...]] = ("default",)
+    presets: ClassVar[Mapping[Preset, Method]] = {}
+    chunks: ClassVar[str | int] = 1
+
+    @abstractmethod
+    def loss(self, g: SmoothedClassifier, batch: Batch) -> Terms:
+        """The training loss as named terms.
+
+        The base classifier is in training mode; it must be left so, with every flag as it was found. All randomness
+        comes from `g`.
+        """

@@ -1,0 +1,92 @@
+"""Architectures. Normalisation is the model's first layer, so that noise and radii live in pixels of [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.datasets import DatasetInfo
+from bench.errors import BenchError, nearest
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel. Mean and std are buffers: they travel with the weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        self.identity = set(mean) == {0.0} and set(std) == {1.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.identity else (x - self.mean) / self.std
+
+
+class LeNet(nn.Module):
+    """The LeNet of the MNIST experiments: 431,080 parameters for 10 classes, 28x28 grey images, no batch norm.
+
+    Pooling stands before ReLU: the two commute, and the smaller ReLU is faster.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 20, 5)
+        self.conv2 = nn.Conv2d(20, 50, 5)
+        self.fc1 = nn.Linear(50 * 4 * 4, 500)
+        self.fc2 = nn.Linear(500, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(F.max_pool2d(self.conv1(x), 2))  # B 20 12 12
+        x = F.relu(F.max_pool2d(self.conv2(x), 2))  # B 50 4 4
+        return self.fc2(F.relu(self.fc1(x.flatten(1))))  # type: ignore[no-any-return]
+
+
+def _lenet(info: DatasetInfo) -> nn.Module:
+    if info.shape != (1, 28, 28):
+        raise BenchError(f"lenet takes images of 1x28x28, but {info.name} has {'x'.join(map(str, info.shape))}")
+    return LeNet(info.classes)
+
+
+ARCHITECTURES: dict[str, Callable[[DatasetInfo], nn.Module]] = {"lenet": _lenet}
+
+
+def build(arch: str, info: DatasetInfo, seed: int) -> nn.Module:
+    """A fresh base classifier: Normalize, then the network; weights drawn from `seed`, global generators untouched.
+
+    Args:
+        arch: one of `ARCHITECTURES`, or any classifier of timm by its name (without pretrained weights).
+
+    Raises:
+        BenchError: no such architecture, or one that does not take this data set's images.
+    """
+    check_arch(arch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if arch in ARCHITECTURES:
+            network = ARCHITECTURES[arch](info)
+        else:
+            import timm  # slow to import, and most runs do without it
+
+            network = timm.create_model(arch, pretrained=False, num_classes=info.classes, in_chans=info.shape[0])
+    return nn.Sequential(Normalize(info.mean, info.std), network)
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on its device, convolutions in channels-last layout."""
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def check_arch(arch: str) -> None:
+    """BenchError unless there is such an architecture."""
+    if arch in ARCHITECTURES:
+        return
+    import timm
+
+    if not timm.is_model(arch):
+        raise BenchError(f"unknown architecture {arch!r}{nearest(arch, [*ARCHITECTURES, *timm.list_models()])}")

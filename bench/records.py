@@ -1,0 +1,139 @@
+"""What a certificate is: the counts of one image, and how they are written and read.
+
+One line of JSON per image, each with a CRC-32 of its own, so that a torn or damaged line is seen. Counts are the
+evidence; abstention, radius and correctness are derived from them when they are read and never stored.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.bounds import certified_radius
+from bench.errors import BenchError
+from bench.spec import canonical, parse_json
+
+MAX_LINE = 1 << 20  # bytes; a row of 1000 classes takes some 20 kB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Certificate:
+    """Evidence of one image.
+
+    Attributes:
+        index: position in the test set.
+        label: true class.
+        selected: the class with the most of the n0 selection samples (the lowest such class in a tie).
+        selection: class -> count over the n0 selection samples, zeros left out.
+        estimation: class -> count over the n estimation samples, zeros left out.
+    """
+
+    index: int
+    label: int
+    selected: int
+    selection: Mapping[int, int]
+    estimation: Mapping[int, int]
+
+    def __post_init__(self) -> None:
+        for name in ("index", "label", "selected"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not a whole number from 0 up")
+        for counts in (self.selection, self.estimation):
+            if not counts or any(c < 0 or type(k) is not int or k <= 0 for c, k in counts.items()):
+                raise ValueError("counts must be whole, positive, of classes from 0 up, and at least one")
+        if self.selected != min(self.selection, key=lambda c: (-self.selection[c], c)):
+            raise ValueError(f"class {self.selected} is not the most frequent of the selection samples")
+
+    @property
+    def n0(self) -> int:
+        return sum(self.selection.values())
+
+    @property
+    def n(self) -> int:
+        return sum(self.estimation.values())
+
+    @property
+    def count(self) -> int:
+        """Estimation samples that fell on the selected class."""
+        return self.estimation.get(self.selected, 0)
+
+    def radius(self, alpha: float, sigma: float) -> float | None:
+        """Certified radius of the selected class, None for abstain; see `bounds.certified_radius`."""
+        return certified_radius(self.count, self.n, alpha, sigma)
+
+    def correct(self, alpha: float, sigma: float) -> bool:
+        """Certified, and the class is the label."""
+        return self.selected == self.label and self.radius(alpha, sigma) is not None
+
+
+def to_line(row: Certificate) -> str:
+    """One line of evidence with its check sum and line end."""
+    body = {
+        "index": row.index,
+        "label": row.label,
+        "selected": row.selected,
+        "n0": {str(c): k for c, k in sorted(row.selection.items())},
+        "n": {str(c): k for c, k in sorted(row.estimation.items())},
+    }
+    text = canonical(body)
+    return f'{text[:-1]},"~crc":"{zlib.crc32(text.encode()):08x}"}}\n'
+
+
+def from_line(line: bytes) -> Certificate:
+    """The inverse of `to_line`.
+
+    Raises:
+        ValueError: anything that `to_line` would not have written.
+    """
+    if len(line) > MAX_LINE:
+        raise ValueError(f"a line of {len(line)} bytes is longer than {MAX_LINE}")
+    try:
+        data = parse_json(line)
+        row = Certificate(
+            index=data["index"],
+            label=data["label"],
+            selected=data["selected"],
+            selection={int(c): k for c, k in data["n0"].items()},
+            estimation={int(c): k for c, k in data["n"].items()},
+        )
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a row of evidence ({type(error).__name__}: {error})") from None
+    if to_line(row).encode() != line:
+        raise ValueError("the check sum does not fit the row")
+    return row
+
+
+def read_rows(path: Path) -> list[Certificate]:
+    """Every row of an evidence file, in the order of writing.
+
+    A last line that was cut short by a crash (no line end) is left out: it was never finished.
+
+    Raises:
+        BenchError: a damaged, doubled or unreadable row, with file and line.
+    """
+    rows: list[Certificate] = []
+    seen: dict[int, int] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            row = from_line(line)
+        except ValueError as error:
+            raise BenchError(f"{path}, line {number}: {error}") from None
+        if row.index in seen:
+            raise BenchError(f"{path}, line {number}: image {row.index} already stands in line {seen[row.index]}")
+        seen[row.index] = number
+        rows.append(row)
+    return rows
+
+
+def finished_bytes(path: Path) -> int:
+    """Length of an evidence file up to its last line end: what a resumed run keeps."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def indices(rows: Iterable[Certificate]) -> set[int]:
+    """The images that the rows cover."""
+    return {row.index for row in rows}

@@ -1,0 +1,164 @@
+"""Where methods come from: the folder `methods`, an entry point of group `bench.methods`, or a path to a .py file.
+
+Nothing is imported until a method is asked for by name; what stands in a file without running it (its first line, its
+variants) is read from its text.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from bench.errors import BenchError, nearest
+from bench.spec import NAME
+
+if TYPE_CHECKING:
+    from bench.method import Method
+
+GROUP = "bench.methods"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method that can be asked for: where it comes from, not yet imported."""
+
+    name: str
+    origin: str  # built in, plug-in file, or the package that offers it
+    path: Path | None = None
+    point: EntryPoint | None = None
+    module: str | None = None
+
+    def describe(self) -> tuple[str, tuple[str, ...]]:
+        """First line of the docstring and the variants, read from the source text; empty for packages."""
+        if self.path is None:
+            return "", ()
+        tree = ast.parse(self.path.read_bytes())
+        summary = (ast.get_docstring(tree) or "").partition("\n")[0]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "variants" and node.value:
+                return summary, tuple(map(str, ast.literal_eval(node.value)))
+        return summary, ("default",)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A method's class, its name, and the SHA-256 of the file it stands in."""
+
+    name: str
+    cls: type[Method]
+    source_sha256: str
+    doc: str
+
+
+@dataclass
+class Registry:
+    """All methods by name.
+
+    Args:
+        plugins: paths of .py files, each one method named as the file.
+    """
+
+    plugins: tuple[Path, ...] = ()
+    _loaded: dict[str, Loaded] = field(default_factory=dict)
+
+    def entries(self) -> dict[str, Entry]:
+        """Every method that can be asked for, by name.
+
+        Raises:
+            BenchError: a plug-in that is no file, has no valid name, or the name of another method.
+        """
+        found: dict[str, Entry] = {}
+        spec = importlib.util.find_spec("methods")
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            for path in sorted(Path(folder).glob("*.py")):
+                if not path.stem.startswith("_"):
+                    found[path.stem] = Entry(path.stem, "built in", path=path, module=f"methods.{path.stem}")
+        for point in entry_points(group=GROUP):
+            if point.name not in found:
+                found[point.name] = Entry(point.name, point.dist.name if point.dist else "package", point=point)
+        for path in self.plugins:
+            name = path.stem
+            if not path.is_file():
+                raise BenchError(f"plug-in {path} is not a file")
+            if path.suffix != ".py" or not NAME.match(name):
+                raise BenchError(f"plug-in {path}: a method's file is NAME.py, with a name of lower case letters, digits, - and _")
+            if name in found and found[name].path != path:
+                raise BenchError(f"plug-in {path}: there is already a method {name!r} ({found[name].origin}); rename the file")
+            found[name] = Entry(name, "plug-in file", path=path)
+        return found
+
+    def load(self, name: str) -> Loaded:
+        """Imports a method.
+
+        Raises:
+            BenchError: unknown name, a file that fails to import, or one that does not hold exactly one method.
+        """
+        if name in self._loaded:
+            return self._loaded[name]
+        entries = self.entries()
+        if name not in entries:
+            raise BenchError(f"unknown method {name!r}{nearest(name, entries)}")
+        entry = entries[name]
+        try:
+            found = _import(entry)
+        except BenchError:
+            raise
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            where = _last_line(error, entry.path)
+            raise BenchError(f"method {name!r} ({entry.origin}) cannot be imported: {type(error).__name__}: {error}{where}") from error
+        self._loaded[name] = found
+        return found
+
+
+def _import(entry: Entry) -> Loaded:
+    from bench.method import Method  # torch: only when a method is really wanted
+
+    if entry.point:
+        target = entry.point.load()
+        module = target if isinstance(target, ModuleType) else sys.modules[target.__module__]
+    elif entry.module:
+        target = module = importlib.import_module(entry.module)
+    else:
+        assert entry.path
+        spec = importlib.util.spec_from_file_location(f"bench_plugin_{entry.name.replace('-', '_')}", entry.path)
+        assert spec is not None
+        assert spec.loader is not None
+        target = module = importlib.util.module_from_spec(spec)
+        sys.modules[module.__name__] = module  # dataclasses look their module up by name
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module.__name__]
+            raise
+    if isinstance(target, type):
+        classes = [target]
+    else:
+        classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__ and issubclass(v, Method)]
+        classes = [c for c in classes if not getattr(c, "__abstractmethods__", None)]
+    if len(classes) != 1 or not issubclass(classes[0], Method):
+        names = ", ".join(c.__name__ for c in classes) or "none"
+        raise BenchError(
+            f"method {entry.name!r} ({entry.origin}): its file must hold exactly one subclass of Method with a loss, not {names}"
+        )
+    source = Path(str(module.__file__)).read_bytes()
+    return Loaded(entry.name, classes[0], hashlib.sha256(source).hexdigest(), module.__doc__ or "")
+
+
+def _last_line(error: BaseException, path: Path | None) -> str:
+    line = None
+    trace = error.__traceback__
+    while trace:
+        if path and trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f" ({path}, line {line})" if line else ""

@@ -1,0 +1,351 @@
+"""One cell end to end: train, certify, store; continues from whatever is on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from bench import environment
+from bench.certify import ROWS, Sampler
+from bench.data import load
+from bench.datasets import DATASETS
+from bench.errors import BenchError, Diverged, Interrupted
+from bench.models import build, place
+from bench.plan import Cell
+from bench.spec import canonical, select_images, to_json
+from bench.store import Certification, Run, Store, missing, sha256, write_atomically, write_json
+from bench.train import Trainer, pairs_per_image
+
+CHECKPOINT_SECONDS = 30.0
+State = Literal["done", "new", "partial", "failed", "diverged"]
+
+
+class Report(Protocol):
+    """Whoever wants to know how a cell goes on."""
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """`phase` is training or certifying; counts are steps or images."""
+
+    def say(self, text: str) -> None:
+        """One line that the user should see."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What changes how a cell is computed but not its result.
+
+    Attributes:
+        allow_changed_source: continue a run that was begun with another source of its method; recorded in environment.json.
+    """
+
+    device: torch.device
+    batch: int = ROWS
+    allow_changed_source: bool = False
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+
+
+class StopSignals:
+    """Turns the first SIGINT or SIGTERM into a flag; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def check(self) -> None:
+        """Interrupted if a signal came."""
+        if self.received:
+            raise Interrupted(self.received)
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[StopSignals]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.received:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            self.received = number
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def state_of(cell: Cell, store: Store) -> State:
+    """How far a cell is, from what is on disk.
+
+    Raises:
+        BenchError: damaged evidence.
+    """
+    run = store.run(cell.spec)
+    if not run.path.exists():
+        return "new"
+    training = run.training()
+    if training and training["state"] == "diverged":
+        return "diverged"
+    certification = run.certification(cell.certify)
+    if training and not missing(certification, DATASETS[cell.spec.dataset].test_size):
+        return "done"
+    if run.failure():
+        return "failed"
+    return "partial" if training or run.checkpoint.exists() else "new"
+
+
+def execute(cell: Cell, store: Store, options: Options, report: Report, stop: StopSignals) -> State:
+    """Brings a cell to its end, or records why it did not get there.
+
+    Returns:
+        done, diverged or failed; the reason of a failure is in the run's failure.json and was said.
+
+    Raises:
+        Interrupted: a signal came; everything finished is on disk.
+    """
+    run = store.run(cell.spec)
+    try:
+        if (state := state_of(cell, store)) in ("done", "diverged"):
+            return state
+        model = _train(cell, run, options, report, stop)
+        _certify(cell, run, model, options, report, stop)
+    except (Interrupted, KeyboardInterrupt):
+        raise
+    except Diverged as error:
+        write_json(run.path / "training.json", {"state": "diverged", "reason": str(error)})
+        report.say(f"{cell.name}: diverged: {error}")
+        return "diverged"
+    except (Exception, SystemExit) as error:
+        reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        with contextlib.suppress(OSError):
+            write_json(run.path / "failure.json", {"state": "failed", "reason": reason, "trace": traceback.format_exc()})
+        report.say(f"{cell.name}: failed: {reason}")
+        return "failed"
+    with contextlib.suppress(FileNotFoundError):
+        (run.path / "failure.json").unlink()
+    return "done"
+
+
+def set_aside(cell: Cell, store: Store) -> Path | None:
+    """Moves a run's folder out of the way so that it is computed again; nothing is deleted.
+
+    Returns:
+        where it now is, None if there was none.
+    """
+    run = store.run(cell.spec)
+    if not run.path.exists():
+        return None
+    graveyard = store.root / ".replaced"
+    graveyard.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while (target := graveyard / f"{run.path.name}-{number}").exists():
+        number += 1
+    run.path.rename(target)
+    return target
+
+
+def _begin(cell: Cell, run: Run, options: Options, checksums: dict[str, str]) -> None:
+    """Writes what the run is; refuses to mix two sources of a method or two versions of the data in one training."""
+    now = environment.describe(options.device, cell.source_sha256, checksums)
+    before = run.environment()
+    history: list[Any] = []
+    if before and run.checkpoint.exists():
+        history = before.pop("history", [])
+        changed = [name for name in ("method_sha256", "data_md5") if before[name] != now[name]]
+        if changed and not options.allow_changed_source:
+            raise BenchError(
+                f"the training of {run.path.name} was begun with another {' and '.join(changed)}; "
+                "finish it with the old one, start over with --rerun all, or mix them with --allow-changed-source"
+            )
+        if before != now:
+            history.append(before)
+    run.begin(now | ({"history": history} if history else {}))
+
+
+def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSignals) -> nn.Module:
+    """The trained base classifier, from disk if it is there."""
+    info = DATASETS[cell.spec.dataset]
+    training = run.training()
+    if training:
+        return _load_weights(run, training["weights_sha256"], options.device)
+    data = load(cell.spec.dataset, "train")
+    _begin(cell, run, options, data.checksums)
+    trainer = Trainer(cell.spec, cell.method, info, data.to(options.device), options.device)
+    seconds = _restore(trainer, run, report)
+    begun = saved = time.monotonic()
+    start = trainer.step
+
+    def after_step(trainer: Trainer) -> None:
+        nonlocal saved
+        report.progress("training", trainer.step, trainer.total)
+        now = time.monotonic()
+        if stop.received or now - saved > options.checkpoint_seconds:
+            trainer.check_finite()
+            _save(trainer, run, seconds + now - begun)
+            saved = now
+            stop.check()
+
+    model = trainer.run(after_step)
+    elapsed = time.monotonic() - begun
+    write_atomically(run.curve, _curve_csv(trainer).encode())
+    metadata = {"certbench": canonical({"spec": to_json(cell.spec), "key": cell.spec.key})}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(run.weights, safetensors.torch.save(weights, metadata))
+    per_image = pairs_per_image(cell.method, info)
+    taken = (trainer.step - start) * cell.spec.train.batch
+    write_json(
+        run.path / "timing.json",
+        {"training_seconds": seconds + elapsed, "images_per_second": taken / elapsed, "pairs_per_image": per_image},
+    )
+    write_json(run.path / "training.json", {"state": "trained", "steps": trainer.total, "weights_sha256": sha256(run.weights)})
+    for path in (run.checkpoint, _older(run)):
+        path.unlink(missing_ok=True)
+    return model
+
+
+def _curve_csv(trainer: Trainer) -> str:
+    columns = list(dict.fromkeys(name for row in trainer.curve for name in row))
+    columns.append(columns.pop(columns.index("loss")))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(trainer.curve)
+    return text.getvalue()
+
+
+def _older(run: Run) -> Path:
+    return run.checkpoint.with_suffix(".older.bin")
+
+
+def _save(trainer: Trainer, run: Run, seconds: float) -> None:
+    """A checkpoint behind its SHA-256; the one before it is kept."""
+    buffer = io.BytesIO()
+    torch.save(trainer.state() | {"seconds": seconds}, buffer)
+    payload = buffer.getvalue()
+    if run.checkpoint.exists():
+        run.checkpoint.replace(_older(run))
+    write_atomically(run.checkpoint, hashlib.sha256(payload).hexdigest().encode() + payload)
+
+
+def _restore(trainer: Trainer, run: Run, report: Report) -> float:
+    """Continues from the newest checkpoint that is whole; returns the seconds of training behind it."""
+    for path in (run.checkpoint, _older(run)):
+        if not path.exists():
+            continue
+        content = path.read_bytes()
+        digest, payload = content[:64], content[64:]
+        if hashlib.sha256(payload).hexdigest().encode() != digest:
+            report.say(f"{path} is damaged and was left out")
+            continue
+        state = torch.load(io.BytesIO(payload), weights_only=True, map_location=trainer.device)
+        trainer.restore(state)
+        return float(state["seconds"])
+    return 0.0
+
+
+def _load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
+    if not run.weights.exists():
+        raise BenchError(f"{run.path} holds no weights (evidence only), so it cannot be certified further; --rerun all trains it again")
+    found = sha256(run.weights)
+    if found != expected:
+        raise BenchError(f"{run.weights}: SHA-256 is {found}, but training.json says {expected}; --rerun all trains it again")
+    model = build(run.spec.train.arch, DATASETS[run.spec.dataset], 0)
+    model.load_state_dict(safetensors.torch.load_file(run.weights))
+    return place(model, device)
+
+
+def _certify(cell: Cell, run: Run, model: nn.Module, options: Options, report: Report, stop: StopSignals) -> Certification:
+    info = DATASETS[cell.spec.dataset]
+    data = load(cell.spec.dataset, "test")
+    certification = run.certification(cell.certify)
+    certification.begin()
+    write_json(certification.path / "environment.json", environment.describe(options.device, cell.source_sha256, data.checksums))
+    todo = missing(certification, len(data))
+    total = len(select_images(cell.certify.images, len(data)))
+    sampler = Sampler(model, cell.spec.sigma, info.classes, cell.certify.seed, options.batch)
+    for index in todo:
+        stop.check()
+        begun = time.monotonic()
+        image = data.images(torch.tensor([index]))[0].to(options.device)
+        row = sampler.certify(image, index, int(data.labels[index]), cell.certify.n0, cell.certify.n)
+        certification.append(row, time.monotonic() - begun)
+        report.progress("certifying", total - len(todo) + todo.index(index) + 1, total)
+    return certification
+
+
+def estimate_seconds(cells: list[Cell], store: Store, device: torch.device) -> dict[str, float]:
+    """Seconds that each unfinished cell will take, from a few timed steps of each base classifier in use.
+
+    Returns:
+        cell name -> seconds; cells whose state is done or diverged are left out.
+    """
+    pair: dict[tuple[str, str], tuple[float, float]] = {}
+    result = {}
+    for cell in cells:
+        state = state_of(cell, store)
+        if state in ("done", "diverged"):
+            continue
+        info = DATASETS[cell.spec.dataset]
+        where = (cell.spec.dataset, cell.spec.train.arch)
+        if where not in pair:
+            pair[where] = _time_passes(build(cell.spec.train.arch, info, 0), info.shape, device)
+        per_pair, per_sample = pair[where]
+        run = store.run(cell.spec)
+        images = len(select_images(cell.spec.train.images, info.train_size)) * cell.spec.train.epochs
+        training = 0.0 if run.training() else images * pairs_per_image(cell.method, info) * per_pair
+        left = len(missing(run.certification(cell.certify), info.test_size))
+        result[cell.name] = training + left * (cell.certify.n0 + cell.certify.n) * per_sample
+    return result
+
+
+def _time_passes(model: nn.Module, shape: tuple[int, int, int], device: torch.device) -> tuple[float, float]:
+    """Seconds per forward and backward pair and per forward pass of one image; the better of three tries."""
+    model = place(model, device)
+    x = torch.rand(256, *shape, device=device).contiguous(memory_format=torch.channels_last)
+
+    def pair() -> None:
+        model.train()
+        model(x).logsumexp(1).sum().backward()
+
+    @torch.inference_mode()
+    def forward() -> None:
+        model.eval()
+        model(x).argmax(1).sum().item()
+
+    def best(work: Any) -> float:
+        seconds = []
+        for _ in range(4):
+            begun = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - begun)
+        return min(seconds[1:]) / len(x)
+
+    return best(pair), best(forward)
+
+
+def pick_device(word: str) -> torch.device:
+    """auto, cpu or cuda as a device.
+
+    Raises:
+        BenchError: cuda where there is none, or another word.
+    """
+    if word == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if word == "cuda" and not torch.cuda.is_available():
+        raise BenchError("device cuda is not available here; there is cpu")
+    if word not in ("cpu", "cuda"):
+        raise BenchError(f"unknown device {word!r}; there is auto, cpu, cuda")
+    return torch.device(word)

@@ -1,0 +1,106 @@
+"""The smoothed classifier g and the few functions of its predictions that the methods share.
+
+Shapes: B images, M noise copies, C H W pixels, K classes. Natural logarithms throughout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class SmoothedClassifier:
+    """g(x) = the class that the base classifier f most likely gives to x + noise, noise ~ N(0, sigma^2 I).
+
+    The same object is trained and certified. It owns the only source of randomness that a method may use.
+
+    Args:
+        base: f, maps B C H W in [0, 1] plus noise to logits B K; normalisation is its first layer.
+        sigma: noise level in pixels of [0, 1].
+        generator: decides every draw; lives on the device of the images.
+    """
+
+    def __init__(self, base: nn.Module, sigma: float, generator: torch.Generator) -> None:
+        self.base = base
+        self.sigma = sigma
+        self.generator = generator
+
+    def noise(self, x: Tensor, copies: int = 1) -> Tensor:
+        """Fresh Gaussian noise for every image and copy: M B C H W. Noisy pixels are never clipped."""
+        drawn = torch.empty((copies, *x.shape), dtype=x.dtype, device=x.device)
+        return drawn.normal_(0.0, self.sigma, generator=self.generator)
+
+    def uniform(self, size: int, like: Tensor) -> Tensor:
+        """`size` numbers from U[0, 1), dtype and device of `like`: shape (size,)."""
+        return torch.rand(size, dtype=like.dtype, device=like.device, generator=self.generator)
+
+    def logits(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Logits of x under each noise copy in one forward pass: M B K; B K of x itself without noise."""
+        if noise is None:
+            return self.base(_fast_layout(x))  # type: ignore[no-any-return]
+        noisy = (x + noise).flatten(0, 1)  # M*B C H W
+        return self.base(_fast_layout(noisy)).unflatten(0, noise.shape[:2])  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Evaluation mode and no parameter gradients inside; every flag as it was afterwards."""
+        modes = [(module, module.training) for module in self.base.modules()]
+        flags = [(parameter, parameter.requires_grad) for parameter in self.base.parameters()]
+        self.base.eval()
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+
+def _fast_layout(x: Tensor) -> Tensor:
+    # Convolutions run about 1.5 to 2 times faster on CPU in channels-last; the values are the same.
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def log_soft_vote(logits: Tensor) -> Tensor:
+    """log pbar, the logarithm of the softmax averaged over the noise copies: M B K -> B K."""
+    return logits.log_softmax(-1).logsumexp(0) - math.log(logits.shape[0])
+
+
+def soft_vote(logits: Tensor) -> Tensor:
+    """pbar, the softmax averaged over the noise copies: M B K -> B K."""
+    return logits.softmax(-1).mean(0)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of every row, not averaged: M B K and labels B, or target distributions B K -> M B."""
+    log_p = logits.log_softmax(-1)
+    if y.dim() == 1:
+        return -log_p.gather(-1, y.expand(log_p.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+    return -(y * log_p).sum(-1)
+
+
+def kl(p: Tensor, logits: Tensor) -> Tensor:
+    """KL(p || softmax(logits)) of every row: distributions B K, logits M B K -> M B."""
+    return cross_entropy(logits, p) - entropy(p)
+
+
+def entropy(p: Tensor) -> Tensor:
+    """H(p) of every row: B K -> B."""
+    # The floor keeps the gradient finite where a probability has underflown to 0; the value is 0 there either way.
+    return -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(-1)
+
+
+def warmup(epoch: float, epochs: float, first: float = 1.0) -> float:
+    """Linear ramp to 1: min(1, (epoch + first) / epochs); 1 where epochs is 0."""
+    return 1.0 if epochs == 0 else min(1.0, (epoch + first) / epochs)
+
+
+def gather(log_p: Tensor, y: Tensor) -> Tensor:
+    """The entry of each row's label: B K, B -> B."""
+    return log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,175 @@
+"""The training loop: the one place that steps an optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.data import Split
+from bench.datasets import DatasetInfo
+from bench.errors import Diverged
+from bench.method import Batch, Method
+from bench.models import build, place
+from bench.smoothing import SmoothedClassifier
+from bench.spec import RunSpec, derive, select_images
+
+CurveRow = dict[str, float]
+
+
+class Trainer:
+    """Trains one base classifier; can be stopped after any step and continued from `state()` to the same weights.
+
+    Args:
+        spec: the run. method: its loss.
+        info, data: the data set and its training split, on the device.
+
+    Attributes:
+        step: optimiser steps taken. total: steps of the whole training.
+        curve: one row per epoch of the recipe's clock (or per step, where a shortened training has fewer steps): epoch, step,
+            learning rate, mean of each term, and their sum as `loss`.
+    """
+
+    def __init__(self, spec: RunSpec, method: Method, info: DatasetInfo, data: Split, device: torch.device) -> None:
+        self.spec, self.method, self.data = spec, method, data
+        train = spec.train
+        self.chosen = torch.tensor(select_images(train.images, len(data)), dtype=torch.int64)
+        self.per_epoch = math.ceil(len(self.chosen) / train.batch)
+        self.total = self.per_epoch * train.epochs
+        self.step = 0
+        self.model = place(build(train.arch, info, derive(spec.seed, "init")), device)
+        generator = torch.Generator(device).manual_seed(derive(spec.seed, "noise"))
+        self.g = SmoothedClassifier(self.model, spec.sigma, generator)
+        self.optimiser = torch.optim.SGD(
+            self.model.parameters(), lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, weight_decay=train.weight_decay
+        )
+        self.device = device
+        self.curve: list[CurveRow] = []
+        self._sums: dict[str, Tensor] = {}
+        self._summed = 0
+        self._order: tuple[int, Tensor] | None = None
+        self._ambient = torch.random.get_rng_state()  # replaced below: dropout and the like draw from it
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(spec.seed, "ambient"))
+            self._ambient = torch.random.get_rng_state()
+
+    @property
+    def epoch(self) -> int:
+        """The recipe's clock at the coming step: the plain epoch number in a full training."""
+        return self.spec.train.clock * self.step // self.total
+
+    def run(self, after_step: Callable[[Trainer], None]) -> nn.Module:
+        """Trains to the end; whatever `after_step` raises ends it early.
+
+        Returns:
+            the base classifier.
+
+        Raises:
+            Diverged: a term of the loss or a weight is not a finite number.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.random.set_rng_state(self._ambient)
+            self.model.train()
+            while self.step < self.total:
+                self._advance()
+                self._ambient = torch.random.get_rng_state()
+                after_step(self)
+        self.check_finite()
+        return self.model
+
+    def _advance(self) -> None:
+        epoch = self.epoch
+        lr = self.spec.train.lr_at(epoch)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        rows = self._rows()
+        batch = Batch(x=self.data.images(rows), y=self.data.labels[rows], epoch=float(epoch))
+        terms = self.method.loss(self.g, batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(torch.stack(list(terms.values())).sum())
+        self.optimiser.step()
+        for name, term in terms.items():
+            self._sums[name] = self._sums.get(name, 0) + term.detach().double()
+        self._summed += 1
+        self.step += 1
+        if self.epoch != epoch or self.step == self.total:
+            self._close_row(epoch, lr)
+
+    def _rows(self) -> Tensor:
+        """Indices of the coming batch: a fresh shuffle per epoch, the last batch kept."""
+        epoch, position = divmod(self.step, self.per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive(self.spec.seed, "order", epoch))
+            shuffled = self.chosen[torch.randperm(len(self.chosen), generator=generator)]
+            self._order = (epoch, shuffled.to(self.device))
+        size = self.spec.train.batch
+        return self._order[1][position * size : (position + 1) * size]
+
+    def _close_row(self, epoch: int, lr: float) -> None:
+        means = {name: float(total) / self._summed for name, total in self._sums.items()}
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                raise Diverged(f"term {name} of the loss became {mean} in epoch {epoch}, by step {self.step} of {self.total}")
+        self.curve.append({"epoch": epoch, "step": self.step, "lr": lr, **means, "loss": sum(means.values())})
+        self._sums, self._summed = {}, 0
+
+    def check_finite(self) -> None:
+        """Diverged if a running term or a weight is not a finite number."""
+        for name, total in self._sums.items():
+            if not math.isfinite(float(total)):
+                raise Diverged(f"term {name} of the loss became {float(total)} by step {self.step} of {self.total}")
+        for name, tensor in self.model.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise Diverged(f"weight {name} is not finite after step {self.step} of {self.total}")
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the coming steps depend on, as tensors and plain values."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.g.generator.get_state(),
+            "ambient": self._ambient,
+            "curve": self.curve,
+            "sums": self._sums,
+            "summed": self._summed,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from what `state()` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.g.generator.set_state(state["generator"].cpu())
+        self._ambient = state["ambient"]
+        self.step, self.curve = state["step"], state["curve"]
+        self._sums, self._summed = state["sums"], state["summed"]
+
+
+class _Counter(nn.Module):
+    """A tiny classifier that counts the rows that pass through it."""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        super().__init__()
+        self.linear = nn.Linear(info.shape[0], info.classes)
+        self.rows = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows += len(x)
+        return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def pairs_per_image(method: Method, info: DatasetInfo) -> float:
+    """Forward and backward passes per training image in the last epoch: the cost that ACR is bought with.
+
+    Counted by running the loss once, not declared.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        base = _Counter(info)
+        batch = Batch(x=torch.rand(2, *info.shape), y=torch.arange(2) % info.classes, epoch=float(info.train.clock - 1))
+        method.loss(SmoothedClassifier(base, info.sigmas[0], generator), batch)
+    return base.rows / 2

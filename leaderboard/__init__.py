@@ -1,0 +1,1 @@
+"""From stored certificates to tables. Reads evidence and specs; never imports torch."""

@@ -1,0 +1,357 @@
+"""Stores with known evidence: what is averaged, what is not, and what may stand in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+from fake_store import CERTIFY, N, add, certificate, new_store, run_spec, write_evidence
+
+from bench.errors import BenchError, UsageError
+from bench.records import to_line
+from bench.spec import PROTOCOLS, CertifySpec
+from bench.store import Store, write_json
+from leaderboard.aggregate import Group, Row, collect
+
+FULL = 0.5 * 2.463262615  # ACR at sigma 0.5 when every image is certified by 1000 of 1000 samples
+HALF = (N, N, 500, 500)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return new_store(tmp_path)
+
+
+def rows(group: Group, sigma: float = 0.5) -> dict[str, Row]:
+    return {row.label: row for section in group.sections if section.sigma == sigma for row in section.rows}
+
+
+def only(store: Store, **filters: object) -> Group:
+    (group,) = collect(store, **filters)  # type: ignore[arg-type]
+    return group
+
+
+def test_mean_and_sample_deviation_over_seeds(store: Store) -> None:
+    add(store, run_spec(seed=0))
+    add(store, run_spec(seed=1), HALF)
+    stats = rows(only(store))["gaussian"].stats
+    assert stats["ACR"].mean == pytest.approx(0.75 * FULL, rel=1e-9)
+    assert stats["ACR"].std == pytest.approx(0.5 * FULL / math.sqrt(2), rel=1e-9)
+    assert (stats["0.00"].mean, stats["0.00"].std, stats["0.00"].n) == (75, 35.35533905932738, 2)
+    assert (stats["1.00"].mean, stats["1.50"].mean) == (75, 0)
+    assert stats["abstention"].mean == 25
+
+
+def test_one_seed_has_no_deviation(store: Store) -> None:
+    add(store, run_spec())
+    group = only(store)
+    stat = rows(group)["gaussian"].stats["ACR"]
+    assert (stat.std, stat.n, group.seeds) == (None, 1, (0,))
+    assert stat.mean == pytest.approx(FULL, rel=1e-9)
+
+
+def test_equal_seeds_deviate_by_exactly_zero(store: Store) -> None:
+    for seed in range(3):
+        add(store, run_spec(seed=seed), (N, 777, 612, 901))
+    assert rows(only(store))["gaussian"].stats["ACR"].std == 0
+
+
+def test_a_missing_image_is_never_averaged_in(store: Store) -> None:
+    add(store, run_spec(seed=0))
+    add(store, run_spec(seed=1), (N, N, N))
+    row = rows(only(store))["gaussian"]
+    assert (row.stats, row.status) == ({}, "1/2 seeds")
+    assert [(s.state, s.done, bool(s.values)) for s in row.seeds] == [("done", 4, True), ("certifying", 3, False)]
+
+
+def test_a_missing_seed_shows_no_mean(store: Store) -> None:
+    for seed in (0, 1, 4):
+        add(store, run_spec("macer", seed=seed))
+    add(store, run_spec(seed=0))
+    found = rows(only(store))
+    assert found["macer"].stats
+    assert (found["gaussian"].status, found["gaussian"].stats) == ("1/3 seeds", {})
+    assert [s.state for s in found["gaussian"].seeds] == ["done", "missing", "missing"]
+
+
+def test_a_filter_does_not_lower_what_is_expected(store: Store) -> None:
+    add(store, run_spec("macer", seed=0))
+    add(store, run_spec("macer", seed=1))
+    add(store, run_spec(seed=0))
+    assert rows(only(store, methods=["gaussian"]))["gaussian"].status == "1/2 seeds"
+    assert rows(only(store, seeds=[0]))["gaussian"].stats["ACR"].n == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [
+        ({"counts": (N, N, N)}, "3/4 images"),
+        ({"counts": ()}, "0/4 images"),
+        ({"counts": None}, "0/4 images"),
+        ({"counts": None, "state": None}, "in training"),
+        ({"counts": (N, N, N, N), "state": None}, "in training"),
+        ({"counts": None, "state": "diverged"}, "diverged"),
+        ({"counts": (N,), "failure": True}, "failed"),
+        ({"counts": (N, N, N, N), "failure": True}, ""),
+    ],
+)
+def test_states_of_a_single_seed(store: Store, settings: dict, status: str) -> None:
+    add(store, run_spec("macer"))
+    add(store, run_spec(), **settings)
+    row = rows(only(store))["gaussian"]
+    assert row.status == status
+    assert bool(row.stats) == (status == "")
+
+
+def test_states_of_several_seeds(store: Store) -> None:
+    for seed in range(3):
+        add(store, run_spec("macer", seed=seed))
+    add(store, run_spec(seed=0))
+    add(store, run_spec(seed=1), None, state="diverged")
+    add(store, run_spec(seed=2), (N,), failure=True)
+    assert rows(only(store))["gaussian"].status == "1/3 seeds, 1 diverged, 1 failed"
+
+
+def test_a_torn_last_line_is_an_unfinished_image(store: Store) -> None:
+    run = add(store, run_spec())
+    evidence = run.certification(CERTIFY).evidence
+    evidence.write_bytes(evidence.read_bytes()[:-5])
+    assert rows(only(store))["gaussian"].status == "3/4 images"
+
+
+def test_training_only_stands_in_the_protocols_group(store: Store) -> None:
+    add(store, run_spec(), None)
+    group = only(store)
+    assert group.certify == PROTOCOLS["quick"].certify
+    assert rows(group)["gaussian"].status == "0/100 images"
+
+
+def test_uncertified_runs_stand_in_every_group_of_their_training(store: Store) -> None:
+    other = dataclasses.replace(CERTIFY, images="first:2")
+    run = add(store, run_spec())
+    write_evidence(run.certification(other), (N, N))
+    add(store, run_spec("macer"), None, state="diverged")
+    add(store, run_spec("stability"))
+    groups = {group.certify.images: rows(group) for group in collect(store)}
+    assert {images: sorted(found) for images, found in groups.items()} == {
+        "first:4": ["gaussian", "macer", "stability"],
+        "first:2": ["gaussian", "macer"],
+    }
+    assert groups["first:2"]["macer"].status == "diverged"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"protocol": "smoke"},
+        {"recipe": "paper"},
+        {"changes": {"train.epochs": 2}, "train": {"epochs": 2}},
+        {"changes": {"train.arch": "mlp"}, "train": {"arch": "mlp"}},
+        {"train": {"lr": 0.06}},  # a protocol that another release defined otherwise
+    ],
+)
+def test_other_trainings_stand_in_other_tables(store: Store, changes: dict) -> None:
+    add(store, run_spec())
+    add(store, run_spec("macer", **changes))
+    assert sorted(tuple(rows(group)) for group in collect(store)) == [("gaussian",), ("macer",)]
+
+
+@pytest.mark.parametrize(
+    "change", [{"n": 2000}, {"n0": 20}, {"images": "500-503"}, {"seed": 1}, {"changes": {"n": 1000}}], ids=lambda change: next(iter(change))
+)
+def test_other_certifications_stand_in_other_tables(store: Store, change: dict) -> None:
+    add(store, run_spec())
+    certify = dataclasses.replace(CERTIFY, **change)
+    add(store, run_spec("macer"), (certify.n,) * 4, certify=certify)
+    groups = collect(store)
+    assert sorted(tuple(rows(group)) for group in groups) == [("gaussian",), ("macer",)]
+    assert {group.certify.key for group in groups} == {CERTIFY.key, certify.key}
+
+
+def test_a_release_that_changed_its_protocol_is_told(store: Store) -> None:
+    add(store, run_spec())
+    add(store, run_spec("macer", train={"lr": 0.06}))
+    assert {note for group in collect(store) for note in group.notes} == {
+        "another table has the same protocol but another training; here lr=0.05",
+        "another table has the same protocol but another training; here lr=0.06",
+    }
+
+
+def test_the_batch_that_a_recipe_cuts_does_not_part_rows(store: Store) -> None:
+    add(store, run_spec(protocol="full"))
+    add(store, run_spec("smoothadv", protocol="full", train={"batch": 64}))
+    assert list(rows(only(store))) == ["gaussian", "smoothadv"]
+
+
+def test_an_override_that_changed_nothing_for_a_row_keeps_it_in_the_table(store: Store) -> None:
+    # --set train.batch=64 leaves no trace in a run whose recipe has batch 64 anyway.
+    add(store, run_spec(protocol="full", changes={"train.batch": 64}, train={"batch": 64}))
+    add(store, run_spec("smoothadv", protocol="full", train={"batch": 64}))
+    add(store, run_spec("macer", protocol="full"))
+    groups = {tuple(group.overrides): list(rows(group)) for group in collect(store)}
+    assert groups == {(): ["smoothadv", "macer"], ("train.batch",): ["gaussian", "smoothadv"]}
+
+
+def test_rows_of_one_name_and_several_settings_are_not_averaged(store: Store) -> None:
+    add(store, run_spec("smoothadv", seed=0, hyperparameters={"steps": 4}))
+    add(store, run_spec("smoothadv", seed=1, hyperparameters={"steps": 10}), HALF)
+    found = rows(only(store))
+    assert list(found) == ["smoothadv #1", "smoothadv #2"]
+    assert [row.status for row in found.values()] == ["1/2 seeds", "1/2 seeds"]
+    assert found["smoothadv #1"].notes == found["smoothadv #2"].notes
+    assert found["smoothadv #1"].notes == (
+        "smoothadv at sigma 0.5 stands 2 times, since its settings differ: hyperparameters.steps: 10 in #1, 4 in #2",
+    )
+    assert [s.state for s in found["smoothadv #1"].seeds] == ["missing", "done"]
+
+
+def test_order_of_rows_and_sections(store: Store) -> None:
+    names = ["zebra", "smoothmix.eta5", "smoothmix.eta1", "ant", "gaussian", "stability"]
+    for sigma in (1.0, 0.25):
+        for name in names:
+            add(store, run_spec(name, sigma=sigma))
+    add(store, run_spec("smoothmix.eta5", sigma=1.0, changes={"steps": 2}, hyperparameters={"steps": 2}))
+    group = only(store)
+    assert [section.sigma for section in group.sections] == [0.25, 1.0]
+    assert list(rows(group, 1.0)) == [
+        "gaussian",
+        "stability",
+        "smoothmix.eta1",
+        "smoothmix.eta5",
+        "ant",
+        "smoothmix.eta5[steps=2]",
+        "zebra",
+    ]
+
+
+def test_sources_of_a_method_that_differ_are_noted(store: Store) -> None:
+    add(store, run_spec(seed=0), environment={"method_sha256": "a" * 64})
+    add(store, run_spec(seed=1), environment={"method_sha256": "b" * 64})
+    for seed in (0, 1):
+        add(store, run_spec("macer", seed=seed), environment={"method_sha256": "c" * 64})
+    group = only(store)
+    assert group.footnotes == ("a mixture of method sources: gaussian was trained from aaaaaaaa, bbbbbbbb",)
+    assert rows(group)["macer"].notes == ()
+
+
+def test_a_source_that_changed_during_the_training_is_noted(store: Store) -> None:
+    history = [{"method_sha256": "b" * 64, "threads": 2, "device": "cpu"}]
+    add(store, run_spec(), environment={"method_sha256": "a" * 64, "threads": 2, "device": "cpu", "history": history})
+    assert only(store).footnotes == ("gaussian at sigma 0.5, seed 0: changed while it was trained: the method's source",)
+
+
+def test_labels_must_agree(store: Store) -> None:
+    add(store, run_spec())
+    run = add(store, run_spec("macer"))
+    write_evidence(run.certification(CERTIFY), (N,) * 4, labels=(0, 1, 7, 3))
+    with pytest.raises(BenchError, match=r"image 2 has label 7, but label 2 in .*gaussian"):
+        collect(store)
+
+
+def test_damaged_evidence_names_file_and_line(store: Store) -> None:
+    run = add(store, run_spec())
+    evidence = run.certification(CERTIFY).evidence
+    lines = evidence.read_text().splitlines(keepends=True)
+    evidence.write_text("".join([*lines[:2], lines[2].replace('"2":1000', '"2":999'), lines[3]]))
+    with pytest.raises(BenchError, match=r"evidence\.jsonl, line 3: the check sum"):
+        collect(store)
+
+
+def test_evidence_of_an_image_outside_the_selection(store: Store) -> None:
+    run = add(store, run_spec(), (N, N, N))
+    with run.certification(CERTIFY).evidence.open("a") as file:
+        file.write(to_line(certificate(4, 4, N)))
+    with pytest.raises(BenchError, match="image 4 is not among first:4"):
+        collect(store)
+
+
+def test_evidence_of_other_sample_sizes(store: Store) -> None:
+    run = add(store, run_spec(), (N, N, N))
+    with run.certification(CERTIFY).evidence.open("a") as file:
+        file.write(to_line(certificate(3, 3, 2000, n=2000)))
+    with pytest.raises(BenchError, match=r"line 4: 10 \+ 2000 samples"):
+        collect(store)
+
+
+def test_an_empty_store_says_what_to_run(store: Store) -> None:
+    with pytest.raises(BenchError, match=r"there are no runs in .*; `bench run` makes some"):
+        collect(store)
+
+
+def test_a_selection_of_no_image(store: Store) -> None:
+    add(store, run_spec(), (), certify=CertifySpec(n0=10, n=N, images="20000-20001"))
+    with pytest.raises(BenchError, match="images=20000-20001 selects none of the 10000"):
+        collect(store)
+
+
+def test_the_same_run_twice(store: Store) -> None:
+    run = add(store, run_spec())
+    copy = run.path.with_name(f"copy-{run.spec.key}")
+    copy.mkdir()
+    write_json(copy / "spec.json", {})
+    (copy / "spec.json").write_bytes((run.path / "spec.json").read_bytes())
+    with pytest.raises(BenchError, match="hold the same run"):
+        collect(store)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5, -1])
+def test_alpha_out_of_range(store: Store, alpha: float) -> None:
+    add(store, run_spec())
+    with pytest.raises(BenchError, match=f"alpha {alpha} must lie"):
+        collect(store, alpha=alpha)
+
+
+def test_alpha_changes_the_numbers(store: Store) -> None:
+    add(store, run_spec(), (549,) * 4)
+    assert rows(only(store))["gaussian"].stats["abstention"].mean == 100
+    assert rows(only(store, alpha=0.01))["gaussian"].stats["abstention"].mean == 0
+
+
+def test_unknown_dataset(store: Store) -> None:
+    add(store, run_spec(dataset="mnits"))
+    with pytest.raises(BenchError, match="unknown data set 'mnits'; did you mean 'mnist'"):
+        collect(store)
+
+
+def test_filters(store: Store) -> None:
+    for name in ("gaussian", "smoothmix.eta1", "smoothmix.eta5"):
+        for sigma in (0.25, 0.5):
+            add(store, run_spec(name, sigma=sigma))
+    changed = run_spec("smoothmix.eta1", changes={"steps": 2}, hyperparameters={"steps": 2})
+    add(store, changed)
+    add(store, run_spec(protocol="smoke"))
+
+    def shown(**filters: object) -> list[tuple[str, float, str]]:
+        groups = collect(store, **filters)  # type: ignore[arg-type]
+        return [(g.protocol, s.sigma, r.name) for g in groups for s in g.sections for r in s.rows]
+
+    assert len(shown()) == 8
+    assert shown(sigmas=[0.25], protocols=["quick"], methods=["gaussian"]) == [("quick", 0.25, "gaussian")]
+    assert len(shown(methods=["smoothmix"])) == 5
+    assert shown(methods=["smoothmix.eta1[steps=2]"]) == [("quick", 0.5, "smoothmix.eta1[steps=2]")]
+    assert [name for _, _, name in shown(methods=["*.eta5"])] == ["smoothmix.eta5"] * 2
+    assert shown(protocols=["smoke"]) == [("smoke", 0.5, "gaussian")]
+
+
+def test_filters_that_fit_nothing_are_all_named(store: Store) -> None:
+    add(store, run_spec("smoothadv", sigma=0.25))
+    with pytest.raises(UsageError) as caught:
+        collect(store, datasets=["mnis"], sigmas=[0.26], methods=["smothadv", "x*"], protocols=["quik"], recipes=["papers"], seeds=[3])
+    assert caught.value.problems == (
+        "no run has data set mnis; did you mean 'mnist'?",
+        "no run has sigma 0.26; did you mean '0.25'?",
+        "no run has protocol quik; did you mean 'quick'?",
+        "no run has recipe papers; there is official",
+        "no run has seed 3; there is 0",
+        "no run is of method 'smothadv'; did you mean 'smoothadv'?",
+        "no run is of method 'x*'; there is smoothadv",
+    )
+
+
+def test_filters_that_fit_nothing_together(store: Store) -> None:
+    add(store, run_spec(sigma=0.25))
+    add(store, run_spec("macer", sigma=0.5))
+    with pytest.raises(BenchError, match="no run has all of: sigma 0.25; method macer"):
+        collect(store, sigmas=[0.25], methods=["macer"])

@@ -1,0 +1,669 @@
+"""Every method's loss against formulas written out here: values, gradients of every parameter, float64.
+
+The references use plain tensor arithmetic only, nothing of bench.smoothing or bench.attacks. Each takes `wrong`, the name of a
+planted error; a test of its own shows that every one of them would be seen on this data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.method import Batch, Method
+from bench.smoothing import SmoothedClassifier
+from methods.consistency import Consistency
+from methods.gaussian import Gaussian
+from methods.macer import Macer
+from methods.smoothadv import SmoothAdv
+from methods.smoothmix import SmoothMix
+from methods.stability import Stability
+
+SIGMA = 0.5
+CLASSES = 4
+EPOCHS = (0, 3, 9, 31, 89)
+NOISE_SEED = 2024
+TOLERANCE = 1e-10
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """On these tiny tensors two threads mostly wait for each other: 387 s instead of seconds on two busy cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Tiny(nn.Module):
+    """Convolution, perhaps batch norm, tanh, linear."""
+
+    def __init__(self, batch_norm: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+        self.norm = nn.BatchNorm2d(3) if batch_norm else nn.Identity()
+        self.linear = nn.Linear(3 * 4 * 4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(torch.tanh(self.norm(self.conv(x))).flatten(1))  # type: ignore[no-any-return]
+
+
+def network(batch_norm: bool) -> Tiny:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = Tiny(batch_norm).double()
+        with torch.no_grad():
+            model.linear.weight.mul_(4)  # away from the uniform prediction
+            if isinstance(model.norm, nn.BatchNorm2d):  # running statistics unlike those of the batch
+                model.norm.running_mean = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
+                model.norm.running_var = torch.tensor([0.5, 1.5, 0.7], dtype=torch.float64)
+    return model.train()
+
+
+def data() -> tuple[Tensor, Tensor]:
+    """Eight images with many pixels at 0 and at 1, as MNIST has; labels that the networks get right about half the time."""
+    generator = torch.Generator().manual_seed(8)
+    x = (torch.rand(8, 1, 6, 6, generator=generator, dtype=torch.float64) * 2 - 0.5).clamp(0, 1)
+    y = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    for batch_norm in (False, True):  # rows 0 to 3 get the label that the networks like, the others keep theirs
+        model = network(batch_norm)
+        with torch.no_grad():
+            y[2 * batch_norm : 2 * batch_norm + 2] = model(x).argmax(1)[2 * batch_norm : 2 * batch_norm + 2]
+    return x, y
+
+
+class Draws:
+    """The documented order of draws, from a generator of its own."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(NOISE_SEED)
+
+    def noise(self, x: Tensor, copies: int) -> Tensor:
+        return SIGMA * torch.randn((copies, *x.shape), dtype=x.dtype, generator=self.generator)
+
+    def share(self, x: Tensor) -> Tensor:
+        return torch.rand(len(x), dtype=x.dtype, generator=self.generator) / 2
+
+
+# ------------------------------------------------------------------------------------------------------------- references
+
+
+def softmax(z: Tensor) -> Tensor:
+    e = (z - z.detach().max(-1, keepdim=True).values).exp()
+    return e / e.sum(-1, keepdim=True)
+
+
+def label_ce(p: Tensor, y: Tensor) -> Tensor:
+    """-log p[y] of each row of probabilities: ... B K -> ... B."""
+    one_hot = torch.zeros(len(y), p.shape[-1], dtype=p.dtype)
+    for b in range(len(y)):
+        one_hot[b, y[b]] = 1
+    return -(p * one_hot).sum(-1).log()
+
+
+def votes(model: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
+    """softmax f(x + d_i), one pass over all copies (batch norm sees them together): M B K."""
+    return softmax(model(torch.cat([x + d for d in noise]))).reshape(len(noise), len(x), -1)
+
+
+def length(x: Tensor) -> Tensor:
+    return (x * x).sum((1, 2, 3), keepdim=True).sqrt()
+
+
+def into_ball(x: Tensor, centre: Tensor, radius: float) -> Tensor:
+    rows = []
+    for row, middle in zip(x, centre, strict=True):
+        shift = row - middle
+        size = float((shift * shift).sum().sqrt())
+        rows.append(middle + shift * (radius / size) if size > radius else row)
+    return torch.stack(rows)
+
+
+def attack(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    noise: Tensor,
+    steps: int,
+    size: float,
+    restrict: Callable[[Tensor], Tensor],
+    guard: float,
+    wrong: str,
+) -> list[Tensor]:
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    if wrong != "attack in training mode":
+        model.eval()
+    path = [x]
+    for _ in range(steps):
+        point = path[-1].clone().requires_grad_(True)
+        p = torch.stack([softmax(model(point + d)) for d in noise])  # M B K
+        if wrong == "attack on the mean loss":
+            goal = label_ce(p, y).mean(0).sum()
+        else:
+            pbar = p.sum(0) / len(noise)
+            goal = sum((-pbar[b, y[b]].clamp(min=1e-20).log() for b in range(len(y))), torch.zeros((), dtype=x.dtype))
+        gradient = torch.autograd.grad(goal, point)[0]
+        if wrong == "descent":
+            gradient = -gradient
+        if wrong == "sign of the gradient":
+            gradient = gradient.sign()
+        path.append(restrict((point + size * gradient / (length(gradient) + guard)).detach()).detach())
+    model.train()
+    for buffer, before in buffers:
+        buffer.copy_(before)
+    return path
+
+
+def ref_gaussian(method: Any, model: nn.Module, x: Tensor, y: Tensor, epoch: int, wrong: str = "") -> Tensor:
+    d = Draws().noise(x, 1)[0]
+    noisy = x + d
+    if wrong == "noisy pixels clipped":
+        noisy = noisy.clamp(0, 1)
+    return label_ce(softmax(model(noisy)), y).sum() / len(x)
+
+
+def ref_stability(method: Any, model: nn.Module, x: Tensor, y: Tensor, epoch: int, wrong: str = "") -> Tensor:
+    d = Draws().noise(x, 1)[0]
+    target = softmax(model(x))
+    noisy = softmax(model(x + d))
+    first = label_ce(noisy if wrong == "label loss on the noisy image" else target, y).sum() / len(x)
+    if wrong == "target detached":
+        target = target.detach()
+    if wrong == "kl":
+        return first + method.strength * (target * (target.log() - noisy.log())).sum() / len(x)
+    return first + method.strength * -(target * noisy.log()).sum() / len(x)
+
+
+def ref_consistency(method: Any, model: nn.Module, x: Tensor, y: Tensor, epoch: int, wrong: str = "") -> Tensor:
+    m = method.copies
+    p = votes(model, x, Draws().noise(x, m))
+    pbar = p.sum(0) / m
+    target = pbar.detach() if wrong == "mean detached" else pbar
+    total = label_ce(p, y).sum() / (m * len(x))
+    for b in range(len(x)):
+        kl = sum(((target[b] * (target[b] / p[i, b]).log()).sum() for i in range(m)), torch.zeros((), dtype=x.dtype))
+        if wrong == "kl turned round":
+            kl = sum(((p[i, b] * (p[i, b] / target[b]).log()).sum() for i in range(m)), torch.zeros((), dtype=x.dtype))
+        entropy = -(pbar[b] * pbar[b].log()).sum()
+        if wrong == "sign of the entropy":
+            entropy = -entropy
+        if wrong == "entropy weighted by lambda":
+            entropy = method.strength * entropy
+        total = total + (method.strength * kl / (1 if wrong == "sum over copies" else m) + method.entropy_strength * entropy) / len(x)
+    return total
+
+
+def ref_macer(method: Any, model: nn.Module, x: Tensor, y: Tensor, epoch: int, wrong: str = "") -> Tensor:
+    m = method.copies
+    noise = Draws().noise(x, m)
+    z = model(torch.cat([x + d for d in noise])).reshape(m, len(x), -1)
+    pbar = softmax(z).sum(0) / m
+    classification = -(torch.stack([pbar[b, y[b]] for b in range(len(y))]) + 1e-10).log().sum()
+    if wrong == "mean of the logs":
+        classification = label_ce(softmax(z), y).sum() / m
+    if epoch < (0 if wrong == "no deferral" else method.deferral):
+        return classification / len(x)
+    q = softmax((1.0 if wrong == "no beta" else method.temperature) * z).sum(0) / m
+    normal = torch.distributions.Normal(0.0, 1.0)
+    robustness, kept = torch.zeros((), dtype=x.dtype), 0
+    for b in range(len(x)):
+        order = sorted(range(q.shape[1]), key=lambda c: -float(q[b, c].detach()))
+        if order[0] != int(y[b]) and wrong != "wrong rows kept":
+            continue
+        with torch.no_grad():
+            xi = float(normal.icdf(q[b, order[0]]) - normal.icdf(q[b, order[1]]))
+        if not math.isfinite(xi) or (abs(xi) > method.margin and wrong != "wide rows kept"):
+            continue
+        robustness = robustness + method.margin - (normal.icdf(q[b, order[0]]) - normal.icdf(q[b, order[1]]))
+        kept += 1
+    scale = SIGMA if wrong == "no half" else SIGMA / 2
+    size = kept if wrong == "mean over the kept" else len(x)
+    return classification / len(x) + method.strength * scale * robustness / size
+
+
+def ref_smoothadv(method: Any, model: nn.Module, x: Tensor, y: Tensor, epoch: int, wrong: str = "") -> Tensor:
+    radius = method.epsilon * min(1.0, (epoch + method.warmup_first) / 10)
+    draws = Draws()
+    noise = draws.noise(x, method.copies)
+
+    def restrict(z: Tensor) -> Tensor:
+        if wrong == "project first":
+            return into_ball(z, x, radius).clamp(0, 1)
+        return into_ball(z.clamp(0, 1), x, radius)
+
+    size = radius / method.steps if wrong == "step of eps/T" else 2 * radius / method.steps
+    adversary = attack(model, x, y, noise, method.steps, size, restrict, 0.0, wrong)[-1]
+    if wrong == "fresh noise":
+        noise = draws.noise(x, method.copies)
+    return label_ce(votes(model, adversary, noise), y).sum() / (method.copies * len(x))
+
+
+def ref_smoothmix(method: Any, model: nn.Module, x: Tensor, y: Tensor, epoch: int, wrong: str = "") -> Tensor:
+    m = method.copies
+    ramp = min(1.0, (epoch + 1) / method.warmup_epochs) if method.warmup_epochs else 1.0
+    draws = Draws()
+    if wrong == "lambda drawn first":
+        share = draws.share(x)
+    noise = draws.noise(x, m)
+    if wrong != "lambda drawn first":
+        share = draws.share(x)
+    if wrong == "lambda up to 1":
+        share = 2 * share
+
+    def restrict(z: Tensor) -> Tensor:
+        if wrong == "clamp first" and method.norm_limit is not None:
+            return into_ball(z.clamp(0, 1), x, method.norm_limit)
+        if method.norm_limit is not None:
+            z = into_ball(z, x, method.norm_limit)
+        return z.clamp(0, 1) if method.clip else z
+
+    path = attack(model, x, y, noise, method.steps, method.step_size, restrict, method.guard, wrong)
+    clean = x
+    if method.one_step:
+        clean = path[1]
+        if method.reproject:
+            clean = into_ball(clean, x, ramp * method.step_size)
+        if method.one_step_limit is not None:
+            clean = into_ball(clean, x, method.one_step_limit)
+    adversary = path[-1]
+    if wrong == "path from the replaced image":
+        adversary = attack(model, clean, y, noise, method.steps, method.step_size, restrict, method.guard, wrong)[-1]
+    if wrong == "limit on the mixed image too" and method.one_step_limit is not None:
+        adversary = into_ball(adversary, x, method.one_step_limit)
+
+    p = votes(model, clean, noise)  # M B K
+    pbar = p.sum(0) / m
+    lam = share.reshape(-1, 1, 1, 1)
+    mixed_image = (1 - lam) * clean + lam * adversary
+    if wrong == "mixed the other way":
+        mixed_image = lam * clean + (1 - lam) * adversary
+    target = (1 - share[:, None]) * pbar + share[:, None] / CLASSES
+    if wrong == "label instead of the vote":
+        target = (1 - share[:, None]) * torch.eye(CLASSES, dtype=x.dtype)[y] + share[:, None] / CLASSES
+    if method.detach_target:
+        target = target.detach()
+    if wrong == "fresh noise":
+        noise = draws.noise(x, m)
+    p_mix = votes(model, mixed_image, noise)
+    total, right = torch.zeros((), dtype=x.dtype), 0
+    for b in range(len(x)):
+        if method.mask_wrong and int(pbar[b].argmax()) != int(y[b]):
+            continue
+        right += 1
+        for i in range(m):
+            loss = -(target[b] * p_mix[i, b].log()).sum()
+            if method.mix_loss == "kl":
+                loss = loss + (target[b] * target[b].log()).sum()
+            total = total + loss
+    size = m * (right if wrong == "mean over the right ones" else len(x))
+    if wrong == "no ramp of eta":
+        ramp = 1.0
+    return label_ce(p, y).sum() / (m * len(x)) + method.strength * ramp * total / size
+
+
+REFERENCES: dict[type[Method], Callable[..., Tensor]] = {
+    Gaussian: ref_gaussian,
+    Stability: ref_stability,
+    Consistency: ref_consistency,
+    Macer: ref_macer,
+    SmoothAdv: ref_smoothadv,
+    SmoothMix: ref_smoothmix,
+}
+
+# --------------------------------------------------------------------------------------------------------------- comparing
+
+Outcome = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+
+
+def outcome(loss: Tensor, model: nn.Module) -> Outcome:
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert len(gradients) == len(list(model.parameters()))
+    return loss.detach(), gradients, {name: b.clone().double() for name, b in model.named_buffers()}
+
+
+def ours(method: Method, epoch: int, batch_norm: bool) -> Outcome:
+    x, y = data()
+    model = network(batch_norm)
+    g = SmoothedClassifier(model, SIGMA, torch.Generator().manual_seed(NOISE_SEED))
+    terms = method.loss(g, Batch(x=x, y=y, epoch=float(epoch)))
+    assert all(term.dtype == torch.float64 and term.shape == () for term in terms.values())
+    assert model.training
+    return outcome(torch.stack(list(terms.values())).sum(), model)
+
+
+def reference(method: Method, epoch: int, batch_norm: bool, wrong: str = "") -> Outcome:
+    x, y = data()
+    model = network(batch_norm)
+    return outcome(REFERENCES[type(method)](method, model, x, y, epoch, wrong=wrong), model)
+
+
+def distance(a: Outcome, b: Outcome) -> float:
+    """Largest difference of loss, gradients and buffers; each relative to its largest entry, but to no less than 1/1000."""
+    parts = [(a[0], b[0])] + [(a[i][name], b[i][name]) for i in (1, 2) for name in b[i]]
+    return max(float((left - right).abs().max() / right.abs().max().clamp(min=1e-3)) for left, right in parts)
+
+
+def switched(method: Method, **changes: Any) -> Method:
+    return dataclasses.replace(cast(Any, method), **changes)  # type: ignore[no-any-return]
+
+
+def variants_of_smoothmix() -> dict[str, Method]:
+    """The two recipes and each switch of facts.md part 4 on its own."""
+    presets = SmoothMix.presets
+    official, paper = presets["official", "eta5", "mnist", 1.0], presets["paper", "eta5", "mnist", 1.0]
+    official1, paper1 = presets["official", "eta5-onestep", "mnist", 0.5], presets["paper", "eta5-onestep", "mnist", 0.5]
+    return {
+        "official": official,
+        "official eta1 sigma .25": presets["official", "eta1", "mnist", 0.25],
+        "official onestep": official1,
+        "paper": paper,
+        "paper onestep": paper1,
+        "D3 mix every image": switched(official, mask_wrong=False),
+        "D4 no warm-up": switched(official, warmup_epochs=0),
+        "D4 no warm-up, onestep": switched(official1, warmup_epochs=0),
+        "D5 unrestricted": switched(official, clip=False),
+        "D6 cross-entropy": switched(official, mix_loss="cross-entropy"),
+        "D7 taken as it is": switched(official1, reproject=False),
+        "detached": switched(official, detach_target=True),
+        "detached, cross-entropy": switched(paper, detach_target=True),
+        "norm 2": presets["official", "eta1-norm2", "mnist", 1.0],
+        "norm 1.1": switched(official, norm_limit=1.1),
+        "paper norm 1.1": switched(paper, norm_limit=1.1),
+        "norm 1.1 onestep": switched(official1, norm_limit=0.6),
+        "limit of the replacement": switched(official1, one_step_limit=0.3),
+        "imagenet official": presets["official", "eta5-onestep", "imagenet", 0.5],
+        "imagenet paper": presets["paper", "eta5-onestep", "imagenet", 1.0],
+        "guard": switched(official, guard=0.25),
+        "paper, masked": switched(paper, mask_wrong=True),
+        "paper, ramp": switched(paper1, warmup_epochs=10),
+        "paper, clipped": switched(paper, clip=True),
+        "paper, kl": switched(paper, mix_loss="kl"),
+        "paper, reprojected": switched(paper1, reproject=True, warmup_epochs=10),
+    }
+
+
+METHODS: dict[str, Method] = {
+    "gaussian": Gaussian(),
+    "stability": Stability.presets["official", "default", "mnist", 0.5],
+    "stability 1": Stability.presets["paper", "default", "cifar10", 1.0],
+    "consistency": Consistency.presets["official", "default", "mnist", 0.25],
+    "consistency 3 copies": Consistency(copies=3, strength=5.0, entropy_strength=0.1),
+    "consistency 1 copy": Consistency(copies=1),
+    "macer official": Macer.presets["official", "default", "mnist", 0.5],
+    "macer paper (D10)": Macer.presets["paper", "default", "mnist", 0.5],
+    "macer gamma 1": Macer(copies=5, strength=6.0, margin=1.0, deferral=0),
+    "macer beta 2": Macer(copies=3, strength=12.0, temperature=2.0, deferral=9),
+    "smoothadv official": SmoothAdv.presets["official", "default", "mnist", 0.5],
+    "smoothadv paper": SmoothAdv.presets["paper", "default", "mnist", 0.5],
+    "smoothadv D9 epsilon": SmoothAdv(epsilon=1.0),
+    "smoothadv D9 start": SmoothAdv(warmup_first=0.0),
+    "smoothadv imagenet": SmoothAdv.presets["official", "default", "imagenet", 1.0],
+} | {f"smoothmix {name}": method for name, method in variants_of_smoothmix().items()}
+
+
+@pytest.mark.parametrize("batch_norm", [False, True], ids=["plain", "batch norm"])
+@pytest.mark.parametrize("name", METHODS)
+def test_loss_gradients_and_running_statistics(name: str, batch_norm: bool) -> None:
+    for epoch in EPOCHS:
+        assert distance(ours(METHODS[name], epoch, batch_norm), reference(METHODS[name], epoch, batch_norm)) < TOLERANCE, f"epoch {epoch}"
+
+
+# ------------------------------------------------------------------------------------ the data can tell right from wrong
+
+PLANTED: list[tuple[str, int, str]] = [
+    ("gaussian", 0, "noisy pixels clipped"),
+    ("stability", 0, "target detached"),
+    ("stability", 0, "label loss on the noisy image"),
+    ("stability", 0, "kl"),
+    ("consistency", 0, "mean detached"),
+    ("consistency", 0, "kl turned round"),
+    ("consistency", 0, "sign of the entropy"),
+    ("consistency", 0, "entropy weighted by lambda"),
+    ("consistency", 0, "sum over copies"),
+    ("macer official", 0, "mean of the logs"),
+    ("macer official", 0, "no deferral"),
+    ("macer official", 31, "no beta"),
+    ("macer official", 31, "no half"),
+    ("macer official", 31, "mean over the kept"),
+    ("macer official", 31, "wrong rows kept"),
+    ("macer gamma 1", 0, "wide rows kept"),
+    *(
+        ("smoothadv official", 89, wrong)
+        for wrong in (
+            "project first",
+            "step of eps/T",
+            "fresh noise",
+            "descent",
+            "sign of the gradient",
+            "attack in training mode",
+            "attack on the mean loss",
+        )
+    ),
+    *(
+        ("smoothmix official", 3, wrong)
+        for wrong in (
+            "lambda up to 1",
+            "lambda drawn first",
+            "mixed the other way",
+            "label instead of the vote",
+            "fresh noise",
+            "mean over the right ones",
+            "no ramp of eta",
+            "descent",
+            "sign of the gradient",
+            "attack in training mode",
+            "attack on the mean loss",
+        )
+    ),
+    ("smoothmix official onestep", 3, "path from the replaced image"),
+    ("smoothmix norm 1.1", 89, "clamp first"),
+    ("smoothmix limit of the replacement", 89, "limit on the mixed image too"),
+]
+
+
+@pytest.mark.parametrize(("name", "epoch", "wrong"), PLANTED)
+def test_a_planted_error_would_be_seen(name: str, epoch: int, wrong: str) -> None:
+    # batch norm, because one of the errors is the mode of the attack
+    assert distance(ours(METHODS[name], epoch, True), reference(METHODS[name], epoch, True, wrong)) > 1e-4
+
+
+OFFICIAL = METHODS["smoothmix official"]
+ONE_STEP = METHODS["smoothmix official onestep"]
+SWITCHES: list[tuple[str, Method, dict[str, object], int, float]] = [
+    ("D3", OFFICIAL, {"mask_wrong": False}, 3, 1e-3),
+    ("D4 eta", OFFICIAL, {"warmup_epochs": 0}, 3, 1e-3),
+    ("D4 radius", switched(ONE_STEP, strength=0.0), {"warmup_epochs": 0}, 3, 1e-3),
+    ("D5", OFFICIAL, {"clip": False}, 89, 1e-3),
+    ("D6", OFFICIAL, {"mix_loss": "cross-entropy"}, 89, 1e-3),
+    ("D7", ONE_STEP, {"reproject": False}, 3, 1e-3),
+    ("one step", OFFICIAL, {"one_step": True}, 3, 1e-3),
+    ("detach", OFFICIAL, {"detach_target": True}, 89, 1e-3),
+    ("norm limit", OFFICIAL, {"norm_limit": 1.1}, 89, 1e-3),
+    ("one-step limit", ONE_STEP, {"one_step_limit": 0.3}, 89, 1e-3),
+    ("guard", OFFICIAL, {"guard": 0.0}, 89, 1e-9),
+    ("D9 epsilon", METHODS["smoothadv official"], {"epsilon": 1.0}, 89, 1e-5),
+    ("D9 start", METHODS["smoothadv official"], {"warmup_first": 0.0}, 0, 1e-3),
+    ("D10", METHODS["macer official"], {"deferral": 0}, 30, 1e-3),
+    ("macer strength", METHODS["macer official"], {"strength": 1.0}, 31, 1e-3),
+    ("macer margin", METHODS["macer gamma 1"], {"margin": 1.5}, 31, 1e-3),
+]
+
+
+@pytest.mark.parametrize(("method", "change", "epoch", "least"), [s[1:] for s in SWITCHES], ids=[s[0] for s in SWITCHES])
+def test_each_switch_matters_on_this_data(method: Method, change: dict[str, Any], epoch: int, least: float) -> None:
+    for batch_norm in (False, True):
+        assert distance(ours(switched(method, **change), epoch, batch_norm), ours(method, epoch, batch_norm)) > least
+
+
+def test_the_data_has_wrong_predictions_and_pixels_at_both_ends() -> None:
+    x, y = data()
+    assert (x == 0).sum() > 20
+    assert (x == 1).sum() > 20
+    for batch_norm in (False, True):
+        p = votes(network(batch_norm), x, Draws().noise(x, 4)).mean(0)
+        assert 2 <= int((p.argmax(1) == y).sum()) <= 6
+
+
+def test_detaching_the_target_changes_gradients_only() -> None:
+    kept, detached = ours(OFFICIAL, 89, False), ours(switched(OFFICIAL, detach_target=True), 89, False)
+    assert kept[0] == detached[0]
+    assert distance(kept, detached) > 1e-3
+
+
+# ---------------------------------------------------------------------------------------------- modes, statistics, names
+
+TRAINING_PASSES = {Gaussian: 1, Stability: 2, Consistency: 1, Macer: 1, SmoothAdv: 1, SmoothMix: 2}
+
+
+@pytest.mark.parametrize("cls", TRAINING_PASSES)
+def test_only_training_passes_move_the_running_statistics(cls: type[Method]) -> None:
+    x, y = data()
+    model = network(True)
+    assert isinstance(model.norm, nn.BatchNorm2d)
+    modes: list[bool] = []
+    model.norm.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    g = SmoothedClassifier(model, SIGMA, torch.Generator().manual_seed(NOISE_SEED))
+    cls().loss(g, Batch(x=x, y=y, epoch=89.0))
+    steps = getattr(cls(), "steps", 0)
+    assert modes == [False] * steps + [True] * TRAINING_PASSES[cls]
+    assert model.norm.num_batches_tracked == TRAINING_PASSES[cls]
+
+
+def test_names_of_the_terms() -> None:
+    x, y = data()
+    names = {
+        cls: list(cls().loss(SmoothedClassifier(network(False), SIGMA, torch.Generator()), Batch(x=x, y=y, epoch=31.0))) for cls in REFERENCES
+    }
+    assert names == {
+        Gaussian: ["cross_entropy"],
+        Stability: ["cross_entropy", "stability"],
+        Consistency: ["cross_entropy", "consistency", "entropy"],
+        Macer: ["classification", "robustness"],
+        SmoothAdv: ["cross_entropy"],
+        SmoothMix: ["cross_entropy", "mix"],
+    }
+
+
+@pytest.mark.parametrize("cls", REFERENCES)
+def test_batch_is_left_alone(cls: type[Method]) -> None:
+    x, y = data()
+    before = x.clone(), y.clone()
+    cls().loss(SmoothedClassifier(network(True), SIGMA, torch.Generator()), Batch(x=x, y=y, epoch=31.0))
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])
+    assert not x.requires_grad
+
+
+# ------------------------------------------------------------------------------------------------------- MACER in float32
+
+
+class FixedLogits(nn.Module):
+    """Logits that do not depend on the noise: image b gets row b, for every copy."""
+
+    def __init__(self, logits: list[list[float]]) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table.repeat(len(x) // len(self.table), 1)
+
+
+def macer_terms(logits: list[list[float]], y: list[int], method: Macer) -> tuple[float, Tensor]:
+    model = FixedLogits(logits)
+    g = SmoothedClassifier(model, SIGMA, torch.Generator().manual_seed(0))
+    terms = method.loss(g, Batch(x=torch.zeros(len(y), 1, 2, 2), y=torch.tensor(y), epoch=90.0))
+    terms["robustness"].backward()  # type: ignore[no-untyped-call]
+    assert model.table.grad is not None
+    return float(terms["robustness"].detach()), model.table.grad
+
+
+def test_macer_keeps_exactly_the_rows_of_the_paper() -> None:
+    """By hand, in float32: beta 1, two classes, q = (e^a, 1) / (1 + e^a), xi = 2 Phi^-1(q1)."""
+    a = math.log(0.975 / 0.025)  # q = (.975, .025): xi = 2 * 1.959963985
+    far = math.log(0.9999 / 0.0001)  # xi = 2 * 3.719016485 = 7.438, inside gamma 8
+    beyond = math.log(0.99998 / 0.00002)  # xi = 2 * 4.107 = 8.21, outside
+    logits = [[a, 0.0], [0.0, a], [far, 0.0], [beyond, 0.0], [200.0, 0.0]]
+    method = Macer(copies=2, strength=1.0, temperature=1.0, deferral=0)
+    value, gradient = macer_terms(logits, [0, 0, 0, 0, 0], method)
+    expected = SIGMA / 2 * ((8 - 2 * 1.959963985) + (8 - 2 * 3.719016485)) / 5
+    assert value == pytest.approx(expected, rel=1e-4)
+    assert gradient.isfinite().all()
+    assert [bool(row.any()) for row in gradient] == [True, False, True, False, False]
+    # d xi / d a = 2 q (1 - q) / phi(Phi^-1(q))
+    phi = math.exp(-(1.959963985**2) / 2) / math.sqrt(2 * math.pi)
+    assert float(gradient[0, 0]) == pytest.approx(-SIGMA / 2 / 5 * 2 * 0.975 * 0.025 / phi, rel=1e-4)
+
+
+def test_macer_with_nothing_to_keep_has_zero_robustness_and_zero_gradient() -> None:
+    for logits, y in (([[0.0, 5.0], [0.0, 9.0]], [0, 0]), ([[500.0, 0.0], [0.0, 500.0]], [0, 1])):
+        value, gradient = macer_terms(logits, y, Macer(copies=2, deferral=0))
+        assert value == 0.0
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize(("scale", "least_dropped"), [(0.1, 0), (1.0, 1), (10.0, 2)])
+def test_macer_in_float32_against_the_row_by_row_reference(scale: float, least_dropped: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With large logits and little noise the averaged softmax saturates to exactly 1 and 0; such rows are dropped and leave no NaN."""
+    monkeypatch.setitem(globals(), "SIGMA", 0.05)
+    method = Macer(copies=16, strength=16.0, deferral=0)
+    x, y = data()
+    gradients, losses, dropped = [], [], 0
+    for ours_first in (True, False):
+        model = network(False).float()
+        with torch.no_grad():
+            model.linear.weight.mul_(scale)
+        if ours_first:
+            g = SmoothedClassifier(model, SIGMA, torch.Generator().manual_seed(NOISE_SEED))
+            loss = sum(method.loss(g, Batch(x=x.float(), y=y, epoch=0.0)).values(), torch.zeros(()))
+        else:
+            loss = ref_macer(method, model, x.float(), y, 0)
+            q = softmax(16 * model(torch.cat([x.float() + d for d in Draws().noise(x.float(), 16)]))).reshape(16, len(x), -1).mean(0)
+            dropped = int((q.max(1).values == 1).sum())
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(float(loss.detach()))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert gradients[0].isfinite().all()
+    assert gradients[1].any()
+    assert (gradients[0] - gradients[1]).abs().max() < 1e-3 * gradients[1].abs().max()
+    assert least_dropped <= dropped < len(x)
+
+
+# ---------------------------------------------------------------------------------------- float32, as training uses it
+
+
+@pytest.mark.parametrize("name", ["gaussian", "stability", "consistency", "smoothadv official", "smoothmix official", "smoothmix official onestep"])
+def test_float32_agrees_with_float64(name: str) -> None:
+    """Same draws in single precision (a generator gives other numbers per dtype, so the noise is handed in)."""
+    x, y = data()
+    losses = []
+    for dtype in (torch.float64, torch.float32):
+        model = network(True).to(dtype)
+        g = SmoothedClassifier(model, SIGMA, torch.Generator().manual_seed(NOISE_SEED))
+        g.noise = lambda x, copies=1: Draws().noise(x.double(), copies).to(x.dtype)  # type: ignore[method-assign]
+        g.uniform = lambda size, like: torch.linspace(0, 1, size, dtype=like.dtype)  # type: ignore[method-assign]
+        terms = METHODS[name].loss(g, Batch(x=x.to(dtype), y=y, epoch=89.0))
+        assert all(term.dtype == dtype for term in terms.values())
+        losses.append(float(torch.stack(list(terms.values())).sum().detach()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("cls", REFERENCES)
+def test_hopeless_and_perfect_logits_leave_loss_and_gradient_finite(cls: type[Method]) -> None:
+    """Margins of 1e2 and 1e4 in float32: probabilities underflow to 0, logarithms must not."""
+    for size in (1e2, 1e4):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        with torch.no_grad():
+            model[1].weight.copy_(torch.tensor([[size, 0, 0, 0], [0, 0, 0, size]]))  # type: ignore[operator]
+        x = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 1.0]]], [[[1.0, 0.5], [0.5, 0.0]]]])
+        g = SmoothedClassifier(model, 0.25, torch.Generator().manual_seed(3))
+        loss = torch.stack(list(cls().loss(g, Batch(x=x, y=torch.tensor([0, 0, 1]), epoch=89.0)).values())).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert loss.isfinite()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -1,0 +1,333 @@
+"""Every format shows the same cells; names that mean something in a format come out as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from fake_store import CERTIFY, N, add, new_store, run_spec
+
+from bench.errors import BenchError
+from bench.store import Store
+from leaderboard.aggregate import Group, collect
+from leaderboard.tables import Cell, caption, cells, render
+
+HOSTILE = r"a|b&c_%$#{}~^\x[red]*_`<b>" + '"\n=1'
+FORMATS = ("terminal", "markdown", "latex", "csv", "json")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return new_store(tmp_path)
+
+
+def table(store: Store) -> dict[str, list[Cell]]:
+    (group,) = collect(store)
+    (section,) = group.sections
+    return {row.label: line for row, line in zip(section.rows, cells(group, section), strict=True)}
+
+
+def fill(store: Store, **counts: Sequence[int]) -> None:
+    for name, values in counts.items():
+        add(store, run_spec(name), values)
+
+
+def hostile(store: Store) -> tuple[Group, ...]:
+    add(store, run_spec())
+    add(store, run_spec("macer", changes={"loss": HOSTILE}, hyperparameters={"loss": HOSTILE}))
+    return collect(store)
+
+
+# ---- marks
+
+
+def test_best_and_improving_cells(store: Store) -> None:
+    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500), stability=(N, 500, 500, 500))
+    found = table(store)
+    assert found["gaussian"][:2] == [Cell("0.6158"), Cell("50.00")]
+    assert found["macer"][:2] == [Cell("0.9237", improves=True, best=True), Cell("75.00", improves=True, best=True)]
+    assert found["stability"][:2] == [Cell("0.3079"), Cell("25.00")]
+
+
+def test_ties_as_printed_are_all_best(store: Store) -> None:
+    # 999 and 1000 samples differ in the radius, not in the accuracy.
+    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500), stability=(999, N, N, 500))
+    found = table(store)
+    assert [name for name, line in found.items() if line[1].best] == ["stability", "macer"]
+    assert [name for name, line in found.items() if line[0].best] == ["macer"]
+
+
+def test_the_baseline_can_be_the_best_and_is_never_bold(store: Store) -> None:
+    fill(store, gaussian=(N,) * 4, macer=(N, N, N, 500))
+    found = table(store)
+    assert found["gaussian"][0] == Cell("1.2316", best=True)
+    assert not any(cell.improves for line in found.values() for cell in line)
+
+
+def test_a_column_of_zeros_has_no_best(store: Store) -> None:
+    fill(store, gaussian=(N,) * 4, macer=(N,) * 4)
+    assert [line[-1] for line in table(store).values()] == [Cell("0.00"), Cell("0.00")]
+
+
+def test_a_difference_that_does_not_print_is_not_bold(store: Store) -> None:
+    # 5e-5 of a radius that both rows print alike.
+    from leaderboard.aggregate import Row, Stat
+    from leaderboard.tables import _column
+
+    def row(name: str, mean: float) -> Row:
+        return Row(name=name, mark="", method=name, seeds=(), images=4, stats={"ACR": Stat(mean=mean, std=None, n=1)}, notes=())
+
+    assert _column((row("gaussian", 1.00001), row("macer", 1.00002)), "ACR", "gaussian") == [
+        Cell("1.0000", best=True),
+        Cell("1.0000", best=True),
+    ]
+    assert _column((row("gaussian", 1.00004), row("macer", 1.00006)), "ACR", "gaussian")[1] == Cell("1.0001", improves=True, best=True)
+
+
+def test_nothing_is_bold_against_an_unfinished_or_ambiguous_baseline(store: Store) -> None:
+    fill(store, gaussian=(N, N, 500), macer=(N,) * 4)
+    found = table(store)
+    assert found["gaussian"] == [Cell("3/4 images"), *[Cell("-")] * 6]
+    assert found["macer"][0] == Cell("1.2316")  # the only row: best of nothing
+
+
+def test_sigmas_are_compared_apart(store: Store) -> None:
+    add(store, run_spec(sigma=0.25), (N, N, N, 500))
+    add(store, run_spec("macer", sigma=0.25), (N, N, 500, 500))
+    add(store, run_spec(sigma=1.0), (N, 500, 500, 500))
+    add(store, run_spec("macer", sigma=1.0), (N, N, N, N))
+    (group,) = collect(store)
+    low, high = (cells(group, section) for section in group.sections)
+    assert (low[0][1].best, low[1][1].improves, high[1][1].improves, high[1][1].best) == (True, False, True, True)
+
+
+# ---- captions
+
+
+def test_caption_says_what_was_done(store: Store) -> None:
+    certify = CERTIFY.__class__(n0=10, n=N, images="first:4", changes={"n": N})
+    for seed in (0, 1, 2, 5):
+        add(store, run_spec(seed=seed, changes={"train.epochs": 2}, train={"epochs": 2}), certify=certify)
+    (group,) = collect(store)
+    text = caption(group)
+    for part in (
+        "mnist, protocol quick (train.epochs=2, certify.n=1000), recipe official, network lenet, 4 seeds (0-2, 5).",
+        "2 epochs",
+        "n0 = 10, n = 1,000, alpha = 0.001",
+        "4 of 10,000 test images (first:4)",
+        "correct and radius > r, exact radii",
+        "±: sample standard deviation over the seeds",
+    ):
+        assert part in text
+    assert "Bold" not in text
+
+
+def test_caption_has_no_deviation_for_one_seed_and_explains_marks(store: Store) -> None:
+    fill(store, gaussian=(N, N, 500, 500), macer=(N,) * 4)
+    (group,) = collect(store)
+    assert "±" not in caption(group)
+    assert "seed 0." in caption(group)
+    assert "Bold: better than gaussian at the same sigma. Underlined: best of the sigma and column." in caption(group)
+
+
+# ---- formats
+
+
+def test_unknown_format_and_no_groups(store: Store) -> None:
+    fill(store, gaussian=(N,) * 4)
+    with pytest.raises(BenchError, match="unknown table format 'markdwn'; did you mean 'markdown'"):
+        render(collect(store), "markdwn")
+    with pytest.raises(BenchError, match="nothing to show"):
+        render([], "csv")
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_groups_stand_in_separate_tables(store: Store, format: str) -> None:
+    add(store, run_spec())
+    add(store, run_spec("macer", protocol="smoke"))
+    text = render(collect(store), format)
+    assert text.endswith("\n")
+    if format not in ("csv", "json"):
+        assert text.index("protocol quick") < text.index("gaussian") < text.index("protocol smoke") < text.index("macer")
+
+
+def test_markdown(store: Store) -> None:
+    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500), stability=(N, N))
+    lines = [re.sub(r" +", " ", line) for line in render(collect(store), "markdown").splitlines() if line.startswith("|")]
+    assert lines[0] == "| sigma | row | ACR | r=0.00 | r=0.50 | r=1.00 | r=1.50 | r=2.00 | r=2.50 |"
+    assert lines[2:] == [
+        "| 0.50 | gaussian | 0.6158 | 50.00 | 50.00 | 50.00 | 0.00 | 0.00 | 0.00 |",
+        "| | stability | 2/4 images | - | - | - | - | - | - |",
+        "| | macer | **<u>0.9237</u>** | **<u>75.00</u>** | **<u>75.00</u>** | **<u>75.00</u>** | 0.00 | 0.00 | 0.00 |",
+    ]
+
+
+def test_markdown_of_hostile_names(store: Store) -> None:
+    text = render(hostile(store), "markdown")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows} == {10}
+    assert "<b>" not in text
+    assert r"macer\[loss=a\|b&amp;c\_%\$\#{}\~^\\x\[red\]\*\_\`&lt;b&gt;" in text
+
+
+def braces_balance(text: str) -> bool:
+    depth = 0
+    for token in re.findall(r"\\.|[{}]", text, re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(token, 0)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def check_latex(text: str) -> None:
+    assert braces_balance(text)
+    open_environments: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if kind == "begin":
+            open_environments.append(name)
+        else:
+            assert open_environments.pop() == name
+    assert not open_environments
+    for body in re.findall(r"\\toprule\n(.*?)\\bottomrule", text, re.DOTALL):
+        for line in body.splitlines():
+            assert line == r"\midrule" or (line.endswith(r" \\") and len(re.findall(r"(?<!\\)&", line)) == 8), line
+    assert text.isascii()
+    assert not re.search(r"(?<!\\)[#_]", text)
+    assert len(re.findall(r"(?<!\\)%", text)) == 1  # the first line's comment
+
+
+def test_latex_of_hostile_names_is_well_formed(store: Store) -> None:
+    add(store, run_spec("stability", seed=1), environment={"method_sha256": "b" * 64})
+    add(store, run_spec("stability"), environment={"method_sha256": "ü" * 64})
+    text = render(hostile(store), "latex")
+    check_latex(text)
+    assert r"a\textbar{}b\&c\_\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}x[red]" in text
+    assert r"stability\textsuperscript{a} & 1.2316 $\pm$ 0.0000 &" in text
+    assert r"\textsuperscript{a} a mixture of method sources: stability was trained from bbbbbbbb, U+00FC" in text
+
+
+def test_latex_marks(store: Store) -> None:
+    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500))
+    assert r" & macer & \underline{\textbf{0.9237}} & \underline{\textbf{75.00}} &" in render(collect(store), "latex")
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_latex_compiles(store: Store, tmp_path: Path) -> None:
+    text = render(hostile(store), "latex")
+    document = "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}\\begin{document}\n" + text + "\\end{document}\n"
+    (tmp_path / "t.tex").write_text(document)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_csv_is_exact_and_inert(store: Store) -> None:
+    add(store, run_spec(seed=0), (N, 777, 612, 901))
+    add(store, run_spec(seed=1), (N, N, 500, 777))
+    add(store, run_spec("macer", seed=0))
+    (group,) = collect(store)
+    lines = list(csv.DictReader(io.StringIO(render([group], "csv"))))
+    assert len(lines) == 2 * 8
+    acr = lines[0]
+    stat = group.sections[0].rows[0].stats["ACR"]
+    assert (acr["row"], acr["metric"], acr["seeds"], acr["seeds_done"], acr["state"]) == ("gaussian", "ACR", "0 1", "2", "done")
+    assert (float(acr["mean"]), float(acr["std"])) == (stat.mean, stat.std)
+    macer = lines[8]
+    assert (macer["row"], macer["mean"], macer["std"], macer["state"], macer["seeds_done"]) == ("macer", "", "", "1/2 seeds", "1")
+
+
+def test_csv_of_hostile_names(store: Store) -> None:
+    from leaderboard.tables import _field
+
+    lines = list(csv.DictReader(io.StringIO(render(hostile(store), "csv"))))
+    assert len(lines) == 2 * 8
+    assert {line["sigma"] for line in lines} == {"0.5"}
+    assert "\n" not in lines[8]["row"]
+    assert [_field(text) for text in ("=1+1", "+1", "-1", "@x", "1-2", "a=b")] == ["'=1+1", "'+1", "'-1", "'@x", "1-2", "a=b"]
+    assert [_field(value) for value in (-0.5, 0.1, None, 7)] == ["-0.5", "0.1", "", "7"]
+
+
+def test_json_round_trip(store: Store) -> None:
+    add(store, run_spec(seed=0))
+    add(store, run_spec(seed=1), (N, N, 500, 500))
+    add(store, run_spec("macer", seed=0), (N,))
+    groups = collect(store)
+    (group,) = groups
+    (data,) = json.loads(render(groups, "json"))["groups"]
+    assert data["caption"] == caption(group)
+    assert (data["alpha"], data["seeds"], data["images"], data["certify"]["n"]) == (0.001, [0, 1], 4, N)
+    gaussian, macer = data["sections"][0]["rows"]
+    stat = group.sections[0].rows[0].stats["ACR"]
+    assert gaussian["metrics"]["ACR"] == {"mean": stat.mean, "std": stat.std, "n": 2}
+    assert [seed["values"]["0.00"] for seed in gaussian["seeds"]] == [100, 50]
+    assert (macer["metrics"], macer["status"], [seed["state"] for seed in macer["seeds"]]) == ({}, "0/2 seeds", ["certifying", "missing"])
+    assert data["rule"] == {"bound": "clopper-pearson", "accuracy": "correct and radius > r, exact radii"}
+
+
+# ---- terminal
+
+
+def test_terminal_without_color_uses_signs(store: Store) -> None:
+    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500))
+    text = render(collect(store), "terminal")
+    assert "\x1b" not in text
+    assert "0.9237+*" in text
+    assert "+: better than gaussian at the same sigma. *: best of the sigma and column." in text
+
+
+def test_terminal_with_color(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500))
+    text = render(collect(store), "terminal", color=True)
+    assert "\x1b[1;4m0.9237\x1b[0m" in text
+    assert "0.9237+*" not in text
+
+
+def test_terminal_aligns_signed_and_plain_numbers(store: Store) -> None:
+    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500), stability=(N, 500, 500, 500))
+    text = render(collect(store), "terminal")
+    assert {line.index(number) for line in text.splitlines() for number in ("0.6158", "0.9237", "0.3079") if number in line} == {
+        text.splitlines()[3].index("0.6158")
+    }
+
+
+@pytest.mark.parametrize("width", [30, 80, 120])
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_terminal_never_loses_a_digit(store: Store, width: int, seeds: int) -> None:
+    for seed in range(seeds):
+        add(store, run_spec("smoothmix.eta5-onestep", seed=seed), (N, 700 + seed, 620, 612))
+    (group,) = collect(store)
+    text = render([group], "terminal", width=width)
+    for cell in cells(group, group.sections[0])[0]:
+        assert cell.mean in text
+        assert f"±{cell.std}" in text if cell.std else True
+    assert "smoothmix.eta5-onestep" in text
+    if width == 120:
+        assert max(map(len, text.splitlines())) <= 120
+
+
+def test_terminal_shows_hostile_names_as_text(store: Store) -> None:
+    groups = hostile(store)
+    add(store, run_spec("macer", changes={"loss": "\x1b[31m"}, hyperparameters={"loss": "\x1b[31m"}))
+    assert "[red]*_`<b>" in render(groups, "terminal", width=400)
+    text = render(collect(store), "terminal", width=400)
+    assert "\x1b" not in text
+    assert r"macer[loss=\x1b[31m]" in text
+
+
+def test_footnotes_reach_every_format(store: Store) -> None:
+    add(store, run_spec(seed=0))
+    add(store, run_spec(seed=1), environment={"method_sha256": "b" * 64})
+    groups = collect(store)
+    for format in FORMATS:
+        assert "a mixture of method sources: gaussian was trained from aaaaaaaa, bbbbbbbb" in render(groups, format)
+    assert "gaussian (a)" in render(groups, "terminal")
+    assert "gaussian <sup>a</sup>" in render(groups, "markdown")
