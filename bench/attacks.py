@@ -58,4 +58,6 @@ def project_l2(x: Tensor, centre: Tensor, radius: float) -> Tensor:
 
 
 def _norm(x: Tensor) -> Tensor:
-    return x.square().sum((1, 2, 3), keepdim=True).sqrt()  # B 1 1 1
+    # Summed in float64: the squares of a confident image's gradient underflow in float32, and its norm would be 0.
+    norm: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True, dtype=torch.float64)
+    return norm.to(x.dtype)  # B 1 1 1

@@ -24,7 +24,7 @@ class Sampler:
     never share a sample.
 
     Args:
-        base: f, logits B K of B C H W; it is put in evaluation mode.
+        base: f, logits B K of B C H W; it is put in evaluation mode for every image.
         sigma: noise level in pixels of [0, 1].
         classes: K.
         seed: the certification's seed.
@@ -34,7 +34,7 @@ class Sampler:
     def __init__(self, base: nn.Module, sigma: float, classes: int, seed: int, batch: int = ROWS) -> None:
         if batch < 1:
             raise BenchError(f"batch {batch} must be at least 1")
-        self.base = base.eval()
+        self.base = base
         self.sigma = sigma
         self.classes = classes
         self.seed = seed
@@ -52,6 +52,7 @@ class Sampler:
         Raises:
             BenchError: logits that are not finite or not of shape B K.
         """
+        self.base.eval()
         generator = torch.Generator(x.device).manual_seed(derive(self.seed, "certify", index))
         selection = self._count(x, n0, generator)
         estimation = self._count(x, n, generator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -67,7 +68,7 @@ def _read_idx(name: str, md5: str) -> tuple[np.ndarray, dict[str, str]]:
     path = files("bench") / "assets" / "mnist" / f"{name}.gz"
     try:
         raw = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BenchError(f"{path}: {error}; reinstall the package") from None
     found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     if found != md5:

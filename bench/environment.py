@@ -49,6 +49,6 @@ def _git() -> dict[str, Any]:
 
     try:
         commit = git("rev-parse", "HEAD").strip()
-        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "bench", "methods").strip())}
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "*.py").strip())}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}

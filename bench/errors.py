@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 
+MANY = 40  # more names than this are not listed in a sentence
+
+
 class BenchError(Exception):
     """A problem told in one sentence: the thing, the value, and the nearest right one."""
 
@@ -44,4 +47,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
+    if len(names) > MANY:
+        return f"; there are {len(names)}, such as {', '.join(names[:3])}"
     return f"; there is {', '.join(names)}" if names else "; there is none"

@@ -115,11 +115,10 @@ def read_rows(path: Path) -> list[Certificate]:
     """
     rows: list[Certificate] = []
     seen: dict[int, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            break
+    *lines, _torn = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
         try:
-            row = from_line(line)
+            row = from_line(line + b"\n")
         except ValueError as error:
             raise BenchError(f"{path}, line {number}: {error}") from None
         if row.index in seen:

@@ -118,6 +118,7 @@ def execute(cell: Cell, store: Store, options: Options, report: Report, stop: St
     try:
         if (state := state_of(cell, store)) in ("done", "diverged"):
             return state
+        run.begin()
         model = _train(cell, run, options, report, stop)
         _certify(cell, run, model, options, report, stop)
     except (Interrupted, KeyboardInterrupt):
@@ -155,7 +156,7 @@ def set_aside(cell: Cell, store: Store) -> Path | None:
     return target
 
 
-def _begin(cell: Cell, run: Run, options: Options, checksums: dict[str, str]) -> None:
+def _record_environment(cell: Cell, run: Run, options: Options, checksums: dict[str, str]) -> None:
     """Writes what the run is; refuses to mix two sources of a method or two versions of the data in one training."""
     now = environment.describe(options.device, cell.source_sha256, checksums)
     before = run.environment()
@@ -170,7 +171,7 @@ def _begin(cell: Cell, run: Run, options: Options, checksums: dict[str, str]) ->
             )
         if before != now:
             history.append(before)
-    run.begin(now | ({"history": history} if history else {}))
+    write_json(run.path / "environment.json", now | ({"history": history} if history else {}))
 
 
 def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSignals) -> nn.Module:
@@ -180,7 +181,7 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
     if training:
         return _load_weights(run, training["weights_sha256"], options.device)
     data = load(cell.spec.dataset, "train")
-    _begin(cell, run, options, data.checksums)
+    _record_environment(cell, run, options, data.checksums)
     trainer = Trainer(cell.spec, cell.method, info, data.to(options.device), options.device)
     seconds = _restore(trainer, run, report)
     begun = saved = time.monotonic()

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from bench.errors import BenchError, nearest
 
 SCHEMA = 1
-NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 Scalar = bool | int | float | str | None
 
@@ -57,7 +57,13 @@ def parse_json(text: str | bytes) -> Any:
     def refuse(word: str) -> Any:
         raise ValueError(f"{word} is not a number of JSON")
 
-    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    def finite(word: str) -> float:
+        return float(word) if math.isfinite(float(word)) else refuse(word)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def coerce(value: object, kind: Any) -> Scalar:
@@ -85,7 +91,7 @@ def coerce(value: object, kind: Any) -> Scalar:
         elif option is int and not isinstance(value, bool):
             if isinstance(value, int):
                 return value
-            if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value):
+            if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value, re.ASCII):
                 return int(value)
         elif option is float and not isinstance(value, bool):
             try:
@@ -135,6 +141,16 @@ def replace_checked(instance: Any, changes: Mapping[str, object], what: str) -> 
         return instance, [f"{what}: {error}"]
 
 
+def _normalise(spec: Any) -> None:
+    """Equal specs get equal keys: an int in a float's place becomes a float, `every=20` becomes `every:20`."""
+    for f in dataclasses.fields(spec):
+        value = getattr(spec, f.name)
+        if f.type == "float" and type(value) is int:
+            object.__setattr__(spec, f.name, float(value))
+        elif f.name == "images":
+            object.__setattr__(spec, f.name, value.replace("=", ":"))
+
+
 def _positive(spec: object, *names: str) -> None:
     for name in names:
         value = getattr(spec, name)
@@ -166,6 +182,7 @@ class TrainSpec:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
+        _normalise(self)
         _positive(self, "epochs", "clock", "batch", "lr", "lr_step", "lr_gamma")
         for name in ("lr_lag", "momentum", "weight_decay"):
             if getattr(self, name) < 0:
@@ -194,6 +211,7 @@ class CertifySpec:
     changes: Mapping[str, Scalar] = field(default_factory=dict)  # what --set changed of the protocol
 
     def __post_init__(self) -> None:
+        _normalise(self)
         _positive(self, "n0", "n")
         if self.rule != "clopper-pearson":
             raise ValueError(f"rule={self.rule} is not supported; there is clopper-pearson")
@@ -223,6 +241,7 @@ class RunSpec:
     changes: Mapping[str, Scalar] = field(default_factory=dict)  # --set: hyperparameters by name, training as train.name
 
     def __post_init__(self) -> None:
+        _normalise(self)
         for name in ("method", "variant", "dataset", "recipe", "protocol"):
             if not NAME.match(getattr(self, name)):
                 raise ValueError(f"{name} {getattr(self, name)!r} is not a name: lower case letters, digits, - and _")
@@ -311,7 +330,7 @@ def from_json(cls: type[T], text: str | bytes, where: str) -> T:
         data = parse_json(text)
     except ValueError as error:
         raise BenchError(f"{where}: not a valid spec: {error}") from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+    if not isinstance(data, dict) or type(data.get("schema")) is not int or data["schema"] != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
         raise BenchError(f"{where}: schema version {found!r} is not {SCHEMA}, the one this release reads")
     return typing.cast(T, _build(cls, {k: v for k, v in data.items() if k != "schema"}, where))
@@ -330,11 +349,11 @@ def select_images(text: str, size: int) -> range:
     word = text.replace("=", ":")
     if word == "all":
         return range(size)
-    if match := re.fullmatch(r"every:([1-9]\d{0,8})", word):
+    if match := re.fullmatch(r"every:([1-9]\d{0,8})", word, re.ASCII):
         return range(0, size, int(match[1]))
-    if match := re.fullmatch(r"first:([1-9]\d{0,8})", word):
+    if match := re.fullmatch(r"first:([1-9]\d{0,8})", word, re.ASCII):
         return range(min(size, int(match[1])))
-    if (match := re.fullmatch(r"(\d{1,9})-(\d{1,9})", word)) and int(match[1]) <= int(match[2]):
+    if (match := re.fullmatch(r"(\d{1,9})-(\d{1,9})", word, re.ASCII)) and int(match[1]) <= int(match[2]):
         return range(min(size, int(match[1])), min(size, int(match[2]) + 1))
     raise ValueError(f"images={text} is no selection of images: write all, every:20, first:500 or 500-999")
 
@@ -374,7 +393,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         Protocol(
             name="smoke",
             summary="seconds: shows that everything runs, compares nothing",
-            train={"epochs": 1, "images": "every:60", "batch": 16, "lr": 0.02},
+            train={"epochs": 1, "images": "every:40", "batch": 16, "lr": 0.05},
             certify=CertifySpec(n0=100, n=1_000, images="every:400"),
             seeds=(0,),
         ),

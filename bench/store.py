@@ -23,7 +23,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,10 +188,9 @@ class Run:
                 raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
             yield Certification(path.parent, spec, self)
 
-    def begin(self, environment: Mapping[str, object]) -> None:
-        """Writes spec and environment at the start of an attempt."""
+    def begin(self) -> None:
+        """Writes the spec: from then on the run is listed, even if it fails at once."""
         write_json(self.path / "spec.json", to_json(self.spec))
-        write_json(self.path / "environment.json", environment)
 
 
 class Store:

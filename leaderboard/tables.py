@@ -328,7 +328,6 @@ _TEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
     "±": r"$\pm$",
     **{c: f"\\{c}" for c in "$&#%_"},
 }

@@ -56,7 +56,8 @@ def add(
 ) -> Run:
     """A run on disk, certified on its first len(counts) images; counts=None: not certified; state=None: not trained."""
     run = store.run(spec)
-    run.begin(environment if environment is not None else {"method_sha256": "a" * 64})
+    run.begin()
+    write_json(run.path / "environment.json", environment if environment is not None else {"method_sha256": "a" * 64})
     if state:
         write_json(run.path / "training.json", {"state": state})
     if failure:

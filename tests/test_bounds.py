@@ -146,8 +146,8 @@ def test_exact_coverage(n: int, alpha: float) -> None:
     assert (np.diff(bounds) > 0).all()
     # the bound grows with the count, so the counts with bound > p are those from the first one on
     first = np.searchsorted(bounds, PROBABILITIES, side="right")
-    mass = binom.sf(first - 1, n, PROBABILITIES)
-    assert (mass <= alpha * (1 + 1e-9)).all()
+    mass = np.asarray(binom.sf(first - 1, n, PROBABILITIES))
+    assert mass.max() <= alpha * (1 + 1e-9)
     assert mass.max() > 0.8 * alpha  # not vacuous, and not too careful: the worst p uses most of alpha
 
 

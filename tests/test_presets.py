@@ -111,9 +111,9 @@ def expected(cls: type[Method]) -> dict[tuple[str, str, str, float], dict[str, o
             for where, (strength, eta) in CONSISTENCY.items():
                 rows[recipe, "default", *where] = {"copies": 2, "strength": strength, "entropy_strength": eta}
         if cls is SmoothMix:
-            for (variant, *place), values in SMOOTHMIX.items():
+            for (variant, dataset, sigma), values in SMOOTHMIX.items():
                 names = ("copies", "steps", "step_size", "strength", "one_step", "norm_limit", "one_step_limit")
-                rows[recipe, variant, str(place[0]), float(place[1])] = {
+                rows[recipe, variant, dataset, sigma] = {
                     **dict(zip(names, values, strict=True)),
                     **SMOOTHMIX_SWITCHES[recipe],
                     "detach_target": False,

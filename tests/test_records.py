@@ -75,9 +75,7 @@ def test_the_line_is_what_it_always_was() -> None:
     """A literal line: a change of the format would make every published file unreadable."""
     body = '{"index":0,"label":7,"n":{"0":9,"3":1,"7":990},"n0":{"1":2,"7":98},"selected":7}'
     assert to_line(ROWS[0]) == f'{body[:-1]},"~crc":"{zlib.crc32(body.encode()):08x}"}}\n'
-    assert to_line(ROWS[0]) == to_line(
-        dataclasses.replace(ROWS[0], estimation={0: 9, 7: 990, 3: 1})
-    )  # the order of counts does not matter
+    assert to_line(ROWS[0]) == to_line(dataclasses.replace(ROWS[0], estimation={0: 9, 7: 990, 3: 1}))  # the order of counts does not matter
 
 
 def test_what_is_derived() -> None:
@@ -132,10 +130,8 @@ def sound_prefix(path: Path, original: list[Certificate]) -> bool:
     """True if the file was refused with its name and a line, False if the rows read are the first of the original ones."""
     try:
         rows = read_rows(path)
-    except BenchError as error:
-        assert str(path) in str(error)
-        assert ", line " in str(error)
-        return True
+    except BenchError as refusal:
+        return str(refusal).startswith(f"{path}, line ")
     assert rows == original[: len(rows)]
     return False
 
@@ -193,7 +189,7 @@ def test_a_forged_row_with_its_own_check_sum_must_still_be_possible() -> None:
         return f'{text[:-1]},"~crc":"{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
     assert from_line(forge()).count == 1000
-    for changes in (
+    forgeries: list[dict[str, object]] = [
         {"selected": 3},
         {"label": -1},
         {"n": {"7": 1e3}},
@@ -209,7 +205,8 @@ def test_a_forged_row_with_its_own_check_sum_must_still_be_possible() -> None:
         {"index": True},
         {"extra": 1},
         {"radius": 3.0},
-    ):
+    ]
+    for changes in forgeries:
         with pytest.raises(ValueError):
             from_line(forge(**changes))
 
@@ -249,7 +246,7 @@ def test_lines_that_were_never_written_are_refused(line: bytes, tmp_path: Path) 
 
 
 def test_a_line_of_two_megabytes_is_refused(tmp_path: Path) -> None:
-    wide = certificate(estimation=dict.fromkeys(range(150_000), 100))
+    wide = certificate(estimation=dict.fromkeys(range(170_000), 100))
     assert len(to_line(wide)) > 2_000_000 > MAX_LINE
     path = evidence(tmp_path / "evidence.jsonl", [ROWS[0], wide])
     with pytest.raises(BenchError, match=r"line 2: a line of \d+ bytes is longer than 1048576"):
@@ -257,7 +254,7 @@ def test_a_line_of_two_megabytes_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_row_of_a_thousand_classes_fits() -> None:
-    row = certificate(selection={c: 1 for c in range(1000)} | {7: 2}, estimation=dict.fromkeys(range(1000), 100))
+    row = certificate(selection=dict.fromkeys(range(1000), 1) | {7: 2}, estimation=dict.fromkeys(range(1000), 100))
     assert len(to_line(row)) < MAX_LINE / 10
     assert from_line(to_line(row).encode()) == row
 

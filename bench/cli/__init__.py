@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compares training methods for certified robustness by randomized smoothing.",
-    epilog="Start with: bench run --method gaussian --sigma 0.25, then: bench table --dataset mnist",
+    epilog="Start with: bench run --protocol smoke, then: bench table --protocol smoke",
 )
 
 

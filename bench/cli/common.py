@@ -33,6 +33,8 @@ def guarded(work: Callable[[], T]) -> T:
         stop(error.problems)
     except BenchError as error:
         stop([str(error)])
+    except OSError as error:
+        stop([f"{error.filename}: {error.strerror}"])
 
 
 def words(values: Sequence[str] | None) -> list[str]:

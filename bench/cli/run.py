@@ -28,7 +28,7 @@ def run(
         typer.Option(
             "--method",
             metavar="NAME[.VARIANT]",
-            help="Methods, comma-separated or repeated; patterns ('smoothmix.*') work. Default: the nine rows of Table 4.",
+            help="Methods, comma-separated or repeated; patterns ('NAME.*') work. Default: the nine rows of the paper's Table 4.",
         ),
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Data sets. Default: mnist.")] = None,

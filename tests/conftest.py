@@ -1,0 +1,37 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from bench.cli import app
+
+TINY = [
+    "--set", "train.images=first:64", "--set", "train.batch=32", "--set", "certify.images=first:3",
+    "--set", "certify.n=200", "--set", "certify.n0=20", "--protocol", "smoke", "--device", "cpu",
+]  # fmt: skip
+
+
+@pytest.fixture
+def bench() -> Callable[..., Result]:
+    """Runs the command line in this process."""
+
+    def call(*words: str | Path) -> Result:
+        return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200", "NO_COLOR": "1"})
+
+    return call
+
+
+@pytest.fixture
+def tiny(bench: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
+    """`bench run` of cells of a second, into tmp_path/runs."""
+
+    def call(*words: str | Path) -> Result:
+        return bench("run", *TINY, "--results", tmp_path / "runs", *words)
+
+    return call

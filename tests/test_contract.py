@@ -1,0 +1,110 @@
+"""The public contract: every method keeps it, and each promise can be broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.contract import check
+from bench.registry import Registry
+
+METHODS = sorted(name for name, entry in Registry().entries().items() if entry.origin == "built in")
+
+GOOD = '''"""Mine. Somebody: "A title", Somewhere 2026."""
+import random
+from dataclasses import dataclass
+import numpy as np
+import torch
+from bench.method import Batch, Method, Terms
+from bench.smoothing import SmoothedClassifier, cross_entropy
+
+STATE = []
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Method):
+    strength: float = 1.0
+
+    def loss(self, g, batch):
+        logits = g.logits(batch.x, g.noise(batch.x))
+        loss = cross_entropy(logits, batch.y).mean()
+        return {"cross_entropy": loss}
+'''
+
+
+def load(tmp_path: Path, text: str) -> list[str]:
+    """Promises that a plug-in of this text breaks."""
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    return [result.promise for result in check(Registry((path,)).load("mine")) if result.problem]
+
+
+def test_there_are_six_methods() -> None:
+    assert METHODS == ["consistency", "gaussian", "macer", "smoothadv", "smoothmix", "stability"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_keeps_the_contract(name: str) -> None:
+    results = check(Registry().load(name))
+    assert len(results) == 9
+    assert [r for r in results if r.problem] == []
+
+
+def test_a_plain_plugin_keeps_the_contract(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD) == []
+
+
+BROKEN = {
+    "positional": ("frozen=True, kw_only=True", "frozen=True", "frozen, keyword-only"),
+    "no decorator": ("@dataclass(frozen=True, kw_only=True)\n", "", "frozen, keyword-only"),
+    "a list as hyperparameter": ("strength: float = 1.0", "strength: tuple = (1,)", "frozen, keyword-only"),
+    "wrong default": ("strength: float = 1.0", "strength: int = 1.5", "frozen, keyword-only"),
+    "no default": ("strength: float = 1.0", "strength: float", "frozen, keyword-only"),
+    "no source": (' Somebody: "A title", Somewhere 2026.', "", "docstring names a source"),
+    "no terms": ('{"cross_entropy": loss}', "{}", "named, finite scalar terms"),
+    "a bare tensor": ('{"cross_entropy": loss}', "loss", "named, finite scalar terms"),
+    "a vector": ("batch.y).mean()", "batch.y).mean(0)", "named, finite scalar terms"),
+    "NaN": ("batch.y).mean()", "batch.y).mean() * float('nan')", "named, finite scalar terms"),
+    "NaN late": ("batch.y).mean()", "batch.y).mean() / (0.0 if batch.epoch > 80 else 1.0)", "named, finite scalar terms"),
+    "no gradient": ("batch.y).mean()", "batch.y).mean().detach()", "every parameter gets a gradient"),
+    "gradient of one layer": ("g.logits(batch.x, g.noise(batch.x))", "g.logits(batch.x, g.noise(batch.x)).detach() + g.base.linear.bias", "every parameter"),
+    "eval left on": ("        return {", "        g.base.eval()\n        return {", "left as found"),
+    "frozen left on": ("        return {", "        [p.requires_grad_(False) for p in g.base.parameters()]\n        return {", "left as found"),
+    "batch changed": ("        logits", "        batch.x.mul_(2)\n        logits", "left as found"),
+    "weights changed": ("        return {", "        with torch.no_grad():\n            g.base.conv.weight.mul_(1.1)\n        return {", "left as found"),
+    "backward": ("        return {", "        loss.backward(retain_graph=True)\n        return {", "left as found"),
+    "ambient torch": ("g.noise(batch.x)", "torch.randn_like(batch.x)[None]", "handed generator decides"),
+    "ambient python": ("batch.y).mean()", "batch.y).mean() * random.random()", "handed generator decides"),
+    "ambient numpy": ("batch.y).mean()", "batch.y).mean() * float(np.random.rand())", "handed generator decides"),
+    "state between calls": ("        return {", "        STATE.append(0)\n        loss = loss * len(STATE)\n        return {", "handed generator decides"),
+    "fixed shape": ("        logits", "        assert batch.x.shape[1:] == (1, 8, 8)\n        logits", "any batch size"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_planted_fault_breaks_its_promise(tmp_path: Path, fault: str) -> None:
+    old, new, promise = BROKEN[fault]
+    assert GOOD.count(old) >= 1
+    assert any(promise in broken for broken in load(tmp_path, GOOD.replace(old, new))), fault
+
+
+PRESETS = """
+Mine.presets = {%s}
+"""
+
+
+@pytest.mark.parametrize(
+    "preset",
+    [
+        '("offical", "default", "mnist", 0.25): Mine()',
+        '("official", "big", "mnist", 0.25): Mine()',
+        '("official", "default", "mnist", -1.0): Mine()',
+        '("official", "default", "mnist", 0.25): object()',
+    ],
+)
+def test_a_misfit_preset_breaks_its_promise(tmp_path: Path, preset: str) -> None:
+    assert any("presets" in broken for broken in load(tmp_path, GOOD + PRESETS % preset))
+
+
+def test_a_fitting_preset_keeps_it(tmp_path: Path) -> None:
+    assert load(tmp_path, GOOD + PRESETS % '("official", "default", "mnist", 0.25): Mine(strength=2.0)') == []
