@@ -83,6 +83,10 @@ class Sampler:
                     raise BenchError(
                         f"the base classifier gave logits of shape {tuple(logits.shape)} for {ROWS} images of {self.classes} classes"
                     )
+                if logits.dtype not in (torch.float32, torch.float64):
+                    raise BenchError(
+                        f"the base classifier gave logits of {logits.dtype}, whose many ties go to the lowest class; use float32"
+                    )
                 kept = logits[:rows]
                 finite &= kept.isfinite().all()
                 counts += torch.bincount(kept.argmax(1), minlength=self.classes)

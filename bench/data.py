@@ -58,6 +58,8 @@ def load(name: str, split: str) -> Split:
     """
     if name not in DATASETS:
         raise BenchError(f"unknown data set {name!r}{nearest(name, DATASETS)}")
+    if split not in ("train", "test"):
+        raise BenchError(f"unknown split {split!r}; there is train, test")
     images, md5_images = _read_idx(*_MNIST_FILES[split, "images"])
     labels, md5_labels = _read_idx(*_MNIST_FILES[split, "labels"])
     pixels = torch.from_numpy(images).unsqueeze(1)  # N 1 28 28

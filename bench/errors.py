@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-
 MANY = 40  # more names than this are not listed in a sentence
 
 

@@ -102,7 +102,7 @@ def state_of(cell: Cell, store: Store) -> State:
         return "done"
     if run.failure():
         return "failed"
-    return "partial" if training or run.checkpoint.exists() else "new"
+    return "partial" if training or _checkpoints(run) else "new"
 
 
 def execute(cell: Cell, store: Store, options: Options, report: Report, stop: StopSignals) -> State:
@@ -161,7 +161,7 @@ def _record_environment(cell: Cell, run: Run, options: Options, checksums: dict[
     now = environment.describe(options.device, cell.source_sha256, checksums)
     before = run.environment()
     history: list[Any] = []
-    if before and run.checkpoint.exists():
+    if before and _checkpoints(run):
         history = before.pop("history", [])
         changed = [name for name in ("method_sha256", "data_md5") if before[name] != now[name]]
         if changed and not options.allow_changed_source:
@@ -210,8 +210,8 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
         {"training_seconds": seconds + elapsed, "images_per_second": taken / elapsed, "pairs_per_image": per_image},
     )
     write_json(run.path / "training.json", {"state": "trained", "steps": trainer.total, "weights_sha256": sha256(run.weights)})
-    for path in (run.checkpoint, _older(run)):
-        path.unlink(missing_ok=True)
+    for path in _checkpoints(run):
+        path.unlink()
     return model
 
 
@@ -229,6 +229,11 @@ def _older(run: Run) -> Path:
     return run.checkpoint.with_suffix(".older.bin")
 
 
+def _checkpoints(run: Run) -> list[Path]:
+    """Those on disk, the newest first."""
+    return [path for path in (run.checkpoint, _older(run)) if path.exists()]
+
+
 def _save(trainer: Trainer, run: Run, seconds: float) -> None:
     """A checkpoint behind its SHA-256; the one before it is kept."""
     buffer = io.BytesIO()
@@ -241,9 +246,7 @@ def _save(trainer: Trainer, run: Run, seconds: float) -> None:
 
 def _restore(trainer: Trainer, run: Run, report: Report) -> float:
     """Continues from the newest checkpoint that is whole; returns the seconds of training behind it."""
-    for path in (run.checkpoint, _older(run)):
-        if not path.exists():
-            continue
+    for path in _checkpoints(run):
         content = path.read_bytes()
         digest, payload = content[:64], content[64:]
         if hashlib.sha256(payload).hexdigest().encode() != digest:
@@ -286,17 +289,14 @@ def _certify(cell: Cell, run: Run, model: nn.Module, options: Options, report: R
 
 
 def estimate_seconds(cells: list[Cell], store: Store, device: torch.device) -> dict[str, float]:
-    """Seconds that each unfinished cell will take, from a few timed steps of each base classifier in use.
+    """Seconds that each cell will take, from a few timed steps of each base classifier in use.
 
     Returns:
-        cell name -> seconds; cells whose state is done or diverged are left out.
+        cell name -> seconds; cells that cannot be estimated are left out.
     """
     pair: dict[tuple[str, str], tuple[float, float]] = {}
     result = {}
     for cell in cells:
-        state = state_of(cell, store)
-        if state in ("done", "diverged"):
-            continue
         info = DATASETS[cell.spec.dataset]
         where = (cell.spec.dataset, cell.spec.train.arch)
         if where not in pair:
@@ -304,8 +304,11 @@ def estimate_seconds(cells: list[Cell], store: Store, device: torch.device) -> d
         per_pair, per_sample = pair[where]
         run = store.run(cell.spec)
         images = len(select_images(cell.spec.train.images, info.train_size)) * cell.spec.train.epochs
-        training = 0.0 if run.training() else images * pairs_per_image(cell.method, info) * per_pair
-        left = len(missing(run.certification(cell.certify), info.test_size))
+        try:
+            training = 0.0 if run.training() else images * pairs_per_image(cell.method, info) * per_pair
+            left = len(missing(run.certification(cell.certify), info.test_size))
+        except (Exception, SystemExit):
+            continue  # a method or evidence that fails here fails again, and says why, when its turn comes
         result[cell.name] = training + left * (cell.certify.n0 + cell.certify.n) * per_sample
     return result
 

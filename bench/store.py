@@ -214,7 +214,7 @@ class Store:
         Raises:
             BenchError: a folder whose spec is unreadable or does not fit its key.
         """
-        for path in sorted(self.root.glob("*/*/*/spec.json")):
+        for path in sorted(self.root.glob("[!.]*/*/*/spec.json")):  # not those set aside in .replaced
             spec = from_json(RunSpec, path.read_bytes(), str(path))
             if not path.parent.name.endswith(f"-{spec.key}"):
                 raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")

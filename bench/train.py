@@ -51,10 +51,10 @@ class Trainer:
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
         self._order: tuple[int, Tensor] | None = None
-        self._ambient = torch.random.get_rng_state()  # replaced below: dropout and the like draw from it
-        with torch.random.fork_rng(devices=[]):
+        self._forked = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=self._forked):
             torch.manual_seed(derive(spec.seed, "ambient"))
-            self._ambient = torch.random.get_rng_state()
+            self._ambient = self._ambient_state()
 
     @property
     def epoch(self) -> int:
@@ -70,15 +70,21 @@ class Trainer:
         Raises:
             Diverged: a term of the loss or a weight is not a finite number.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.random.set_rng_state(self._ambient)
+        with torch.random.fork_rng(devices=self._forked):
+            torch.random.set_rng_state(self._ambient[0])
+            for device, state in zip(self._forked, self._ambient[1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
             self.model.train()
             while self.step < self.total:
                 self._advance()
-                self._ambient = torch.random.get_rng_state()
+                self._ambient = self._ambient_state()
                 after_step(self)
         self.check_finite()
         return self.model
+
+    def _ambient_state(self) -> list[Tensor]:
+        """State of the global generators, which a network with dropout draws from."""
+        return [torch.random.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._forked)]
 
     def _advance(self) -> None:
         epoch = self.epoch
@@ -126,7 +132,7 @@ class Trainer:
                 raise Diverged(f"weight {name} is not finite after step {self.step} of {self.total}")
 
     def state(self) -> dict[str, Any]:
-        """Everything that the coming steps depend on, as tensors and plain values."""
+        """Everything that the coming steps depend on, as tensors and plain values: live ones, to be written before the next step."""
         return {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -143,7 +149,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.g.generator.set_state(state["generator"].cpu())
-        self._ambient = state["ambient"]
+        self._ambient = [tensor.cpu() for tensor in state["ambient"]]
         self.step, self.curve = state["step"], state["curve"]
         self._sums, self._summed = state["sums"], state["summed"]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -15,6 +16,12 @@ TINY = [
     "--set", "train.images=first:64", "--set", "train.batch=32", "--set", "certify.images=first:3",
     "--set", "certify.n=200", "--set", "certify.n0=20", "--protocol", "smoke", "--device", "cpu",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tiny tensors gain nothing from threads, and on a busy machine two threads that wait for each other are far slower."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -327,3 +327,12 @@ def test_an_impossible_batch_is_refused(batch: int) -> None:
 def test_counts_beyond_small_integers() -> None:
     row = Sampler(Linear([1.0], 100.0), 0.5, 2, 0).certify(image(0.0), 0, 1, 300, 70_000)
     assert (row.selection, row.estimation) == ({1: 300}, {1: 70_000})
+
+
+def test_half_precision_logits_are_refused() -> None:
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :3].bfloat16()
+
+    with pytest.raises(BenchError, match=r"logits of torch\.bfloat16"):
+        Sampler(Half(), 0.5, 3, 0).certify(torch.zeros(1, 2, 2), 0, 0, 10, 10)

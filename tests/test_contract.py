@@ -54,6 +54,11 @@ def test_a_plain_plugin_keeps_the_contract(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD) == []
 
 
+RETURN = "        return {"
+LOSS = "batch.y).mean()"
+LEFT = "left as found"
+DECIDES = "handed generator decides"
+
 BROKEN = {
     "positional": ("frozen=True, kw_only=True", "frozen=True", "frozen, keyword-only"),
     "no decorator": ("@dataclass(frozen=True, kw_only=True)\n", "", "frozen, keyword-only"),
@@ -63,20 +68,20 @@ BROKEN = {
     "no source": (' Somebody: "A title", Somewhere 2026.', "", "docstring names a source"),
     "no terms": ('{"cross_entropy": loss}', "{}", "named, finite scalar terms"),
     "a bare tensor": ('{"cross_entropy": loss}', "loss", "named, finite scalar terms"),
-    "a vector": ("batch.y).mean()", "batch.y).mean(0)", "named, finite scalar terms"),
-    "NaN": ("batch.y).mean()", "batch.y).mean() * float('nan')", "named, finite scalar terms"),
-    "NaN late": ("batch.y).mean()", "batch.y).mean() / (0.0 if batch.epoch > 80 else 1.0)", "named, finite scalar terms"),
-    "no gradient": ("batch.y).mean()", "batch.y).mean().detach()", "every parameter gets a gradient"),
-    "gradient of one layer": ("g.logits(batch.x, g.noise(batch.x))", "g.logits(batch.x, g.noise(batch.x)).detach() + g.base.linear.bias", "every parameter"),
-    "eval left on": ("        return {", "        g.base.eval()\n        return {", "left as found"),
-    "frozen left on": ("        return {", "        [p.requires_grad_(False) for p in g.base.parameters()]\n        return {", "left as found"),
-    "batch changed": ("        logits", "        batch.x.mul_(2)\n        logits", "left as found"),
-    "weights changed": ("        return {", "        with torch.no_grad():\n            g.base.conv.weight.mul_(1.1)\n        return {", "left as found"),
-    "backward": ("        return {", "        loss.backward(retain_graph=True)\n        return {", "left as found"),
-    "ambient torch": ("g.noise(batch.x)", "torch.randn_like(batch.x)[None]", "handed generator decides"),
-    "ambient python": ("batch.y).mean()", "batch.y).mean() * random.random()", "handed generator decides"),
-    "ambient numpy": ("batch.y).mean()", "batch.y).mean() * float(np.random.rand())", "handed generator decides"),
-    "state between calls": ("        return {", "        STATE.append(0)\n        loss = loss * len(STATE)\n        return {", "handed generator decides"),
+    "a vector": (LOSS, "batch.y).mean(0)", "named, finite scalar terms"),
+    "NaN": (LOSS, "batch.y).mean() * float('nan')", "named, finite scalar terms"),
+    "NaN late": (LOSS, "batch.y).mean() / (0.0 if batch.epoch > 80 else 1.0)", "named, finite scalar terms"),
+    "no gradient": (LOSS, "batch.y).mean().detach()", "a gradient"),
+    "gradient of one layer": ("g.noise(batch.x))", "g.noise(batch.x)).detach() + g.base.linear.bias", "a gradient"),
+    "eval left on": (RETURN, "        g.base.eval()\n" + RETURN, LEFT),
+    "frozen left on": (RETURN, "        [p.requires_grad_(False) for p in g.base.parameters()]\n" + RETURN, LEFT),
+    "batch changed": ("        logits", "        batch.x.mul_(2)\n        logits", LEFT),
+    "weights changed": (RETURN, "        with torch.no_grad():\n            g.base.conv.weight.mul_(1.1)\n" + RETURN, LEFT),
+    "backward": (RETURN, "        loss.backward(retain_graph=True)\n" + RETURN, LEFT),
+    "ambient torch": ("g.noise(batch.x)", "torch.randn_like(batch.x)[None]", DECIDES),
+    "ambient python": (LOSS, "batch.y).mean() * random.random()", DECIDES),
+    "ambient numpy": (LOSS, "batch.y).mean() * float(np.random.rand())", DECIDES),
+    "state between calls": (RETURN, "        STATE.append(0)\n        loss = loss * len(STATE)\n" + RETURN, DECIDES),
     "fixed shape": ("        logits", "        assert batch.x.shape[1:] == (1, 8, 8)\n        logits", "any batch size"),
 }  # fmt: skip
 

@@ -256,7 +256,7 @@ def _show_run(run: Run, as_json: bool) -> None:
 
     def work() -> dict[str, Any]:
         timing = run.path / "timing.json"
-        curve = list(csv.DictReader(run.curve.open(newline=""))) if run.curve.exists() else []
+        curve = list(csv.DictReader(run.curve.read_text().splitlines())) if run.curve.exists() else []
         size = DATASETS[run.spec.dataset].test_size
         certifications = []
         for c in run.certifications():

@@ -1,0 +1,142 @@
+"""From a request to cells: expansion, recipes, changes, and every problem at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.errors import UsageError
+from bench.plan import Cell, Request, make_plan
+from bench.registry import Registry
+from leaderboard import layouts
+
+
+def cells(*methods: str, **fields: object) -> tuple[Cell, ...]:
+    return make_plan(Request(methods=methods, **fields), Registry()).cells  # type: ignore[arg-type]
+
+
+def problems(*methods: str, **fields: object) -> tuple[str, ...]:
+    with pytest.raises(UsageError) as caught:
+        cells(*methods, **fields)
+    return caught.value.problems
+
+
+def test_the_rows_of_table_4_by_sigma_and_seed() -> None:
+    found = cells(*layouts.load(4).rows, seeds=range(5))
+    assert len(found) == 9 * 3 * 5
+    assert len({(c.spec.key, c.certify.key) for c in found}) == len(found)
+    assert [c.spec.row for c in found if c.spec.sigma == 0.25 and c.spec.seed == 0] == [
+        "gaussian", "stability", "smoothadv", "macer", "consistency",
+        "smoothmix.eta1", "smoothmix.eta1-onestep", "smoothmix.eta5", "smoothmix.eta5-onestep",
+    ]  # fmt: skip
+
+
+def test_a_bare_name_is_the_default_variant() -> None:
+    (cell,) = cells("smoothmix", sigmas=(0.5,))
+    assert (cell.spec.variant, cell.spec.row) == ("eta5", "smoothmix.eta5")
+
+
+def test_a_pattern_takes_the_variants_that_have_presets_and_says_which_do_not() -> None:
+    plan = make_plan(Request(methods=("smoothmix.*",), sigmas=(0.25,)), Registry())
+    assert [c.spec.variant for c in plan.cells] == ["eta5", "eta5-onestep", "eta1", "eta1-onestep"]
+    assert plan.notes == tuple(f"smoothmix.eta1-norm{k} has no preset for mnist at sigma 0.25; there is sigma 1" for k in (2, 4, 6, 8))
+
+
+def test_a_pattern_over_methods_takes_default_variants() -> None:
+    assert {c.spec.row for c in cells("s*", sigmas=(1.0,))} == {"stability", "smoothadv", "smoothmix.eta5"}
+
+
+def test_the_same_cell_is_planned_once() -> None:
+    assert len(cells("smoothmix", "smoothmix.eta5", "smoothmix.eta5*", sigmas=(1.0,))) == 2
+
+
+def test_protocol_seeds_are_the_default() -> None:
+    assert [c.spec.seed for c in cells("gaussian", sigmas=(1.0,), protocol="full")] == [0, 1, 2, 3, 4]
+    assert [c.spec.seed for c in cells("gaussian", sigmas=(1.0,))] == [0]
+
+
+def test_official_cuts_the_batch_and_paper_does_not() -> None:
+    for recipe, batch, nesterov, lag in (("official", 64, False, 1), ("paper", 256, True, 0)):
+        (cell,) = cells("smoothmix", sigmas=(1.0,), recipe=recipe, protocol="full", seeds=(0,))
+        assert (cell.spec.train.batch, cell.spec.train.nesterov, cell.spec.train.lr_lag) == (batch, nesterov, lag)
+    (cell,) = cells("smoothmix", sigmas=(1.0,), protocol="full", seeds=(0,), changes={"copies": "8"})
+    assert cell.spec.train.batch == 32
+
+
+def test_a_shortened_protocol_takes_one_batch_for_all_methods() -> None:
+    assert {c.spec.train.batch for c in cells("*", sigmas=(1.0,))} == {32}
+
+
+def test_changes_show_in_row_spec_and_key() -> None:
+    (plain,) = cells("smoothmix", sigmas=(1.0,))
+    (changed,) = cells("smoothmix", sigmas=(1.0,), changes={"step_size": "0.5", "train.epochs": "3", "certify.n": "1000"})
+    assert changed.spec.row == "smoothmix.eta5[step_size=0.5]"
+    assert changed.spec.changes == {"step_size": 0.5, "train.epochs": 3}
+    assert changed.certify.changes == {"n": 1000}
+    assert changed.method.step_size == 0.5  # type: ignore[attr-defined]
+    assert (changed.spec.train.epochs, changed.certify.n) == (3, 1000)
+    assert plain.spec.key != changed.spec.key
+    assert plain.certify.key != changed.certify.key
+
+
+def test_a_change_to_the_value_it_has_changes_nothing() -> None:
+    (plain,) = cells("smoothmix", sigmas=(1.0,))
+    (same,) = cells("smoothmix", sigmas=(1.0,), changes={"strength": "5", "train.epochs": "1", "certify.images": "every=100"})
+    assert (plain.spec.key, plain.certify.key) == (same.spec.key, same.certify.key)
+
+
+def test_a_certification_change_keeps_the_trained_model() -> None:
+    (plain,) = cells("gaussian", sigmas=(1.0,))
+    (more,) = cells("gaussian", sigmas=(1.0,), changes={"certify.n": "1000"})
+    assert plain.spec.key == more.spec.key
+    assert plain.certify.key != more.certify.key
+
+
+def test_every_problem_is_told_at_once() -> None:
+    found = problems(
+        "gausian", "smoothmix.eta7", datasets=("mnits",), sigmas=(-1.0, float("nan")), protocol="qick", recipe="offical", seeds=(-1,)
+    )
+    assert len(found) == 8
+    for part in ("'gaussian'?", "'eta5'?", "'mnist'?", "sigma -1.0", "sigma nan", "'quick'?", "'official'?", "seed -1"):
+        assert sum(part in problem for problem in found) == 1, part
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"step_sise": "1"}, "did you mean 'step_size'?"),
+        ({"steps": "many"}, "steps=many is wrong: it must be a whole number"),
+        ({"steps": "0"}, "steps >= 1"),
+        ({"clip": "maybe"}, "must be true or false"),
+        ({"mix_loss": "k"}, "must be one of kl, cross-entropy"),
+        ({"norm_limit": "-1"}, "norm_limit=-1.0 must be greater than 0"),
+        ({"train.epoch": "1"}, "did you mean 'epochs'?"),
+        ({"train.lr": "nan"}, "lr=nan is wrong: it must be a finite number"),
+        ({"train.batch": "0"}, "batch=0 must be greater than 0"),
+        ({"train.arch": "lenett"}, "did you mean 'lenet"),
+        ({"certify.images": "some"}, "images=some is no selection"),
+        ({"certify.images": "20000-30000"}, "selects none of the 10000 test images"),
+        ({"certify.alpha": "0.01"}, "bench table --alpha"),
+        ({"sertify.n": "1"}, "write name=value"),
+    ],
+)
+def test_a_wrong_change_is_told(change: dict[str, str], part: str) -> None:
+    (problem,) = problems("smoothmix", sigmas=(1.0,), changes=change)
+    assert part in problem
+
+
+def test_a_sigma_without_preset_is_refused() -> None:
+    (problem,) = problems("macer", sigmas=(0.3,))
+    assert problem == "macer.default has no preset for mnist at sigma 0.3; there is sigma 0.25, 0.5, 1"
+
+
+def test_a_method_without_presets_takes_any_sigma() -> None:
+    assert cells("gaussian", sigmas=(0.3,))[0].spec.sigma == 0.3
+
+
+def test_a_plugin_with_a_name_of_ours_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "macer.py"
+    path.write_text("")
+    with pytest.raises(UsageError, match="already a method 'macer'"):
+        make_plan(Request(methods=("macer",)), Registry((path,)))
