@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_store import CERTIFY, N, add, certificate, new_store, run_spec, write_evidence
@@ -98,7 +99,7 @@ def test_a_filter_does_not_lower_what_is_expected(store: Store) -> None:
         ({"counts": (N, N, N, N), "failure": True}, ""),
     ],
 )
-def test_states_of_a_single_seed(store: Store, settings: dict, status: str) -> None:
+def test_states_of_a_single_seed(store: Store, settings: dict[str, Any], status: str) -> None:
     add(store, run_spec("macer"))
     add(store, run_spec(), **settings)
     row = rows(only(store))["gaussian"]
@@ -156,7 +157,7 @@ def test_uncertified_runs_stand_in_every_group_of_their_training(store: Store) -
         {"train": {"lr": 0.123}},  # a protocol that another release defined otherwise
     ],
 )
-def test_other_trainings_stand_in_other_tables(store: Store, changes: dict) -> None:
+def test_other_trainings_stand_in_other_tables(store: Store, changes: dict[str, Any]) -> None:
     add(store, run_spec())
     add(store, run_spec("macer", **changes))
     assert sorted(tuple(rows(group)) for group in collect(store)) == [("gaussian",), ("macer",)]
@@ -165,7 +166,7 @@ def test_other_trainings_stand_in_other_tables(store: Store, changes: dict) -> N
 @pytest.mark.parametrize(
     "change", [{"n": 2000}, {"n0": 20}, {"images": "500-503"}, {"seed": 1}, {"changes": {"n": 1000}}], ids=lambda change: next(iter(change))
 )
-def test_other_certifications_stand_in_other_tables(store: Store, change: dict) -> None:
+def test_other_certifications_stand_in_other_tables(store: Store, change: dict[str, Any]) -> None:
     add(store, run_spec())
     certify = dataclasses.replace(CERTIFY, **change)
     add(store, run_spec("macer"), (certify.n,) * 4, certify=certify)

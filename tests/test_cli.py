@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import Result
+from typer.testing import Result
 
 Call = Callable[..., Result]
 SIX = {"gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix"}
@@ -130,17 +131,15 @@ def test_protocols_and_recipes_never_share_a_table(bench: Call, tiny: Call, tmp_
 
 
 def test_an_interrupted_run_says_so(tiny: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    import bench.run
+    from bench.certify import Sampler
 
-    real = bench.run.Sampler.certify
+    real = Sampler.certify
 
-    def press(self: bench.run.Sampler, *args: object) -> object:
-        import signal
-
+    def press(self: Sampler, *args: object) -> object:
         signal.raise_signal(signal.SIGINT)
         return real(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bench.run.Sampler, "certify", press)
+    monkeypatch.setattr(Sampler, "certify", press)
     result = tiny("--method", "gaussian", "--sigma", "0.25,0.5")
     assert result.exit_code == 130
     assert "the same line again continues" in result.output

@@ -9,13 +9,14 @@ from fake_store import certificate
 
 from bench.bounds import certified_radius
 from bench.errors import BenchError
+from bench.records import Certificate
 from leaderboard.metrics import abstention_rate, average_certified_radius, certified_accuracy, outcomes
 
 FULL = 2.463262615  # radius at sigma 1 of 1000 of 1000 samples, alpha 0.001
 RIGHT, WRONG, ABSTAINS = (1000, None), (1000, 7), (549, None)  # 550 is the least count that certifies
 
 
-def images(*cases: tuple[int, int | None]) -> list:
+def images(*cases: tuple[int, int | None]) -> list[Certificate]:
     return [certificate(index, 3, count, selected=selected) for index, (count, selected) in enumerate(cases)]
 
 

@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from leaderboard import layouts
 
 # Table -> row by row in order of reading: sum of the means, sum of the deviations (as printed).
-ROW_SUMS = {
+ROW_SUMS: dict[int, list[tuple[float, float]]] = {
     4: [
         (196.00, 0.15), (196.46, 0.16), (197.56, 0.07), (196.68, 0.11), (197.35, 0.12), (197.53, 0.09), (197.56, 0.08), (197.62, 0.10),
         (197.57, 0.05), (353.68, 0.31), (356.43, 0.60), (370.39, 0.29), (357.23, 1.21), (367.81, 0.43), (369.67, 0.22), (370.20, 0.20),

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import Result
 from test_contract import GOOD
+from typer.testing import Result
 
 from bench.bounds import certified_radius
 from bench.certify import Sampler
