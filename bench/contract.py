@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from bench.method import Batch, Method, Terms
 from bench.registry import Loaded
 from bench.smoothing import SmoothedClassifier
-from bench.spec import NAME, RECIPES, canonical, coerce, parse_json
+from bench.spec import NAME, canonical, coerce, parse_json
+from bench.train import CURVE
 
 CLASSES = 3
 SHAPE = (1, 8, 8)
@@ -54,7 +55,6 @@ def check(loaded: Loaded) -> list[Result]:
         ("is a frozen, keyword-only dataclass of plain hyperparameters", _is_frozen),
         ("hyperparameters survive JSON", _survives_json),
         ("the docstring names a source", _names_a_source),
-        ("presets are keyed (recipe, variant, dataset, sigma) and are of its own class", _presets_fit),
         ("the loss is made of named, finite scalar terms", _terms_are_finite),
         ("every parameter gets a gradient", _gradient_everywhere),
         ("modes, flags, weights and the batch are left as found", _leaves_no_trace),
@@ -68,7 +68,7 @@ def check(loaded: Loaded) -> list[Result]:
             results.append(Result(promise, None))
         except _Broken as broken:
             results.append(Result(promise, str(broken)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             results.append(Result(promise, f"{type(error).__name__}: {error}"))
     return results
 
@@ -93,15 +93,6 @@ def _is_frozen(loaded: Loaded) -> None:
         raise _Broken(f"write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}")
     if not all(f.kw_only for f in dataclasses.fields(cls)):
         raise _Broken("write kw_only=True in the dataclass decorator")
-    hints = typing.get_type_hints(cls)
-    for f in dataclasses.fields(cls):
-        if f.default is dataclasses.MISSING and not cls.presets:
-            raise _Broken(f"field {f.name} needs a default, because there are no presets")
-        if f.default is not dataclasses.MISSING:
-            try:
-                coerce(f.default, hints[f.name])
-            except ValueError as error:
-                raise _Broken(f"field {f.name}: the default {f.default!r} {error}") from None
 
 
 def _survives_json(loaded: Loaded) -> None:
@@ -117,22 +108,6 @@ def _names_a_source(loaded: Loaded) -> None:
         raise _Broken('the docstring at the top of the file must name the publication: authors, "title", venue and year')
 
 
-def _presets_fit(loaded: Loaded) -> None:
-    cls = loaded.cls
-    if not cls.variants or not all(NAME.match(v) for v in cls.variants):
-        raise _Broken(f"variants {cls.variants!r} must be names, the default one first")
-    for key, preset in cls.presets.items():
-        recipe, variant, _dataset, sigma = key
-        if recipe not in RECIPES:
-            raise _Broken(f"preset {key}: recipe {recipe!r} is none of {', '.join(RECIPES)}")
-        if variant not in cls.variants:
-            raise _Broken(f"preset {key}: variant {variant!r} is none of {', '.join(cls.variants)}")
-        if type(preset) is not cls or not sigma > 0:
-            raise _Broken(f"preset {key} must be a {cls.__name__}, for a sigma above 0")
-    if isinstance(cls.chunks, str) and cls.chunks not in {f.name for f in dataclasses.fields(cls)}:
-        raise _Broken(f"chunks={cls.chunks!r} is no field")
-
-
 def _terms_are_finite(loaded: Loaded) -> None:
     for method in _instances(loaded):
         for epoch in EPOCHS:
@@ -141,7 +116,11 @@ def _terms_are_finite(loaded: Loaded) -> None:
             if not isinstance(terms, dict) or not terms:
                 raise _Broken(f"loss must return a dict of named terms, not {type(terms).__name__}")
             for name, term in terms.items():
-                if not isinstance(name, str) or not isinstance(term, Tensor) or term.dim() != 0:
+                if not isinstance(name, str) or not NAME.match(name) or name in CURVE:
+                    raise _Broken(
+                        f"term {name!r} is no name for a term: lower case letters, digits, - and _, but none of {', '.join(CURVE)}"
+                    )
+                if not isinstance(term, Tensor) or term.dim() != 0:
                     raise _Broken(f"term {name!r} must be a scalar tensor")
                 if not bool(term.isfinite()):
                     raise _Broken(f"term {name!r} is {float(term)} at epoch {epoch:g}")

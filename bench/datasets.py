@@ -34,6 +34,16 @@ class DatasetInfo:
     sigmas: tuple[float, ...]
     train: TrainSpec
 
+    def test_labels(self) -> tuple[int, ...]:
+        """True classes of the test images, in order; what evidence is checked against.
+
+        Raises:
+            BenchError: the files are not the published ones.
+        """
+        from bench import mnist  # numpy: only where labels are needed
+
+        return mnist.test_labels()
+
 
 DATASETS: Mapping[str, DatasetInfo] = {
     d.name: d

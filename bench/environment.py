@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,33 @@ def describe(device: torch.device, source_sha256: str, checksums: dict[str, str]
         "libraries": {name: _version(name) for name in LIBRARIES},
         "suite": _git(),
         "method_sha256": source_sha256,
+        "engine_sha256": _engine_sha256(),
         "data_md5": checksums,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
         "threads": torch.get_num_threads(),
         "precision": {"dtype": "float32", "tf32": _tf32()},
     }
+
+
+def _engine_sha256() -> str:
+    """One hash over the engine's own part of the mathematics: attacks, smoothing, models, training, certification."""
+    folder = Path(__file__).parent
+    names = ("attacks", "smoothing", "models", "train", "certify")
+    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in names)).hexdigest()
+
+
+def mixture(before: dict[str, Any], now: dict[str, Any], what: Sequence[str]) -> list[str]:
+    """The fields among `what` that differ between two descriptions; one that an older release did not record cannot differ."""
+    return [name for name in what if name in before and before[name] != now.get(name)]
+
+
+def with_history(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """The new description, with the earlier ones that differ from it as `history`."""
+    history = list((before or {}).get("history", []))
+    earlier = {name: value for name, value in (before or {}).items() if name != "history"}
+    if earlier and earlier != now:
+        history.append(earlier)
+    return now | ({"history": history} if history else {})
 
 
 def _tf32() -> bool:

@@ -44,8 +44,8 @@ class Method(ABC):
         chunks: into how many pieces the authors' script cuts a loader batch, one optimiser step each, as a field's
             name or a number (the `official` recipe divides the batch by it).
 
-    The comment behind a field is its documentation: `step_size: float = 1.0  # alpha: L2 length of a step`. What stands
-    before a colon is the paper's symbol. `bench show` prints it, with the docstring of the file as the source.
+    The comment behind a field is its documentation, which `bench show` prints: the paper's symbol before a colon (if it has one), the
+    meaning, and in brackets the source: `step_size: float = 1.0  # alpha: L2 length of a step [Algorithm 1]`.
     """
 
     variants: ClassVar[tuple[str, ...]] = ("default",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ def build(arch: str, info: DatasetInfo, seed: int) -> nn.Module:
     Raises:
         BenchError: no such architecture, or one that does not take this data set's images.
     """
-    check_arch(arch)
+    _known(arch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if arch in ARCHITECTURES:
@@ -82,8 +83,23 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last)
 
 
-def check_arch(arch: str) -> None:
-    """BenchError unless there is such an architecture."""
+@cache
+def check_arch(arch: str, info: DatasetInfo) -> None:
+    """BenchError unless there is such an architecture and it classifies images of this data set, which one pass shows."""
+    _known(arch)
+    try:
+        with torch.inference_mode():
+            shape = tuple(build(arch, info, 0).eval()(torch.zeros(2, *info.shape)).shape)
+    except BenchError:
+        raise
+    except Exception as error:
+        size = "x".join(map(str, info.shape))
+        raise BenchError(f"architecture {arch!r} does not take {info.name}'s images of {size} ({type(error).__name__}: {error})") from None
+    if shape != (2, info.classes):
+        raise BenchError(f"architecture {arch!r} gives logits of shape {shape} for 2 images of {info.classes} classes")
+
+
+def _known(arch: str) -> None:
     if arch in ARCHITECTURES:
         return
     import timm

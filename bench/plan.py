@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from bench.datasets import DATASETS, DatasetInfo, recipe_train
 from bench.errors import BenchError, UsageError, nearest
@@ -13,6 +14,7 @@ from bench.method import Method
 from bench.models import check_arch
 from bench.registry import Loaded, Registry
 from bench.spec import (
+    DEFAULT_PROTOCOL,
     PROTOCOLS,
     RECIPES,
     CertifySpec,
@@ -51,7 +53,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.spec.row} {self.spec.dataset} sigma {self.spec.sigma:g} seed {self.spec.seed}"
+        """What a person calls it."""
+        return f"{self.spec.row} {self.spec.dataset} sigma {self.spec.sigma} seed {self.spec.seed}"
+
+    @cached_property
+    def id(self) -> tuple[str, str]:
+        """Keys of its training and of its certification."""
+        return self.spec.key, self.certify.key
 
 
 @dataclass(frozen=True)
@@ -68,45 +76,63 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     Raises:
         UsageError: everything that is wrong with it, one sentence each.
     """
+    # What is wrong is told and replaced by something valid, so that the rest can be checked as well.
     problems: list[str] = []
     notes: list[str] = []
-    if request.protocol not in PROTOCOLS:
+    protocol = PROTOCOLS[DEFAULT_PROTOCOL]
+    if request.protocol in PROTOCOLS:
+        protocol = PROTOCOLS[request.protocol]
+    else:
         problems.append(f"unknown protocol {request.protocol!r}{nearest(request.protocol, PROTOCOLS)}")
-    if request.recipe not in RECIPES:
-        problems.append(f"unknown recipe {request.recipe!r}{nearest(request.recipe, RECIPES)}")
+    recipe = request.recipe
+    if recipe not in RECIPES:
+        problems.append(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
+        recipe = RECIPES[0]
     problems += [f"unknown data set {name!r}{nearest(name, DATASETS)}" for name in request.datasets if name not in DATASETS]
-    for sigma in request.sigmas:
-        try:
-            check_sigma(sigma)
-        except ValueError as error:
-            problems.append(str(error))
+    infos = [DATASETS[name] for name in request.datasets if name in DATASETS]
     problems += [f"seed {seed} must lie in 0 .. 2**63 - 1" for seed in request.seeds if not 0 <= seed < 2**63]
+    sigmas = _sigmas(request.sigmas, problems)
+    problems += [
+        f"--set {name}: write name=value, train.name=value or certify.name=value"
+        for name in request.changes
+        if "." in name and not name.startswith(("train.", "certify."))
+    ]
+    certify = _certify_spec(protocol, request.changes, problems)
     rows = _rows(request.methods, registry, problems)
-    if problems:
-        raise UsageError(problems)
 
-    protocol = PROTOCOLS[request.protocol]
-    certify, certify_problems = _certify_spec(protocol, request.changes)
-    problems += certify_problems
-    cells: dict[tuple[str, str], Cell] = {}
-    for dataset in request.datasets:
-        info = DATASETS[dataset]
-        for sigma in request.sigmas or info.sigmas:
+    specs: list[tuple[RunSpec, Method, str]] = []
+    for info in infos or DATASETS.values():
+        _check_images(certify.images, info.test_size, "test", info, problems)
+        if not rows:
+            _train_spec(info, recipe, 1, protocol, request.changes, problems)
+        for sigma in sigmas or info.sigmas:
             for row in rows:
-                preset, problem = _preset(row, request.recipe, dataset, sigma)
-                if problem:
-                    (notes if row.by_pattern else problems).append(problem)
-                    continue
-                assert preset is not None
-                for seed in request.seeds or protocol.seeds:
-                    cell = _cell(row, preset, info, sigma, seed, request, protocol, certify, problems)
-                    if cell:
-                        cells.setdefault((cell.spec.key, cell.certify.key), cell)
-    if not problems and not cells:
+                preset, problem = _preset(row, recipe, info.name, sigma)
+                if preset is None:
+                    (notes if row.by_pattern else problems).append(str(problem))
+                elif resolved := _resolve(row, preset, info, sigma, recipe, protocol, request.changes, problems):
+                    specs.append((*resolved, row.loaded.source_sha256))
+    if not problems and not specs:
         problems.append("nothing to run: " + "; ".join(notes))
     if problems:
         raise UsageError(list(dict.fromkeys(problems)))
+    cells: dict[tuple[str, str], Cell] = {}
+    for spec, method, source in specs:
+        for seed in request.seeds or protocol.seeds:
+            cell = Cell(dataclasses.replace(spec, seed=seed), certify, method, source)
+            cells.setdefault(cell.id, cell)
     return Plan(tuple(cells.values()), tuple(dict.fromkeys(notes)))
+
+
+def _sigmas(values: Sequence[float], problems: list[str]) -> list[float]:
+    good = []
+    for sigma in values:
+        try:
+            check_sigma(sigma)
+            good.append(sigma)
+        except ValueError as error:
+            problems.append(str(error))
+    return good
 
 
 @dataclass(frozen=True)
@@ -120,8 +146,8 @@ def _rows(words: Sequence[str], registry: Registry, problems: list[str]) -> list
     rows: dict[tuple[str, str], _Row] = {}
     try:
         entries = registry.entries()
-    except BenchError as error:
-        problems.append(str(error))
+    except UsageError as error:
+        problems += error.problems
         return []
     for word in words:
         name, dot, variant = word.partition(".")
@@ -153,10 +179,7 @@ def _rows(words: Sequence[str], registry: Registry, problems: list[str]) -> list
 def _preset(row: _Row, recipe: str, dataset: str, sigma: float) -> tuple[Method | None, str | None]:
     cls, name = row.loaded.cls, f"{row.loaded.name}.{row.variant}"
     if not cls.presets:
-        try:
-            return cls(), None
-        except TypeError as error:
-            return None, f"{name} has no presets, and its fields do not all have defaults ({error})"
+        return cls(), None
     if (recipe, row.variant, dataset, sigma) in cls.presets:
         return cls.presets[recipe, row.variant, dataset, sigma], None
     sigmas = sorted({s for r, v, d, s in cls.presets if (r, v, d) == (recipe, row.variant, dataset)})
@@ -173,66 +196,72 @@ def _differing(old: object, new: object, names: Sequence[str], prefix: str = "")
     return {prefix + name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
 
 
-def _certify_spec(protocol: Protocol, changes: Mapping[str, str]) -> tuple[CertifySpec, list[str]]:
+def _certify_spec(protocol: Protocol, changes: Mapping[str, str], problems: list[str]) -> CertifySpec:
     own = _split(changes, "certify.")
-    for name, better in (("alpha", "give it to `bench table --alpha`"), ("changes", "it records what --set changed")):
-        if name in own:
-            return protocol.certify, [
-                f"certify.{name} cannot be set: " + (f"alpha is applied when evidence is read; {better}" if name == "alpha" else better)
-            ]
-    spec, problems = replace_checked(protocol.certify, own, "certify")
-    if problems:
-        return protocol.certify, problems
-    return dataclasses.replace(spec, changes=_differing(protocol.certify, spec, list(own))), []
+    if "alpha" in own:
+        problems.append("certify.alpha cannot be set: alpha is applied when evidence is read, by `bench table --alpha`")
+    if "changes" in own:
+        problems.append("certify.changes cannot be set: it records what --set changed")
+    own = {name: value for name, value in own.items() if name not in ("alpha", "changes")}
+    spec, found = replace_checked(protocol.certify, own, "certify")
+    problems += found
+    changed = _differing(protocol.certify, spec, list(own)) if not found else {}
+    checked: CertifySpec = dataclasses.replace(spec, changes=changed)
+    return checked
 
 
-def _cell(
+def _train_spec(
+    info: DatasetInfo, recipe: str, chunks: int, protocol: Protocol, changes: Mapping[str, str], problems: list[str]
+) -> tuple[TrainSpec, dict[str, Scalar]]:
+    """The training, and what --set changed of it."""
+    base = protocol_train(recipe_train(info, recipe, chunks), protocol)
+    own = _split(changes, "train.")
+    train, found = replace_checked(base, own, "train")
+    problems += found
+    _check_images(train.images, info.train_size, "training", info, problems)
+    try:
+        check_arch(train.arch, info)
+    except BenchError as error:
+        problems.append(str(error))
+    return train, {} if found else _differing(base, train, list(own), "train.")
+
+
+def _check_images(images: str, size: int, split: str, info: DatasetInfo, problems: list[str]) -> None:
+    if not len(select_images(images, size)):
+        problems.append(f"images={images} selects none of the {size} {split} images of {info.name}")
+
+
+def _resolve(
     row: _Row,
     preset: Method,
     info: DatasetInfo,
     sigma: float,
-    seed: int,
-    request: Request,
+    recipe: str,
     protocol: Protocol,
-    certify: CertifySpec,
+    changes: Mapping[str, str],
     problems: list[str],
-) -> Cell | None:
-    own = {k: v for k, v in request.changes.items() if "." not in k}
-    strange = [k for k in request.changes if "." in k and not k.startswith(("train.", "certify."))]
-    found = [f"--set {k}: write name=value, train.name=value or certify.name=value" for k in strange]
+) -> tuple[RunSpec, Method] | None:
+    """The spec (of seed 0) and the method of one row at one sigma; None if anything is wrong, which is then in `problems`."""
+    before = len(problems)
+    own = {k: v for k, v in changes.items() if "." not in k}
     # Every field goes through the check, so that a preset's 5 and a user's 5.0 give one key.
     whole = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
-    method, method_problems = replace_checked(preset, whole | own, f"method {row.loaded.name!r}")
-    found += method_problems
+    method, found = replace_checked(preset, whole | own, f"method {row.loaded.name!r}")
+    problems += found
     chunks = method.chunks if isinstance(method.chunks, int) else getattr(method, method.chunks)
-    base = protocol_train(recipe_train(info, request.recipe, chunks), protocol)
-    wanted = _split(request.changes, "train.")
-    train, train_problems = replace_checked(base, wanted, "train")
-    found += train_problems or _check_train(train, info)
-    for spec, size, split in ((train, info.train_size, "training"), (certify, info.test_size, "test")):
-        if not len(select_images(spec.images, size)):
-            found.append(f"images={spec.images} selects none of the {size} {split} images of {info.name}")
-    problems.extend(found)
-    if found:
+    train, train_changes = _train_spec(info, recipe, chunks, protocol, changes, problems)
+    if len(problems) > before:
         return None
     spec = RunSpec(
         method=row.loaded.name,
         variant=row.variant,
-        hyperparameters={f.name: getattr(method, f.name) for f in dataclasses.fields(method)},
+        hyperparameters={name: getattr(method, name) for name in whole},
         dataset=info.name,
         sigma=sigma,
-        seed=seed,
-        recipe=request.recipe,
-        protocol=request.protocol,
+        seed=0,
+        recipe=recipe,
+        protocol=protocol.name,
         train=train,
-        changes=_differing(preset, method, list(own)) | _differing(base, train, list(wanted), "train."),
+        changes=_differing(preset, method, list(own)) | train_changes,
     )
-    return Cell(spec, certify, method, row.loaded.source_sha256)
-
-
-def _check_train(train: TrainSpec, info: DatasetInfo) -> list[str]:
-    try:
-        check_arch(train.arch)
-    except BenchError as error:
-        return [str(error)]
-    return []
+    return spec, method

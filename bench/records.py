@@ -7,7 +7,7 @@ evidence; abstention, radius and correctness are derived from them when they are
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +115,10 @@ def read_rows(path: Path) -> list[Certificate]:
     """
     rows: list[Certificate] = []
     seen: dict[int, int] = {}
-    *lines, _torn = path.read_bytes().split(b"\n")
+    try:
+        *lines, _torn = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise BenchError(f"{path}: {error.strerror}") from None
     for number, line in enumerate(lines, start=1):
         try:
             row = from_line(line + b"\n")
@@ -131,8 +134,3 @@ def read_rows(path: Path) -> list[Certificate]:
 def finished_bytes(path: Path) -> int:
     """Length of an evidence file up to its last line end: what a resumed run keeps."""
     return path.read_bytes().rfind(b"\n") + 1
-
-
-def indices(rows: Iterable[Certificate]) -> set[int]:
-    """The images that the rows cover."""
-    return {row.index for row in rows}

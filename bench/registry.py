@@ -7,18 +7,22 @@ variants) is read from its text.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from bench.errors import BenchError, nearest
-from bench.spec import NAME
+from bench.errors import BenchError, UsageError, nearest
+from bench.spec import NAME, RECIPES, coerce
 
 if TYPE_CHECKING:
     from bench.method import Method
@@ -40,11 +44,18 @@ class Entry:
         """First line of the docstring and the variants, read from the source text; empty for packages."""
         if self.path is None:
             return "", ()
-        tree = ast.parse(self.path.read_bytes())
+        try:
+            tree = ast.parse(self.path.read_bytes())
+        except (SyntaxError, ValueError, OSError) as error:
+            return f"cannot be read: {error}", ()
         summary = (ast.get_docstring(tree) or "").partition("\n")[0]
         for node in ast.walk(tree):
-            if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "variants" and node.value:
-                return summary, tuple(map(str, ast.literal_eval(node.value)))
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+            if any(getattr(target, "id", "") == "variants" for target in targets):
+                try:
+                    return summary, tuple(map(str, ast.literal_eval(node.value)))  # type: ignore[attr-defined]
+                except (ValueError, TypeError):
+                    return summary, ("known when it is loaded",)
         return summary, ("default",)
 
 
@@ -73,7 +84,7 @@ class Registry:
         """Every method that can be asked for, by name.
 
         Raises:
-            BenchError: a plug-in that is no file, has no valid name, or the name of another method.
+            UsageError: a plug-in that is no file, has no valid name, or the name of another method.
         """
         found: dict[str, Entry] = {}
         spec = importlib.util.find_spec("methods")
@@ -84,15 +95,19 @@ class Registry:
         for point in entry_points(group=GROUP):
             if point.name not in found:
                 found[point.name] = Entry(point.name, point.dist.name if point.dist else "package", point=point)
+        problems = []
         for path in self.plugins:
             name = path.stem
-            if not path.is_file():
-                raise BenchError(f"plug-in {path} is not a file")
-            if path.suffix != ".py" or not NAME.match(name):
-                raise BenchError(f"plug-in {path}: a method's file is NAME.py, with a name of lower case letters, digits, - and _")
-            if name in found and found[name].path != path:
-                raise BenchError(f"plug-in {path}: there is already a method {name!r} ({found[name].origin}); rename the file")
-            found[name] = Entry(name, "plug-in file", path=path)
+            if not os.path.isfile(path):  # noqa: PTH113 - a path too long for the system is no file, and no error
+                problems.append(f"plug-in {path} is not a file")
+            elif path.suffix != ".py" or not NAME.match(name):
+                problems.append(f"plug-in {path}: a method's file is NAME.py, with a name of lower case letters, digits, - and _")
+            elif name in found and found[name].path != path:
+                problems.append(f"plug-in {path}: there is already a method {name!r} ({found[name].origin}); rename the file")
+            else:
+                found[name] = Entry(name, "plug-in file", path=path)
+        if problems:
+            raise UsageError(problems)
         return found
 
     def load(self, name: str) -> Loaded:
@@ -150,8 +165,39 @@ def _import(entry: Entry) -> Loaded:
         raise BenchError(
             f"method {entry.name!r} ({entry.origin}): its file must hold exactly one subclass of Method with a loss, not {names}"
         )
+    if fault := _fault(classes[0]):
+        raise BenchError(f"method {entry.name!r} ({entry.origin}): {fault}")
     source = Path(str(module.__file__)).read_bytes()
     return Loaded(entry.name, classes[0], hashlib.sha256(source).hexdigest(), module.__doc__ or "")
+
+
+def _fault(cls: type[Method]) -> str | None:
+    """What makes a class unusable as a method, in words; None if nothing does."""
+    hints = typing.get_type_hints(cls)
+    if not isinstance(cls.variants, tuple) or not cls.variants or not all(isinstance(v, str) and NAME.match(v) for v in cls.variants):
+        return f"variants={cls.variants!r} must be a tuple of names, the default one first"
+    names = [f.name for f in dataclasses.fields(cls)]
+    if isinstance(cls.chunks, str):
+        if cls.chunks not in names or hints[cls.chunks] is not int:
+            return f"chunks={cls.chunks!r} must be a whole number from 1 up, or the name of such a field"
+    elif type(cls.chunks) is not int or cls.chunks < 1:
+        return f"chunks={cls.chunks!r} must be a whole number from 1 up, or the name of such a field"
+    if not isinstance(cls.presets, Mapping):
+        return "presets must be a dict with keys (recipe, variant, dataset, sigma)"
+    for key, preset in cls.presets.items():
+        if not (isinstance(key, tuple) and len(key) == 4 and all(isinstance(k, str) for k in key[:3]) and isinstance(key[3], float)):
+            return f"preset key {key!r} must be (recipe, variant, dataset, sigma), sigma a float"
+        if key[0] not in RECIPES:
+            return f"preset {key}: recipe {key[0]!r} is none of {', '.join(RECIPES)}"
+        if key[1] not in cls.variants:
+            return f"preset {key}: variant {key[1]!r} is none of {', '.join(cls.variants)}"
+        if type(preset) is not cls or not key[3] > 0:
+            return f"preset {key} must be a {cls.__name__}, for a sigma above 0"
+    for preset in cls.presets.values() or (cls(),):
+        for name in names:
+            coerce(getattr(preset, name), hints[name])  # a ValueError becomes the reason
+        hash(preset)
+    return None
 
 
 def _last_line(error: BaseException, path: Path | None) -> str:

@@ -9,11 +9,11 @@ import io
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
@@ -24,14 +24,14 @@ from bench.certify import ROWS, Sampler
 from bench.data import load
 from bench.datasets import DATASETS
 from bench.errors import BenchError, Diverged, Interrupted
+from bench.method import Method
 from bench.models import build, place
 from bench.plan import Cell
 from bench.spec import canonical, select_images, to_json
-from bench.store import Certification, Run, Store, missing, sha256, write_atomically, write_json
+from bench.store import Run, State, Store, sha256, write_atomically, write_json
 from bench.train import Trainer, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
-State = Literal["done", "new", "partial", "failed", "diverged"]
 
 
 class Report(Protocol):
@@ -59,7 +59,10 @@ class Options:
 
 
 class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a flag; a second one ends the process at once."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a flag; a second one ends the process at once.
+
+    A signal that the process ignores, as SIGHUP under nohup, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.received = 0
@@ -77,7 +80,8 @@ class StopSignals:
                 signal.raise_signal(number)
             self.received = number
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, handle) for number in numbers}
         try:
             yield self
         finally:
@@ -89,20 +93,9 @@ def state_of(cell: Cell, store: Store) -> State:
     """How far a cell is, from what is on disk.
 
     Raises:
-        BenchError: damaged evidence.
+        BenchError: damaged evidence or records.
     """
-    run = store.run(cell.spec)
-    if not run.path.exists():
-        return "new"
-    training = run.training()
-    if training and training["state"] == "diverged":
-        return "diverged"
-    certification = run.certification(cell.certify)
-    if training and not missing(certification, DATASETS[cell.spec.dataset].test_size):
-        return "done"
-    if run.failure():
-        return "failed"
-    return "partial" if training or _checkpoints(run) else "new"
+    return store.run(cell.spec).certification(cell.certify).standing().state
 
 
 def execute(cell: Cell, store: Store, options: Options, report: Report, stop: StopSignals) -> State:
@@ -116,7 +109,18 @@ def execute(cell: Cell, store: Store, options: Options, report: Report, stop: St
     """
     run = store.run(cell.spec)
     try:
-        if (state := state_of(cell, store)) in ("done", "diverged"):
+        with run.claimed():
+            return _execute(cell, run, options, report, stop)
+    except (BenchError, OSError) as error:
+        if isinstance(error, Interrupted):
+            raise
+        report.say(f"{cell.name}: failed: {error}")
+        return "failed"
+
+
+def _execute(cell: Cell, run: Run, options: Options, report: Report, stop: StopSignals) -> State:
+    try:
+        if (state := run.certification(cell.certify).standing().state) in ("done", "diverged"):
             return state
         run.begin()
         model = _train(cell, run, options, report, stop)
@@ -130,11 +134,10 @@ def execute(cell: Cell, store: Store, options: Options, report: Report, stop: St
     except (Exception, SystemExit) as error:
         reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):
-            write_json(run.path / "failure.json", {"state": "failed", "reason": reason, "trace": traceback.format_exc()})
+            write_json(run.path / "failure.json", {"reason": reason, "trace": traceback.format_exc()})
         report.say(f"{cell.name}: failed: {reason}")
         return "failed"
-    with contextlib.suppress(FileNotFoundError):
-        (run.path / "failure.json").unlink()
+    (run.path / "failure.json").unlink(missing_ok=True)
     return "done"
 
 
@@ -152,33 +155,28 @@ def set_aside(cell: Cell, store: Store) -> Path | None:
     number = 1
     while (target := graveyard / f"{run.path.name}-{number}").exists():
         number += 1
-    run.path.rename(target)
+    with run.claimed():
+        run.path.rename(target)
     return target
 
 
 def _record_environment(cell: Cell, run: Run, options: Options, checksums: dict[str, str]) -> None:
-    """Writes what the run is; refuses to mix two sources of a method or two versions of the data in one training."""
+    """Writes what a training is made with; refuses to continue one that was begun with another source or other data."""
     now = environment.describe(options.device, cell.source_sha256, checksums)
-    before = run.environment()
-    history: list[Any] = []
-    if before and _checkpoints(run):
-        history = before.pop("history", [])
-        changed = [name for name in ("method_sha256", "data_md5") if before[name] != now[name]]
-        if changed and not options.allow_changed_source:
-            raise BenchError(
-                f"the training of {run.path.name} was begun with another {' and '.join(changed)}; "
-                "finish it with the old one, start over with --rerun all, or mix them with --allow-changed-source"
-            )
-        if before != now:
-            history.append(before)
-    write_json(run.path / "environment.json", now | ({"history": history} if history else {}))
+    before = run.environment() if _checkpoints(run) else None
+    changed = environment.mixture(before or {}, now, ("method_sha256", "engine_sha256", "data_md5"))
+    if changed and not options.allow_changed_source:
+        raise BenchError(
+            f"the training of {run.path.name} was begun with another {' and '.join(changed)}; "
+            "finish it with the old one, start over with --rerun all, or mix them with --allow-changed-source"
+        )
+    write_json(run.path / "environment.json", environment.with_history(before, now))
 
 
 def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSignals) -> nn.Module:
     """The trained base classifier, from disk if it is there."""
     info = DATASETS[cell.spec.dataset]
-    training = run.training()
-    if training:
+    if training := run.training():
         return _load_weights(run, training["weights_sha256"], options.device)
     data = load(cell.spec.dataset, "train")
     _record_environment(cell, run, options, data.checksums)
@@ -253,8 +251,11 @@ def _restore(trainer: Trainer, run: Run, report: Report) -> float:
             report.say(f"{path} is damaged and was left out")
             continue
         state = torch.load(io.BytesIO(payload), weights_only=True, map_location=trainer.device)
-        trainer.restore(state)
-        return float(state["seconds"])
+        try:
+            trainer.restore(state)
+            return float(state["seconds"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise BenchError(f"{path} is not a checkpoint of this release ({error}); --rerun all starts over") from None
     return 0.0
 
 
@@ -269,47 +270,54 @@ def _load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
     return place(model, device)
 
 
-def _certify(cell: Cell, run: Run, model: nn.Module, options: Options, report: Report, stop: StopSignals) -> Certification:
+def _certify(cell: Cell, run: Run, model: nn.Module, options: Options, report: Report, stop: StopSignals) -> None:
     info = DATASETS[cell.spec.dataset]
     data = load(cell.spec.dataset, "test")
     certification = run.certification(cell.certify)
-    certification.begin()
-    write_json(certification.path / "environment.json", environment.describe(options.device, cell.source_sha256, data.checksums))
-    todo = missing(certification, len(data))
-    total = len(select_images(cell.certify.images, len(data)))
+    before = certification.environment()
+    certification.begin(sha256(run.weights))
+    now = environment.describe(options.device, cell.source_sha256, data.checksums)
+    write_json(certification.path / "environment.json", environment.with_history(before, now))
+    done = {row.index for row in certification.rows()}
+    expected = certification.expected()
     sampler = Sampler(model, cell.spec.sigma, info.classes, cell.certify.seed, options.batch)
-    for index in todo:
+    for index in expected:
+        if index in done:
+            continue
         stop.check()
         begun = time.monotonic()
         image = data.images(torch.tensor([index]))[0].to(options.device)
         row = sampler.certify(image, index, int(data.labels[index]), cell.certify.n0, cell.certify.n)
         certification.append(row, time.monotonic() - begun)
-        report.progress("certifying", total - len(todo) + todo.index(index) + 1, total)
-    return certification
+        done.add(index)
+        report.progress("certifying", len(done), len(expected))
 
 
-def estimate_seconds(cells: list[Cell], store: Store, device: torch.device) -> dict[str, float]:
+def estimate_seconds(cells: Sequence[Cell], store: Store, device: torch.device) -> dict[tuple[str, str], float]:
     """Seconds that each cell will take, from a few timed steps of each base classifier in use.
 
     Returns:
-        cell name -> seconds; cells that cannot be estimated are left out.
+        cell.id -> seconds; cells that cannot be estimated are left out.
     """
-    pair: dict[tuple[str, str], tuple[float, float]] = {}
+    passes: dict[tuple[str, str], tuple[float, float]] = {}
+    costs: dict[tuple[str, Method], float] = {}
     result = {}
     for cell in cells:
-        info = DATASETS[cell.spec.dataset]
-        where = (cell.spec.dataset, cell.spec.train.arch)
-        if where not in pair:
-            pair[where] = _time_passes(build(cell.spec.train.arch, info, 0), info.shape, device)
-        per_pair, per_sample = pair[where]
+        info, train = DATASETS[cell.spec.dataset], cell.spec.train
         run = store.run(cell.spec)
-        images = len(select_images(cell.spec.train.images, info.train_size)) * cell.spec.train.epochs
         try:
-            training = 0.0 if run.training() else images * pairs_per_image(cell.method, info) * per_pair
-            left = len(missing(run.certification(cell.certify), info.test_size))
+            if (info.name, train.arch) not in passes:
+                passes[info.name, train.arch] = _time_passes(build(train.arch, info, 0), info.shape, device)
+            if (info.name, cell.method) not in costs:
+                costs[info.name, cell.method] = pairs_per_image(cell.method, info)
+            standing = run.certification(cell.certify).standing()
         except (Exception, SystemExit):
-            continue  # a method or evidence that fails here fails again, and says why, when its turn comes
-        result[cell.name] = training + left * (cell.certify.n0 + cell.certify.n) * per_sample
+            continue  # what fails here fails again, and says why, when its turn comes
+        per_pair, per_sample = passes[info.name, train.arch]
+        images = len(select_images(train.images, info.train_size)) * train.epochs
+        training = 0.0 if standing.state == "certifying" else images * costs[info.name, cell.method] * per_pair
+        left = len(run.certification(cell.certify).expected()) - len(standing.rows)
+        result[cell.id] = training + left * (cell.certify.n0 + cell.certify.n) * per_sample
     return result
 
 

@@ -130,6 +130,8 @@ def replace_checked(instance: Any, changes: Mapping[str, object], what: str) -> 
             problems.append(f"{what} has no field {name!r}{nearest(name, fields)}")
             continue
         try:
+            if isinstance(value, str) and not value.isprintable():
+                raise ValueError("must be a word without control characters")
             good[name] = coerce(value, fields[name])
         except ValueError as error:
             problems.append(f"{what}: {name}={value} is wrong: it {error}")

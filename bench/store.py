@@ -11,6 +11,8 @@
         timing.json          seconds and images per second (side file)
         certify-<key>/       one folder per certification
             spec.json        CertifySpec
+            subject.json     SHA-256 of the weights that are certified
+            environment.json what it was certified with (side file)
             evidence.jsonl   one line per image, written as soon as it exists
             times.csv        seconds per image (side file)
 
@@ -20,17 +22,19 @@ Names are for people; what a run is stands in its spec.json and is checked again
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from bench.errors import BenchError
-from bench.records import Certificate, finished_bytes, indices, read_rows, to_line
-from bench.spec import CertifySpec, RunSpec, canonical, from_json, parse_json, select_images, to_json
+from bench.datasets import DATASETS, DatasetInfo
+from bench.errors import BenchError, nearest
+from bench.records import Certificate, finished_bytes, read_rows, to_line
+from bench.spec import CertifySpec, RunSpec, canonical, describe_type, from_json, parse_json, select_images, to_json
 
 DEFAULT_ROOT = Path("results/runs")
 
@@ -86,6 +90,25 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+State = Literal["missing", "training", "certifying", "failed", "diverged", "done"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a certification is, and its finished rows."""
+
+    state: State
+    rows: list[Certificate]
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A folder that looks like a run but cannot be read as one."""
+
+    path: Path
+    reason: str
+
+
 @dataclass(frozen=True)
 class Certification:
     """One certification of a run: its folder and spec."""
@@ -98,29 +121,67 @@ class Certification:
     def evidence(self) -> Path:
         return self.path / "evidence.jsonl"
 
-    def expected(self, test_size: int) -> range:
+    def expected(self) -> range:
         """Indices of the images it covers when finished."""
-        return select_images(self.spec.images, test_size)
+        return select_images(self.spec.images, self.run.info.test_size)
 
     def rows(self) -> list[Certificate]:
         """The finished rows.
 
         Raises:
-            BenchError: a damaged row, one that is not of this certification, or one with other sample sizes.
+            BenchError: a damaged row, or one that this certification cannot have: an image that it does not cover, another label than
+                the data set's, a class that there is not, other sample sizes.
         """
         if not self.evidence.exists():
             return []
+        info = self.run.info
+        expected, labels = self.expected(), info.test_labels()
         rows = read_rows(self.evidence)
         for number, row in enumerate(rows, start=1):
+            wrong = None
             if (row.n0, row.n) != (self.spec.n0, self.spec.n):
-                raise BenchError(
-                    f"{self.evidence}, line {number}: {row.n0} + {row.n} samples, but the spec says {self.spec.n0} + {self.spec.n}"
-                )
+                wrong = f"{row.n0} + {row.n} samples, but the spec says {self.spec.n0} + {self.spec.n}"
+            elif row.index not in expected:
+                wrong = f"image {row.index} is not among {self.spec.images} of {info.test_size}"
+            elif row.label != labels[row.index]:
+                wrong = f"image {row.index} has label {row.label}, but label {labels[row.index]} in {info.name}"
+            elif max(*row.selection, *row.estimation) >= info.classes:
+                wrong = f"class {max(*row.selection, *row.estimation)}, but {info.name} has classes 0 to {info.classes - 1}"
+            if wrong:
+                raise BenchError(f"{self.evidence}, line {number}: {wrong}")
         return rows
 
-    def begin(self) -> None:
-        """Writes the spec and cuts a torn last line."""
+    def standing(self) -> Standing:
+        """How far it is, with its finished rows.
+
+        Raises:
+            BenchError: damaged evidence or training record.
+        """
+        if not self.run.path.exists():
+            return Standing("missing", [])
+        state = self.run.state()
+        rows = [] if state == "diverged" else self.rows()
+        done = self.run.training() is not None and len(rows) == len(self.expected())
+        return Standing("done" if done else state, rows)
+
+    def environment(self) -> dict[str, Any] | None:
+        """What it was certified with, None before its first start."""
+        return _environment(self.path)
+
+    def begin(self, weights_sha256: str) -> None:
+        """Writes the spec and the hash of the weights, and cuts a torn last line.
+
+        Raises:
+            BenchError: there is evidence of other weights, which must not be mixed with these.
+        """
+        subject = self.path / "subject.json"
+        before = read_json(subject).get("weights_sha256") if subject.exists() else None
+        if self.evidence.exists() and self.evidence.stat().st_size and before != weights_sha256:
+            raise BenchError(
+                f"{self.path} holds evidence of other weights ({before}) than those of the run ({weights_sha256}); --rerun all"
+            )
         write_json(self.path / "spec.json", to_json(self.spec))
+        write_json(subject, {"weights_sha256": weights_sha256})
         if self.evidence.exists():
             keep = finished_bytes(self.evidence)
             if keep < self.evidence.stat().st_size:
@@ -130,10 +191,13 @@ class Certification:
 
     def append(self, row: Certificate, seconds: float) -> None:
         """Adds a row; it counts as done once this returns (it is synced)."""
+        first = not self.evidence.exists()
         with self.evidence.open("ab") as file:
             file.write(to_line(row).encode())
             file.flush()
             os.fsync(file.fileno())
+        if first:
+            _sync_folder(self.path)
         with (self.path / "times.csv").open("a") as file:
             file.write(f"{row.index},{seconds:.6f}\n")
 
@@ -157,20 +221,50 @@ class Run:
     def curve(self) -> Path:
         return self.path / "curve.csv"
 
+    @property
+    def info(self) -> DatasetInfo:
+        """Facts of its data set; BenchError if this release knows none of that name."""
+        if self.spec.dataset not in DATASETS:
+            raise BenchError(f"{self.path}: unknown data set {self.spec.dataset!r}{nearest(self.spec.dataset, DATASETS)}")
+        return DATASETS[self.spec.dataset]
+
     def training(self) -> dict[str, Any] | None:
-        """What `training.json` says, None while training is unfinished."""
+        """What `training.json` says: `state` trained with `steps` and `weights_sha256`, or diverged with a `reason`. None: unfinished.
+
+        Raises:
+            BenchError: it says something else.
+        """
+        fields: dict[str, dict[str, type]] = {"trained": {"steps": int, "weights_sha256": str}, "diverged": {"reason": str}}
         path = self.path / "training.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        data = read_json(path)
+        _require(path, data, {"state": str})
+        if data["state"] not in fields:
+            raise BenchError(f"{path}: state {data['state']!r} is neither trained nor diverged")
+        return _require(path, data, fields[data["state"]])
 
     def failure(self) -> dict[str, Any] | None:
-        """What the last attempt failed of, None if it did not."""
+        """What the last attempt failed of (`reason`), None if it did not."""
         path = self.path / "failure.json"
-        return read_json(path) if path.exists() else None
+        return _require(path, read_json(path), {"reason": str}) if path.exists() else None
+
+    def state(self) -> State:
+        """How far its training is: training, certifying (trained), failed or diverged."""
+        training = self.training()
+        if training and training["state"] == "diverged":
+            return "diverged"
+        return "failed" if self.failure() else "certifying" if training else "training"
+
+    def timing(self) -> dict[str, Any] | None:
+        """Seconds, images per second and pairs per image of the training, None while it is unfinished."""
+        path = self.path / "timing.json"
+        numbers = dict.fromkeys(("training_seconds", "images_per_second", "pairs_per_image"), float)
+        return _require(path, read_json(path), numbers) if path.exists() else None
 
     def environment(self) -> dict[str, Any] | None:
         """What the run was made with, None before its first start."""
-        path = self.path / "environment.json"
-        return read_json(path) if path.exists() else None
+        return _environment(self.path)
 
     def certification(self, spec: CertifySpec) -> Certification:
         """The folder of a certification, there or not."""
@@ -183,13 +277,30 @@ class Run:
             BenchError: a folder whose spec does not fit its key.
         """
         for path in sorted(self.path.glob("certify-*/spec.json")):
-            spec = from_json(CertifySpec, path.read_bytes(), str(path))
+            spec = from_json(CertifySpec, _read(path), str(path))
             if path.parent.name != f"certify-{spec.key}":
                 raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
             yield Certification(path.parent, spec, self)
 
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keeps other processes of this machine from the run; the system lets go of it when the process ends, however it ends.
+
+        Raises:
+            BenchError: another process is at it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BenchError(f"{self.path} is being computed by another process; this one leaves it alone") from None
+            yield
+
     def begin(self) -> None:
-        """Writes the spec: from then on the run is listed, even if it fails at once."""
+        """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what a killed write left."""
+        for leftover in self.path.rglob(".*.tmp"):
+            leftover.unlink()
         write_json(self.path / "spec.json", to_json(self.spec))
 
 
@@ -208,17 +319,21 @@ class Store:
         row = re.sub(r"[^a-z0-9._-]+", "_", f"{spec.method}.{spec.variant}")
         return Run(self.root / spec.dataset / row / f"{spec.sigma:g}-seed{spec.seed}-{spec.key}", spec)
 
-    def runs(self) -> Iterator[Run]:
-        """Every run, ordered by folder.
-
-        Raises:
-            BenchError: a folder whose spec is unreadable or does not fit its key.
-        """
+    def scan(self) -> Iterator[Run | Damaged]:
+        """Every run, ordered by folder; a folder whose spec is unreadable or does not fit its key as `Damaged`."""
         for path in sorted(self.root.glob("[!.]*/*/*/spec.json")):  # not those set aside in .replaced
-            spec = from_json(RunSpec, path.read_bytes(), str(path))
-            if not path.parent.name.endswith(f"-{spec.key}"):
-                raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
-            yield Run(path.parent, spec)
+            try:
+                spec = from_json(RunSpec, _read(path), str(path))
+                if not path.parent.name.endswith(f"-{spec.key}"):
+                    raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
+            except BenchError as error:
+                yield Damaged(path.parent, str(error))
+            else:
+                yield Run(path.parent, spec)
+
+    def runs(self) -> Iterator[Run]:
+        """Every run whose spec is whole, ordered by folder."""
+        return (run for run in self.scan() if isinstance(run, Run))
 
     def find(self, word: str) -> Run:
         """The one run whose folder or key begins with a word.
@@ -227,23 +342,37 @@ class Store:
             BenchError: none, or several.
         """
         folder = Path(word)
-        found = [run for run in self.runs() if run.spec.key.startswith(word) or run.path == folder]
-        if not found and (folder / "spec.json").exists():
-            return Run(folder, from_json(RunSpec, (folder / "spec.json").read_bytes(), str(folder / "spec.json")))
+        if word and (folder / "spec.json").is_file():
+            return Run(folder, from_json(RunSpec, _read(folder / "spec.json"), str(folder / "spec.json")))
+        found = [run for run in self.runs() if run.spec.key.startswith(word)]
         if len(found) != 1:
             what = "no run" if not found else f"{len(found)} runs"
             raise BenchError(f"{what} in {self.root} with key or folder {word!r}; `bench list runs` names them")
         return found[0]
 
 
-def missing(certification: Certification, test_size: int) -> list[int]:
-    """Images still to be certified, ascending.
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BenchError(f"{path}: {error.strerror}") from None
 
-    Raises:
-        BenchError: a row of an image that the certification does not cover.
-    """
-    expected = certification.expected(test_size)
-    done = indices(certification.rows())
-    if strange := sorted(done - set(expected)):
-        raise BenchError(f"{certification.evidence}: image {strange[0]} is not among {certification.spec.images}")
-    return [index for index in expected if index not in done]
+
+def _require(path: Path, data: dict[str, Any], fields: Mapping[str, type]) -> dict[str, Any]:
+    """The data, or BenchError where a field is missing or of another type (an int is a float)."""
+    for name, kind in fields.items():
+        value = data.get(name)
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+            raise BenchError(f"{path}: {name} is {value!r}, not {describe_type(kind)}")
+    return data
+
+
+def _environment(folder: Path) -> dict[str, Any] | None:
+    path = folder / "environment.json"
+    if not path.exists():
+        return None
+    data = read_json(path)
+    history = data.get("history", [])
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        raise BenchError(f"{path}: history is {history!r}, not a list of objects")
+    return data

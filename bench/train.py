@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from bench.data import Split
 from bench.datasets import DatasetInfo
-from bench.errors import Diverged
+from bench.errors import BenchError, Diverged
 from bench.method import Batch, Method
 from bench.models import build, place
 from bench.smoothing import SmoothedClassifier
 from bench.spec import RunSpec, derive, select_images
 
 CurveRow = dict[str, float]
+CURVE = ("epoch", "step", "lr", "loss")
+"""Columns of the training curve that no term may be named as."""
 
 
 class Trainer:
@@ -94,6 +96,8 @@ class Trainer:
         rows = self._rows()
         batch = Batch(x=self.data.images(rows), y=self.data.labels[rows], epoch=float(epoch))
         terms = self.method.loss(self.g, batch)
+        if clash := [name for name in terms if name in CURVE]:
+            raise BenchError(f"the loss has a term {clash[0]!r}, which is a column of the training curve; rename it")
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
         self.optimiser.step()

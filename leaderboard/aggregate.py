@@ -15,17 +15,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bench.bounds import check_alpha
 from bench.datasets import DATASETS
 from bench.errors import BenchError, UsageError, nearest
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, canonical, parse_json, to_json
-from bench.store import Certification, Run, Store
+from bench.store import Certification, Damaged, Run, Store
 from leaderboard import layouts, metrics
 
-State = Literal["done", "certifying", "training", "missing", "failed", "diverged"]
+SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +33,15 @@ class Seed:
         state: only `done` has values and enters a mean; `missing`: there is no such run.
         done: images certified.
         key: the run's key, empty for a missing one.
+        reason: why it is damaged.
         values: metric -> value: `ACR` in pixels of [0, 1], `abstention` and the accuracies in %.
     """
 
     seed: int
-    state: State
+    state: SeedState
     done: int = 0
     key: str = ""
+    reason: str = ""
     values: Mapping[str, float]
 
 
@@ -88,8 +87,8 @@ class Row:
             seed = self.seeds[0]
             words = {"training": "in training", "certifying": f"{seed.done}/{self.images} images"}
             return words.get(seed.state, seed.state)
-        counts = {state: sum(s.state == state for s in self.seeds) for state in ("done", "diverged", "failed")}
-        bad = [f"{counts[state]} {state}" for state in ("diverged", "failed") if counts[state]]
+        counts = {state: sum(s.state == state for s in self.seeds) for state in ("done", "diverged", "failed", "damaged")}
+        bad = [f"{counts[state]} {state}" for state in ("diverged", "failed", "damaged") if counts[state]]
         return ", ".join([f"{counts['done']}/{len(self.seeds)} seeds", *bad])
 
 
@@ -156,19 +155,23 @@ def collect(
 
     Raises:
         UsageError: a filter that fits nothing in the store.
-        BenchError: an empty store, damaged evidence, evidence of strange images, labels that do not agree, alpha out of range.
+        BenchError: an empty store, a run in two folders, alpha out of range.
+
+    A damaged run is left out and named in the notes of every group; a row with damaged evidence shows no mean.
     """
     try:
         check_alpha(alpha)
     except ValueError as error:
         raise BenchError(str(error)) from None
-    runs = list(store.runs())
-    if not runs:
+    runs, damaged = _read(store)
+    if not runs and not damaged:
         raise BenchError(f"there are no runs in {store.root}; `bench run` makes some")
     places: dict[str, Run] = {}
     for run in runs:
         if (other := places.setdefault(run.spec.key, run)) is not run:
             raise BenchError(f"{run.path} and {other.path} hold the same run; move one of them away")
+    if not runs:
+        raise BenchError(f"every run in {store.root} is damaged: {damaged[0]}")
     chosen = _filter(runs, datasets, sigmas, methods, protocols, recipes, seeds)
     wanted = {run.spec.key for run in chosen}
     groups = []
@@ -177,7 +180,27 @@ def collect(
         if shown:
             expected = tuple(sorted(set(seeds) or {member.run.spec.seed for member in members}))
             groups.append(_group(family, members[0].certification.spec, shown, expected, alpha))
-    return tuple(_tell_apart(sorted(groups, key=_order)))
+    notes = tuple(f"left out, because it is damaged: {reason}" for reason in damaged)
+    return tuple(dataclasses.replace(group, notes=group.notes + notes) for group in _tell_apart(sorted(groups, key=_order)))
+
+
+def _read(store: Store) -> tuple[list[Run], list[str]]:
+    """The runs whose specs are whole, and what is wrong with the others."""
+    runs, damaged = [], []
+    for run in store.scan():
+        if isinstance(run, Damaged):
+            damaged.append(run.reason)
+            continue
+        try:
+            run.state()
+            run.environment()
+            for certification in run.certifications():
+                certification.expected()
+                certification.environment()
+            runs.append(run)
+        except BenchError as error:
+            damaged.append(str(error))
+    return runs, damaged
 
 
 def _filter(
@@ -285,32 +308,34 @@ def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str],
 
 
 def _group(family: _Family, certify: CertifySpec, members: Sequence[_Member], expected: tuple[int, ...], alpha: float) -> Group:
-    if family.dataset not in DATASETS:
-        raise BenchError(f"{members[0].run.path}: unknown data set {family.dataset!r}{nearest(family.dataset, DATASETS)}")
     info = DATASETS[family.dataset]
     layout = layouts.load(4)
-    labels = _Labels(info.test_size)
-    selection = np.array(members[0].certification.expected(info.test_size), dtype=np.int64)
-    if not selection.size:
+    images = len(members[0].certification.expected())
+    if not images:
         raise BenchError(f"{members[0].certification.path}: images={certify.images} selects none of the {info.test_size} test images")
-    read = {m.run.spec.key: _seed(m, alpha, selection, layout.radii, labels) for m in members}
+    read = {m.run.spec.key: _seed(m, alpha, layout.radii) for m in members}
     mixtures = _mixtures([m.run for m in members])
 
     cells: dict[float, dict[str, dict[str, list[Run]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for m in members:
         cells[m.run.spec.sigma][m.run.spec.row][m.run.spec.cell].append(m.run)
+    methods = {m.run.spec.row: m.run.spec.method for m in members}
     place = {row: number for number, row in enumerate(layout.rows)}
     sections = []
     for sigma, names in sorted(cells.items()):
         rows = []
-        for name in sorted(names, key=lambda name: (place.get(name, len(place)), name)):
+        for name in sorted(methods, key=lambda name: (place.get(name, len(place)), name)):
+            if name not in names:  # there at another sigma, so it is missed here
+                rows.append(_row(name, "", methods[name], [], expected, images, []))
+                continue
             same = sorted(names[name].items())
             differ = _differences([runs[0].spec for _, runs in same])
             for number, (_, runs) in enumerate(same, start=1):
+                damage = [f"{name} at sigma {sigma:g}: {read[r.spec.key].reason}" for r in runs if read[r.spec.key].reason]
                 notes = [f"{name} at sigma {sigma:g} stands {len(same)} times, since its settings differ: {differ}"] if differ else []
-                notes += _notes(runs, mixtures)
+                notes += damage + _notes(runs, mixtures)
                 found = [read[run.spec.key] for run in runs]
-                rows.append(_row(name, f"#{number}" if differ else "", runs[0].spec.method, found, expected, len(selection), notes))
+                rows.append(_row(name, f"#{number}" if differ else "", runs[0].spec.method, found, expected, images, notes))
         sections.append(Section(sigma=sigma, rows=tuple(rows)))
     return Group(
         dataset=family.dataset,
@@ -320,13 +345,13 @@ def _group(family: _Family, certify: CertifySpec, members: Sequence[_Member], ex
         train=parse_json(family.train),
         certify=certify,
         alpha=alpha,
-        images=len(selection),
+        images=images,
         test_size=info.test_size,
         seeds=expected,
         baseline=layout.baseline,
         metrics=(layouts.ACR, *layout.radii),
         sections=tuple(sections),
-        notes=(),
+        notes=_environments(members),
     )
 
 
@@ -343,48 +368,22 @@ def _row(name: str, mark: str, method: str, found: Sequence[Seed], expected: Seq
     return Row(name=name, mark=mark, method=method, seeds=seeds, images=images, stats=stats, notes=tuple(notes))
 
 
-class _Labels:
-    """The label of each image, which all evidence of a group must agree on."""
-
-    def __init__(self, size: int) -> None:
-        self.known: NDArray[np.int64] = np.full(size, -1, dtype=np.int64)
-        self.origin: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
-        self.sources: list[str] = []
-
-    def check(self, o: metrics.Outcomes, source: str) -> None:
-        """BenchError where an image's label is not the one of earlier evidence."""
-        known = self.known[o.index]
-        if (wrong := np.flatnonzero((known >= 0) & (known != o.label))).size:
-            i = wrong[0]
-            other = self.sources[self.origin[o.index[i]]]
-            raise BenchError(f"{source}: image {o.index[i]} has label {o.label[i]}, but label {known[i]} in {other}")
-        new = o.index[known < 0]
-        self.known[new] = o.label[known < 0]
-        self.origin[new] = len(self.sources)
-        self.sources.append(source)
-
-
-def _seed(member: _Member, alpha: float, selection: NDArray[np.int64], radii: Sequence[str], labels: _Labels) -> Seed:
+def _seed(member: _Member, alpha: float, radii: Sequence[str]) -> Seed:
     """How far a run is, and its values if it is done."""
     run, certification = member.run, member.certification
-    training = run.training()
     key, seed = run.spec.key, run.spec.seed
-    if training and training.get("state") == "diverged":
-        return Seed(seed=seed, state="diverged", key=key, values={})
-    rows = certification.rows()
-    done = 0
-    if rows:
-        o = metrics.outcomes(rows, alpha, run.spec.sigma)
-        if (strange := np.setdiff1d(o.index, selection)).size:
-            raise BenchError(f"{certification.evidence}: image {strange[0]} is not among {certification.spec.images}")
-        labels.check(o, str(certification.evidence))
-        done = len(rows)
-        if training and done == len(selection):
-            values = {layouts.ACR: metrics.average_certified_radius(o), "abstention": 100 * metrics.abstention_rate(o)}
-            values |= {r: 100 * metrics.certified_accuracy(o, float(r)) for r in radii}
-            return Seed(seed=seed, state="done", done=done, key=key, values=values)
-    state: State = "failed" if run.failure() else "certifying" if training else "training"
-    return Seed(seed=seed, state=state, done=done, key=key, values={})
+    try:
+        standing = certification.standing()
+        if not standing.rows:
+            return Seed(seed=seed, state=standing.state, key=key, values={})
+        o = metrics.outcomes(standing.rows, alpha, run.spec.sigma)
+    except BenchError as error:
+        return Seed(seed=seed, state="damaged", key=key, reason=str(error), values={})
+    values = {}
+    if standing.state == "done":
+        values = {layouts.ACR: metrics.average_certified_radius(o), "abstention": 100 * metrics.abstention_rate(o)}
+        values |= {r: 100 * metrics.certified_accuracy(o, float(r)) for r in radii}
+    return Seed(seed=seed, state=standing.state, done=len(standing.rows), key=key, values=values)
 
 
 def _mixtures(runs: Sequence[Run]) -> dict[str, str]:
@@ -397,6 +396,22 @@ def _mixtures(runs: Sequence[Run]) -> dict[str, str]:
         for method, hashes in sources.items()
         if len(hashes) > 1
     }
+
+
+def _environments(members: Sequence[_Member]) -> tuple[str, ...]:
+    """Notes where evidence was counted under different conditions: counts repeat only on one device, thread count and library version."""
+    fields: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "device": lambda e: e.get("device"),
+        "threads": lambda e: e.get("threads"),
+        "torch": lambda e: (e.get("libraries") or {}).get("torch"),
+    }
+    found: dict[str, set[str]] = defaultdict(set)
+    for m in members:
+        environment = m.certification.environment()
+        for entry in [environment, *environment.get("history", [])] if environment else []:
+            for name, field in fields.items():
+                found[name].add(str(field(entry)))
+    return tuple(f"certified under different {name}: {', '.join(sorted(values))}" for name, values in found.items() if len(values) > 1)
 
 
 def _notes(runs: Sequence[Run], mixtures: Mapping[str, str]) -> list[str]:
@@ -454,5 +469,5 @@ def _tell_apart(groups: Sequence[Group]) -> list[Group]:
         note = "another table has the same protocol but another training; here "
         for group in same:
             own = ", ".join(f"{k}={group.train.get(k)}" for k in fields)
-            result.append(dataclasses.replace(group, notes=(note + own,)) if fields else group)
+            result.append(dataclasses.replace(group, notes=(*group.notes, note + own)) if fields else group)
     return result

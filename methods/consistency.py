@@ -14,9 +14,9 @@ from bench.smoothing import SmoothedClassifier, cross_entropy, entropy, kl, soft
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency(Method):
-    copies: int = 2  # m: noise samples per image
-    strength: float = 5.0  # lambda: weight of the regularisation
-    entropy_strength: float = 0.5  # eta: weight of the entropy of the averaged prediction
+    copies: int = 2  # m: noise samples per image [Consistency paper]
+    strength: float = 5.0  # lambda: weight of the consistency term [Appendix C.2]
+    entropy_strength: float = 0.5  # eta: weight of the entropy of the averaged prediction [Appendix C.2]
 
     chunks: ClassVar = "copies"
 

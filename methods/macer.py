@@ -16,11 +16,11 @@ from bench.smoothing import SmoothedClassifier, gather, soft_vote
 
 @dataclass(frozen=True, kw_only=True)
 class Macer(Method):
-    copies: int = 16  # m: noise samples per image
-    strength: float = 16.0  # lambda: weight of the regularisation
-    temperature: float = 16.0  # beta: inverse temperature of the averaged softmax
-    margin: float = 8.0  # gamma: of the hinge
-    deferral: int = 31  # lambda is 0 before this epoch: the first drop of the learning rate
+    copies: int = 16  # m: noise samples per image [Appendix C.2]
+    strength: float = 16.0  # lambda: weight of the robustness term [Appendix C.2]
+    temperature: float = 16.0  # beta: inverse temperature of the averaged softmax [Appendix C.2]
+    margin: float = 8.0  # gamma: hinge of the robustness term [Appendix C.2]
+    deferral: int = 31  # the robustness term starts at this epoch, that of the first drop of the learning rate; paper on MNIST: 0 [code]
 
     def __post_init__(self) -> None:
         if self.copies < 1 or self.strength < 0 or self.temperature <= 0 or self.margin <= 0 or self.deferral < 0:

@@ -16,17 +16,19 @@ from bench.smoothing import SmoothedClassifier, cross_entropy, warmup
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothAdv(Method):
-    copies: int = 4  # m: noise samples per image
-    steps: int = 10  # T: PGD steps
-    epsilon: float = 255 / 256  # epsilon: L2 radius of the attack; paper 1.0
-    warmup_epochs: int = 10  # the radius grows to epsilon over so many epochs
-    warmup_first: float = 1.0  # radius in epoch 0 is this share of one increment: 1 starts at epsilon/10, paper 0 at zero
+    copies: int = 4  # m: noise samples per image [Appendix C.2]
+    steps: int = 10  # T: PGD steps [Appendix C.2]
+    epsilon: float = 255 / 256  # epsilon: L2 radius of the attack; paper 1.0 [code]
+    warmup_epochs: int = 10  # the radius grows to epsilon over so many epochs [Appendix C.2]
+    warmup_first: float = 1.0  # increments of the radius in epoch 0: 1 starts at epsilon/10; paper: 0, from zero [code]
 
     chunks: ClassVar = "copies"
 
     def __post_init__(self) -> None:
         if self.copies < 1 or self.steps < 1 or self.epsilon < 0 or self.warmup_epochs < 0:
             raise ValueError("copies and steps must be at least 1, epsilon and warmup_epochs not negative")
+        if not 0 <= self.warmup_first <= 1:
+            raise ValueError(f"warmup_first={self.warmup_first} must lie in 0 .. 1")
 
     def loss(self, g: SmoothedClassifier, batch: Batch) -> Terms:
         x, y = batch.x, batch.y

@@ -19,20 +19,20 @@ from bench.smoothing import SmoothedClassifier, cross_entropy, kl, soft_vote, wa
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothMix(Method):
-    copies: int = 4  # m: noise samples per image
-    steps: int = 4  # T: steps to the adversary
-    step_size: float = 1.0  # alpha: L2 length of a step
-    strength: float = 5.0  # eta: weight of the mixed loss
-    one_step: bool = False  # use_single_step: the first iterate replaces the clean image
-    norm_limit: float | None = None  # epsilon: Table 10; the adversary stays in this L2 ball
-    one_step_limit: float | None = None  # ImageNet: the replacement is projected to this L2 ball
-    clip: bool = True  # iterates are clipped to [0, 1]; paper: unrestricted
-    mask_wrong: bool = True  # mix only images whose averaged prediction is right; paper: every image
-    warmup_epochs: int = 10  # eta and the one-step radius ramp up over so many epochs; paper: 0, no ramp
-    reproject: bool = True  # the replacement is projected to the ramped radius w*alpha; paper: taken as it is
-    mix_loss: Literal["kl", "cross-entropy"] = "kl"  # L of the mixed term; paper: cross-entropy
-    guard: float = 1e-8  # added to the gradient's norm; paper: 0
-    detach_target: bool = False  # no gradient through y_mix; neither the paper nor the code does so
+    copies: int = 4  # m: noise samples per image [Algorithm 1]
+    steps: int = 4  # T: steps to the adversary [Algorithm 1]
+    step_size: float = 1.0  # alpha: L2 length of a step [Algorithm 1]
+    strength: float = 5.0  # eta: weight of the mixed loss [Algorithm 1]
+    one_step: bool = False  # use_single_step: the first iterate replaces the clean image [Algorithm 1, line 9]
+    norm_limit: float | None = None  # epsilon: the adversary stays in this L2 ball [Table 10]
+    one_step_limit: float | None = None  # the replacement is projected to this L2 ball [Appendix G]
+    clip: bool = True  # iterates are clipped to pixels in 0..1; paper: unrestricted [code]
+    mask_wrong: bool = True  # mix only images whose averaged prediction is right; paper: every image [code]
+    warmup_epochs: int = 10  # eta and the one-step radius ramp up over so many epochs; paper: 0, no ramp [code]
+    reproject: bool = True  # the replacement is projected to the ramped radius w*alpha; paper: taken as it is [code]
+    mix_loss: Literal["kl", "cross-entropy"] = "kl"  # L of the mixed term; paper: cross-entropy [code]
+    guard: float = 1e-8  # added to the gradient's norm; paper: 0 [code]
+    detach_target: bool = False  # no gradient through y_mix; neither the paper nor the code stops it [ours]
 
     variants: ClassVar = ("eta5", "eta5-onestep", "eta1", "eta1-onestep", "eta1-norm2", "eta1-norm4", "eta1-norm6", "eta1-norm8")
     chunks: ClassVar = "copies"

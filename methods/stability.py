@@ -13,7 +13,7 @@ from bench.smoothing import SmoothedClassifier, cross_entropy
 
 @dataclass(frozen=True, kw_only=True)
 class Stability(Method):
-    strength: float = 2.0  # lambda: weight of the regularisation
+    strength: float = 2.0  # lambda: weight of the stability term [Appendix C.2]
 
     def __post_init__(self) -> None:
         if self.strength < 0:

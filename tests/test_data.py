@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import bench.data
+import bench.mnist
 from bench.data import Split, load
 from bench.datasets import DATASETS
 from bench.errors import BenchError
@@ -93,7 +94,7 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir(parents=True)
     for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
         (folder / name).write_bytes((ASSETS / name).read_bytes())
-    monkeypatch.setattr(bench.data, "files", lambda package: tmp_path)
+    monkeypatch.setattr(bench.mnist, "files", lambda package: tmp_path)
     load.cache_clear()
     yield folder
     load.cache_clear()

@@ -107,20 +107,26 @@ def test_a_timm_name_builds(info: DatasetInfo) -> None:
 def test_an_unknown_architecture_names_the_nearest() -> None:
     for arch, near in (("lenett", "lenet"), ("LeNet", "lenet"), ("resnet5O", "resnet50")):
         with pytest.raises(BenchError, match=f"unknown architecture '{arch}'; did you mean '{near}'"):
-            check_arch(arch)
+            check_arch(arch, DATASETS["mnist"])
         with pytest.raises(BenchError, match="unknown architecture"):
             build(arch, MNIST, 0)
 
 
 def test_an_architecture_nearest_to_nothing_does_not_print_a_thousand_names() -> None:
     with pytest.raises(BenchError) as caught:
-        check_arch("???")
+        check_arch("???", DATASETS["mnist"])
     assert len(str(caught.value)) < 500
 
 
 def test_known_architectures_pass() -> None:
-    check_arch("lenet")
-    check_arch("test_resnet")
+    check_arch("lenet", DATASETS["mnist"])
+    check_arch("test_resnet", DATASETS["mnist"])
+
+
+@pytest.mark.parametrize("arch", ["vit_tiny_patch16_224", "inception_v3"])
+def test_an_architecture_for_other_images_is_refused(arch: str) -> None:
+    with pytest.raises(BenchError, match=f"'{arch}' does not take mnist's images of 1x28x28"):
+        check_arch(arch, DATASETS["mnist"])
 
 
 def test_lenet_refuses_images_of_another_shape() -> None:

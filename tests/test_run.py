@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from typer.testing import Result
 from bench.bounds import certified_radius
 from bench.certify import Sampler
 from bench.data import load
-from bench.errors import Interrupted
+from bench.errors import BenchError, Interrupted
 from bench.plan import Cell, Request, make_plan
 from bench.registry import Registry
 from bench.run import Options, StopSignals, execute, set_aside, state_of
@@ -68,7 +69,7 @@ def undisturbed(tmp_path: Path, which: Cell) -> dict[str, bytes]:
 
 def test_a_run_folder_says_what_it_was(tmp_path: Path) -> None:
     which, store = cell("smoothmix"), Store(tmp_path)
-    assert state_of(which, store) == "new"
+    assert state_of(which, store) == "missing"
     assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
     assert state_of(which, store) == "done"
     run = store.run(which.spec)
@@ -124,7 +125,7 @@ def test_interrupted_training_continues_to_the_same_bytes(tmp_path: Path, step: 
     with pytest.raises(Interrupted) as caught:
         execute(which, store, options(), report, signals)
     assert caught.value.signal_number == signal.SIGTERM
-    assert state_of(which, store) == "partial"
+    assert state_of(which, store) == "training"
     assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
     assert results_of(store.root) == undisturbed(tmp_path, which)
 
@@ -294,7 +295,7 @@ def test_a_set_aside_run_is_kept(tmp_path: Path) -> None:
     assert second is not None
     assert first != second
     assert (first / "spec.json").exists()
-    assert state_of(cell(), store) == "new"
+    assert state_of(cell(), store) == "missing"
     execute(cell(), store, options(), Quiet(), StopSignals())
     assert results_of(tmp_path) == before
 
@@ -349,3 +350,117 @@ def test_diverged_weights_are_never_certified(tmp_path: Path) -> None:
     assert run.checkpoint.exists(), "the last good checkpoint is kept"
     write_json(run.path / "training.json", {"state": "diverged", "reason": "x"})
     assert execute(bad, store, options(), report, StopSignals()) == "diverged"
+
+
+def test_two_processes_on_one_cell_do_not_spoil_it(tmp_path: Path) -> None:
+    """While one process certifies, a second one of the same line leaves the cell alone, and the evidence is whole."""
+    which, store = cell(), Store(tmp_path / "shared")
+    inner, report = Quiet(), Quiet()
+
+    def meanwhile(phase: str, done: int) -> None:
+        if phase == "certifying" and done == 1:
+            assert execute(which, store, options(), inner, StopSignals()) == "failed"
+            with pytest.raises(BenchError, match="another process"):
+                set_aside(which, store)
+
+    report.on_progress = meanwhile
+    assert execute(which, store, options(), report, StopSignals()) == "done"
+    assert "is being computed by another process" in inner.said[0]
+    assert results_of(store.root) == undisturbed(tmp_path, which)
+
+
+def test_evidence_of_other_weights_is_never_continued(tmp_path: Path) -> None:
+    which, store = cell(), Store(tmp_path)
+    execute(which, store, options(), Quiet(), StopSignals())
+    run = store.run(which.spec)
+    evidence = next(run.certifications()).evidence
+    evidence.write_bytes(evidence.read_bytes().splitlines(keepends=True)[0])
+    write_json(next(run.certifications()).path / "subject.json", {"weights_sha256": "0" * 64})
+    report = Quiet()
+    assert execute(which, store, options(), report, StopSignals()) == "failed"
+    assert "holds evidence of other weights" in report.said[0]
+
+
+@pytest.mark.parametrize(
+    "record", ["{}", '{"state":"banana"}', '{"state":"trained"}', '{"state":"trained","steps":"4","weights_sha256":"0"}', "[", "[]"]
+)
+def test_a_damaged_training_record_is_not_believed(tmp_path: Path, record: str) -> None:
+    which, store = cell(), Store(tmp_path)
+    execute(which, store, options(), Quiet(), StopSignals())
+    (store.run(which.spec).path / "training.json").write_text(record)
+    report = Quiet()
+    assert execute(which, store, options(), report, StopSignals()) == "failed"
+    assert "training.json" in report.said[0]
+
+
+def test_another_environment_of_a_certification_is_recorded(tmp_path: Path) -> None:
+    which, store = cell(), Store(tmp_path)
+    execute(which, store, options(), Quiet(), StopSignals())
+    certification = next(store.run(which.spec).certifications())
+    certification.evidence.write_bytes(certification.evidence.read_bytes().splitlines(keepends=True)[0])
+    old = (certification.environment() or {}) | {"device": "another"}
+    write_json(certification.path / "environment.json", old)
+    assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
+    assert [entry["device"] for entry in (certification.environment() or {})["history"]] == ["another"]
+
+
+def test_leftovers_of_killed_writes_are_swept(tmp_path: Path) -> None:
+    which, store = cell(), Store(tmp_path)
+    path = store.run(which.spec).path
+    path.mkdir(parents=True)
+    (path / ".checkpoint.bin.999.tmp").write_text("x")
+    execute(which, store, options(), Quiet(), StopSignals())
+    assert list(path.rglob("*.tmp")) == []
+
+
+def test_a_checkpoint_of_another_release_is_refused(tmp_path: Path) -> None:
+    import hashlib
+    import io
+
+    which, store = cell(), Store(tmp_path)
+    run = store.run(which.spec)
+    buffer = io.BytesIO()
+    torch.save({"step": 1}, buffer)
+    run.path.mkdir(parents=True)
+    run.checkpoint.write_bytes(hashlib.sha256(buffer.getvalue()).hexdigest().encode() + buffer.getvalue())
+    report = Quiet()
+    assert execute(which, store, options(), report, StopSignals()) == "failed"
+    assert "not a checkpoint of this release" in report.said[0]
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals().installed() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.received == 0
+            signal.raise_signal(signal.SIGTERM)
+            assert signals.received == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_every_failing_write_is_told_and_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full at the Nth sync, for every N; one plain rerun gives the bytes of an undisturbed run."""
+    which = cell()
+    expected = undisturbed(tmp_path, which)
+    real = os.fsync
+    for fatal in range(1, 60):
+        store, calls = Store(tmp_path / f"full-{fatal}"), iter(range(1, 10_000))
+
+        def sync(handle: int, calls: Iterator[int] = calls, fatal: int = fatal) -> None:
+            if next(calls) == fatal:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(handle)
+
+        monkeypatch.setattr(os, "fsync", sync)
+        report = Quiet()
+        state = execute(which, store, options(), report, StopSignals())
+        monkeypatch.setattr(os, "fsync", real)
+        if state == "done" and next(calls) <= fatal:
+            break  # fewer syncs than that
+        if state == "failed":
+            assert "No space left on device" in report.said[0]
+        assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
+        assert results_of(store.root) == expected
+    assert fatal > 15

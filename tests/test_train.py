@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import io
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,15 +24,6 @@ from bench.train import Trainer
 
 INFO: DatasetInfo = dataclasses.replace(DATASETS["mnist"], name="toy", shape=(1, 4, 4), classes=3)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """On these tiny tensors two threads mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Toy(nn.Sequential):

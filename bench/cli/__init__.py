@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import look, make, run, tables
+from bench.cli import exchange, look, make, run, tables
 
 app = typer.Typer(
     name="bench",
@@ -42,3 +42,5 @@ app.command("list")(look.list_)
 app.command("show")(look.show)
 app.command("check")(make.check)
 app.command("new-method")(make.new_method)
+app.command("import")(exchange.import_)
+app.command("export")(exchange.export)

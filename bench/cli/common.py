@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -14,7 +15,9 @@ from bench.errors import BenchError, UsageError
 T = TypeVar("T")
 
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the runs.")]
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", metavar="FILE", help="A .py file with a method of yours. Repeatable.")]
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", metavar="FILE", help="A .py file with a method of yours; several with commas or repeated.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -37,19 +40,22 @@ def guarded(work: Callable[[], T]) -> T:
         stop([f"{error.filename}: {error.strerror}"])
 
 
-def words(values: Sequence[str] | None) -> list[str]:
-    """Comma-separated and repeated values as one list, in order, without repeats."""
-    parts = (part.strip() for value in values or () for part in value.split(","))
-    return list(dict.fromkeys(part for part in parts if part))
+def words(values: Sequence[str] | None, flag: str, problems: list[str]) -> list[str]:
+    """Comma-separated and repeated values as one list, in order, without repeats. A flag that is given but empty is a problem."""
+    parts = [part.strip() for value in values or () for part in value.split(",")]
+    found = list(dict.fromkeys(part for part in parts if part))
+    if values and not found:
+        problems.append(f"{flag} is empty; give it a value, or leave it out for the default")
+    return found
 
 
 def numbers(values: Sequence[str] | None, flag: str, problems: list[str]) -> list[float]:
     """Words as finite numbers; what is none becomes a problem."""
     result = []
-    for word in words(values):
-        try:
+    for word in words(values, flag, problems):
+        if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", word, re.ASCII):
             result.append(float(word))
-        except ValueError:
+        else:
             problems.append(f"{flag} {word} is not a number; write it as 0.25")
     return result
 
@@ -57,7 +63,7 @@ def numbers(values: Sequence[str] | None, flag: str, problems: list[str]) -> lis
 def seeds(values: Sequence[str] | None, problems: list[str]) -> list[int]:
     """`5` means 0..4; `0,3,4`, a repeated flag, `3,` or `0` mean just those seeds."""
     chosen = []
-    for word in words(values):
+    for word in words(values, "--seeds", problems):
         if not (word.isascii() and word.isdigit() and len(word) < 19):
             problems.append(f"--seeds {word} is not a whole number from 0 up; write 5 for seeds 0 to 4, or a list such as 0,3,4")
         else:
@@ -72,7 +78,7 @@ def seeds(values: Sequence[str] | None, problems: list[str]) -> list[int]:
 def changes(values: Sequence[str] | None, problems: list[str]) -> dict[str, str]:
     """`name=value` words as a dict; a name given twice with two values is a problem."""
     result: dict[str, str] = {}
-    for word in words(values):
+    for word in words(values, "--set", problems):
         name, equals, value = word.partition("=")
         if not (name and equals and value):
             problems.append(f"--set {word} is not of the form name=value, such as step_size=0.5 or train.epochs=3")
@@ -84,8 +90,12 @@ def changes(values: Sequence[str] | None, problems: list[str]) -> dict[str, str]
 def check_folder(folder: Path, problems: list[str]) -> None:
     """A results folder must be, or be creatable as, a writable folder; nothing is written to find out."""
     place = folder
-    while not place.exists() and place.parent != place:
-        place = place.parent
+    try:
+        while not place.exists() and place.parent != place:
+            place = place.parent
+    except OSError as error:
+        problems.append(f"--results {folder}: {error.strerror}")
+        return
     if not place.is_dir():
         problems.append(f"--results {folder}: {place} is a file, not a folder")
     elif not os.access(place, os.W_OK | os.X_OK):
@@ -94,9 +104,23 @@ def check_folder(folder: Path, problems: list[str]) -> None:
 
 def existing_folder(folder: Path) -> Path:
     """The results folder for reading; exit 2 if there is none."""
-    if not folder.is_dir():
+    try:
+        found = folder.is_dir()
+    except OSError as error:
+        stop([f"--results {folder}: {error.strerror}"])
+    if not found:
         stop([f"--results {folder}: there is no such folder; `bench run` fills results/runs"])
     return folder
+
+
+def plugins(values: Sequence[str] | None, problems: list[str]) -> tuple[Path, ...]:
+    """Paths of plug-in files."""
+    return tuple(map(Path, words(values, "--plugin", problems)))
+
+
+def plain(value: object) -> str:
+    """Text without control characters, which a name must not smuggle into a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
 def print_json(value: Any) -> None:

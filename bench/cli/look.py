@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.common import Json, Plugins, Results, clock, existing_folder, guarded, print_json
+from bench.cli.common import Json, Plugins, Results, clock, existing_folder, guarded, plain, plugins, print_json, stop
+from bench.errors import BenchError, nearest
 
 if TYPE_CHECKING:
     from bench.registry import Loaded
     from bench.store import Run
+
+
+ALPHA = 0.001  # of the ACR that `bench show` prints
+RUN_COLUMNS = ("key", "row", "data set", "sigma", "seed", "protocol", "recipe", "state", "images certified")
+ORDER = ("diverged", "failed", "missing", "training", "certifying", "done")  # the worst first
 
 
 class What(StrEnum):
@@ -36,7 +42,7 @@ def list_(
     """List methods, data sets, protocols or runs. No method's code is run for it."""
     rows: list[dict[str, Any]]
     if what is What.METHODS:
-        rows = guarded(lambda: _methods(tuple(plugin or ())))
+        rows = guarded(lambda: _methods(_plugin_paths(plugin)))
     elif what is What.DATASETS:
         from bench.datasets import DATASETS
 
@@ -67,18 +73,28 @@ def list_(
         ]
     else:
         existing_folder(results)
-        rows = guarded(lambda: [_run_row(run) for run in _runs(results)])
+        rows = guarded(lambda: _run_rows(results))
     if as_json:
         print_json(rows)
+    elif what is What.RUNS and rows:
+        _print_runs(rows)
     else:
         _print_rows(rows)
 
 
-def _methods(plugins: tuple[Path, ...]) -> list[dict[str, Any]]:
+def _plugin_paths(plugin: list[str] | None) -> tuple[Path, ...]:
+    problems: list[str] = []
+    paths = plugins(plugin, problems)
+    if problems:
+        stop(problems)
+    return paths
+
+
+def _methods(paths: tuple[Path, ...]) -> list[dict[str, Any]]:
     from bench.registry import Registry
 
     rows = []
-    for entry in Registry(plugins).entries().values():
+    for entry in Registry(paths).entries().values():
         summary, variants = entry.describe()
         rows.append(
             {"name": entry.name, "variants": ", ".join(v for v in variants if v != "default"), "origin": entry.origin, "summary": summary}
@@ -98,78 +114,74 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     for name in rows[0]:
         table.add_column(name, overflow="fold", no_wrap=name in ("key", "row", "name", "field"))
     for row in rows:
-        table.add_row(*(escape(str(value)) for value in row.values()))
-    Console(highlight=False).print(table)
+        table.add_row(*(escape(plain(value)) for value in row.values()))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
 
 
-def _runs(results: Path) -> Iterator[Run]:
-    from bench.store import Store
+def _run_rows(results: Path) -> list[dict[str, Any]]:
+    """One row per run, damaged ones too."""
+    from bench.store import Damaged, Store
 
-    return Store(results).runs()
+    rows = []
+    for run in Store(results).scan():
+        if isinstance(run, Damaged):
+            rows.append(dict.fromkeys(RUN_COLUMNS, "") | {"state": "damaged", "path": str(run.path), "reason": run.reason})
+            continue
+        try:
+            rows.append(_run_row(run))
+        except BenchError as error:
+            rows.append(_named(run) | {"state": "damaged", "images certified": "", "path": str(run.path), "reason": str(error)})
+    return rows
+
+
+def _named(run: Run) -> dict[str, Any]:
+    spec = run.spec
+    names = {"key": spec.key, "row": spec.row, "data set": spec.dataset, "sigma": f"{spec.sigma}", "seed": spec.seed}
+    return names | {"protocol": spec.protocol, "recipe": spec.recipe}
 
 
 def _run_row(run: Run) -> dict[str, Any]:
-    spec = run.spec
-    training = run.training()
-    certified = ", ".join(f"{done}/{total}" for done, total in _progress(run)) or "none"
-    return {
-        "key": spec.key,
-        "row": spec.row,
-        "data set": spec.dataset,
-        "sigma": f"{spec.sigma:g}",
-        "seed": spec.seed,
-        "protocol": spec.protocol,
-        "recipe": spec.recipe,
-        "training": training["state"] if training else "failed" if run.failure() else "unfinished",
-        "images certified": certified,
+    """Names of a run, the state of the certification that is furthest behind, and the reason where it failed or diverged."""
+    certifications = list(run.certifications())
+    standings = [c.standing() for c in certifications]
+    states = [standing.state for standing in standings]
+    training, failure = run.training(), run.failure()
+    if not states:
+        states = [run.state()]
+    state = min(states, key=ORDER.index)
+    progress = ", ".join(f"{len(s.rows)}/{len(c.expected())}" for c, s in zip(certifications, standings, strict=True))
+    record = training if state == "diverged" else failure if state == "failed" else None
+    outcome = {
+        "state": state,
+        "images certified": progress or "none",
+        "path": str(run.path),
+        "reason": record["reason"] if record else None,
     }
+    return _named(run) | outcome
 
 
-def _progress(run: Run) -> list[tuple[int, int]]:
-    from bench.datasets import DATASETS
-
-    size = DATASETS[run.spec.dataset].test_size
-    return [(len(c.rows()), len(c.expected(size))) for c in run.certifications()]
+def _print_runs(rows: list[dict[str, Any]]) -> None:
+    _print_rows([{name: row[name] for name in RUN_COLUMNS} for row in rows])
+    for row in rows:
+        if row["reason"]:
+            typer.echo(plain(f"{row['state']}: {row['path']}: {row['reason']}"))
 
 
 def status(results: Results = Path("results/runs"), as_json: Json = False) -> None:
-    """What is done, unfinished, failed and diverged in a results folder, with reasons."""
+    """What is done, unfinished, failed, diverged and damaged in a results folder, with reasons. Exit code 1 if anything is damaged."""
     existing_folder(results)
-
-    def work() -> list[dict[str, Any]]:
-        rows = []
-        for run in _runs(results):
-            row = _run_row(run)
-            training, failure = run.training(), run.failure()
-            progress = _progress(run)
-            finished = bool(training) and bool(progress) and all(done == total for done, total in progress)
-            state = (
-                "diverged"
-                if training and training["state"] == "diverged"
-                else "failed"
-                if failure
-                else "done"
-                if finished
-                else "unfinished"
-            )
-            problem = training if state == "diverged" else failure if state == "failed" else None
-            rows.append(row | {"state": state, "reason": problem["reason"] if problem else None, "path": str(run.path)})
-        return rows
-
-    rows = guarded(work)
+    rows = guarded(lambda: _run_rows(results))
     if as_json:
         print_json(rows)
-        return
-    tally = Counter(row["state"] for row in rows)
-    typer.echo(f"{results}: {len(rows)} runs" + "".join(f", {count} {state}" for state, count in sorted(tally.items())))
-    shown = [
-        {k: row[k] for k in ("key", "row", "data set", "sigma", "seed", "protocol", "recipe", "state", "images certified")} for row in rows
-    ]
-    if shown:
-        _print_rows([row for row in shown if row["state"] != "done"] or shown)
-    for row in rows:
-        if row["reason"]:
-            typer.echo(f"{row['state']}: {row['path']}: {row['reason']}")
+    else:
+        tally = Counter(row["state"] for row in rows)
+        typer.echo(f"{results}: {len(rows)} runs" + "".join(f", {count} {state}" for state, count in sorted(tally.items())))
+        if rows:
+            _print_runs([row for row in rows if row["state"] != "done"] or rows)
+    raise typer.Exit(int(any(row["state"] == "damaged" for row in rows)))
 
 
 def show(
@@ -181,19 +193,21 @@ def show(
     """Show a method's hyperparameters, presets and cost, or what a run was and what came of it."""
     from bench.registry import Registry
 
-    registry = Registry(tuple(plugin or ()))
-    name = what.partition(".")[0]
+    registry = Registry(_plugin_paths(plugin))
+    name, dot, variant = what.partition(".")
     if name in guarded(registry.entries):
-        _show_method(guarded(lambda: registry.load(name)), as_json)
+        loaded = guarded(lambda: registry.load(name))
+        if dot and variant not in loaded.cls.variants:
+            stop([f"method {name!r} has no variant {variant!r}{nearest(variant, loaded.cls.variants)}"])
+        _show_method(loaded, as_json)
         return
-    from bench.errors import BenchError, nearest
     from bench.store import Store
 
     def find() -> Run:
         try:
             return Store(results).find(what)
         except BenchError as error:
-            raise BenchError(f"{what!r} is no method{nearest(what, registry.entries())} And {error}") from None
+            raise BenchError(f"{what!r} is no method{nearest(what, registry.entries())} ({error})") from None
 
     _show_run(guarded(find), as_json)
 
@@ -210,14 +224,22 @@ def _show_method(loaded: Loaded, as_json: bool) -> None:
     cls = loaded.cls
     hints = typing.get_type_hints(cls)
     source = inspect.getsource(inspect.getmodule(cls) or cls)
-    comments = {m[1]: m[2] for m in re.finditer(r"^    (\w+): [^#\n]*?  # (.+)$", source, re.M)}
+    comments = dict(re.findall(r"^    (\w+): [^#\n]*?  # (.+)$", source, re.M))
     fields = []
     for f in dataclasses.fields(cls):
-        symbol, colon, text = comments.get(f.name, "").partition(": ")
-        if not colon or " " in symbol:
-            symbol, text = "", comments.get(f.name, "")
+        parts = re.fullmatch(r"(?:(\S+): )?(.*?)(?: \[([^\[\]]*)\])?", comments.get(f.name, ""))
+        symbol, meaning, origin = parts.groups("") if parts else ("", "", "")
         default = "" if f.default is dataclasses.MISSING else f.default
-        fields.append({"field": f.name, "symbol": symbol, "type": describe_type(hints[f.name]), "default": default, "meaning": text})
+        fields.append(
+            {
+                "field": f.name,
+                "symbol": symbol,
+                "type": describe_type(hints[f.name]),
+                "default": default,
+                "meaning": meaning,
+                "source": origin,
+            }
+        )
     presets = [
         {"recipe": recipe, "variant": variant, "data set": dataset, "sigma": sigma}
         | {f.name: getattr(preset, f.name) for f in dataclasses.fields(cls)}
@@ -248,24 +270,16 @@ def _show_method(loaded: Loaded, as_json: bool) -> None:
 
 
 def _show_run(run: Run, as_json: bool) -> None:
-    import csv
-
-    from bench.datasets import DATASETS
     from bench.spec import canonical, to_json
-    from bench.store import read_json
+    from leaderboard.metrics import average_certified_radius, outcomes
 
     def work() -> dict[str, Any]:
-        timing = run.path / "timing.json"
-        curve = list(csv.DictReader(run.curve.read_text().splitlines())) if run.curve.exists() else []
-        size = DATASETS[run.spec.dataset].test_size
         certifications = []
         for c in run.certifications():
-            rows = c.rows()
-            total = len(c.expected(size))
+            rows, total = c.standing().rows, len(c.expected())
             item: dict[str, Any] = {"key": c.spec.key, "spec": to_json(c.spec), "images": f"{len(rows)}/{total}"}
             if len(rows) == total:
-                radii = [row.radius(0.001, run.spec.sigma) if row.selected == row.label else None for row in rows]
-                item["acr (alpha 0.001)"] = sum(r or 0.0 for r in radii) / total
+                item[f"acr (alpha {ALPHA})"] = average_certified_radius(outcomes(rows, ALPHA, run.spec.sigma))
             certifications.append(item)
         return {
             "path": str(run.path),
@@ -273,9 +287,9 @@ def _show_run(run: Run, as_json: bool) -> None:
             "spec": to_json(run.spec),
             "training": run.training(),
             "failure": run.failure(),
-            "timing": read_json(timing) if timing.exists() else None,
+            "timing": run.timing(),
             "environment": run.environment(),
-            "curve": curve,
+            "curve": _read_curve(run),
             "certifications": certifications,
         }
 
@@ -301,15 +315,22 @@ def _show_run(run: Run, as_json: bool) -> None:
     typer.echo(f"train: {canonical(data['spec']['train'])}")
     typer.echo(f"hyperparameters: {canonical(data['spec']['hyperparameters'])}")
     for item in data["certifications"]:
-        acr = item.get("acr (alpha 0.001)")
-        typer.echo(f"certification {item['key']}: {item['images']} images" + ("" if acr is None else f", ACR {acr:.4f} at alpha 0.001"))
+        acr = item.get(f"acr (alpha {ALPHA})")
+        typer.echo(f"certification {item['key']}: {item['images']} images" + ("" if acr is None else f", ACR {acr:.4f} at alpha {ALPHA}"))
     if data["environment"]:
         typer.echo(f"environment: {canonical(data['environment'])}")
     if data["curve"]:
         shown = data["curve"][:: max(1, len(data["curve"]) // 10)]
         typer.echo("training curve (some rows; all in curve.csv):")
-        _print_rows([{k: _short(v) for k, v in row.items()} for row in shown])
+        _print_rows([{k: "" if v is None else f"{v:.4g}" for k, v in row.items()} for row in shown])
 
 
-def _short(value: str) -> str:
-    return f"{float(value):.4g}" if value else ""
+def _read_curve(run: Run) -> list[dict[str, float | None]]:
+    """Rows of curve.csv; BenchError if it is damaged."""
+    if not run.curve.exists():
+        return []
+    try:
+        rows = list(csv.DictReader(run.curve.read_text().splitlines(), strict=True))
+        return [{name: float(value) if value else None for name, value in row.items()} for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise BenchError(f"{run.curve}: not a training curve: {error}") from None

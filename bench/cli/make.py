@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
+import re
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.common import Plugins, guarded, stop
+from bench.cli.common import Plugins, guarded, plain, plugins, stop
 from bench.spec import NAME
 
 
@@ -23,7 +25,11 @@ def new_method(
 
     path = folder / f"{name}.py"
     problems = []
-    if not NAME.match(name) or not name.replace("-", "_").isidentifier():
+    title = name.replace("_", " ").replace("-", " ").title()
+    class_name = title.replace(" ", "")
+    text = Template((files("bench") / "assets" / "new_method.py.txt").read_text(encoding="utf-8"))
+    taken = keyword.iskeyword(class_name) or re.search(rf"\b{class_name}\b", text.template)
+    if not NAME.match(name) or not class_name.isidentifier() or name != name.lower() or taken:
         problems.append(f"{name!r} is no name for a method: lower case letters, digits, - and _, a letter first, such as my_method")
     elif name in Registry().entries():
         problems.append(f"there is already a method {name!r}; choose another name")
@@ -33,10 +39,8 @@ def new_method(
         problems.append(f"{path} is already there, and is left as it is")
     if problems:
         stop(problems)
-    title = name.replace("_", " ").replace("-", " ").title()
-    text = Template((files("bench") / "assets" / "new_method.py.txt").read_text(encoding="utf-8"))
     try:
-        path.write_text(text.substitute(title=title, class_name=title.replace(" ", ""), year=date.today().year), encoding="utf-8")
+        path.write_text(text.substitute(title=title, class_name=class_name, year=date.today().year), encoding="utf-8")
     except OSError as error:
         stop([f"{path}: {error.strerror}"])
     typer.echo(f"wrote {path}; next:")
@@ -55,8 +59,11 @@ def check(
     from bench.registry import Registry
 
     as_file = method.endswith(".py") or "/" in method
-    extra = [*(plugin or ()), *([Path(method)] if as_file else [])]
-    name = Path(method).stem if as_file else method.partition(".")[0]
+    problems: list[str] = []
+    extra = [*plugins(plugin, problems), *([Path(method)] if as_file else [])]
+    name = Path(method).stem if as_file else method
+    if problems:
+        stop(problems)
     if as_file and not Path(method).is_file():
         stop([f"{method} is not a file; `bench new-method {name}` writes one"])
 
@@ -67,7 +74,7 @@ def check(
             mark = "[red]broken[/red]" if result.problem else "[green]holds [/green]"
             console.print(f"{mark}  {result.promise}")
             if result.problem:
-                console.print(f"        {result.problem}", markup=False)
+                console.print(f"        {plain(result.problem)}", markup=False)
         broken = sum(result.problem is not None for result in results)
         console.print(f"{name}: {len(results) - broken} of {len(results)} promises hold", markup=False)
         return int(broken > 0)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from bench.cli.common import clock
+from bench.cli.common import clock, plain
 
 PLAIN_SECONDS = 30.0
 
@@ -54,7 +54,7 @@ class Show:
         """A cell starts."""
         self.number, self.name = number, name
         self.cell_begun = time.monotonic()
-        self.bars.reset(self.cell, description=escape(name), total=None, visible=True, note="")
+        self.bars.reset(self.cell, description=escape(plain(name)), total=None, visible=True, note="")
 
     def progress(self, phase: str, done: int, total: int) -> None:
         """Part of `bench.run.Report`."""
@@ -80,4 +80,4 @@ class Show:
 
     def say(self, text: str) -> None:
         """Part of `bench.run.Report`."""
-        self.console.print(text, markup=False)
+        self.console.print(plain(text), markup=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.common import Json, Plugins, Results, changes, check_folder, clock, guarded, numbers, print_json, seeds, stop, words
+from bench.cli.common import Json, Plugins, Results, changes, check_folder, clock, numbers, plain, plugins, print_json, seeds, stop, words
 from bench.errors import BenchError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.plan import Cell, Plan
-    from bench.run import State
-    from bench.store import Store
+    from bench.run import Options
+    from bench.store import State, Store
 
 RERUN = ("diverged", "all")
 
@@ -54,7 +55,9 @@ def run(
     ] = None,
     plugin: Plugins = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    batch: Annotated[int | None, typer.Option("--batch", help="Samples per certification pass; never changes a count.")] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Samples per certification pass, at most 500; never changes a count.")
+    ] = None,
     results: Results = Path("results/runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     rerun: Annotated[
@@ -69,12 +72,15 @@ def run(
 ) -> None:
     """Train and certify the matrix method x sigma x seed. The same line again continues where it stopped.
 
-    Exit codes: 0 all done, 1 some cells failed or diverged, 2 usage, 130 interrupted.
+    Exit codes: 0 all done, 1 some cells failed or diverged, 2 usage, 128 + signal when interrupted (130 for Ctrl-C).
     """
     problems: list[str] = []
+    methods = words(method, "--method", problems)
+    datasets = words(dataset, "--dataset", problems)
     sigmas = numbers(sigma, "--sigma", problems)
     chosen_seeds = seeds(seed, problems)
     wanted = changes(change, problems)
+    paths = plugins(plugin, problems)
     check_folder(results, problems)
     if rerun is not None and rerun not in RERUN:
         problems.append(f"--rerun {rerun} is unknown{nearest(rerun, RERUN)}")
@@ -82,162 +88,159 @@ def run(
         problems.append(f"--batch {batch} must be at least 1")
 
     import torch
+    from rich.console import Console
 
     from bench.certify import ROWS
     from bench.plan import Plan, Request, make_plan
     from bench.registry import Registry
-    from bench.run import Options, StopSignals, pick_device
+    from bench.run import Options, pick_device
     from bench.store import Store
     from leaderboard import layouts
 
-    methods = words(method)
+    chosen_device = torch.device("cpu")
     try:
         chosen_device = pick_device(device)
     except BenchError as error:
         problems.append(str(error))
-        chosen_device = torch.device("cpu")
     plan = Plan((), ())
     try:
         request = Request(
             methods=methods or layouts.load(4).rows,
-            datasets=words(dataset) or ["mnist"],
+            datasets=datasets or ["mnist"],
             sigmas=sigmas,
             seeds=chosen_seeds,
             protocol=protocol,
             recipe=recipe,
             changes=wanted,
         )
-        plan = make_plan(request, Registry(tuple(plugin or ())))
+        plan = make_plan(request, Registry(paths))
     except UsageError as error:
         problems += error.problems
     if problems:
         stop(problems)
 
-    from rich.console import Console
-
-    store = Store(results)
     console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=True)
-    states = {id(cell): _state(cell, store) for cell in plan.cells}
-    again = [cell for cell in plan.cells if rerun == "all" or (rerun == "diverged" and states[id(cell)] == "diverged")]
-    todo = [cell for cell in plan.cells if cell in again or states[id(cell)] not in ("done", "diverged")]
-    seconds = guarded(lambda: _print_plan(console, plan, todo, states, store, chosen_device, protocol, recipe, detail=dry_run))
+    matrix = _Matrix(plan, Store(results), console, rerun)
+    seconds = matrix.announce(chosen_device, protocol, recipe, detail=dry_run)
     if dry_run:
         if as_json:
-            print_json(
-                {
-                    "results": str(results),
-                    "cells": [_cell_json(c, store, states[id(c)]) | {"seconds": seconds.get(id(c))} for c in plan.cells],
-                }
-            )
+            cells = [matrix.as_json(cell) | {"seconds": seconds.get(cell.id)} for cell in plan.cells]
+            print_json({"results": str(results), "cells": cells})
         return
-
-    from bench.cli.progress import Show
-    from bench.errors import Interrupted
-    from bench.run import execute, set_aside
-
-    for cell in again:
-        if moved := set_aside(cell, store):
-            console.print(f"moved the old run to {moved}", markup=False)
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        stop([f"--results {results}: {error.strerror}"])
     options = Options(device=chosen_device, batch=batch or ROWS, allow_changed_source=allow_changed_source)
-    interrupted = 0
-    with StopSignals().installed() as signals, Show(console, [seconds.get(id(c), 0.0) for c in todo]) as show:
-        for number, cell in enumerate(todo):
-            show.begin(number, cell.name)
-            try:
-                states[id(cell)] = execute(cell, store, options, show, signals)
-            except (Interrupted, KeyboardInterrupt) as error:
-                interrupted = error.signal_number if isinstance(error, Interrupted) else 2
-                states[id(cell)] = _state(cell, store)
-                break
-            show.end(cell.name, states[id(cell)])
-    tally = Counter(states.values())
-    console.print(", ".join(f"{count} {state}" for state, count in sorted(tally.items())) + f" of {len(plan.cells)} cells", markup=False)
-    if interrupted:
-        console.print("interrupted; the same line again continues", markup=False)
-    elif tally["diverged"]:
-        console.print("diverged cells are not tried again unless you say --rerun diverged", markup=False)
-    code = 128 + interrupted if interrupted else int(tally["done"] != len(plan.cells))
+    code = matrix.run(options, seconds)
     if not code:
-        console.print(
-            f"next: bench table{'' if results == Path('results/runs') else f' --results {results}'} --protocol {protocol}", markup=False
-        )
+        where = "" if results == Path("results/runs") else f" --results {results}"
+        console.print(f"next: bench table{where} --protocol {protocol}", markup=False)
     if as_json:
-        print_json({"results": str(results), "exit": code, "cells": [_cell_json(c, store, states[id(c)]) for c in plan.cells]})
+        print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     raise typer.Exit(code)
 
 
-def _state(cell: Cell, store: Store) -> State:
-    from bench.run import state_of
+class _Matrix:
+    """The cells of one command and where each of them stands."""
 
-    try:
-        return state_of(cell, store)
-    except BenchError:
-        return "failed"  # the attempt to continue it will say why
+    def __init__(self, plan: Plan, store: Store, console: Console, rerun: str | None) -> None:
+        self.plan, self.store, self.console, self.rerun = plan, store, console, rerun
+        self.states = {cell.id: self._state(cell) for cell in plan.cells}
+        self.again = {c.id for c in plan.cells if rerun == "all" or (rerun == "diverged" and self.states[c.id] == "diverged")}
+        self.todo = [c for c in plan.cells if c.id in self.again or self.states[c.id] not in ("done", "diverged")]
 
+    def _state(self, cell: Cell) -> State:
+        from bench.run import state_of
 
-def _cell_json(cell: Cell, store: Store, state: str) -> dict[str, Any]:
-    run = store.run(cell.spec)
-    failure = run.failure() if state == "failed" else run.training() if state == "diverged" else None
-    return {
-        "row": cell.spec.row,
-        "dataset": cell.spec.dataset,
-        "sigma": cell.spec.sigma,
-        "seed": cell.spec.seed,
-        "key": cell.spec.key,
-        "certification": cell.certify.key,
-        "state": state,
-        "path": str(run.path),
-        "reason": failure.get("reason") if failure else None,
-    }
+        try:
+            return state_of(cell, self.store)
+        except BenchError:
+            return "failed"  # the attempt to continue it will say why
 
+    def say(self, text: str) -> None:
+        self.console.print(plain(text), markup=False)
 
-def _print_plan(
-    console: Console,
-    plan: Plan,
-    todo: list[Cell],
-    states: dict[int, State],
-    store: Store,
-    device: torch.device,
-    protocol: str,
-    recipe: str,
-    *,
-    detail: bool,
-) -> dict[int, float]:
-    """Says what will be done and how long it may take; returns estimated seconds by cell."""
-    from bench.run import estimate_seconds
+    def announce(self, device: torch.device, protocol: str, recipe: str, *, detail: bool) -> dict[tuple[str, str], float]:
+        """Says what will be done and how long it may take; returns estimated seconds by cell."""
+        from bench.run import estimate_seconds
 
-    by_name = estimate_seconds(todo, store, device)
-    seconds = {id(cell): by_name[cell.name] for cell in todo if cell.name in by_name}
-    for note in plan.notes:
-        console.print(f"note: {note}", markup=False)
-    tally = Counter(states[id(cell)] for cell in plan.cells)
-    rows = len({(c.spec.dataset, c.spec.row) for c in plan.cells})
-    sigmas = len({c.spec.sigma for c in plan.cells})
-    seed_count = len({c.spec.seed for c in plan.cells})
-    console.print(
-        f"{len(plan.cells)} cells: rows {rows}, noise levels {sigmas}, seeds {seed_count}; "
-        f"protocol {protocol}, recipe {recipe}, device {device}",
-        markup=False,
-    )
-    console.print(
-        f"{tally['done']} done, {tally['diverged']} diverged, {len(todo)} to do; about {clock(sum(seconds.values()))}, from timed steps",
-        markup=False,
-    )
-    console.print(f"results in {store.root}", markup=False)
-    if detail:
+        cells = self.plan.cells
+        seconds = estimate_seconds(self.todo, self.store, device)
+        for note in self.plan.notes:
+            self.say(f"note: {note}")
+        rows = len({(c.spec.dataset, c.spec.row) for c in cells})
+        sigmas, seed_count = len({c.spec.sigma for c in cells}), len({c.spec.seed for c in cells})
+        self.say(
+            f"{len(cells)} cells: rows {rows}, noise levels {sigmas}, seeds {seed_count}; "
+            f"protocol {protocol}, recipe {recipe}, device {device}"
+        )
+        tally = Counter(self.states.values())
+        about = f"; about {clock(sum(seconds.values()))}, from timed steps" if seconds else ""
+        self.say(f"{tally['done']} done, {tally['diverged']} diverged, {len(self.todo)} to do{about}")
+        self.say(f"results in {self.store.root}")
+        if detail:
+            self._print_cells(seconds)
+        return seconds
+
+    def _print_cells(self, seconds: dict[tuple[str, str], float]) -> None:
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table("row", "data set", "sigma", "seed", "state", "estimate", box=None, pad_edge=False)
-        for cell in plan.cells:
-            spec, estimate = cell.spec, seconds.get(id(cell))
-            state = states[id(cell)]
-            table.add_row(
-                spec.row.replace("[", r"\["),
-                spec.dataset,
-                f"{spec.sigma:g}",
-                str(spec.seed),
-                state,
-                "" if estimate is None else clock(estimate),
-            )
-        console.print(table)
-    return seconds
+        for cell in self.plan.cells:
+            spec, estimate = cell.spec, seconds.get(cell.id)
+            texts = (spec.row, spec.dataset, spec.sigma, spec.seed, self.states[cell.id], "" if estimate is None else clock(estimate))
+            table.add_row(*(escape(plain(text)) for text in texts))
+        self.console.print(table)
+
+    def run(self, options: Options, seconds: dict[tuple[str, str], float]) -> int:
+        """Runs what is to do, cell by cell; returns the exit code."""
+        from bench.cli.progress import Show
+        from bench.errors import Interrupted
+        from bench.run import StopSignals, execute, set_aside
+
+        interrupted = 0
+        with StopSignals().installed() as signals, Show(self.console, [seconds.get(c.id, 0.0) for c in self.todo]) as show:
+            for number, cell in enumerate(self.todo):
+                show.begin(number, cell.name)
+                try:
+                    if cell.id in self.again and (moved := set_aside(cell, self.store)):
+                        self.say(f"moved the old run to {moved}")
+                    self.states[cell.id] = execute(cell, self.store, options, show, signals)
+                except (Interrupted, KeyboardInterrupt) as error:
+                    interrupted = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
+                    self.states[cell.id] = self._state(cell)
+                    break
+                except (BenchError, OSError) as error:
+                    self.say(f"{cell.name}: failed: {error}")
+                    self.states[cell.id] = "failed"
+                show.end(cell.name, self.states[cell.id])
+        tally = Counter(self.states.values())
+        self.say(", ".join(f"{count} {state}" for state, count in sorted(tally.items())) + f" of {len(self.plan.cells)} cells")
+        if interrupted:
+            without = f" without --rerun {self.rerun}" if self.rerun else ""
+            self.say(f"interrupted; the same line again{without} continues")
+            return 128 + interrupted
+        if tally["diverged"]:
+            self.say("diverged cells are not tried again unless you say --rerun diverged")
+        return int(tally["done"] != len(self.plan.cells))
+
+    def as_json(self, cell: Cell) -> dict[str, Any]:
+        """A cell and its state, with the reason where it failed or diverged."""
+        run, state = self.store.run(cell.spec), self.states[cell.id]
+        try:
+            record = run.failure() if state == "failed" else run.training() if state == "diverged" else None
+        except BenchError as error:
+            record = {"reason": str(error)}
+        return {
+            "row": cell.spec.row,
+            "dataset": cell.spec.dataset,
+            "sigma": cell.spec.sigma,
+            "seed": cell.spec.seed,
+            "key": cell.spec.key,
+            "certification": cell.certify.key,
+            "state": state,
+            "path": str(run.path),
+            "reason": record["reason"] if record else None,
+        }

@@ -34,31 +34,35 @@ def table(
     Rows of different protocols, recipes, sample sizes or image subsets stand in separate tables, each with a caption that says which.
     """
     problems: list[str] = []
+    filters = {
+        "datasets": words(dataset, "--dataset", problems),
+        "methods": words(method, "--method", problems),
+        "protocols": words(protocol, "--protocol", problems),
+        "recipes": words(recipe, "--recipe", problems),
+    }
     sigmas = numbers(sigma, "--sigma", problems)
     chosen_seeds = seeds(seed, problems)
     if not 0 < alpha < 0.5:
         problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
     if format_ not in FORMATS:
         problems.append(f"--format {format_} is unknown{nearest(format_, FORMATS)}")
+    if out is not None and (not out.name or out.is_dir()):
+        problems.append(f"--out {out} is a folder; name a file in it, such as {out / 'table.md'}")
     if problems:
         stop(problems)
     existing_folder(results)
 
+    from bench.store import Store, write_atomically
     from leaderboard.aggregate import collect
     from leaderboard.tables import render
-
-    from bench.store import Store, write_atomically
 
     def work() -> str:
         groups = collect(
             Store(results),
-            datasets=words(dataset),
-            methods=words(method),
+            alpha=alpha,
             sigmas=sigmas,
             seeds=chosen_seeds,
-            protocols=words(protocol),
-            recipes=words(recipe),
-            alpha=alpha,
+            **filters,
         )
         terminal = format_ == "terminal" and out is None
         width = os.get_terminal_size().columns if terminal and sys.stdout.isatty() else 120

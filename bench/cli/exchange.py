@@ -1,0 +1,170 @@
+"""`bench import` and `bench export`: the field's certification logs in, and ours out in the same form."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.common import Json, Results, check_folder, existing_folder, guarded, print_json, stop
+from bench.errors import BenchError, nearest
+
+if TYPE_CHECKING:
+    from bench.imported import LogMap, Report
+    from bench.records import Certificate
+    from bench.store import Certification, Run
+
+FORMATS = ("tsv",)
+
+
+def import_(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of logs, or one log.")],
+    format_: Annotated[str, typer.Option("--format", help="tsv: one line per image, parted by tabs, as the field writes it.")] = "tsv",
+    map_: Annotated[
+        Path | None,
+        typer.Option("--map", metavar="FILE", help="TOML file that says what the paths mean. Default: that of the SmoothMix logs."),
+    ] = None,
+    results: Results = Path("results/runs"),
+    strict: Annotated[bool, typer.Option("--strict", help="Any refused file is an error, and then nothing is written.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read published certification logs into the results, marked as imported. What does not fit entirely is refused, with the reason.
+
+    The same line again changes nothing. Hidden files are left out. Exit codes: 0 done, 1 something was refused under --strict, 2 usage.
+    """
+    problems: list[str] = []
+    if format_ not in FORMATS:
+        problems.append(f"--format {format_} is unknown{nearest(format_, FORMATS)}")
+    check_folder(results, problems)
+    if problems:
+        stop(problems)
+
+    from bench.imported import import_logs, load_map
+
+    log_map = guarded(lambda: load_map(map_))
+    report = guarded(lambda: import_logs(path, results, log_map, strict=strict))
+    if as_json:
+        print_json(_as_json(report, log_map))
+    else:
+        _print(report, log_map, results)
+    if strict and report.refused:
+        raise typer.Exit(1)
+
+
+def _as_json(report: Report, log_map: LogMap) -> dict[str, Any]:
+    from bench.spec import to_json
+
+    return {
+        "collection": log_map.collection,
+        "map": log_map.origin,
+        "written": report.written,
+        "read": [{"file": file, "key": spec.key, "row": spec.row, **to_json(spec)} for file, spec in report.read.items()],
+        "already": [{"file": file, "key": key} for file, key in report.already.items()],
+        "same": [{"file": file, "as": other} for file, other in report.same.items()],
+        "skipped": [{"file": file, "reason": reason} for file, reason in report.skipped.items()],
+        "refused": [{"file": e.file, "line": e.line, "kind": e.kind, "reason": e.reason} for e in report.refused],
+    }
+
+
+def _print(report: Report, log_map: LogMap, results: Path) -> None:
+    for error in report.refused:
+        typer.echo(f"refused: {error}")
+    for file, other in report.same.items():
+        typer.echo(f"same content as {other}: {file}")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(e.kind for e in report.refused).most_common())
+    typer.echo(f"{len(report.read):6} read")
+    typer.echo(f"{len(report.already):6} already there")
+    typer.echo(f"{len(report.same):6} same content as another")
+    typer.echo(f"{len(report.skipped):6} left out by the map")
+    for reason, count in Counter(report.skipped.values()).most_common():
+        typer.echo(f"       {count:6} {reason}")
+    typer.echo(f"{len(report.refused):6} refused{': ' if kinds else ''}{kinds}")
+    if not report.written:
+        typer.echo("nothing was written, since --strict allows no refusal")
+    elif report.read:
+        typer.echo(f"they are in {results / 'imported' / log_map.collection}; their radii are as printed, rounded, and without counts")
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Key or folder of a run; `bench list runs` names them.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write.")],
+    format_: Annotated[str, typer.Option("--format", help="tsv: one line per image, parted by tabs, as the field writes it.")] = "tsv",
+    certification: Annotated[
+        str | None, typer.Option("--certification", metavar="KEY", help="Which one, if the run was certified several times.")
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2).")] = 0.001,
+    results: Results = Path("results/runs"),
+) -> None:
+    """Write a finished certification as the field's log: idx, label, predict, radius, correct, time, and our count and n behind them.
+
+    Radii are rounded down at 4 decimals, so that the log claims nothing that was not certified; abstained is predict -1.
+    """
+    problems: list[str] = []
+    if format_ not in FORMATS:
+        problems.append(f"--format {format_} is unknown{nearest(format_, FORMATS)}")
+    if not 0 < alpha < 0.5:
+        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    if out.is_dir():
+        problems.append(f"--out {out} is a folder; name a file")
+    if problems:
+        stop(problems)
+    existing_folder(results)
+
+    from bench import fieldlog
+    from bench.store import Store, write_atomically
+
+    def work() -> tuple[Certification, bytes]:
+        found, rows = _certification(Store(results).find(run), certification)
+        return found, fieldlog.write(rows, alpha=alpha, sigma=found.run.spec.sigma, seconds=_seconds(found.path / "times.csv"))
+
+    found, data = guarded(work)
+    try:
+        write_atomically(out, data)
+    except OSError as error:
+        stop([f"--out {out}: {error.strerror}"])
+    lines = data.count(b"\n") - 1
+    typer.echo(f"wrote {out}: {lines} images of {found.run.spec.row}, sigma {found.run.spec.sigma:g}, seed {found.run.spec.seed}")
+
+
+def _certification(run: Run, key: str | None) -> tuple[Certification, list[Certificate]]:
+    """The one that was asked for and its rows, if it is finished.
+
+    Raises:
+        BenchError: none, several to choose from, or one that is not finished.
+    """
+    there = {c.spec.key: c for c in run.certifications()}
+    if not there:
+        raise BenchError(f"{run.path} has no certification; `bench run` continues it")
+    if key is not None:
+        chosen = [k for k in there if k.startswith(key)]
+        if len(chosen) != 1:
+            raise BenchError(f"{run.path} has {len(chosen) or 'no'} certification with key {key!r}{nearest(key, there)}")
+    elif len(there) > 1:
+        told = ", ".join(f"{k} (n={c.spec.n}, images={c.spec.images})" for k, c in there.items())
+        raise BenchError(f"{run.path} was certified {len(there)} times; name one by --certification: {told}")
+    else:
+        chosen = list(there)
+    found = there[chosen[0]]
+    standing = found.standing()
+    if standing.state != "done":
+        done = f"{standing.state}, {len(standing.rows)} of {len(found.expected())} images"
+        raise BenchError(f"{found.path} is not finished ({done}); `bench run` continues it")
+    return found, standing.rows
+
+
+def _seconds(path: Path) -> dict[int, float]:
+    """Image -> seconds; of an image that was begun twice the last. A side file: a line that is damaged is no time."""
+    seconds: dict[int, float] = {}
+    if not path.is_file():
+        return seconds
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        index, _, text = line.partition(",")
+        try:
+            value = float(text)
+            if 0 <= value < 1e9:
+                seconds[int(index)] = value
+        except ValueError:
+            continue
+    return seconds

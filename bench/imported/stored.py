@@ -1,0 +1,168 @@
+"""An imported log: what it is, where it lies in the result store, and how it is read back."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import fieldlog
+from bench.bounds import check_alpha
+from bench.errors import BenchError
+from bench.fieldlog import FieldRow
+from bench.spec import NAME, Scalar, canonical, check_sigma, digest, from_json, select_images, to_json
+
+FOLDER = "imported"
+RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def row_name(method: str, variant: str, changes: Mapping[str, Scalar]) -> str:
+    """The name of a table row, as `RunSpec.row` writes it, e.g. `smoothmix.eta5[step_size=0.5]`."""
+    name = method if variant == "default" else f"{method}.{variant}"
+    own = [f"{k}={v if isinstance(v, str) else 'none' if v is None else canonical(v)}" for k, v in sorted(changes.items())]
+    return f"{name}[{','.join(own)}]" if own else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSpec:
+    """One imported log: whose it is, how it was certified, and which file it was.
+
+    Attributes:
+        collection: name of the map, such as smoothmix-logs.
+        changes: hyperparameters that differ from those of the variant's preset, by name.
+        run: which training of the configuration, as the path says it; `only` where the path has no number.
+        images: the selection of test images that it covers entirely.
+        source: path within the collection.
+        sha256: of the file.
+        rows_sha256: of rows.tsv.
+    """
+
+    collection: str
+    method: str
+    variant: str
+    changes: Mapping[str, Scalar] = field(default_factory=dict)
+    dataset: str
+    sigma: float
+    run: str
+    arch: str
+    n0: int = 100
+    n: int = 100_000
+    alpha: float = 0.001
+    images: str = "all"
+    source: str
+    sha256: str
+    rows_sha256: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sigma", float(self.sigma))
+        object.__setattr__(self, "images", self.images.replace("=", ":"))
+        for name in ("collection", "method", "variant", "dataset", "arch"):
+            if not NAME.match(getattr(self, name)):
+                raise ValueError(f"{name} {getattr(self, name)!r} is not a name: lower case letters, digits, - and _")
+        if not RUN.fullmatch(self.run):
+            raise ValueError(f"run {self.run!r} is not a word of letters, digits, - and _")
+        if self.n0 < 1 or self.n < 1:
+            raise ValueError(f"n0={self.n0} and n={self.n} must be greater than 0")
+        for name in ("sha256", "rows_sha256"):
+            if not SHA256.fullmatch(getattr(self, name)):
+                raise ValueError(f"{name} {getattr(self, name)!r} is not a SHA-256 in hex")
+        check_sigma(self.sigma)
+        check_alpha(self.alpha)
+        select_images(self.images, 1)
+
+    @property
+    def row(self) -> str:
+        """The name of the table row, in the syntax of `RunSpec.row`."""
+        return row_name(self.method, self.variant, self.changes)
+
+    @property
+    def key(self) -> str:
+        """16 hex digits; names the folder."""
+        return digest(to_json(self))
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies below the store's root."""
+        row = re.sub(r"[^a-z0-9._-]+", "_", self.row)[:100]
+        return Path(FOLDER, self.collection, row, f"{self.sigma:g}-{self.run}-{self.key}")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The rows of an imported log as arrays, by index."""
+
+    index: NDArray[np.int64]
+    label: NDArray[np.int64]
+    predict: NDArray[np.int64]  # -1: abstained
+    radius: NDArray[np.float64]  # as printed: rounded
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Certified, and the class is the label."""
+        return np.equal(self.predict, self.label)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported log on disk: its folder and spec."""
+
+    path: Path
+    spec: ImportSpec
+
+    @property
+    def file(self) -> Path:
+        return self.path / "rows.tsv"
+
+    def data(self) -> bytes:
+        """The content of rows.tsv.
+
+        Raises:
+            BenchError: unreadable, or its check sum is not the one that was recorded.
+        """
+        try:
+            data = self.file.read_bytes()
+        except OSError as error:
+            raise BenchError(f"{self.file}: {error.strerror}; import {self.spec.source} again") from None
+        if (found := hashlib.sha256(data).hexdigest()) != self.spec.rows_sha256:
+            expected = self.spec.rows_sha256
+            raise BenchError(f"{self.file}: SHA-256 is {found[:12]}..., not {expected[:12]}...; import {self.spec.source} again")
+        return data
+
+    def rows(self) -> list[FieldRow]:
+        """The rows, by index.
+
+        Raises:
+            BenchError: as `data`.
+        """
+        return fieldlog.from_canonical(self.data(), name=str(self.file))
+
+    def columns(self) -> Columns:
+        """The rows as arrays; faster than `rows`, since the check sum vouches for the format.
+
+        Raises:
+            BenchError: as `data`.
+        """
+        cells = self.data().split()[len(fieldlog.CANONICAL) :]
+        index, label, predict = (np.array(cells[number::5]).astype(np.int64) for number in range(3))
+        return Columns(index, label, predict, np.array(cells[3::5]).astype(np.float64))
+
+
+def imports(root: Path) -> Iterator[Import]:
+    """Every imported log of a store, by folder. A folder without spec.json is an import that never finished.
+
+    Raises:
+        BenchError: a spec that is no valid spec, or does not fit its folder.
+        OSError: a spec that cannot be read.
+    """
+    for path in sorted((root / FOLDER).glob("[!.]*/*/*/spec.json")):
+        spec = cast(ImportSpec, from_json(cast(Any, ImportSpec), path.read_bytes(), str(path)))
+        if not path.parent.name.endswith(f"-{spec.key}"):
+            raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
+        yield Import(path.parent, spec)
