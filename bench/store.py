@@ -282,6 +282,14 @@ class Run:
                 raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
             yield Certification(path.parent, spec, self)
 
+    def check(self) -> None:
+        """BenchError where a record of the run or of its certifications cannot be believed; evidence itself is not read."""
+        self.info.test_labels()
+        self.state()
+        self.environment()
+        for certification in self.certifications():
+            certification.environment()
+
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
         """Keeps other processes of this machine from the run; the system lets go of it when the process ends, however it ends.

@@ -192,11 +192,7 @@ def _read(store: Store) -> tuple[list[Run], list[str]]:
             damaged.append(run.reason)
             continue
         try:
-            run.state()
-            run.environment()
-            for certification in run.certifications():
-                certification.expected()
-                certification.environment()
+            run.check()
             runs.append(run)
         except BenchError as error:
             damaged.append(str(error))
