@@ -38,6 +38,17 @@ def test_readme_and_ci_run_the_same_test_command() -> None:
     assert 'grep -m1 "^python3 -m venv .* pytest$" README.md' in (ROOT / ".ci" / "run").read_text()
 
 
+def test_the_table_of_the_readme_is_that_of_the_reference_runs() -> None:
+    from bench.store import Store
+    from leaderboard.aggregate import collect
+    from leaderboard.tables import render
+
+    groups = collect(Store(ROOT / "results" / "reference"))
+    assert [(row.name, row.status) for group in groups for section in group.sections for row in section.rows if row.status] == []
+    assert sum(len(section.rows) for group in groups for section in group.sections) == 27
+    assert render(groups, "markdown").strip() in (ROOT / "README.md").read_text()
+
+
 def test_readme_commands_are_commands() -> None:
     """Every `bench VERB --flag` of the README exists."""
     import re
