@@ -287,28 +287,30 @@ def _md(text: str) -> str:
 
 def _latex(group: Group) -> str:
     def show(cell: Cell) -> str:
-        mean = rf"\textbf{{{_tex(cell.mean)}}}" if cell.improves else _tex(cell.mean)
+        mean = rf"\textbf{{{escape_latex(cell.mean)}}}" if cell.improves else escape_latex(cell.mean)
         mean = rf"\underline{{{mean}}}" if cell.best else mean
         return rf"{mean} $\pm$ {cell.std}" if cell.std else mean
 
     letters = _letters(group)
-    lines = _lines(group, show, lambda row: _tex(row.label) + "".join(rf"\textsuperscript{{{letters[note]}}}" for note in row.notes))
+    lines = _lines(
+        group, show, lambda row: escape_latex(row.label) + "".join(rf"\textsuperscript{{{letters[note]}}}" for note in row.notes)
+    )
     rows = [" & ".join(line) + r" \\" for line in lines]
     ends = [len(section.rows) for section in group.sections]
     body = []
     for length in ends:
         body += [r"\midrule", *rows[:length]]
         rows = rows[length:]
-    notes = [_tex(note) for note in group.notes] + [rf"\textsuperscript{{{c}}} {_tex(note)}" for note, c in letters.items()]
+    notes = [escape_latex(note) for note in group.notes] + [rf"\textsuperscript{{{c}}} {escape_latex(note)}" for note, c in letters.items()]
     return "\n".join(
         [
             r"\begin{table}[ht]",
             r"\centering",
-            rf"\caption{{{_tex(caption(group))}}}",
+            rf"\caption{{{escape_latex(caption(group))}}}",
             r"\footnotesize\setlength{\tabcolsep}{3pt}",
             rf"\begin{{tabular}}{{ll{'r' * len(group.metrics)}}}",
             r"\toprule",
-            " & ".join([r"$\sigma$", "row", *(_tex(_heading(metric)) for metric in group.metrics)]) + r" \\",
+            " & ".join([r"$\sigma$", "row", *(escape_latex(_heading(metric)) for metric in group.metrics)]) + r" \\",
             *body,
             r"\bottomrule",
             r"\end{tabular}",
@@ -329,11 +331,16 @@ _TEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
+    "α": r"$\alpha$",
+    "ε": r"$\varepsilon$",
+    "η": r"$\eta$",
+    "∞": r"$\infty$",
     **{c: f"\\{c}" for c in "$&#%_"},
 }
 
 
-def _tex(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it is, without control characters."""
     # pdflatex stops at characters that its fonts lack, so those outside ASCII are spelled out.
     return "".join(_TEX.get(c, c if c.isascii() else f"U+{ord(c):04X}") for c in _clean(text))
 

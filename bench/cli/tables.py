@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from bench.cli.common import Results, existing_folder, guarded, numbers, seeds, stop, words
 from bench.errors import nearest
 
+SOURCES = ("imported", "runs")
+COMPATS = ("exact", "3sig")
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 
 
@@ -27,6 +29,14 @@ def table(
     alpha: Annotated[float, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2).")] = 0.001,
     format_: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv or json.")] = "terminal",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
+    number: Annotated[int | None, typer.Option("--table", metavar="N", help="Table 4 to 11 of the paper, in its layout.")] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="published", help="With --table: the paper's values and the difference.")
+    ] = None,
+    compat: Annotated[str, typer.Option("--compat", help="With --table: exact, or 3sig as the paper compared radii.")] = "exact",
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="imported|runs", help="With --table: imported logs or our own runs.")
+    ] = None,
     results: Results = Path("results/runs"),
 ) -> None:
     """Average certified radius and certified accuracy per row: mean and sample standard deviation over seeds.
@@ -48,6 +58,15 @@ def table(
         problems.append(f"--format {format_} is unknown{nearest(format_, FORMATS)}")
     if out is not None and (not out.name or out.is_dir()):
         problems.append(f"--out {out} is a folder; name a file in it, such as {out / 'table.md'}")
+    for flag, value, known in (("--against", against, ("published",)), ("--from", source, SOURCES), ("--compat", compat, COMPATS)):
+        if value is not None and value not in known:
+            problems.append(f"{flag} {value} is unknown{nearest(value, known)}")
+        elif number is None and value not in (None, "exact"):
+            problems.append(f"{flag} goes with --table")
+    if number is not None and (filters["datasets"] or filters["methods"] or sigmas or chosen_seeds):
+        problems.append("--table shows a whole table of the paper; leave out --dataset, --method, --sigma and --seeds")
+    if number is not None and (len(filters["protocols"]) > 1 or len(filters["recipes"]) > 1):
+        problems.append("--table takes one --protocol and one --recipe")
     if problems:
         stop(problems)
     existing_folder(results)
@@ -55,6 +74,20 @@ def table(
     from bench.store import Store, write_atomically
     from leaderboard.aggregate import collect
     from leaderboard.tables import render
+
+    def paper_table() -> str:
+        from leaderboard import paper
+
+        built = paper.build(
+            number or 0,
+            Store(results),
+            source=cast(paper.Source | None, source),
+            compat=cast(paper.Compat, compat),
+            alpha=alpha,
+            protocol=(filters["protocols"] or ["full"])[0],
+            recipe=(filters["recipes"] or ["official"])[0],
+        )
+        return paper.render(built, format_, against=against is not None)
 
     def work() -> str:
         groups = collect(
@@ -68,7 +101,7 @@ def table(
         width = os.get_terminal_size().columns if terminal and sys.stdout.isatty() else 120
         return render(groups, format_, width=width, color=terminal and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
 
-    text = guarded(work)
+    text = guarded(work if number is None else paper_table)
     if out is None:
         typer.echo(text.rstrip("\n"))
         return

@@ -1,0 +1,156 @@
+"""The paper's tables from imported logs and from our own runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_store import N, add, run_spec
+from typer.testing import Result
+
+from bench.bounds import certified_radius
+from bench.errors import BenchError
+from bench.imported import import_logs, load_map
+from bench.spec import CertifySpec
+from bench.store import Store
+from leaderboard import layouts, paper
+
+GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
+needs_golden = pytest.mark.skipif(not GOLDEN, reason="CERTBENCH_GOLDEN names no folder of third-party logs")
+ROWS = ("gaussian", "smoothmix.eta5-onestep")
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    root = tmp_path_factory.mktemp("golden")
+    report = import_logs(Path(str(GOLDEN)) / "smoothmix-logs", root, load_map(), strict=True)
+    assert len(report.read) == 30
+    return Store(root)
+
+
+@needs_golden
+@pytest.mark.parametrize(("number", "expected"), [(4, 36), (5, 6)])
+def test_the_published_logs_give_the_published_digits(golden: Store, number: int, expected: int) -> None:
+    """Every mean and every deviation of the two rows whose logs are at hand, at all noise levels."""
+    table = paper.build(number, golden, compat="3sig")
+    filled = {place: entry for place, entry in table.entries.items() if entry.values}
+    assert {row for _, row, _ in filled} == set(ROWS)
+    assert len(filled) == expected
+    for place, entry in filled.items():
+        assert len(entry.values) == 5
+        assert entry.text == entry.paper, place
+        assert float(entry.difference) == 0
+    assert all(entry.text == "missing" for place, entry in table.entries.items() if place not in filled)
+
+
+@needs_golden
+def test_the_strict_rule_is_another_table(golden: Store) -> None:
+    """Rounded radii pile up at the grid: with `>` instead of `>=` the digits of the paper do not come out."""
+    table = paper.build(4, golden, compat="exact")
+    assert [place for place, e in table.entries.items() if e.values and e.text != e.paper]
+    assert "radius > r" in table.caption
+    assert any("rounded as printed" in note for note in table.notes)
+
+
+@needs_golden
+def test_one_missing_log_leaves_no_mean(golden: Store, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(golden.root, tmp_path / "copy")
+    shutil.rmtree(next((tmp_path / "copy" / "imported").glob("*/gaussian*/0.25-919-*")))
+    entries = paper.build(5, Store(tmp_path / "copy"), compat="3sig").entries
+    assert entries["0.25", "gaussian", "ACR"].text == "4/5 runs"
+    assert entries["0.50", "gaussian", "ACR"].text == "1.5581 ± 0.0016"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "runs")
+
+
+def entry(store: Store, metric: str, **settings: object) -> paper.Entry:
+    number = 5 if metric == "ACR" else 4
+    table = paper.build(number, store, protocol="quick", **settings)  # type: ignore[arg-type]
+    return table.entries["0.50", "gaussian", metric]
+
+
+def test_our_runs_by_hand(store: Store) -> None:
+    """Four images, one of them wrong (count 0 of its class): ACR and accuracy of each seed, mean and sample deviation."""
+    counts = ((N, N, 900, 0), (N, 990, 900, 0))
+    for seed, chosen in enumerate(counts):
+        add(store, run_spec(seed=seed), chosen)
+    radii = {count: certified_radius(count, N, 0.001, 0.5) or 0.0 for count in (N, 990, 900)}
+    first, second = (2 * radii[N] + radii[900]) / 4, (radii[N] + radii[990] + radii[900]) / 4
+    found = entry(store, "ACR")
+    assert found.values == pytest.approx((first, second), abs=1e-12)
+    assert found.mean == f"{(first + second) / 2:.4f}"
+    assert found.std == f"{abs(first - second) / 2**0.5:.4f}"
+    assert entry(store, "0.00").text == "75.00 ± 0.00"
+
+
+def test_rounding_up_counts_only_when_asked(store: Store) -> None:
+    """99,990 of 100,000 at sigma 0.5 is a radius of 1.745104, which three digits print as 1.75."""
+    certify = CertifySpec(n0=10, n=100_000, images="first:4")
+    add(store, run_spec(), (99_990,) * 4, certify=certify)
+    assert entry(store, "1.50", compat="exact").text == "100.00"
+    run = next(store.runs())
+    values = paper._run_values(run, [certify.key], "exact", 0.001), paper._run_values(run, [certify.key], "3sig", 0.001)
+    assert [value("1.75") for value in values if value] == [0.0, 100.0]
+
+
+def test_an_unfinished_run_leaves_no_mean(store: Store) -> None:
+    add(store, run_spec(seed=0))
+    add(store, run_spec(seed=1), (N, N))
+    assert entry(store, "ACR").text == "1/2 runs"
+
+
+def test_ways_that_do_not_mix(store: Store) -> None:
+    with pytest.raises(BenchError, match="holds nothing for table 4"):
+        paper.build(4, store)
+    add(store, run_spec())
+    with pytest.raises(BenchError, match="nothing for table 4: neither imported logs nor runs of protocol full"):
+        paper.build(4, store)
+    add(store, run_spec("macer"), certify=CertifySpec(n0=10, n=N, images="first:3"))
+    with pytest.raises(BenchError, match="certified in several ways"):
+        paper.build(4, store, protocol="quick")
+    with pytest.raises(BenchError, match="no published table 12"):
+        paper.build(12, store)
+
+
+@pytest.mark.parametrize("number", layouts.numbers())
+def test_every_layout_prints_in_every_format(store: Store, number: int) -> None:
+    layout = layouts.load(number)
+    if layout.dataset != "mnist":
+        with pytest.raises(BenchError, match="holds nothing"):
+            paper.build(number, store, protocol="quick")
+        return
+    for row in layout.rows:
+        add(store, run_spec(row.partition("[")[0], sigma=float(layout.sigmas[-1]))) if "[" not in row else None
+    table = paper.build(number, store, protocol="quick")
+    for format in ("terminal", "markdown", "latex", "csv"):
+        text = paper.render(table, format, against=True)
+        assert all(ord(c) < 128 for c in text) or format != "latex"
+        assert "aussian" in text
+    data = json.loads(paper.render(table, "json"))
+    assert len(data["entries"]) == len(layouts.values(number))
+
+
+def test_the_command(store: Store, bench: Callable[..., Result]) -> None:
+    add(store, run_spec())
+    result = bench("table", "--table", "4", "--protocol", "quick", "--against", "published", "--results", store.root)
+    assert result.exit_code == 0, result.output
+    for part in ("99.15 ± 0.03", "difference", "From our own runs", "first:4", "missing"):
+        assert part in result.output, part
+    for words in (
+        ("--table", "12"),
+        ("--table", "4", "--sigma", "1"),
+        ("--compat", "3sig"),
+        ("--table", "4", "--from", "logs"),
+        ("--against", "x"),
+    ):
+        refused = bench("table", "--results", store.root, *words)
+        assert refused.exit_code == 2, words
+        assert isinstance(refused.exception, SystemExit)
