@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,6 +23,7 @@ from bench.spec import (
     RunSpec,
     Scalar,
     TrainSpec,
+    canonical,
     check_sigma,
     protocol_train,
     replace_checked,
@@ -140,18 +142,20 @@ class _Row:
     loaded: Loaded
     variant: str
     by_pattern: bool
+    changes: Mapping[str, str]  # those in the brackets of its name
 
 
 def _rows(words: Sequence[str], registry: Registry, problems: list[str]) -> list[_Row]:
-    rows: dict[tuple[str, str], _Row] = {}
+    rows: dict[tuple[str, str, str], _Row] = {}
     try:
         entries = registry.entries()
     except UsageError as error:
         problems += error.problems
         return []
     for word in words:
-        name, dot, variant = word.partition(".")
-        pattern = any(c in word for c in "*?[")
+        plain, own = _brackets(word, problems)
+        name, dot, variant = plain.partition(".")
+        pattern = any(c in plain for c in "*?[")
         names = [n for n in entries if fnmatchcase(n, name)] if pattern else [name]
         if not names:
             problems.append(f"no method matches {word!r}; there is {', '.join(entries)}")
@@ -170,10 +174,22 @@ def _rows(words: Sequence[str], registry: Registry, problems: list[str]) -> list
                 if v not in variants:
                     problems.append(f"method {found!r} has no variant {v!r}{nearest(v, variants)}")
                 else:
-                    rows.setdefault((found, v), _Row(loaded, v, pattern))
+                    rows.setdefault((found, v, canonical(own)), _Row(loaded, v, pattern, own))
         if names and not matched:
             problems.append(f"no variant matches {word!r}")
     return list(rows.values())
+
+
+def _brackets(word: str, problems: list[str]) -> tuple[str, dict[str, str]]:
+    """`NAME.VARIANT[steps=1]`, a row's name as tables print it, as its plain name and the changes in its brackets."""
+    match = re.fullmatch(r"([^\[\]]+)\[([^\[\]]*=[^\[\]]*)\]", word)
+    if not match:
+        return word, {}
+    changes = {name: value for name, _, value in (part.partition("=") for part in match[2].split(","))}
+    if wrong := [name for name, value in changes.items() if not name or not value or "." in name]:
+        problems.append(f"{word}: {wrong[0]!r} is not of the form name=value")
+        return match[1], {}
+    return match[1], changes
 
 
 def _preset(row: _Row, recipe: str, dataset: str, sigma: float) -> tuple[Method | None, str | None]:
@@ -243,7 +259,7 @@ def _resolve(
 ) -> tuple[RunSpec, Method] | None:
     """The spec (of seed 0) and the method of one row at one sigma; None if anything is wrong, which is then in `problems`."""
     before = len(problems)
-    own = {k: v for k, v in changes.items() if "." not in k}
+    own = dict(row.changes) | {k: v for k, v in changes.items() if "." not in k}
     # Every field goes through the check, so that a preset's 5 and a user's 5.0 give one key.
     whole = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
     method, found = replace_checked(preset, whole | own, f"method {row.loaded.name!r}")

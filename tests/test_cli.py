@@ -353,3 +353,19 @@ def test_names_cannot_write_to_the_terminal(bench: Call, tiny: Call, tmp_path: P
     assert tiny("--plugin", path, "--method", "mine", "--sigma", "0.25", "--set", "word=\x1b[31mred").exit_code == 2
     assert tiny("--plugin", path, "--method", "mine", "--sigma", "0.25", "--set", "word=[red]<b>").exit_code == 0
     assert "mine[word=[red]<b>]" in bench("status", "--results", tmp_path / "runs").output
+
+
+def test_the_cells_of_a_published_table(bench: Call, tmp_path: Path) -> None:
+    result = bench("run", "--table", "9", "--protocol", "smoke", "--results", tmp_path / "runs", "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    rows = [(c["row"], c["sigma"]) for c in json.loads(result.stdout)["cells"]]
+    assert ("smoothmix.eta1[step_size=8.0,steps=1]", 1.0) in rows
+    assert len(rows) == 5
+    assert bench("run", "--table", "12", "--results", tmp_path, "--dry-run").exit_code == 2
+    assert bench("run", "--table", "9", "--sigma", "1", "--results", tmp_path, "--dry-run").exit_code == 2
+
+
+def test_commas_within_brackets_do_not_split() -> None:
+    from bench.cli.common import words
+
+    assert words(["a[b=1,c=2],d", "e"], "--method", []) == ["a[b=1,c=2]", "d", "e"]

@@ -140,3 +140,20 @@ def test_a_plugin_with_a_name_of_ours_is_refused(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(UsageError, match="already a method 'macer'"):
         make_plan(Request(methods=("macer",)), Registry((path,)))
+
+
+def test_a_row_as_a_table_prints_it() -> None:
+    (cell,) = cells("smoothmix.eta1[step_size=2.0,steps=4]", sigmas=(1.0,))
+    assert cell.spec.row == "smoothmix.eta1[step_size=2.0,steps=4]"
+    assert cell.method.steps == 4  # type: ignore[attr-defined]
+    assert cell.spec.key == cells("smoothmix.eta1", sigmas=(1.0,), changes={"step_size": "2", "steps": "4"})[0].spec.key
+    assert "did you mean 'steps'?" in problems("smoothmix.eta1[step=4]", sigmas=(1.0,))[0]
+    assert "is not of the form name=value" in problems("smoothmix.eta1[steps=]", sigmas=(1.0,))[0]
+
+
+@pytest.mark.parametrize("number", [4, 5, 8, 9, 10, 11])
+def test_every_row_of_a_table_is_a_cell_of_that_name(number: int) -> None:
+    layout = layouts.load(number)
+    found = cells(*layout.rows, sigmas=[float(sigma) for sigma in layout.sigmas], protocol="full", seeds=(0,))
+    assert {c.spec.row for c in found} == set(layout.rows)
+    assert len(found) == len(layout.rows) * len(layout.sigmas)

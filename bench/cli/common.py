@@ -42,7 +42,7 @@ def guarded(work: Callable[[], T]) -> T:
 
 def words(values: Sequence[str] | None, flag: str, problems: list[str]) -> list[str]:
     """Comma-separated and repeated values as one list, in order, without repeats. A flag that is given but empty is a problem."""
-    parts = [part.strip() for value in values or () for part in value.split(",")]
+    parts = [part.strip() for value in values or () for part in re.split(r",(?![^\[]*\])", value)]  # not within brackets
     found = list(dict.fromkeys(part for part in parts if part))
     if values and not found:
         problems.append(f"{flag} is empty; give it a value, or leave it out for the default")

@@ -60,6 +60,9 @@ def run(
     ] = None,
     results: Results = Path("results/runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    number: Annotated[
+        int | None, typer.Option("--table", metavar="N", help="The rows and noise levels of table 4 to 11 of the paper.")
+    ] = None,
     rerun: Annotated[
         str | None,
         typer.Option("--rerun", metavar="diverged|all", help="Compute such cells again; the old folders are kept in DIR/.replaced."),
@@ -87,6 +90,9 @@ def run(
     if batch is not None and batch < 1:
         problems.append(f"--batch {batch} must be at least 1")
 
+    if number is not None and (methods or datasets or sigmas):
+        problems.append("--table says which methods, data set and noise levels; leave out --method, --dataset and --sigma")
+
     import torch
     from rich.console import Console
 
@@ -97,6 +103,11 @@ def run(
     from bench.store import Store
     from leaderboard import layouts
 
+    layout = layouts.load(4)
+    try:
+        layout = layouts.load(4 if number is None else number)
+    except BenchError as error:
+        problems.append(str(error))
     chosen_device = torch.device("cpu")
     try:
         chosen_device = pick_device(device)
@@ -105,9 +116,9 @@ def run(
     plan = Plan((), ())
     try:
         request = Request(
-            methods=methods or layouts.load(4).rows,
-            datasets=datasets or ["mnist"],
-            sigmas=sigmas,
+            methods=methods or layout.rows,
+            datasets=datasets or [layout.dataset],
+            sigmas=sigmas or ([] if number is None else [float(sigma) for sigma in layout.sigmas]),
             seeds=chosen_seeds,
             protocol=protocol,
             recipe=recipe,
