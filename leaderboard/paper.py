@@ -131,7 +131,7 @@ def build(
     }
     kind: Source = "imported" if logs else "runs"
     caption = f"Table {number}. {layout.caption} Certified accuracy at r: {RULES[compat]}."
-    return PaperTable(layout=layout, entries=entries, source=kind, caption=caption, notes=tuple(_notes(number, logs, runs, compat, alpha)))
+    return PaperTable(layout=layout, entries=entries, source=kind, caption=caption, notes=tuple(_notes(logs, runs, compat, alpha)))
 
 
 _Values = Callable[[str], float]
@@ -207,18 +207,17 @@ def _entry(runs: list[_Values | None] | None, printed: layouts.Published, expect
     return Entry(values=values if whole else (), status=status, printed=printed)
 
 
-def _notes(number: int, logs: Sequence[Import], runs: Sequence[Run], compat: Compat, alpha: float) -> Iterator[str]:
+def _notes(logs: Sequence[Import], runs: Sequence[Run], compat: Compat, alpha: float) -> Iterator[str]:
     if logs:
         names = ", ".join(sorted({log.spec.collection for log in logs}))
         yield f"From imported logs ({names}): they hold no counts, and their radii are rounded as printed."
     else:
         first = runs[0].spec
         seeds = ", ".join(map(str, sorted({run.spec.seed for run in runs})))
-        yield f"From our own runs, not the paper's: protocol {first.protocol}, recipe {first.recipe}, seeds {seeds}, alpha {alpha:g}."
+        what = f"protocol {first.protocol}, recipe {first.recipe}, seeds {seeds}, alpha {alpha:g}"
+        yield f"From our own runs: {what}; the number of seeds in the title is the paper's."
         for spec in {c.spec.key: c.spec for run in runs for c in run.certifications() if not c.spec.changes}.values():
             yield f"Certification: n0 = {spec.n0:,}, n = {spec.n:,}, test images {spec.images}."
-    if exceptions := EXCEPTIONS.get(number):
-        yield from exceptions
 
 
 # What the published logs themselves do not give back, found by recomputing them.
@@ -258,9 +257,34 @@ def render(table: PaperTable, format: str, *, against: bool = False) -> str:
     return formats[format]()
 
 
-def _lines(table: PaperTable, against: bool) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of cells, in the paper's layout."""
+def marks(table: PaperTable, place: tuple[str, str, str]) -> tuple[bool, bool]:
+    """Whether a value is bold and underlined by the rules of its table.
+
+    Bold: a row that may be bold prints more than the baseline. Underlined: no row prints more, and it is not 0.
+    """
+    sigma, row, metric = place
     layout = table.layout
+    printed = {r: float(e.mean) for (s, r, m), e in table.entries.items() if (s, m) == (sigma, metric) and e.values}
+    if row not in printed:
+        return False, False
+    base = printed.get(layout.baseline)
+    bold = layout.may_be_bold(row) and base is not None and printed[row] > base
+    best = layout.underline and len(printed) > 1 and printed[row] == max(printed.values()) > 0
+    return bold, best
+
+
+def _footnotes(table: PaperTable, against: bool) -> tuple[str, ...]:
+    """The notes, with what is known of the paper's own numbers where they are shown or rebuilt."""
+    return table.notes + (EXCEPTIONS.get(table.layout.number, ()) if against or table.source == "imported" else ())
+
+
+def _lines(table: PaperTable, against: bool, mark: Callable[[str, bool, bool], str]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of cells, in the paper's layout; `mark` dresses every text, with whether it is bold and underlined."""
+    layout = table.layout
+
+    def plain(text: str) -> str:
+        return mark(text, False, False)
+
     by_sigma = layout.columns == "metrics"
     if by_sigma:
         header = ["sigma", "row", *layout.metrics]
@@ -272,27 +296,41 @@ def _lines(table: PaperTable, against: bool) -> tuple[list[str], list[list[str]]
     lines = []
     for title, places in blocks:
         for row, label in layout.labels.items():
-            entries = [table.entries.get((sigma, row, metric)) for sigma, metric in places]
-            lines.append([title if row == layout.rows[0] else "", label, *(e.text if e else "" for e in entries)])
+            at = [(sigma, row, metric) for sigma, metric in places]
+            entries = [table.entries.get(place) for place in at]
+            shown = [mark(e.text, *marks(table, place)) if e else "" for place, e in zip(at, entries, strict=True)]
+            lines.append([*map(plain, [title if row == layout.rows[0] else "", label]), *shown])
             if against:
-                lines.append(["", "  paper", *(e.paper if e else "" for e in entries)])
-                lines.append(["", "  difference", *(e.difference if e else "" for e in entries)])
-    return header, lines
+                lines.append([*map(plain, ["", "  paper", *(e.paper if e else "" for e in entries)])])
+                lines.append([*map(plain, ["", "  difference", *(e.difference if e else "" for e in entries)])])
+    return [*map(plain, header)], lines
 
 
 def _grid(table: PaperTable, against: bool, style: str) -> str:
     from tabulate import tabulate
 
-    header, lines = _lines(table, against)
+    def mark(text: str, bold: bool, best: bool) -> str:
+        if style == "simple":
+            return f"{text}{'+' if bold else ''}{'*' if best else ''}"
+        text = f"<u>{text}</u>" if best else text
+        return f"**{text}**" if bold else text
+
+    header, lines = _lines(table, against, mark)
     grid = tabulate(lines, header, tablefmt=style, disable_numparse=True, colalign=["left", "left", *["right"] * (len(header) - 2)])
-    return "\n".join([table.caption, "", grid, "", *table.notes]) + "\n"
+    legend = "+: better than the baseline, where the paper marks it; *: best of the column." if style == "simple" else ""
+    return "\n".join([table.caption, "", grid, "", *([legend] if legend else []), *_footnotes(table, against)]) + "\n"
 
 
 def _latex(table: PaperTable, against: bool) -> str:
-    header, lines = _lines(table, against)
-    body = [" & ".join(map(escape_latex, line)) + r" \\" for line in [header, *lines]]
+    def mark(text: str, bold: bool, best: bool) -> str:
+        text = escape_latex(text)
+        text = rf"\underline{{{text}}}" if best else text
+        return rf"\textbf{{{text}}}" if bold else text
+
+    header, lines = _lines(table, against, mark)
+    body = [" & ".join(line) + r" \\" for line in [header, *lines]]
     rows = [r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule"]
-    caption = escape_latex(" ".join([table.caption, *table.notes]))
+    caption = escape_latex(" ".join([table.caption, *_footnotes(table, against)]))
     columns = "ll" + "r" * (len(header) - 2)
     head = [r"\begin{table}[ht]", r"\centering", rf"\caption{{{caption}}}", r"\footnotesize\setlength{\tabcolsep}{3pt}"]
     parts = [*head, rf"\begin{{tabular}}{{{columns}}}", *rows, r"\end{tabular}", r"\end{table}"]

@@ -154,3 +154,29 @@ def test_the_command(store: Store, bench: Callable[..., Result]) -> None:
         refused = bench("table", "--results", store.root, *words)
         assert refused.exit_code == 2, words
         assert isinstance(refused.exception, SystemExit)
+
+
+def test_bold_and_underlined_follow_the_rules_of_the_table(store: Store) -> None:
+    """Only rows of the paper's own method are bold in Table 4, where they improve; the best of all is underlined."""
+    add(store, run_spec("gaussian"), (N, N, 900, 0))
+    add(store, run_spec("smoothadv"), (N, N, N, N))
+    add(store, run_spec("smoothmix.eta1"), (N, N, N, 0))
+    add(store, run_spec("smoothmix.eta5"), (900, 0, 0, 0))
+    table = paper.build(5, store, protocol="quick")
+    found = {row: paper.marks(table, ("0.50", row, "ACR")) for row in layouts.load(5).rows}
+    assert found["gaussian"] == (False, False)
+    assert found["smoothadv"] == (False, True)
+    assert found["smoothmix.eta1"] == (True, False)
+    assert found["smoothmix.eta5"] == (False, False)
+    assert found["macer"] == (False, False)
+    latex = paper.render(table, "latex")
+    assert latex.count(r"\textbf{") == 1
+    assert latex.count(r"\underline{") == 1
+    assert latex.count("{") == latex.count("}")
+    assert "<u>1.2316</u>" in paper.render(table, "markdown")
+
+
+@needs_golden
+def test_marks_of_the_published_rows(golden: Store) -> None:
+    table = paper.build(5, golden, compat="3sig")
+    assert [paper.marks(table, (s, "smoothmix.eta5-onestep", "ACR")) for s in ("0.25", "0.50", "1.00")] == [(True, True)] * 3
