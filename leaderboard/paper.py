@@ -131,7 +131,7 @@ def build(
     }
     kind: Source = "imported" if logs else "runs"
     caption = f"Table {number}. {layout.caption} Certified accuracy at r: {RULES[compat]}."
-    return PaperTable(layout=layout, entries=entries, source=kind, caption=caption, notes=tuple(_notes(logs, runs, compat, alpha)))
+    return PaperTable(layout=layout, entries=entries, source=kind, caption=caption, notes=tuple(_notes(logs, runs, alpha)))
 
 
 _Values = Callable[[str], float]
@@ -207,7 +207,7 @@ def _entry(runs: list[_Values | None] | None, printed: layouts.Published, expect
     return Entry(values=values if whole else (), status=status, printed=printed)
 
 
-def _notes(logs: Sequence[Import], runs: Sequence[Run], compat: Compat, alpha: float) -> Iterator[str]:
+def _notes(logs: Sequence[Import], runs: Sequence[Run], alpha: float) -> Iterator[str]:
     if logs:
         names = ", ".join(sorted({log.spec.collection for log in logs}))
         yield f"From imported logs ({names}): they hold no counts, and their radii are rounded as printed."
