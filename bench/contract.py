@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.errors import BenchError
 from bench.method import Batch, Method, Terms
 from bench.registry import Loaded
 from bench.smoothing import SmoothedClassifier
-from bench.spec import NAME, canonical, coerce, parse_json
-from bench.train import CURVE
+from bench.spec import canonical, coerce, parse_json
+from bench.train import check_terms, line_of
 
 CLASSES = 3
 SHAPE = (1, 8, 8)
@@ -52,7 +53,6 @@ class _Tiny(nn.Module):
 def check(loaded: Loaded) -> list[Result]:
     """Every promise, in order. A promise that raises is broken, with the exception as its problem."""
     promises: list[tuple[str, Callable[[Loaded], None]]] = [
-        ("is a frozen, keyword-only dataclass of plain hyperparameters", _is_frozen),
         ("hyperparameters survive JSON", _survives_json),
         ("the docstring names a source", _names_a_source),
         ("the loss is made of named, finite scalar terms", _terms_are_finite),
@@ -68,8 +68,13 @@ def check(loaded: Loaded) -> list[Result]:
             results.append(Result(promise, None))
         except _Broken as broken:
             results.append(Result(promise, str(broken)))
+        except BenchError as error:
+            results.append(Result(promise, str(error)))
         except (Exception, SystemExit) as error:
-            results.append(Result(promise, f"{type(error).__name__}: {error}"))
+            where = line_of(error, next(_instances(loaded)))
+            results.append(Result(promise, f"{type(error).__name__}: {error}{where}"))
+        if results[-1].problem and test is _terms_are_finite:
+            break  # what follows needs a loss
     return results
 
 
@@ -85,14 +90,6 @@ def _setup(shape: tuple[int, int, int] = SHAPE, batch: int = 4, epoch: float = 8
         base = _Tiny(shape[0]).train()
         x = torch.rand(batch, *shape)
     return SmoothedClassifier(base, 0.5, torch.Generator().manual_seed(11)), Batch(x=x, y=torch.arange(batch) % CLASSES, epoch=epoch)
-
-
-def _is_frozen(loaded: Loaded) -> None:
-    cls = loaded.cls
-    if "__dataclass_params__" not in vars(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise _Broken(f"write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}")
-    if not all(f.kw_only for f in dataclasses.fields(cls)):
-        raise _Broken("write kw_only=True in the dataclass decorator")
 
 
 def _survives_json(loaded: Loaded) -> None:
@@ -112,16 +109,8 @@ def _terms_are_finite(loaded: Loaded) -> None:
     for method in _instances(loaded):
         for epoch in EPOCHS:
             g, batch = _setup(epoch=epoch)
-            terms = method.loss(g, batch)
-            if not isinstance(terms, dict) or not terms:
-                raise _Broken(f"loss must return a dict of named terms, not {type(terms).__name__}")
+            terms = check_terms(method.loss(g, batch))
             for name, term in terms.items():
-                if not isinstance(name, str) or not NAME.match(name) or name in CURVE:
-                    raise _Broken(
-                        f"term {name!r} is no name for a term: lower case letters, digits, - and _, but none of {', '.join(CURVE)}"
-                    )
-                if not isinstance(term, Tensor) or term.dim() != 0:
-                    raise _Broken(f"term {name!r} must be a scalar tensor")
                 if not bool(term.isfinite()):
                     raise _Broken(f"term {name!r} is {float(term)} at epoch {epoch:g}")
             if not any(term.requires_grad for term in terms.values()):

@@ -173,6 +173,9 @@ def _import(entry: Entry) -> Loaded:
 
 def _fault(cls: type[Method]) -> str | None:
     """What makes a class unusable as a method, in words; None if nothing does."""
+    params = vars(cls).get("__dataclass_params__")
+    if not (params and params.frozen and all(f.kw_only for f in dataclasses.fields(cls))):
+        return f"write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}"
     hints = typing.get_type_hints(cls)
     if not isinstance(cls.variants, tuple) or not cls.variants or not all(isinstance(v, str) and NAME.match(v) for v in cls.variants):
         return f"variants={cls.variants!r} must be a tuple of names, the default one first"

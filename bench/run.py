@@ -29,7 +29,7 @@ from bench.models import build, place
 from bench.plan import Cell
 from bench.spec import canonical, select_images, to_json
 from bench.store import Run, State, Store, sha256, write_atomically, write_json
-from bench.train import Trainer, pairs_per_image
+from bench.train import Trainer, line_of, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -132,12 +132,11 @@ def _execute(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
         report.say(f"{cell.name}: diverged: {error}")
         return "diverged"
     except (Exception, SystemExit) as error:
-        reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}{line_of(error, cell.method)}"
         with contextlib.suppress(OSError):
             write_json(run.path / "failure.json", {"reason": reason, "trace": traceback.format_exc()})
-        report.say(f"{cell.name}: failed: {reason}")
+        report.say(f"{cell.name}: failed: {reason}; the trace is in {run.path / 'failure.json'}")
         return "failed"
-    (run.path / "failure.json").unlink(missing_ok=True)
     return "done"
 
 

@@ -306,8 +306,8 @@ class Run:
             yield
 
     def begin(self) -> None:
-        """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what a killed write left."""
-        for leftover in self.path.rglob(".*.tmp"):
+        """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
+        for leftover in [*self.path.rglob(".*.tmp"), *self.path.glob("failure.json")]:
             leftover.unlink()
         write_json(self.path / "spec.json", to_json(self.spec))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +15,10 @@ from torch import Tensor, nn
 from bench.data import Split
 from bench.datasets import DatasetInfo
 from bench.errors import BenchError, Diverged
-from bench.method import Batch, Method
+from bench.method import Batch, Method, Terms
 from bench.models import build, place
 from bench.smoothing import SmoothedClassifier
-from bench.spec import RunSpec, derive, select_images
+from bench.spec import NAME, RunSpec, derive, select_images
 
 CurveRow = dict[str, float]
 CURVE = ("epoch", "step", "lr", "loss")
@@ -95,9 +98,7 @@ class Trainer:
             group["lr"] = lr
         rows = self._rows()
         batch = Batch(x=self.data.images(rows), y=self.data.labels[rows], epoch=float(epoch))
-        terms = self.method.loss(self.g, batch)
-        if clash := [name for name in terms if name in CURVE]:
-            raise BenchError(f"the loss has a term {clash[0]!r}, which is a column of the training curve; rename it")
+        terms = check_terms(self.method.loss(self.g, batch))
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
         self.optimiser.step()
@@ -156,6 +157,30 @@ class Trainer:
         self._ambient = [tensor.cpu() for tensor in state["ambient"]]
         self.step, self.curve = state["step"], state["curve"]
         self._sums, self._summed = state["sums"], state["summed"]
+
+
+def check_terms(terms: object) -> Terms:
+    """What a loss returned, if it is named scalars.
+
+    Raises:
+        BenchError: it is not; the sentence says what is wrong.
+    """
+    if not isinstance(terms, dict) or not terms:
+        raise BenchError(f"the loss must return a dict of named terms, not {type(terms).__name__}")
+    for name, term in terms.items():
+        if not isinstance(name, str) or not NAME.match(name) or name in CURVE:
+            raise BenchError(f"term {name!r} is no name for a term: lower case letters, digits, - and _, but none of {', '.join(CURVE)}")
+        if not isinstance(term, Tensor) or term.dim() != 0:
+            what = f"a tensor of shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            raise BenchError(f"term {name!r} must be a scalar tensor, not {what}")
+    return terms
+
+
+def line_of(error: BaseException, method: Method) -> str:
+    """` (mine.py, line 21)`: the last line of the method's own file that an exception passed through; empty if there is none."""
+    file = inspect.getsourcefile(type(method))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 class _Counter(nn.Module):

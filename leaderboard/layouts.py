@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError
 
 ACR = "ACR"
 
@@ -107,7 +107,7 @@ def load(number: int) -> Layout:
     """
     tables = _layouts()
     if (name := f"table{number}") not in tables:
-        raise BenchError(f"there is no published table {number}{nearest(str(number), map(str, numbers()))}")
+        raise BenchError(f"there is no published table {number}; there is {numbers()[0]} to {numbers()[-1]}")
     data: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in tables[name].items()}
     return Layout(number=number, labels=dict(data.pop("rows")), **data)
 

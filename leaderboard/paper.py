@@ -123,14 +123,19 @@ def build(
         raise BenchError(f"{store.root} holds imported logs and runs of its own for table {number}; say --from imported or --from runs")
     if not logs and not runs:
         known = f"runs of protocol {protocol} and recipe {recipe} on {layout.dataset}"
-        raise BenchError(f"{store.root} holds nothing for table {number}: neither imported logs nor {known}")
+        others = sorted(
+            {f"--protocol {r.spec.protocol} --recipe {r.spec.recipe}" for r in store.runs() if r.spec.dataset == layout.dataset}
+        )
+        hint = f"; there is {', '.join(others)}" if others else ""
+        raise BenchError(f"{store.root} holds nothing for table {number}: neither imported logs nor {known}{hint}")
     found = dict(_of_logs(layout, logs, compat) if logs else _of_runs(layout, runs, compat, alpha))
     entries = {
         (p.sigma, p.row, p.metric): _entry(found.get((p.sigma, p.row)), p, len(runs_of_table(number, p.row, float(p.sigma))) if logs else 1)
         for p in layouts.values(number)
     }
     kind: Source = "imported" if logs else "runs"
-    caption = f"Table {number}. {layout.caption} Certified accuracy at r: {RULES[compat]}."
+    rule = f" Certified accuracy at r in %: {RULES[compat]}." if layout.radii else ""
+    caption = f"Table {number}. {layout.caption}{rule}" if logs else f"Layout of Table {number} with {_ours(runs)}.{rule}"
     return PaperTable(layout=layout, entries=entries, source=kind, caption=caption, notes=tuple(_notes(logs, runs, alpha)))
 
 
@@ -207,15 +212,19 @@ def _entry(runs: list[_Values | None] | None, printed: layouts.Published, expect
     return Entry(values=values if whole else (), status=status, printed=printed)
 
 
+def _ours(runs: Sequence[Run]) -> str:
+    """`our runs: mnist, protocol quick, recipe official, seeds 0, 1`."""
+    first = runs[0].spec
+    seeds = ", ".join(map(str, sorted({run.spec.seed for run in runs})))
+    return f"our runs: {first.dataset}, protocol {first.protocol}, recipe {first.recipe}, seeds {seeds}"
+
+
 def _notes(logs: Sequence[Import], runs: Sequence[Run], alpha: float) -> Iterator[str]:
     if logs:
         names = ", ".join(sorted({log.spec.collection for log in logs}))
         yield f"From imported logs ({names}): they hold no counts, and their radii are rounded as printed."
     else:
-        first = runs[0].spec
-        seeds = ", ".join(map(str, sorted({run.spec.seed for run in runs})))
-        what = f"protocol {first.protocol}, recipe {first.recipe}, seeds {seeds}, alpha {alpha:g}"
-        yield f"From our own runs: {what}; the number of seeds in the title is the paper's."
+        yield f"alpha = {alpha:g}; ±: sample standard deviation over the seeds."
         for spec in {c.spec.key: c.spec for run in runs for c in run.certifications() if not c.spec.changes}.values():
             yield f"Certification: n0 = {spec.n0:,}, n = {spec.n:,}, test images {spec.images}."
 

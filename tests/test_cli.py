@@ -211,7 +211,7 @@ def test_seeds(words: tuple[str, ...], expected: list[int]) -> None:
         (("--sigma", "x"), "--sigma x is not a number"),
         (("--out", "/"), "is a folder"),
         (("--out", "."), "is a folder"),
-        (("--out", "/proc/no/such/table.md"), "No such file"),
+        (("--out", "/proc/no/such/table.md"), "there is no folder"),
     ],
 )
 def test_a_wrong_table_is_refused(bench: Call, tiny: Call, tmp_path: Path, words: tuple[str, ...], part: str) -> None:
@@ -227,7 +227,7 @@ def test_new_method_runs_as_it_is(bench: Call, tiny: Call, tmp_path: Path) -> No
     path = tmp_path / "my-idea.py"
     result = bench("check", path)
     assert result.exit_code == 0, result.output
-    assert "8 of 8 promises hold" in result.output
+    assert "7 of 7 promises hold" in result.output
     assert tiny("--plugin", path, "--method", "my-idea", "--sigma", "0.3").exit_code == 0
     again = bench("new-method", "my-idea", "--folder", tmp_path)
     assert again.exit_code == 2
@@ -369,3 +369,27 @@ def test_commas_within_brackets_do_not_split() -> None:
     from bench.cli.common import words
 
     assert words(["a[b=1,c=2],d", "e"], "--method", []) == ["a[b=1,c=2]", "d", "e"]
+
+
+def test_an_edited_method_is_not_taken_for_the_old_one_in_silence(bench: Call, tiny: Call, tmp_path: Path) -> None:
+    assert bench("new-method", "mine", "--folder", tmp_path).exit_code == 0
+    path = tmp_path / "mine.py"
+    assert tiny("--plugin", path, "--sigma", "0.25").exit_code == 0, "a plug-in without --method is that method"
+    assert "another version" not in tiny("--plugin", path, "--sigma", "0.25").output
+    path.write_text(path.read_text().replace("self.strength *", "2 * self.strength *"))
+    again = tiny("--plugin", path, "--sigma", "0.25")
+    assert again.exit_code == 0
+    assert "1 cells of mine were trained from another version of its file" in again.output
+    assert "another version" not in tiny("--plugin", path, "--sigma", "0.25", "--rerun", "all").output
+
+
+def test_a_failing_loss_is_told_with_its_line(bench: Call, tiny: Call, tmp_path: Path) -> None:
+    assert bench("new-method", "mine", "--folder", tmp_path).exit_code == 0
+    path = tmp_path / "mine.py"
+    path.write_text(path.read_text().replace("self.strength *", "self.strenght *"))
+    line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if "strenght" in text)
+    for result in (tiny("--plugin", path, "--sigma", "0.25"), bench("check", path), bench("show", "mine", "--plugin", path)):
+        assert f"(mine.py, line {line})" in result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+    path.write_text(path.read_text().replace("self.strenght *", "self.strength *").replace(".mean(),", ","))
+    assert "term 'cross_entropy' must be a scalar tensor, not a tensor of shape" in tiny("--plugin", path, "--sigma", "0.25").output

@@ -142,7 +142,7 @@ def test_the_command(store: Store, bench: Callable[..., Result]) -> None:
     add(store, run_spec())
     result = bench("table", "--table", "4", "--protocol", "quick", "--against", "published", "--results", store.root)
     assert result.exit_code == 0, result.output
-    for part in ("99.15 ± 0.03", "difference", "From our own runs", "first:4", "missing"):
+    for part in ("99.15 ± 0.03", "difference", "with our runs: mnist, protocol quick", "first:4", "missing"):
         assert part in result.output, part
     for words in (
         ("--table", "12"),

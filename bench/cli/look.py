@@ -219,7 +219,7 @@ def _show_method(loaded: Loaded, as_json: bool) -> None:
 
     from bench.datasets import DATASETS
     from bench.spec import describe_type
-    from bench.train import pairs_per_image
+    from bench.train import line_of, pairs_per_image
 
     cls = loaded.cls
     hints = typing.get_type_hints(cls)
@@ -259,8 +259,11 @@ def _show_method(loaded: Loaded, as_json: bool) -> None:
     typer.echo("\nhyperparameters (change one with --set FIELD=VALUE):")
     _print_rows(fields)
     if not presets:
-        cost = pairs_per_image(cls(), DATASETS["mnist"])
-        typer.echo(f"\nno presets: the defaults serve every data set and noise level; {cost:g} forward+backward pairs per training image")
+        try:
+            cost = f"{pairs_per_image(cls(), DATASETS['mnist']):g} forward+backward pairs per training image"
+        except (Exception, SystemExit) as error:
+            cost = f"its loss fails, see `bench check` ({type(error).__name__}: {error}{line_of(error, cls())})"
+        typer.echo(f"\nno presets: the defaults serve every data set and noise level; {plain(cost)}")
         return
     varying = [k for k in presets[0] if len({repr(p[k]) for p in presets}) > 1 or k in ("recipe", "pairs/image")]
     typer.echo("\npresets (fields that vary among them; pairs/image = forward+backward pairs per training image):")

@@ -29,7 +29,7 @@ def run(
         typer.Option(
             "--method",
             metavar="NAME[.VARIANT]",
-            help="Methods, comma-separated or repeated; patterns ('NAME.*') work. Default: the nine rows of the paper's Table 4.",
+            help="Methods, comma-separated or repeated; patterns ('NAME.*') work. Default: those of --plugin, or the nine rows of Table 4.",
         ),
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Data sets. Default: mnist.")] = None,
@@ -116,7 +116,7 @@ def run(
     plan = Plan((), ())
     try:
         request = Request(
-            methods=methods or layout.rows,
+            methods=methods or [path.stem for path in paths] or layout.rows,
             datasets=datasets or [layout.dataset],
             sigmas=sigmas or ([] if number is None else [float(sigma) for sigma in layout.sigmas]),
             seeds=chosen_seeds,
@@ -180,6 +180,10 @@ class _Matrix:
         seconds = estimate_seconds(self.todo, self.store, device)
         for note in self.plan.notes:
             self.say(f"note: {note}")
+        for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
+            self.say(
+                f"note: {count} cells of {method} were trained from another version of its file; they are kept, unless you say --rerun all"
+            )
         rows = len({(c.spec.dataset, c.spec.row) for c in cells})
         sigmas, seed_count = len({c.spec.sigma for c in cells}), len({c.spec.seed for c in cells})
         self.say(
@@ -193,6 +197,16 @@ class _Matrix:
         if detail:
             self._print_cells(seconds)
         return seconds
+
+    def _other_source(self, cell: Cell) -> bool:
+        """Whether a trained cell comes from another source of its method than the one at hand."""
+        if self.states[cell.id] not in ("done", "certifying") or cell.id in self.again:
+            return False
+        try:
+            environment = self.store.run(cell.spec).environment() or {}
+        except BenchError:
+            return False  # `bench status` tells what is damaged
+        return bool(environment.get("method_sha256", cell.source_sha256) != cell.source_sha256)
 
     def _print_cells(self, seconds: dict[tuple[str, str], float]) -> None:
         from rich.markup import escape

@@ -58,6 +58,8 @@ def table(
         problems.append(f"--format {format_} is unknown{nearest(format_, FORMATS)}")
     if out is not None and (not out.name or out.is_dir()):
         problems.append(f"--out {out} is a folder; name a file in it, such as {out / 'table.md'}")
+    elif out is not None and not out.parent.is_dir():
+        problems.append(f"--out {out}: there is no folder {out.parent}")
     for flag, value, known in (("--against", against, ("published",)), ("--from", source, SOURCES), ("--compat", compat, COMPATS)):
         if value is not None and value not in known:
             problems.append(f"{flag} {value} is unknown{nearest(value, known)}")
@@ -109,3 +111,4 @@ def table(
         write_atomically(out, (text.rstrip("\n") + "\n").encode())
     except OSError as error:
         stop([f"--out {out}: {error.strerror}"])
+    typer.echo(f"wrote {out}")

@@ -1,0 +1,184 @@
+"""`bench compare`: is one row better than another, across seeds and across test images."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from bench.cli.common import Results, existing_folder, guarded, numbers, plain, stop
+from bench.cli.tables import SOURCES
+from bench.errors import nearest
+
+if TYPE_CHECKING:
+    from leaderboard.compare import Comparison, Report, SeedDifference, Source
+
+FORMATS = ("terminal", "markdown", "csv", "json")
+FIELDS = (
+    *("title", "source", "sigma", "a", "b", "uncertainty", "metric", "runs_a", "runs_b", "paired", "images", "value_a", "value_b"),
+    *("std_a", "std_b", "difference", "std_difference", "error", "low", "high", "effect", "p", "p_least", "p_holm"),
+    *("more_a", "more_b", "tie", "note"),
+)
+LEGEND = (
+    "All differences are B - A; ACR in pixels of [0, 1]. ±: sample standard deviation (ddof=1). effect: mean / std of paired differences, "
+    "or Hedges' g (g) of unpaired runs. p: exact permutation test across seeds, paired bootstrap across images, McNemar's exact test of an "
+    "accuracy (one training of each row only); Holm: corrected over all tests of its kind in this call; the intervals are not."
+)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="The row to compare with, such as gaussian.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other row, or a pattern such as 'smoothmix*' for several.")],
+    dataset: Annotated[str, typer.Option("--dataset", metavar="NAME", help="The data set.")] = "mnist",
+    sigma: Annotated[list[str] | None, typer.Option("--sigma", metavar="S", help="Only these noise levels.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="The protocol of our runs.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="The recipe of our runs.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2); 0.001 unless given.")
+    ] = None,
+    source: Annotated[str | None, typer.Option("--from", metavar="imported|runs", help="Imported logs or our own runs.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or json.")] = "terminal",
+    results: Results = Path("results/runs"),
+) -> None:
+    """Compare row A with row B: differences across seeds and across test images, two kinds of uncertainty that are never pooled."""
+    problems: list[str] = []
+    sigmas = numbers(sigma, "--sigma", problems)
+    if alpha is not None and not 0 < alpha < 0.5:
+        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    for flag, value, known in (("--from", source, SOURCES), ("--format", format_, FORMATS)):
+        if value is not None and value not in known:
+            problems.append(f"{flag} {value} is unknown{nearest(value, known)}")
+    if problems:
+        stop(problems)
+    existing_folder(results)
+
+    from bench.store import Store
+    from leaderboard import compare as comparing
+
+    def work() -> str:
+        chosen = cast("Source | None", source)
+        report = comparing.compare(
+            Store(results), a, b, dataset=dataset, sigmas=sigmas, protocol=protocol, recipe=recipe, alpha=alpha, source=chosen
+        )
+        return render(report, format_)
+
+    typer.echo(guarded(work).rstrip("\n"))
+
+
+def render(report: Report, format: str) -> str:
+    """The report as text, ending in a line end; `format` is one of FORMATS. Only csv and json have full precision."""
+    if format == "csv":
+        return _csv(report)
+    if format == "json":
+        from leaderboard.compare import MEANINGS
+
+        data = {"schema": 1, "meanings": MEANINGS, "differences": "B - A", **dataclasses.asdict(report)}
+        return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return "\n\n".join(map(_plain_lines, _parts(report, format == "markdown"))) + "\n"
+
+
+def _plain_lines(text: str) -> str:
+    """Text without control characters but its line ends."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def _parts(report: Report, markdown: bool) -> Iterator[str]:
+    from tabulate import tabulate
+
+    from leaderboard.compare import MEANINGS
+
+    def name(label: str) -> str:
+        # In a code span nothing is markup but the bar, which would end the cell.
+        return f"`{label.replace('`', chr(39))}`".replace("|", "\\|") if markdown else label
+
+    def prose(text: str) -> str:
+        return "".join(f"\\{c}" if c in "\\`*_[]<>|~$#" else c for c in text) if markdown else text
+
+    def table(head: Sequence[str], lines: Sequence[Sequence[str]], texts: int) -> str:
+        align = ["left"] * texts + ["right"] * (len(head) - texts)
+        return tabulate(lines, head, tablefmt="pipe" if markdown else "simple", disable_numparse=True, colalign=align)
+
+    strong = "**" if markdown else ""
+    rows = report.comparisons
+    yield f"{strong}A = {name(rows[0].a)}: {prose(report.title)}{strong}"
+    seeds = [[_sigma(c), name(c.b), *_seed_cells(c.seeds)] for c in rows]
+    yield table(("sigma", "B", "runs", "ACR of A", "ACR of B", "B - A", "95 % interval", "effect", "p", "Holm"), seeds, 3)
+    yield prose(MEANINGS["seeds"])
+    told: dict[str, list[str]] = {}
+    for c in rows:
+        told.setdefault(c.seeds.note, []).append(f"{c.b} at sigma {_sigma(c)}")
+    yield from (prose(f"{'All' if len(told) == 1 else ', '.join(who)}: {note}.") for note, who in told.items() if note)
+    images = [
+        [
+            *(_sigma(c), name(c.b), f"{c.images.difference:+.4f}", f"{c.images.error:.4f}", _interval(c.images.low, c.images.high)),
+            *(f"{100 * share:.2f} %" for share in (c.images.more_a, c.images.more_b, c.images.tie)),
+            *(_p(c.images.p), _p(c.images.p_holm)),
+        ]
+        for c in rows
+    ]
+    head = ("sigma", "B", "B - A", "std. error", "95 % interval", "A > B", "B > A", "tie", "p", "Holm")
+    yield table(head, images, 2)
+    total = rows[0].images.images
+    yield prose(f"{MEANINGS['images']} {total:,} images, radius where correct, averaged over the seeds of each row; 10,000 resamples.")
+    lines = []
+    for c in rows:
+        lines.append(
+            [_sigma(c), name(c.b), "B - A", *(f"{x.difference:+.2f}" if x.accuracy_a or x.accuracy_b else "-" for x in c.accuracies)]
+        )
+        if any(x.p is not None for x in c.accuracies):
+            lines.append(["", "", "p", *(_p(x.p) for x in c.accuracies)])
+            lines.append(["", "", "Holm", *(_p(x.p_holm) for x in c.accuracies)])
+    yield table(("sigma", "B", "", *(f"r={x.radius}" for x in rows[0].accuracies)), lines, 3)
+    yield prose(f"Certified accuracy, in points of %: {report.rule}. -: no image reaches that radius in either row.")
+    yield prose(LEGEND)
+    yield from (prose(note) for note in report.notes)
+
+
+def _seed_cells(s: SeedDifference) -> list[str]:
+    runs = f"{len(s.runs_a)} paired" if s.paired and len(s.runs_a) > 1 else f"{len(s.runs_a)} and {len(s.runs_b)}"
+    means = [f"{mean:.4f}" + ("" if std is None else f" ± {std:.4f}") for mean, std in ((s.mean_a, s.std_a), (s.mean_b, s.std_b))]
+    effect = "-" if s.effect is None else f"{s.effect:+.2f}" + ("" if s.paired else " (g)")
+    interval = "-" if s.low is None or s.high is None else _interval(s.low, s.high)
+    return [runs, *means, f"{s.difference:+.4f}", interval, effect, _p(s.p), _p(s.p_holm)]
+
+
+def _sigma(c: Comparison) -> str:
+    return text if float(text := f"{c.sigma:.2f}") == c.sigma else repr(c.sigma)
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{low:+.4f} to {high:+.4f}"
+
+
+def _p(p: float | None) -> str:
+    return "-" if p is None else f"{p:.4f}" if p >= 0.0001 else f"{p:.0e}"
+
+
+def _csv(report: Report) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, FIELDS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for c in report.comparisons:
+        shared: dict[str, Any] = {"title": report.title, "source": report.source, "sigma": c.sigma, "a": c.a, "b": c.b}
+        shared |= {"runs_a": " ".join(c.seeds.runs_a), "runs_b": " ".join(c.seeds.runs_b), "paired": c.seeds.paired}
+        shared |= {"images": c.images.images}
+        acr = {"metric": "ACR", "value_a": c.seeds.mean_a, "value_b": c.seeds.mean_b}
+        skipped = ("runs_a", "runs_b", "mean_a", "mean_b")
+        across_seeds = {k: v for k, v in dataclasses.asdict(c.seeds).items() if k not in skipped}
+        lines = [{**acr, "uncertainty": "seeds", **across_seeds}, {**acr, "uncertainty": "images", **dataclasses.asdict(c.images)}]
+        for x in c.accuracies:
+            values = {"value_a": x.accuracy_a, "value_b": x.accuracy_b, "difference": x.difference, "p": x.p, "p_holm": x.p_holm}
+            lines.append({"uncertainty": "images", "metric": x.radius, **values})
+        for line in lines:
+            writer.writerow({k: _field(v) for k, v in (shared | line).items()})
+    return file.getvalue()
+
+
+def _field(value: object) -> str:
+    return "" if value is None else repr(value) if isinstance(value, (float, bool)) else plain(value)

@@ -1,0 +1,112 @@
+"""`bench plot`: from stored evidence to a picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from bench.cli.common import Results, existing_folder, guarded, numbers, plain, seeds, stop, words
+from bench.errors import nearest
+
+KINDS = ("curves", "tradeoff", "training")
+SOURCES = ("imported", "runs")
+SUFFIXES = (".svg", ".pdf", ".png")
+
+
+def plot(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="curves|tradeoff|training",
+            help="Certified accuracy against radius; average certified radius against clean accuracy; the loss and its terms.",
+        ),
+    ],
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only these data sets.")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", metavar="NAME[.VARIANT]", help="Only these rows; patterns work.")] = None,
+    sigma: Annotated[
+        list[str] | None, typer.Option("--sigma", metavar="S", help="Only these noise levels; several are several panels.")
+    ] = None,
+    seed: Annotated[
+        list[str] | None, typer.Option("--seeds", metavar="N|LIST", help="Only these seeds: 5 means 0 to 4, a list just those.")
+    ] = None,
+    protocol: Annotated[list[str] | None, typer.Option("--protocol", help="Only these protocols.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only these recipes.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")
+    ] = None,
+    source: Annotated[str | None, typer.Option("--from", metavar="imported|runs", help="Imported logs or our own runs.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="A .svg, .pdf or .png file. Default: such as curves-mnist-quick.svg, in this folder."),
+    ] = None,
+    results: Results = Path("results/runs"),
+) -> None:
+    """Draw the finished rows of a results folder; what is unfinished is left out and named below the picture.
+
+    Rows of different protocols, recipes, sample sizes or image subsets are never drawn in one picture. Needs matplotlib (extra `plot`).
+    """
+    problems: list[str] = []
+    filters = {
+        "datasets": words(dataset, "--dataset", problems),
+        "methods": words(method, "--method", problems),
+        "protocols": words(protocol, "--protocol", problems),
+        "recipes": words(recipe, "--recipe", problems),
+    }
+    sigmas = numbers(sigma, "--sigma", problems)
+    chosen_seeds = seeds(seed, problems)
+    if kind not in KINDS:
+        problems.append(f"there is no picture {plain(kind)!r}{nearest(kind, KINDS)}")
+    if source is not None and source not in SOURCES:
+        problems.append(f"--from {source} is unknown{nearest(source, SOURCES)}")
+    if alpha is not None and not 0 < alpha < 0.5:
+        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    if out is not None:
+        _check_out(out, problems)
+    if problems:
+        stop(problems)
+    existing_folder(results)
+
+    from bench.store import Store, write_atomically
+    from leaderboard import plots
+
+    def work() -> tuple[Path, bytes, plots.Picture]:
+        plots.require_matplotlib()
+        picture = plots.build(
+            cast(plots.Kind, kind),
+            Store(results),
+            source=cast(plots.Source | None, source),
+            alpha=alpha,
+            sigmas=sigmas,
+            seeds=chosen_seeds,
+            **filters,
+        )
+        target = out or Path(f"{picture.name}.svg")
+        return target, plots.render(picture, target.suffix.lower()), picture
+
+    target, data, picture = guarded(work)
+    try:
+        write_atomically(target, data)
+    except OSError as error:
+        stop([f"--out {target}: {error.strerror}"])
+    rows = len({series.label for panel in picture.panels.values() for series in panel})
+    levels = ", ".join(f"{s:g}" for s in picture.panels)
+    typer.echo(f"wrote {target}: {plain(picture.headline)}; {rows} row{'s' if rows != 1 else ''} at sigma {levels}")
+    for note in picture.notes[1:]:
+        typer.echo(plain(note))
+
+
+def _check_out(out: Path, problems: list[str]) -> None:
+    try:
+        if out.is_dir():
+            problems.append(f"--out {out} is a folder; name a file in it, such as {out / 'curves.svg'}")
+        elif out.suffix.lower() not in SUFFIXES:
+            problems.append(f"--out {out}: pictures are {', '.join(SUFFIXES)}{nearest(out.suffix, SUFFIXES) if out.suffix else ''}")
+        elif not out.parent.is_dir():
+            problems.append(f"--out {out}: there is no folder {out.parent}")
+        elif not os.access(out.parent, os.W_OK | os.X_OK):
+            problems.append(f"--out {out}: {out.parent} cannot be written to")
+    except (OSError, ValueError) as error:
+        problems.append(f"--out {plain(out)}: {error}")

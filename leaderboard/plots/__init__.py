@@ -1,0 +1,26 @@
+"""Pictures of comparable rows: certified accuracy against radius, ACR against clean accuracy, training curves.
+
+picture.py   from a store to numbers
+draw.py      from numbers to a file; the only part that imports matplotlib, and only to draw
+labels.py    where labels of points stand
+"""
+
+from leaderboard.plots.draw import FORMATS, render, require_matplotlib, styles
+from leaderboard.plots.picture import Band, Kind, Picture, Seed, Series, Source, Steps, build, certified_steps, over_seeds
+
+__all__ = [
+    "FORMATS",
+    "Band",
+    "Kind",
+    "Picture",
+    "Seed",
+    "Series",
+    "Source",
+    "Steps",
+    "build",
+    "certified_steps",
+    "over_seeds",
+    "render",
+    "require_matplotlib",
+    "styles",
+]

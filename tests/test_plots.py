@@ -1,0 +1,351 @@
+"""Pictures: their numbers by hand, their files, and what they refuse."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from fake_store import CERTIFY, N, add, new_store, run_spec
+from typer.testing import Result
+
+from bench.bounds import certified_radius
+from bench.errors import BenchError
+from bench.imported import import_logs, load_map
+from bench.spec import CertifySpec
+from bench.store import Store, write_json
+from leaderboard import plots
+from leaderboard.plots.labels import Box, place_labels
+
+pytest.importorskip("matplotlib")
+GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
+needs_golden = pytest.mark.skipif(not GOLDEN, reason="CERTBENCH_GOLDEN names no folder of third-party logs")
+CURVE = "epoch,step,lr,cross_entropy,mix,loss\n0,1,0.1,2.0,,2.0\n1,2,0.1,1.0,0.5,1.5\n2,3,0.1,0.5,0.25,0.75\n"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return new_store(tmp_path)
+
+
+def series(picture: plots.Picture, sigma: float = 0.5) -> dict[str, plots.Series]:
+    return {one.label: one for one in picture.panels[sigma]}
+
+
+def curve(store: Store, text: str = CURVE) -> None:
+    for run in store.runs():
+        run.curve.write_text(text)
+
+
+# ---- numbers
+
+
+def test_the_step_function_by_hand() -> None:
+    """Five images: two at radius 0.5, one at 1, one wrong with a large radius, one correct at radius 0, which certifies nothing."""
+    correct = np.array([True, True, True, False, True])
+    found = plots.certified_steps(correct, np.array([0.5, 1.0, 0.5, 3.0, 0.0]))
+    assert found.x.tolist() == [0.0, 0.5, 1.0]
+    assert found.y.tolist() == [60.0, 20.0, 0.0]
+    assert found.at(np.array([0.0, 0.4999, 0.5, 0.99, 1.0, 9.0])).tolist() == [60, 60, 20, 20, 0, 0]  # strictly larger than r
+
+
+def test_nothing_certified_is_a_line_at_zero() -> None:
+    found = plots.certified_steps(np.array([False, False]), np.array([0.0, 2.0]))
+    assert (found.x.tolist(), found.y.tolist()) == ([0.0], [0.0])
+
+
+def test_the_band_by_hand() -> None:
+    one = plots.Steps(np.array([0.0, 1.0]), np.array([80.0, 0.0]))
+    two = plots.Steps(np.array([0.0, 0.5, 2.0]), np.array([60.0, 20.0, 0.0]))
+    band = plots.over_seeds([one, two])
+    assert band.x.tolist() == [0.0, 0.5, 1.0, 2.0]
+    assert band.mean.tolist() == [70.0, 50.0, 10.0, 0.0]
+    assert band.std is not None
+    assert band.std == pytest.approx(np.array([20, 60, 20, 0]) / 2**0.5)  # ddof=1: the difference of two by the root of 2
+    assert plots.over_seeds([one]).std is None
+
+
+def test_a_picture_of_runs_has_the_values_of_the_table(store: Store) -> None:
+    for seed, counts in enumerate(((N, N, 900, 0), (N, 990, 900, 0))):
+        add(store, run_spec(seed=seed), counts)
+    radii = {count: certified_radius(count, N, 0.001, 0.5) or 0.0 for count in (N, 990, 900)}
+    picture = plots.build("curves", store)
+    first, second = series(picture)["gaussian"].seeds
+    assert first.steps.x.tolist() == [0.0, radii[900], radii[N]]
+    assert first.steps.y.tolist() == [75.0, 50.0, 0.0]
+    assert second.steps.y.tolist() == [75.0, 50.0, 25.0, 0.0]
+    assert first.acr == pytest.approx((2 * radii[N] + radii[900]) / 4, abs=1e-12)
+    assert picture.name == "curves-mnist-quick"
+    assert "2 seeds (0, 1)" in picture.headline
+    for part in ("n0 = 10, n = 1,000, alpha = 0.001", "4 of 10,000 test images (first:4), sampling seed 0. Certified accuracy", "Band: ±"):
+        assert part in picture.notes[0], part
+    assert "Columns" not in picture.notes[0]
+
+
+def test_alpha_is_applied(store: Store) -> None:
+    add(store, run_spec())
+    radius = [plots.build("curves", store, alpha=alpha).panels[0.5][0].seeds[0].steps.x[-1] for alpha in (0.001, 0.1)]
+    assert radius == [certified_radius(N, N, alpha, 0.5) for alpha in (0.001, 0.1)]
+    with pytest.raises(BenchError, match="alpha"):
+        plots.build("curves", store, alpha=0.7)
+
+
+def test_the_curve_of_a_training(store: Store) -> None:
+    for seed in (0, 1):
+        add(store, run_spec(seed=seed), counts=None)  # trained is enough
+    curve(store)
+    picture = plots.build("training", store)
+    terms = series(picture)["gaussian"].seeds[1].terms
+    assert list(terms) == ["loss", "cross_entropy", "mix"]
+    assert terms["loss"].y.tolist() == [2.0, 1.5, 0.75]
+    assert np.isnan(terms["mix"].y[0])
+    assert terms["mix"].y[1:].tolist() == [0.5, 0.25]
+    assert plots.render(picture, ".svg")
+
+
+def test_a_training_that_was_certified_twice_is_drawn_once(store: Store) -> None:
+    for certify in (CERTIFY, CertifySpec(n0=10, n=N, images="first:3")):
+        add(store, run_spec(), (N, N, N), certify=certify)
+    curve(store)
+    assert len(plots.build("training", store).panels[0.5]) == 1
+    with pytest.raises(BenchError, match=r"differ in images: first:[34] or first:[34]"):
+        plots.build("curves", store)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "epoch,step,lr,loss\n0,1,0.1,abc\n", "epoch,step,lr,x\n0,1,0.1,1\n", CURVE + CURVE, "\0", "epoch,loss\n0,nan\n"]
+)
+def test_a_damaged_curve_is_named(store: Store, text: str) -> None:
+    add(store, run_spec())
+    curve(store, text)
+    with pytest.raises(BenchError, match=r"curve\.csv is no training curve"):
+        plots.build("training", store)
+    next(store.runs()).curve.unlink()
+    with pytest.raises(BenchError, match=r"curve\.csv: No such file"):
+        plots.build("training", store)
+
+
+# ---- what is left out, and what never mixes
+
+
+def test_unfinished_rows_are_left_out_and_named(store: Store) -> None:
+    add(store, run_spec())
+    add(store, run_spec("macer"), (N, N))
+    add(store, run_spec("stability"), None, state="diverged")
+    for kind in ("curves", "tradeoff"):
+        picture = plots.build(kind, store)
+        assert list(series(picture)) == ["gaussian"]
+        assert "Left out, because unfinished: stability at sigma 0.5 (diverged), macer at sigma 0.5 (2/4 images)." in picture.notes
+    curve(store)
+    picture = plots.build("training", store)
+    assert list(series(picture)) == ["gaussian", "macer"]
+    assert "Left out, because unfinished: stability at sigma 0.5 (0/1 trained, 1 diverged)." in picture.notes
+
+
+def test_a_seed_that_is_missing_leaves_the_row_out(store: Store) -> None:
+    for seed in (0, 1):
+        add(store, run_spec(seed=seed))
+    add(store, run_spec("macer"))
+    curve(store)
+    for kind, told in (("curves", "1/2 seeds"), ("training", "1/2 trained, 1 missing")):
+        picture = plots.build(kind, store)  # type: ignore[arg-type]
+        assert list(series(picture)) == ["gaussian"]
+        assert any(f"macer at sigma 0.5 ({told})" in note for note in picture.notes)
+
+
+def test_nothing_finished_is_told(store: Store) -> None:
+    add(store, run_spec(), (N,))
+    with pytest.raises(BenchError, match=r"no row is finished: gaussian at sigma 0\.5 \(1/4 images\)"):
+        plots.build("curves", store)
+
+
+def test_groups_are_never_mixed(store: Store) -> None:
+    add(store, run_spec())
+    add(store, run_spec(protocol="smoke"))
+    with pytest.raises(BenchError, match=r"2 groups of rows fit.*--dataset, --protocol, --recipe.*protocol: quick or smoke"):
+        plots.build("curves", store)
+    with pytest.raises(BenchError, match="protocol: quick or smoke"):
+        plots.build("training", store)
+    assert plots.build("curves", store, protocols=["smoke"]).name == "curves-mnist-smoke"
+
+
+# ---- files
+
+MAGIC = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}
+
+
+def full(store: Store) -> None:
+    for row in ("gaussian", "macer", "smoothmix.eta5", "mine"):
+        for sigma in (0.25, 1.0):
+            for seed in (0, 1):
+                add(store, run_spec(row, seed=seed, sigma=sigma), (N, 990 - len(row) * seed, 900, 0))
+    curve(store)
+
+
+@pytest.mark.parametrize("kind", ["curves", "tradeoff", "training"])
+def test_every_format_is_written_and_repeats_in_every_byte(store: Store, kind: plots.Kind) -> None:
+    full(store)
+    picture = plots.build(kind, store)
+    for suffix, magic in MAGIC.items():
+        data = plots.render(picture, suffix)
+        assert data.startswith(magic)
+        assert len(data) > 5000
+        assert data == plots.render(picture, suffix)
+    text = plots.render(picture, ".svg").decode()
+    assert "<dc:date>" not in text
+    assert "<text" not in text  # glyphs are paths: nothing depends on the fonts of the reader
+    with pytest.raises(BenchError, match=r"\.svg, \.pdf, \.png, not '\.jpg'"):
+        plots.render(picture, ".jpg")
+
+
+def test_pyplot_is_never_loaded() -> None:
+    import subprocess
+
+    code = (
+        "import sys; from leaderboard import plots; assert 'matplotlib' not in sys.modules\n"
+        "import numpy as np\n"
+        "s = plots.Seed(acr=1.0, steps=plots.Steps(np.array([0.0, 1.0]), np.array([50.0, 0.0])))\n"
+        "p = plots.Picture(kind='curves', name='x', headline='h', notes=('n',), baseline='b', panels={0.5: (plots.Series('a', (s,)),)})\n"
+        "assert plots.render(p, '.png')\n"
+        "sys.exit(bool({'torch', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "DISPLAY"}
+    root = Path(__file__).resolve().parent.parent
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=root, env=environment, timeout=60, check=False).returncode == 0
+
+
+HOSTILE = ("_x", "a$b$c", "a\\frac{", "<b>&amp;--></b>", "$\\undefined{$", "%s {0}", "\x1b[31m", "漢字 \U0001f600", "x" * 300)
+
+
+@pytest.mark.parametrize("kind", ["curves", "tradeoff", "training"])
+def test_names_with_markup_are_harmless(kind: plots.Kind) -> None:
+    steps = plots.Steps(np.array([0.0, 1.0]), np.array([50.0, 0.0]))
+
+    def terms(name: str) -> Mapping[str, plots.Steps]:
+        return {"loss": steps, name[:40]: steps}
+
+    rows = tuple(plots.Series(name, (plots.Seed(acr=1.0, steps=steps, terms=terms(name)),)) for name in HOSTILE)
+    picture = plots.Picture(kind=kind, name="x", headline=" ".join(HOSTILE), notes=HOSTILE, baseline="<b>", panels={0.5: rows})
+    for suffix in MAGIC:
+        data = plots.render(picture, suffix)
+        if suffix == ".svg":
+            ElementTree.fromstring(data)
+
+
+def test_every_row_of_the_paper_looks_different_without_colour() -> None:
+    from leaderboard import layouts
+
+    rows = [*layouts.load(4).rows, "mine", "yours"]
+    styles = plots.styles(rows, "gaussian")
+    looks = {(str(style.dash), style.marker) for style in styles.values()}
+    assert len(looks) == len(rows)
+    assert styles["gaussian"].color == "#7f7f7f"
+    assert plots.styles(["macer", "mine"], "gaussian")["macer"] == styles["macer"]  # whatever stands beside it
+
+
+@pytest.mark.parametrize(
+    "points", [[(10.0 * n, 100.0) for n in range(9)], [(50 + 3.0 * n, 80 + 2.0 * (n % 3)) for n in range(9)], [(199.0, 199.0)]]
+)
+def test_labels_do_not_overlap(points: Sequence[tuple[float, float]]) -> None:
+    blocked = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in points]
+    boxes = place_labels(points, [(70.0, 9.0)] * len(points), blocked, (260.0, 200.0))
+    for number, box in enumerate(boxes):
+        assert box.left >= 0
+        assert box.right <= 260
+        assert 0 <= box.bottom < box.top <= 200
+        assert not any(box.overlap(other) for other in (*boxes[:number], *blocked))
+
+
+# ---- imported logs
+
+
+@needs_golden
+def test_imported_logs_have_bands_and_say_that_they_are_rounded(tmp_path: Path, bench: Callable[..., Result]) -> None:
+    import_logs(Path(str(GOLDEN)) / "smoothmix-logs", tmp_path / "runs", load_map(), strict=True)
+    store = Store(tmp_path / "runs")
+    picture = plots.build("curves", store, sigmas=[0.5])
+    assert {label: len(one.seeds) for label, one in series(picture).items()} == {"gaussian": 5, "smoothmix.eta5-onestep": 5}
+    band = plots.over_seeds([seed.steps for seed in series(picture)["gaussian"].seeds])
+    assert band.std is not None
+    assert f"{band.mean[0]:.2f} ± {band.std[0]:.2f}" == "99.15 ± 0.03"  # Table 4 of the paper
+    assert "rounded as printed" in picture.notes[0]
+    acr = [seed.acr for seed in series(plots.build("tradeoff", store))["gaussian"].seeds]
+    assert f"{np.mean(acr):.4f} ± {np.std(acr, ddof=1):.4f}" == "1.5581 ± 0.0016"  # Table 5
+    for words, told in (
+        (("--alpha", "0.01"), "is fixed"),
+        (("--seeds", "5"), "no protocol, recipe or seeds"),
+        (("--method", "gaussain"), "did you mean 'gaussian'"),
+        (("--sigma", "0.3"), "no imported log has sigma 0.3"),
+        (("--dataset", "cifar10"), "no imported log has data set cifar10"),
+        (("--from", "runs"), "there are no runs"),
+    ):
+        refused = bench("plot", "curves", "--results", store.root, "--out", tmp_path / "a.svg", *words)
+        assert refused.exit_code == 2, words
+        assert told in refused.output
+    next((store.root / "imported").glob("*/gaussian/0.5-*/spec.json")).unlink()
+    picture = plots.build("curves", store, sigmas=[0.5])
+    assert any("gaussian at sigma 0.5 (4/5 runs)" in note for note in picture.notes)
+    add(store, run_spec())
+    with pytest.raises(BenchError, match="--from imported or --from runs"):
+        plots.build("curves", store)
+    assert plots.build("curves", store, source="runs").name == "curves-mnist-quick"
+
+
+# ---- the command
+
+
+def test_the_command(store: Store, bench: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full(store)
+    monkeypatch.chdir(tmp_path)
+    for kind in ("curves", "tradeoff", "training"):
+        result = bench("plot", kind, "--results", store.root, "--sigma", "1", "--method", "ma*")
+        assert result.exit_code == 0, result.output
+        assert f"wrote {kind}-mnist-quick.svg" in result.output
+        assert (tmp_path / f"{kind}-mnist-quick.svg").stat().st_size > 5000
+    assert bench("plot", "curves", "--results", store.root, "--out", tmp_path / "A.PNG").exit_code == 0
+
+
+def test_what_the_command_refuses(store: Store, bench: Callable[..., Result], tmp_path: Path) -> None:
+    add(store, run_spec())
+    (tmp_path / "file").write_text("")
+    for words, told in (
+        (("curve",), "did you mean 'curves'"),
+        (("curves", "--out", tmp_path / "a.jpg"), ".svg, .pdf, .png"),
+        (("curves", "--out", tmp_path / "a"), ".svg, .pdf, .png"),
+        (("curves", "--out", tmp_path), "is a folder"),
+        (("curves", "--out", tmp_path / "no" / "a.svg"), "there is no folder"),
+        (("curves", "--out", tmp_path / "file" / "a.svg"), "there is no folder"),
+        (("curves", "--out", "x" * 300 + ".svg"), "name too long"),
+        (("curves", "--alpha", "0.6"), "between 0 and 0.5"),
+        (("curves", "--from", "logs"), "--from logs is unknown"),
+        (("training", "--from", "imported"), "no training curves"),
+        (("curves", "--from", "imported"), "no imported logs"),
+        (("curves", "--method", "gausian"), "did you mean 'gaussian'"),
+        (("curves", "--results", tmp_path / "none"), "no such folder"),
+    ):
+        rest = () if "--results" in words else ("--results", store.root)
+        out = () if "--out" in words else ("--out", tmp_path / "out.svg")
+        result = bench("plot", *words, *rest, *out)
+        assert result.exit_code == 2, (words, result.output)
+        assert isinstance(result.exception, SystemExit)
+        assert told.lower() in result.output.lower(), (words, result.output)
+    assert not (tmp_path / "out.svg").exists()
+
+
+def test_without_matplotlib(store: Store, bench: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(store, run_spec())
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = bench("plot", "curves", "--results", store.root, "--out", tmp_path / "out.svg")
+    assert result.exit_code == 2
+    assert result.output == "bench: pictures need matplotlib, which is not installed; pip install 'certbench[plot]'\n"
+
+
+def test_damaged_runs_are_named(store: Store) -> None:
+    add(store, run_spec())
+    broken = add(store, run_spec("macer"))
+    write_json(broken.path / "training.json", {"state": "odd"})
+    assert any("left out, because it is damaged" in note for note in plots.build("curves", store).notes)
