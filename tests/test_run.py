@@ -44,6 +44,20 @@ class Quiet:
         self.said.append(text)
 
 
+def stopped(which: Cell, store: Store, phase: str, done: int, number: int = signal.SIGINT, **fields: object) -> None:
+    """Runs a cell until a signal comes at the given step or image."""
+    signals, report = StopSignals(), Quiet()
+
+    def stop(now: str, count: int) -> None:
+        if (now, count) == (phase, done):
+            signals.received = number
+
+    report.on_progress = stop
+    with pytest.raises(Interrupted) as caught:
+        execute(which, store, options(**fields), report, signals)
+    assert caught.value.signal_number == number
+
+
 def cell(method: str = "gaussian", plugin: Path | None = None, **changes: str) -> Cell:
     """A cell of a second: 4 steps, 3 images."""
     base = {"train.images": "first:64", "train.batch": "16", "certify.images": "first:3", "certify.n": "200", "certify.n0": "20"}
@@ -115,16 +129,7 @@ def test_stored_evidence_is_that_of_the_stored_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [1, 2, 3, 4])
 def test_interrupted_training_continues_to_the_same_bytes(tmp_path: Path, step: int) -> None:
     which, store = cell("smoothmix"), Store(tmp_path / "interrupted")
-    signals, report = StopSignals(), Quiet()
-
-    def stop(phase: str, done: int) -> None:
-        if phase == "training" and done == step:
-            signals.received = signal.SIGTERM
-
-    report.on_progress = stop
-    with pytest.raises(Interrupted) as caught:
-        execute(which, store, options(), report, signals)
-    assert caught.value.signal_number == signal.SIGTERM
+    stopped(which, store, "training", step, signal.SIGTERM)
     assert state_of(which, store) == "training"
     assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
     assert results_of(store.root) == undisturbed(tmp_path, which)
@@ -133,15 +138,7 @@ def test_interrupted_training_continues_to_the_same_bytes(tmp_path: Path, step: 
 @pytest.mark.parametrize("image", [1, 2])
 def test_interrupted_certification_keeps_its_rows(tmp_path: Path, image: int) -> None:
     which, store = cell(), Store(tmp_path / "interrupted")
-    signals, report = StopSignals(), Quiet()
-
-    def stop(phase: str, done: int) -> None:
-        if phase == "certifying" and done == image:
-            signals.received = signal.SIGINT
-
-    report.on_progress = stop
-    with pytest.raises(Interrupted):
-        execute(which, store, options(), report, signals)
+    stopped(which, store, "certifying", image)
     kept = next(store.run(which.spec).certifications()).evidence.read_bytes()
     assert kept.count(b"\n") == image
     again: list[tuple[str, int]] = []
@@ -182,15 +179,7 @@ def test_sigkill_at_any_moment_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     which, store = cell(), Store(tmp_path / "damaged")
-    signals, report = StopSignals(), Quiet()
-
-    def stop(phase: str, done: int) -> None:
-        if done == 3:
-            signals.received = signal.SIGINT
-
-    report.on_progress = stop
-    with pytest.raises(Interrupted):
-        execute(which, store, options(checkpoint_seconds=0.0), report, signals)
+    stopped(which, store, "training", 3, checkpoint_seconds=0.0)
     run = store.run(which.spec)
     content = bytearray(run.checkpoint.read_bytes())
     content[-100] ^= 1
@@ -213,15 +202,7 @@ def plugin(tmp_path: Path, old: str = "", new: str = "") -> Path:
 
 def begun(tmp_path: Path, store: Store) -> None:
     """A training of the plug-in, stopped after two steps."""
-    signals, report = StopSignals(), Quiet()
-
-    def stop(phase: str, done: int) -> None:
-        if done == 2:
-            signals.received = signal.SIGINT
-
-    report.on_progress = stop
-    with pytest.raises(Interrupted):
-        execute(cell("mine", plugin(tmp_path)), store, options(), report, signals)
+    stopped(cell("mine", plugin(tmp_path)), store, "training", 2)
 
 
 @pytest.mark.parametrize("name", ["checkpoint.bin", "checkpoint.older.bin"])

@@ -49,6 +49,23 @@ def words(values: Sequence[str] | None, flag: str, problems: list[str]) -> list[
     return found
 
 
+def filters(
+    dataset: Sequence[str] | None,
+    method: Sequence[str] | None,
+    protocol: Sequence[str] | None,
+    recipe: Sequence[str] | None,
+    problems: list[str],
+) -> dict[str, list[str]]:
+    """The flags that choose among runs, as keywords of `leaderboard.aggregate.collect`."""
+    flags = {
+        "datasets": ("--dataset", dataset),
+        "methods": ("--method", method),
+        "protocols": ("--protocol", protocol),
+        "recipes": ("--recipe", recipe),
+    }
+    return {name: words(values, flag, problems) for name, (flag, values) in flags.items()}
+
+
 def numbers(values: Sequence[str] | None, flag: str, problems: list[str]) -> list[float]:
     """Words as finite numbers; what is none becomes a problem."""
     result = []

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from bench.cli.common import Results, existing_folder, guarded, numbers, plain, seeds, stop, words
+from bench.cli.common import Results, existing_folder, filters, guarded, numbers, plain, seeds, stop
 from bench.errors import nearest
 
 KINDS = ("curves", "tradeoff", "training")
@@ -49,12 +49,7 @@ def plot(
     Rows of different protocols, recipes, sample sizes or image subsets are never drawn in one picture. Needs matplotlib (extra `plot`).
     """
     problems: list[str] = []
-    filters = {
-        "datasets": words(dataset, "--dataset", problems),
-        "methods": words(method, "--method", problems),
-        "protocols": words(protocol, "--protocol", problems),
-        "recipes": words(recipe, "--recipe", problems),
-    }
+    chosen = filters(dataset, method, protocol, recipe, problems)
     sigmas = numbers(sigma, "--sigma", problems)
     chosen_seeds = seeds(seed, problems)
     if kind not in KINDS:
@@ -81,7 +76,7 @@ def plot(
             alpha=alpha,
             sigmas=sigmas,
             seeds=chosen_seeds,
-            **filters,
+            **chosen,
         )
         target = out or Path(f"{picture.name}.svg")
         return target, plots.render(picture, target.suffix.lower()), picture

@@ -9,7 +9,7 @@ from typing import Annotated, cast
 
 import typer
 
-from bench.cli.common import Results, existing_folder, guarded, numbers, seeds, stop, words
+from bench.cli.common import Results, existing_folder, filters, guarded, numbers, seeds, stop
 from bench.errors import nearest
 
 SOURCES = ("imported", "runs")
@@ -44,12 +44,7 @@ def table(
     Rows of different protocols, recipes, sample sizes or image subsets stand in separate tables, each with a caption that says which.
     """
     problems: list[str] = []
-    filters = {
-        "datasets": words(dataset, "--dataset", problems),
-        "methods": words(method, "--method", problems),
-        "protocols": words(protocol, "--protocol", problems),
-        "recipes": words(recipe, "--recipe", problems),
-    }
+    chosen = filters(dataset, method, protocol, recipe, problems)
     sigmas = numbers(sigma, "--sigma", problems)
     chosen_seeds = seeds(seed, problems)
     if not 0 < alpha < 0.5:
@@ -65,9 +60,9 @@ def table(
             problems.append(f"{flag} {value} is unknown{nearest(value, known)}")
         elif number is None and value not in (None, "exact"):
             problems.append(f"{flag} goes with --table")
-    if number is not None and (filters["datasets"] or filters["methods"] or sigmas or chosen_seeds):
+    if number is not None and (chosen["datasets"] or chosen["methods"] or sigmas or chosen_seeds):
         problems.append("--table shows a whole table of the paper; leave out --dataset, --method, --sigma and --seeds")
-    if number is not None and (len(filters["protocols"]) > 1 or len(filters["recipes"]) > 1):
+    if number is not None and (len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1):
         problems.append("--table takes one --protocol and one --recipe")
     if problems:
         stop(problems)
@@ -86,8 +81,8 @@ def table(
             source=cast(paper.Source | None, source),
             compat=cast(paper.Compat, compat),
             alpha=alpha,
-            protocol=(filters["protocols"] or ["full"])[0],
-            recipe=(filters["recipes"] or ["official"])[0],
+            protocol=(chosen["protocols"] or ["full"])[0],
+            recipe=(chosen["recipes"] or ["official"])[0],
         )
         return paper.render(built, format_, against=against is not None)
 
@@ -97,7 +92,7 @@ def table(
             alpha=alpha,
             sigmas=sigmas,
             seeds=chosen_seeds,
-            **filters,
+            **chosen,
         )
         terminal = format_ == "terminal" and out is None
         width = os.get_terminal_size().columns if terminal and sys.stdout.isatty() else 120
