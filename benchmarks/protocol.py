@@ -3,7 +3,7 @@
 No test image is looked at. Trains on every second training image, as `quick` does, and evaluates the smoothed classifier on
 200 of the others: accuracy of the class that most of 100 noisy copies give, and the ACR that those counts certify.
 
-    python benchmarks/protocol.py            # a table on standard output; about ten minutes on two CPU cores
+    python benchmarks/protocol.py
 """
 
 from __future__ import annotations
