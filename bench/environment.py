@@ -6,6 +6,7 @@ import hashlib
 import platform
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def describe(device: torch.device, source_sha256: str, checksums: dict[str, str]
     }
 
 
+@cache
 def _engine_sha256() -> str:
     """One hash over the engine's own part of the mathematics: attacks, smoothing, models, training, certification."""
     folder = Path(__file__).parent
@@ -62,8 +64,9 @@ def _version(name: str) -> str | None:
         return None
 
 
+@cache
 def _git() -> dict[str, Any]:
-    """Commit and dirty flag of the suite's checkout; both None in an installed copy."""
+    """Commit and dirty flag of the suite's checkout as this process first saw it; both None in an installed copy."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}

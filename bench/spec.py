@@ -259,14 +259,19 @@ class RunSpec:
     @property
     def row(self) -> str:
         """The name of the table row, e.g. `smoothmix.eta5[step_size=0.5]`."""
-        name = self.method if self.variant == "default" else f"{self.method}.{self.variant}"
-        own = [f"{k}={_word(v)}" for k, v in sorted(self.changes.items()) if "." not in k]
-        return f"{name}[{','.join(own)}]" if own else name
+        return row_name(self.method, self.variant, {k: v for k, v in self.changes.items() if "." not in k})
 
     @property
     def cell(self) -> str:
         """What seeds of one configuration share: the canonical spec without its seed."""
         return canonical({k: v for k, v in to_json(self).items() if k != "seed"})
+
+
+def row_name(method: str, variant: str, changes: Mapping[str, Scalar]) -> str:
+    """The name of a table row, e.g. `smoothmix.eta5[step_size=0.5]`: changed hyperparameters stand in its brackets."""
+    name = method if variant == "default" else f"{method}.{variant}"
+    own = [f"{k}={_word(v)}" for k, v in sorted(changes.items())]
+    return f"{name}[{','.join(own)}]" if own else name
 
 
 def _word(value: Scalar) -> str:

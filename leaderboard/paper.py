@@ -159,14 +159,7 @@ def _of_logs(layout: layouts.Layout, logs: Sequence[Import], compat: Compat) -> 
 
 def _log_values(log: Import, compat: Compat) -> _Values:
     data = log.columns()
-    correct, radius = data.correct, data.radius
-
-    def value(metric: str) -> float:
-        if metric == layouts.ACR:
-            return float((radius * correct).sum()) / len(radius)
-        return _share(correct, radius, float(metric), compat)
-
-    return value
+    return _values(data.correct, data.radius, compat)
 
 
 def _of_runs(
@@ -190,11 +183,16 @@ def _run_values(run: Run, keys: Sequence[str], compat: Compat, alpha: float) -> 
         return None
     o = metrics.outcomes(standing.rows, alpha, run.spec.sigma)
     radius = np.array([float(f"{r:.3g}") for r in o.radius]) if compat == "3sig" else o.radius
+    return _values(o.correct, radius, compat)
+
+
+def _values(correct: NDArray[np.bool_], radius: NDArray[np.float64], compat: Compat) -> _Values:
+    """Metric -> value over all images: ACR in pixels, accuracies in %."""
 
     def value(metric: str) -> float:
         if metric == layouts.ACR:
-            return float((radius * o.correct).sum()) / len(radius)
-        return _share(o.correct, radius, float(metric), compat)
+            return float((radius * correct).sum()) / len(radius)
+        return _share(correct, radius, float(metric), compat)
 
     return value
 

@@ -20,10 +20,10 @@ from bench import fieldlog
 from bench.datasets import DATASETS
 from bench.errors import BenchError, UsageError
 from bench.fieldlog import FieldRow, Refused
-from bench.imported import ImportSpec, LogMap, Placed, import_logs, imports, load_map, row_name, runs_of_table
+from bench.imported import ImportSpec, LogMap, Placed, import_logs, imports, load_map, runs_of_table
 from bench.records import Certificate, to_line
 from bench.registry import Registry
-from bench.spec import CertifySpec, Scalar, to_json
+from bench.spec import CertifySpec, Scalar, row_name, to_json
 from bench.store import Run, Store, write_json
 
 Call = Callable[..., Result]

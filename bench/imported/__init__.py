@@ -10,7 +10,7 @@ a map, a TOML file of path patterns; the map of a collection also says which of 
 
 from bench.imported.intake import Report, import_logs
 from bench.imported.logmap import LogMap, Placed, default_map, load_map, runs_of_table
-from bench.imported.stored import Columns, Import, ImportSpec, imports, row_name
+from bench.imported.stored import Columns, Import, ImportSpec, imports
 
 __all__ = [
     "Columns",
@@ -23,6 +23,5 @@ __all__ = [
     "import_logs",
     "imports",
     "load_map",
-    "row_name",
     "runs_of_table",
 ]

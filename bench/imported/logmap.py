@@ -15,8 +15,8 @@ from bench.bounds import check_alpha
 from bench.datasets import DATASETS
 from bench.errors import BenchError, UsageError, nearest
 from bench.fieldlog import Refused
-from bench.imported.stored import RUN, ImportSpec, row_name
-from bench.spec import NAME, Scalar, coerce, select_images
+from bench.imported.stored import RUN, ImportSpec
+from bench.spec import NAME, Scalar, coerce, row_name, select_images
 
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _PLACEHOLDER = re.compile(r"\{(\*|[A-Za-z_][A-Za-z0-9_]*)(?::([^{}]+))?\}")

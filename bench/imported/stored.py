@@ -16,18 +16,11 @@ from bench import fieldlog
 from bench.bounds import check_alpha
 from bench.errors import BenchError
 from bench.fieldlog import FieldRow
-from bench.spec import NAME, Scalar, canonical, check_sigma, digest, from_json, select_images, to_json
+from bench.spec import NAME, Scalar, check_sigma, digest, from_json, row_name, select_images, to_json
 
 FOLDER = "imported"
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def row_name(method: str, variant: str, changes: Mapping[str, Scalar]) -> str:
-    """The name of a table row, as `RunSpec.row` writes it, e.g. `smoothmix.eta5[step_size=0.5]`."""
-    name = method if variant == "default" else f"{method}.{variant}"
-    own = [f"{k}={v if isinstance(v, str) else 'none' if v is None else canonical(v)}" for k, v in sorted(changes.items())]
-    return f"{name}[{','.join(own)}]" if own else name
 
 
 @dataclass(frozen=True, kw_only=True)
