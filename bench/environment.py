@@ -35,8 +35,8 @@ def describe(device: torch.device, source_sha256: str, checksums: dict[str, str]
 def _engine_sha256() -> str:
     """One hash over the engine's own part of the mathematics: attacks, smoothing, models, training, certification."""
     folder = Path(__file__).parent
-    names = ("attacks", "smoothing", "models", "train", "certify")
-    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in names)).hexdigest()
+    files = [*(folder / f"{name}.py" for name in ("attacks", "smoothing", "train", "certify")), *sorted((folder / "models").glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def mixture(before: dict[str, Any], now: dict[str, Any], what: Sequence[str]) -> list[str]:
