@@ -105,20 +105,33 @@ def from_line(line: bytes) -> Certificate:
     return row
 
 
-def read_rows(path: Path) -> list[Certificate]:
-    """Every row of an evidence file, in the order of writing.
+def read_log(path: Path) -> bytes:
+    """The finished lines of an evidence file; a last line that a crash cut short (no line end) was never finished.
 
-    A last line that was cut short by a crash (no line end) is left out: it was never finished.
+    Raises:
+        BenchError: unreadable.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BenchError(f"{path}: {error.strerror}") from None
+    return content[: content.rfind(b"\n") + 1]
+
+
+def read_rows(path: Path) -> list[Certificate]:
+    """Every finished row of an evidence file, in the order of writing.
 
     Raises:
         BenchError: a damaged, doubled or unreadable row, with file and line.
     """
+    return parse_log(read_log(path), path)
+
+
+def parse_log(log: bytes, path: Path) -> list[Certificate]:
+    """The rows of the finished lines of an evidence file; `path` is for errors, which are those of `read_rows`."""
     rows: list[Certificate] = []
     seen: dict[int, int] = {}
-    try:
-        *lines, _torn = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise BenchError(f"{path}: {error.strerror}") from None
+    *lines, _ = log.split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
             row = from_line(line + b"\n")
@@ -129,8 +142,3 @@ def read_rows(path: Path) -> list[Certificate]:
         seen[row.index] = number
         rows.append(row)
     return rows
-
-
-def finished_bytes(path: Path) -> int:
-    """Length of an evidence file up to its last line end: what a resumed run keeps."""
-    return path.read_bytes().rfind(b"\n") + 1

@@ -277,7 +277,7 @@ def _certify(cell: Cell, run: Run, model: nn.Module, options: Options, report: R
     certification.begin(sha256(run.weights))
     now = environment.describe(options.device, cell.source_sha256, data.checksums)
     write_json(certification.path / "environment.json", environment.with_history(before, now))
-    done = {row.index for row in certification.rows()}
+    done = set(certification.columns().index.tolist())
     expected = certification.expected()
     sampler = Sampler(model, cell.spec.sigma, info.classes, cell.certify.seed, options.batch)
     for index in expected:
@@ -290,6 +290,7 @@ def _certify(cell: Cell, run: Run, model: nn.Module, options: Options, report: R
         certification.append(row, time.monotonic() - begun)
         done.add(index)
         report.progress("certifying", len(done), len(expected))
+    certification.columns()  # writes their fast form for the tables
 
 
 def estimate_seconds(cells: Sequence[Cell], store: Store, device: torch.device) -> dict[tuple[str, str], float]:
@@ -315,7 +316,7 @@ def estimate_seconds(cells: Sequence[Cell], store: Store, device: torch.device) 
         per_pair, per_sample = passes[info.name, train.arch]
         images = len(select_images(train.images, info.train_size)) * train.epochs
         training = 0.0 if standing.state == "certifying" else images * costs[info.name, cell.method] * per_pair
-        left = len(run.certification(cell.certify).expected()) - len(standing.rows)
+        left = len(run.certification(cell.certify).expected()) - len(standing.columns)
         result[cell.id] = training + left * (cell.certify.n0 + cell.certify.n) * per_sample
     return result
 

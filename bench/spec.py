@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 from bench.errors import BenchError, nearest
@@ -221,7 +222,7 @@ class CertifySpec:
             raise ValueError(f"precision={self.precision} is not supported; there is float32")
         select_images(self.images, 1)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hex digits; names the certification within a run."""
         return digest(to_json(self))
@@ -251,17 +252,17 @@ class RunSpec:
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed {self.seed} must lie in 0 .. 2**63 - 1")
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hex digits; names the training."""
         return digest(to_json(self))
 
-    @property
+    @cached_property
     def row(self) -> str:
         """The name of the table row, e.g. `smoothmix.eta5[step_size=0.5]`."""
         return row_name(self.method, self.variant, {k: v for k, v in self.changes.items() if "." not in k})
 
-    @property
+    @cached_property
     def cell(self) -> str:
         """What seeds of one configuration share: the canonical spec without its seed."""
         return canonical({k: v for k, v in to_json(self).items() if k != "seed"})

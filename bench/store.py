@@ -14,6 +14,7 @@
             subject.json     SHA-256 of the weights that are certified
             environment.json what it was certified with (side file)
             evidence.jsonl   one line per image, written as soon as it exists
+            columns.bin      the same as arrays, for reading fast; made from evidence.jsonl whenever it does not fit it
             times.csv        seconds per image (side file)
 
 Names are for people; what a run is stands in its spec.json and is checked against the folder's key.
@@ -31,12 +32,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from bench.columns import Columns, pack, unpack
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError, nearest
-from bench.records import Certificate, finished_bytes, read_rows, to_line
+from bench.records import Certificate, parse_log, read_log, read_rows, to_line
 from bench.spec import CertifySpec, RunSpec, canonical, describe_type, from_json, parse_json, select_images, to_json
 
 DEFAULT_ROOT = Path("results/runs")
+CACHED_ROWS = 1000
+"""Evidence of fewer rows is read fast enough without columns.bin."""
+NOTHING = Columns.of([])
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -98,7 +105,7 @@ class Standing:
     """How far a certification is, and its finished rows."""
 
     state: State
-    rows: list[Certificate]
+    columns: Columns
 
 
 @dataclass(frozen=True)
@@ -126,30 +133,54 @@ class Certification:
         return select_images(self.spec.images, self.run.info.test_size)
 
     def rows(self) -> list[Certificate]:
-        """The finished rows.
+        """The finished rows, from the log itself.
+
+        Raises:
+            BenchError: as `columns`.
+        """
+        if not self.evidence.exists():
+            return []
+        rows = read_rows(self.evidence)
+        self._check(Columns.of(rows))
+        return rows
+
+    def columns(self) -> Columns:
+        """The finished rows as arrays, from columns.bin where that fits the log; else it is written, if the folder lets it be.
 
         Raises:
             BenchError: a damaged row, or one that this certification cannot have: an image that it does not cover, another label than
                 the data set's, a class that there is not, other sample sizes.
         """
-        if not self.evidence.exists():
-            return []
-        info = self.run.info
-        expected, labels = self.expected(), info.test_labels()
-        rows = read_rows(self.evidence)
-        for number, row in enumerate(rows, start=1):
-            wrong = None
-            if (row.n0, row.n) != (self.spec.n0, self.spec.n):
-                wrong = f"{row.n0} + {row.n} samples, but the spec says {self.spec.n0} + {self.spec.n}"
-            elif row.index not in expected:
-                wrong = f"image {row.index} is not among {self.spec.images} of {info.test_size}"
-            elif row.label != labels[row.index]:
-                wrong = f"image {row.index} has label {row.label}, but label {labels[row.index]} in {info.name}"
-            elif max(*row.selection, *row.estimation) >= info.classes:
-                wrong = f"class {max(*row.selection, *row.estimation)}, but {info.name} has classes 0 to {info.classes - 1}"
-            if wrong:
-                raise BenchError(f"{self.evidence}, line {number}: {wrong}")
-        return rows
+        log = read_log(self.evidence) if self.evidence.exists() else b""
+        cache = self.path / "columns.bin"
+        with contextlib.suppress(OSError):
+            if cache.exists() and (columns := unpack(cache.read_bytes(), log)) is not None:
+                self._check(columns)
+                return columns
+        columns = Columns.of(parse_log(log, self.evidence))
+        self._check(columns)
+        if len(columns) >= CACHED_ROWS:
+            with contextlib.suppress(OSError):
+                write_atomically(cache, pack(columns, log))
+        return columns
+
+    def _check(self, columns: Columns) -> None:
+        info, spec = self.run.info, self.spec
+        expected, labels = self.expected(), np.array(info.test_labels())
+        known = np.isin(columns.index, np.array(expected))
+        label = labels[np.where(known, columns.index, 0)]
+        sizes = (columns.n0 != spec.n0) | (columns.n != spec.n)
+        for line in np.flatnonzero(sizes | ~known | (columns.label != label) | (columns.highest >= info.classes))[:1].tolist():
+            index = columns.index[line]
+            if sizes[line]:
+                wrong = f"{columns.n0[line]} + {columns.n[line]} samples, but the spec says {spec.n0} + {spec.n}"
+            elif not known[line]:
+                wrong = f"image {index} is not among {spec.images} of {info.test_size}"
+            elif columns.label[line] != label[line]:
+                wrong = f"image {index} has label {columns.label[line]}, but label {label[line]} in {info.name}"
+            else:
+                wrong = f"class {columns.highest[line]}, but {info.name} has classes 0 to {info.classes - 1}"
+            raise BenchError(f"{self.evidence}, line {line + 1}: {wrong}")
 
     def standing(self) -> Standing:
         """How far it is, with its finished rows.
@@ -158,11 +189,11 @@ class Certification:
             BenchError: damaged evidence or training record.
         """
         if not self.run.path.exists():
-            return Standing("missing", [])
+            return Standing("missing", NOTHING)
         state = self.run.state()
-        rows = [] if state == "diverged" else self.rows()
-        done = self.run.training() is not None and len(rows) == len(self.expected())
-        return Standing("done" if done else state, rows)
+        columns = NOTHING if state == "diverged" else self.columns()
+        done = self.run.training() is not None and len(columns) == len(self.expected())
+        return Standing("done" if done else state, columns)
 
     def environment(self) -> dict[str, Any] | None:
         """What it was certified with, None before its first start."""
@@ -183,7 +214,7 @@ class Certification:
         write_json(self.path / "spec.json", to_json(self.spec))
         write_json(subject, {"weights_sha256": weights_sha256})
         if self.evidence.exists():
-            keep = finished_bytes(self.evidence)
+            keep = len(read_log(self.evidence))
             if keep < self.evidence.stat().st_size:
                 with self.evidence.open("r+b") as file:
                     file.truncate(keep)

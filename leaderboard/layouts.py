@@ -112,6 +112,11 @@ def load(number: int) -> Layout:
     return Layout(number=number, labels=dict(data.pop("rows")), **data)
 
 
+def of_dataset(name: str) -> Layout:
+    """The layout of the first published table of a data set; that of Table 4 for a data set that has none."""
+    return next((layout for layout in map(load, numbers()) if layout.dataset == name), load(4))
+
+
 @cache
 def values(number: int) -> tuple[Published, ...]:
     """Every value of a published table, in the order of reading.

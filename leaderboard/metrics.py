@@ -6,22 +6,23 @@ Source: Cohen, Rosenfeld and Kolter, ICML 2019 (certified accuracy); Zhai et al.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.bounds import certified_radius
-from bench.errors import BenchError
-from bench.records import Certificate
+from bench.bounds import certified_radii, lower_confidence_bounds
+from bench.columns import Columns
+from bench.errors import BenchError, nearest
 
-# Unit radii by (count, n, alpha): a leaderboard of many cells meets the same counts again and again.
-_unit_radius = lru_cache(maxsize=1 << 18)(certified_radius)
+ACR = "ACR"
+Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcomes:
     """What the certificates of I images say at one alpha and sigma.
 
@@ -30,18 +31,27 @@ class Outcomes:
         label: I, true class.
         correct: I, certified and the class is the label.
         abstained: I, no class is certified.
-        radius: I, certified L2 radius in pixels of [0, 1], float64, not rounded; 0 where it abstained.
+        radius: I, certified L2 radius in pixels of [0, 1], float64, not rounded unless it was imported so; 0 where it abstained.
+        bound: I, lower bound on pA, the probability of the selected class; None for imported logs, which hold no counts.
+        right: I, whether most estimation samples fell on the label; None for imported logs.
     """
 
     index: NDArray[np.int64]
     label: NDArray[np.int64]
     correct: NDArray[np.bool_]
     abstained: NDArray[np.bool_]
-    radius: NDArray[np.float64]
+    radius: Floats
+    bound: Floats | None = None
+    right: NDArray[np.bool_] | None = None
+
+    @property
+    def values(self) -> Floats:
+        """I: the radius where the certified class is right, else 0; its mean is the ACR."""
+        return np.where(self.correct, self.radius, 0.0)
 
 
-def outcomes(rows: Sequence[Certificate], alpha: float, sigma: float) -> Outcomes:
-    """The certificates as arrays, ordered by image.
+def outcomes(columns: Columns, alpha: float, sigma: float) -> Outcomes:
+    """The certificates at one alpha and sigma, ordered by image.
 
     Args:
         alpha: chance that a certificate is wrong, in (0, 1/2).
@@ -51,21 +61,24 @@ def outcomes(rows: Sequence[Certificate], alpha: float, sigma: float) -> Outcome
         BenchError: no certificate, or two of one image.
         ValueError: alpha or sigma out of range.
     """
-    if not rows:
+    if not len(columns):
         raise BenchError("there are no certificates, and nothing has no average")
-    table = np.array([(r.index, r.label, r.selected, r.count, r.n) for r in rows], dtype=np.int64)
-    table = table[np.argsort(table[:, 0])]
-    index, label, selected = table[:, 0], table[:, 1], table[:, 2]
+    order = np.argsort(columns.index, kind="stable")
+    index, label, selected = columns.index[order], columns.label[order], columns.selected[order]
     if (doubled := index[1:][np.diff(index) == 0]).size:
         raise BenchError(f"image {doubled[0]} has two certificates, and each image counts once")
-    pairs, where = np.unique(table[:, 3:], axis=0, return_inverse=True)
-    unit = [_unit_radius(count, n, alpha, 1.0) for count, n in pairs.tolist()]
-    if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma {sigma} must be a finite number greater than 0")
-    where = where.reshape(-1)  # numpy 2.0 gives it another shape
-    abstained = np.array([value is None for value in unit])[where]
-    radius = sigma * np.array([value or 0.0 for value in unit])[where]
-    return Outcomes(index, label, (selected == label) & ~abstained, abstained, radius)
+    bound = lower_confidence_bounds(columns.count[order], columns.n[order], alpha)
+    radius = certified_radii(bound, sigma)
+    abstained = np.isnan(radius)
+    return Outcomes(
+        index=index,
+        label=label,
+        correct=(selected == label) & ~abstained,
+        abstained=abstained,
+        radius=np.where(abstained, 0.0, radius),
+        bound=bound,
+        right=columns.majority[order] == label,
+    )
 
 
 def average_certified_radius(o: Outcomes) -> float:
@@ -93,7 +106,180 @@ def abstention_rate(o: Outcomes) -> float:
     return int(np.count_nonzero(o.abstained)) / _images(o)
 
 
+def clean_accuracy(o: Outcomes) -> float | None:
+    """Share of all images, in [0, 1], where most estimation samples fall on the label: g's accuracy as estimated, with no certificate.
+
+    None for imported logs, which hold no counts.
+    """
+    return None if o.right is None else int(np.count_nonzero(o.right)) / _images(o)
+
+
+def radius_quantile(o: Outcomes, q: float) -> float:
+    """The q quantile over ALL images of the radius where the certified class is right, else 0 (the smallest value that a share of q
+    of the images does not exceed)."""
+    return float(np.quantile(o.values, q, method="inverted_cdf"))
+
+
+def bound_quantile(o: Outcomes, q: float) -> float | None:
+    """The q quantile over all images of the lower bound on pA, whatever the selected class; None for imported logs."""
+    return None if o.bound is None else float(np.quantile(o.bound, q, method="inverted_cdf"))
+
+
+def class_acr(o: Outcomes, label: int) -> float | None:
+    """ACR over the images of one true class; None where there is none."""
+    own = o.values[o.label == label]
+    return math.fsum(own.tolist()) / own.size if own.size else None
+
+
+def standard_error(rows: Sequence[Outcomes]) -> float | None:
+    """Standard error over test images of a row's ACR, its trainings fixed and averaged first; None for one image."""
+    mean = np.mean([o.values for o in rows], axis=0)
+    return float(mean.std(ddof=1)) / math.sqrt(mean.size) if mean.size > 1 else None
+
+
 def _images(o: Outcomes) -> int:
     if not o.index.size:
         raise BenchError("there are no certificates, and nothing has no average")
     return int(o.index.size)
+
+
+# ---- columns of a table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a training took; None where it is not recorded."""
+
+    pairs: float | None = None  # forward and backward passes per training image
+    seconds: float | None = None
+
+
+UNKNOWN_COST = Cost()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A column of a table.
+
+    Attributes:
+        name: in CSV and JSON. heading: in tables.
+        better: which end is the good one; None: neither, and nothing in the column is marked.
+        of_seed: value of one training, None where the evidence does not say; mean and deviation are taken over the trainings.
+        of_row: value of all trainings together, in place of `of_seed`.
+        meaning: a sentence for the caption, shared by the columns of one group.
+    """
+
+    name: str
+    heading: str
+    decimals: int = 2
+    better: Literal["more", "less"] | None = "more"
+    of_seed: Callable[[Outcomes, Cost], float | None] | None = None
+    of_row: Callable[[Sequence[Outcomes]], float | None] | None = None
+    meaning: str = ""
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _acr() -> Metric:
+    meaning = "ACR: average certified radius over all images."
+    return Metric(name=ACR, heading=ACR, decimals=4, of_seed=lambda o, _: average_certified_radius(o), meaning=meaning)
+
+
+def _accuracy(radius: str) -> Metric:
+    r = float(radius)
+    return Metric(name=radius, heading=f"r={radius}", of_seed=lambda o, _: 100 * certified_accuracy(o, r))
+
+
+def _quantile(name: str, heading: str, value: Callable[[Outcomes, float], float | None], meaning: str, decimals: int) -> list[Metric]:
+    def column(q: int) -> Metric:
+        return Metric(
+            name=f"{name}-{q}", heading=f"{heading} {q} %", decimals=decimals, of_seed=lambda o, _: value(o, q / 100), meaning=meaning
+        )
+
+    return [column(q) for q in (10, 50, 90)]
+
+
+def _class(label: int) -> Metric:
+    meaning = "class k: ACR over the images of true class k."
+    return Metric(
+        name=f"ACR-class-{label}", heading=f"class {label}", decimals=4, of_seed=lambda o, _: class_acr(o, label), meaning=meaning
+    )
+
+
+def _interval_half(rows: Sequence[Outcomes]) -> float | None:
+    """Half the width of the 95 % t-interval of the mean ACR over trainings; None for one training."""
+    if len(rows) < 2:
+        return None
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(rows) - 1)) * statistics.stdev(map(average_certified_radius, rows)) / math.sqrt(len(rows))
+
+
+def _groups(radii: Sequence[str], classes: int) -> dict[str, list[Metric]]:
+    """What a word of `--metric` stands for."""
+    clean = "clean: share of all images in % on whose label most samples fall (no certificate)."
+    abstain = "abstain: share of all images in % where no class is certified."
+    radius = "radius q %: that quantile over all images of the certified radius, 0 where wrong or abstained."
+    bound = "pA q %: that quantile over all images of the lower bound on the probability of the selected class."
+    cost = "pairs: forward and backward passes per training image; seconds: of training, on the machine of each run."
+    errors = (
+        "t 95 %: half width of the t-interval of the ACR over trainings; s.e. images: standard error of the ACR over test images. "
+        "They are two kinds of uncertainty and are not pooled."
+    )
+    return {
+        ACR: [_acr()],
+        "accuracy": [_accuracy(r) for r in radii],
+        "clean": [Metric(name="clean", heading="clean", of_seed=lambda o, _: _percent(clean_accuracy(o)), meaning=clean)],
+        "abstention": [
+            Metric(name="abstention", heading="abstain", better="less", of_seed=lambda o, _: 100 * abstention_rate(o), meaning=abstain)
+        ],
+        "quantiles": _quantile("radius", "radius", radius_quantile, radius, 3),
+        "classes": [_class(label) for label in range(classes)],
+        "bound": _quantile("pA", "pA", bound_quantile, bound, 4),
+        "cost": [
+            Metric(name="pairs", heading="pairs", decimals=1, better=None, of_seed=lambda _, c: c.pairs, meaning=cost),
+            Metric(name="seconds", heading="seconds", decimals=0, better=None, of_seed=lambda _, c: c.seconds, meaning=cost),
+        ],
+        "errors": [
+            Metric(name="t-interval", heading="t 95 %", decimals=4, better=None, of_row=_interval_half, meaning=errors),
+            Metric(name="standard-error", heading="s.e. images", decimals=4, better=None, of_row=standard_error, meaning=errors),
+        ],
+    }
+
+
+WORDS = tuple(_groups((), 0))
+DEFAULT = (ACR, "accuracy")
+
+
+def columns_of(words: Iterable[str], radii: Sequence[str], classes: int) -> tuple[Metric, ...]:
+    """The columns that words ask for: those of `WORDS`, `all`, or a radius such as `0.75`.
+
+    Args:
+        radii: those of `accuracy`. classes: K of the data set.
+
+    Raises:
+        BenchError: an unknown word, or a radius that is no finite number from 0 up.
+    """
+    known = _groups(radii, classes)
+    found: dict[str, Metric] = {}
+    for word in words:
+        if word in ("all", *known):
+            chosen = [m for group in known.values() for m in group] if word == "all" else known[word]
+        else:
+            chosen = [_accuracy(_radius(word))]
+        found |= {metric.name: metric for metric in chosen if metric.name not in found}
+    return tuple(found.values())
+
+
+def _radius(word: str) -> str:
+    """A radius as columns are named: at least two decimals."""
+    try:
+        r = float(word.removeprefix("r="))
+    except ValueError:
+        raise BenchError(f"there is no metric {word!r}{nearest(word, [*WORDS, 'all'])}") from None
+    if not (math.isfinite(r) and r >= 0):
+        raise BenchError(f"radius {word} must be a finite number from 0 up, such as 0.5")
+    r += 0.0  # no -0.00
+    return text if float(text := f"{r:.2f}") == r else repr(r)

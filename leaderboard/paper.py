@@ -21,10 +21,10 @@ from bench.errors import BenchError, nearest
 from bench.imported import Import, imports, runs_of_table
 from bench.store import Run, Store
 from leaderboard import layouts, metrics
+from leaderboard.aggregate import Source
 from leaderboard.tables import escape_latex
 
 Compat = Literal["exact", "3sig"]
-Source = Literal["imported", "runs"]
 RULES = {
     "exact": "correct and radius > r, radii as exact as the evidence",
     "3sig": "correct and radius >= r, radii rounded to 3 significant digits, as in the paper",
@@ -86,7 +86,8 @@ class PaperTable:
 
     layout: layouts.Layout
     entries: Mapping[tuple[str, str, str], Entry]
-    source: Source
+    source: Source | Literal["nothing"]
+    compat: Compat
     caption: str
     notes: tuple[str, ...]
 
@@ -100,6 +101,7 @@ def build(
     alpha: float = 0.001,
     protocol: str = "full",
     recipe: str = "official",
+    empty: bool = False,
 ) -> PaperTable:
     """A table of the paper from the store.
 
@@ -108,6 +110,7 @@ def build(
         compat: `3sig` rounds radii to 3 significant digits and compares with >=, as the paper did (also of our own exact radii).
         alpha: chance that a certificate is wrong; imported logs have one of their own, which is fixed.
         protocol, recipe: which of our own runs.
+        empty: whether a table is wanted that nothing in the store fills, for the paper's numbers alone.
 
     Raises:
         BenchError: no such table, nothing to fill it with, or both sources and no choice.
@@ -121,7 +124,7 @@ def build(
     runs = [] if source == "imported" else [r for r in store.runs() if _belongs(r, layout, protocol, recipe)]
     if logs and runs:
         raise BenchError(f"{store.root} holds imported logs and runs of its own for table {number}; say --from imported or --from runs")
-    if not logs and not runs:
+    if not logs and not runs and not empty:
         known = f"runs of protocol {protocol} and recipe {recipe} on {layout.dataset}"
         others = sorted(
             {f"--protocol {r.spec.protocol} --recipe {r.spec.recipe}" for r in store.runs() if r.spec.dataset == layout.dataset}
@@ -133,10 +136,10 @@ def build(
         (p.sigma, p.row, p.metric): _entry(found.get((p.sigma, p.row)), p, len(runs_of_table(number, p.row, float(p.sigma))) if logs else 1)
         for p in layouts.values(number)
     }
-    kind: Source = "imported" if logs else "runs"
+    kind: Source | Literal["nothing"] = "imported" if logs else "runs" if runs else "nothing"
     rule = f" Certified accuracy at r in %: {RULES[compat]}." if layout.radii else ""
-    caption = f"Table {number}. {layout.caption}{rule}" if logs else f"Layout of Table {number} with {_ours(runs)}.{rule}"
-    return PaperTable(layout=layout, entries=entries, source=kind, caption=caption, notes=tuple(_notes(logs, runs, alpha)))
+    caption = f"Layout of Table {number} with {_ours(runs)}.{rule}" if runs else f"Table {number}. {layout.caption}{rule}"
+    return PaperTable(layout=layout, entries=entries, source=kind, compat=compat, caption=caption, notes=tuple(_notes(logs, runs, alpha)))
 
 
 _Values = Callable[[str], float]
@@ -181,7 +184,7 @@ def _run_values(run: Run, keys: Sequence[str], compat: Compat, alpha: float) -> 
     standing = certification.standing() if certification else None
     if standing is None or standing.state != "done":
         return None
-    o = metrics.outcomes(standing.rows, alpha, run.spec.sigma)
+    o = metrics.outcomes(standing.columns, alpha, run.spec.sigma)
     radius = np.array([float(f"{r:.3g}") for r in o.radius]) if compat == "3sig" else o.radius
     return _values(o.correct, radius, compat)
 
@@ -190,7 +193,7 @@ def _values(correct: NDArray[np.bool_], radius: NDArray[np.float64], compat: Com
     """Metric -> value over all images: ACR in pixels, accuracies in %."""
 
     def value(metric: str) -> float:
-        if metric == layouts.ACR:
+        if metric == metrics.ACR:
             return float((radius * correct).sum()) / len(radius)
         return _share(correct, radius, float(metric), compat)
 
@@ -221,26 +224,83 @@ def _notes(logs: Sequence[Import], runs: Sequence[Run], alpha: float) -> Iterato
     if logs:
         names = ", ".join(sorted({log.spec.collection for log in logs}))
         yield f"From imported logs ({names}): they hold no counts, and their radii are rounded as printed."
+    elif not runs:
+        yield "Nothing in the store fills this table; the paper's numbers stand alone."
     else:
         yield f"alpha = {alpha:g}; ±: sample standard deviation over the seeds."
         for spec in {c.spec.key: c.spec for run in runs for c in run.certifications() if not c.spec.changes}.values():
             yield f"Certification: n0 = {spec.n0:,}, n = {spec.n:,}, test images {spec.images}."
 
 
-# What the published logs themselves do not give back, found by recomputing them.
-EXCEPTIONS: Mapping[int, tuple[str, ...]] = {
-    4: ("Consistency at sigma 1.00: the paper averages 6 runs, the logs of the table are 5.",),
+@dataclass(frozen=True, kw_only=True)
+class Deviation:
+    """Where the paper's numbers are known not to come from its published logs as all others do.
+
+    Attributes:
+        rows, sigmas, metrics: the values concerned; an empty one means all of the table.
+        of: what differs: `mean`, `std`, or both.
+    """
+
+    text: str
+    rows: tuple[str, ...] = ()
+    sigmas: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    of: tuple[Literal["mean", "std"], ...] = ("mean", "std")
+
+    def covers(self, place: tuple[str, str, str], what: str) -> bool:
+        """Whether a (sigma, row, metric) and its mean or std are concerned."""
+        chosen = zip(place, (self.sigmas, self.rows, self.metrics), strict=True)
+        return what in self.of and all(not known or word in known for word, known in chosen)
+
+
+_CONSISTENCY = ("consistency",)
+_GAUSSIAN = Deviation(rows=("gaussian",), text="The log of the paper's Gaussian row was not published.")
+# Found by recomputing the tables from the published logs.
+DEVIATIONS: Mapping[int, tuple[Deviation, ...]] = {
+    4: (
+        Deviation(
+            rows=_CONSISTENCY, sigmas=("1.00",), text="Consistency at sigma 1.00: the paper averages 6 runs; the table names 5 logs."
+        ),
+    ),
     5: (
-        "Consistency: the paper's deviations at sigma 0.50 and 1.00 divide by n, not n - 1.",
-        "Consistency: the paper's ACR at sigma 0.25 is 0.9279, that of the logs 0.9282.",
+        Deviation(
+            rows=_CONSISTENCY,
+            sigmas=("0.50", "1.00"),
+            of=("std",),
+            text="Consistency: the paper's deviations at sigma 0.50 and 1.00 divide by n, not n - 1.",
+        ),
+        Deviation(
+            rows=_CONSISTENCY,
+            sigmas=("0.25",),
+            of=("mean",),
+            text="Consistency: the paper's ACR at sigma 0.25 is 0.9279, that of the logs 0.9282.",
+        ),
     ),
     6: (
-        "The paper's Gaussian row is a log of 500 images, every other row 10,000; the Gaussian row fits alpha 0.01.",
-        "The SmoothAdv and MACER rows are models released by their authors.",
+        Deviation(
+            rows=("gaussian",),
+            text="The paper's Gaussian row is a log of 500 images, every other row 10,000; the Gaussian row fits alpha 0.01.",
+        ),
+        Deviation(rows=("smoothadv", "macer"), text="The SmoothAdv and MACER rows are models released by their authors."),
     ),
-    7: ("The paper's SmoothAdv rows are 427 images, not 500; the Gaussian rows fit alpha 0.01.",),
-    **dict.fromkeys((8, 9, 10, 11), ("The log of the paper's Gaussian row was not published.",)),
+    7: (
+        Deviation(rows=("smoothadv",), text="The paper's SmoothAdv rows are 427 images, not 500."),
+        Deviation(rows=("gaussian",), text="The paper's Gaussian rows fit alpha 0.01."),
+    ),
+    **dict.fromkeys((8, 9, 10, 11), (_GAUSSIAN,)),
 }
+
+
+def unexplained(table: PaperTable) -> tuple[str, ...]:
+    """Where the means or deviations of imported logs differ from the printed ones without a known reason, e.g. `0.25 gaussian ACR mean`."""
+    known = DEVIATIONS.get(table.layout.number, ())
+    return tuple(
+        f"{' '.join(place)} {what}: {ours}, the paper prints {theirs}"
+        for place, entry in table.entries.items()
+        if entry.values
+        for what, ours, theirs in (("mean", entry.mean, entry.printed.mean), ("std", entry.std, entry.printed.std))
+        if ours != theirs and not any(deviation.covers(place, what) for deviation in known)
+    )
 
 
 def render(table: PaperTable, format: str, *, against: bool = False) -> str:
@@ -282,7 +342,12 @@ def marks(table: PaperTable, place: tuple[str, str, str]) -> tuple[bool, bool]:
 
 def _footnotes(table: PaperTable, against: bool) -> tuple[str, ...]:
     """The notes, with what is known of the paper's own numbers where they are shown or rebuilt."""
-    return table.notes + (EXCEPTIONS.get(table.layout.number, ()) if against or table.source == "imported" else ())
+    if not against and table.source != "imported":
+        return table.notes
+    notes = [*table.notes, *(deviation.text for deviation in DEVIATIONS.get(table.layout.number, ()))]
+    if table.source == "imported" and table.compat == "3sig":
+        notes += [f"Not as printed, for no known reason: {place}." for place in unexplained(table)]
+    return tuple(notes)
 
 
 def _lines(table: PaperTable, against: bool, mark: Callable[[str, bool, bool], str]) -> tuple[list[str], list[list[str]]]:

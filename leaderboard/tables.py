@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, nearest
+from bench.spec import CertifySpec
 from leaderboard.aggregate import Group, Row, Section
-from leaderboard.layouts import ACR
+from leaderboard.metrics import ACR, Metric
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 EMPTY = "-"
 HARD_SPACE = "\N{BRAILLE PATTERN BLANK}"  # rich strips real spaces at the end of a cell
 NAME_WIDTH = 26
-RULE = "correct and radius > r, exact radii"
+RULE = "correct and radius > r, {radii}"
+TIE = "~"
+TIED = "ACR not separable from the best of the sigma (paired bootstrap over test images, Holm's correction, 0.05)."
+SAID = ("certify.n0", "certify.n", "certify.images", "certify.seed", "certify.rule")
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,16 @@ class Cell:
 
     Attributes:
         mean, std: as printed; std is empty where there is none.
-        improves: the mean is larger than the baseline's, exactly and as printed.
-        best: no other row of the section prints a larger mean, and the mean is not 0.
+        improves: the mean is better than the baseline's, exactly and as printed.
+        best: no other row of the section prints a better mean, and the mean is not 0.
+        tied: the row's ACR cannot be told from the best of the section.
     """
 
     mean: str
     std: str = ""
     improves: bool = False
     best: bool = False
+    tied: bool = False
 
 
 def render(groups: Sequence[Group], format: str, *, width: int = 120, color: bool = False) -> str:
@@ -58,7 +64,7 @@ def render(groups: Sequence[Group], format: str, *, width: int = 120, color: boo
     formats: Mapping[str, Callable[[], str]] = {
         "terminal": lambda: _terminal(groups, width, color),
         "markdown": lambda: "\n".join(_markdown(group) for group in groups),
-        "latex": lambda: "% needs \\usepackage{booktabs}\n" + "\n".join(_latex(group) for group in groups),
+        "latex": lambda: "% needs \\usepackage{booktabs}\n" + "\n".join(_latex(group, n) for n, group in enumerate(groups, start=1)),
         "csv": lambda: _csv(groups),
         "json": lambda: _json(groups),
     }
@@ -71,52 +77,92 @@ def render(groups: Sequence[Group], format: str, *, width: int = 120, color: boo
 
 def cells(group: Group, section: Section) -> list[list[Cell]]:
     """The cells of a section, one list per row, in the order of `group.metrics`."""
-    columns = [_column(section.rows, metric, group.baseline) for metric in group.metrics]
+    columns = [_column(section.rows, metric, group.baseline, ranked=not group.mixed) for metric in group.metrics]
     return [[column[number] for column in columns] for number in range(len(section.rows))]
 
 
-def _column(rows: Sequence[Row], metric: str, baseline: str) -> list[Cell]:
-    decimals = 4 if metric == ACR else 2
-    printed = {n: f"{row.stats[metric].mean:.{decimals}f}" for n, row in enumerate(rows) if row.stats}
-    # One row alone is not the best of anything.
-    best = max(map(float, printed.values())) if len(printed) > 1 else 0.0
-    base = next((n for n, row in enumerate(rows) if row.label == baseline and n in printed), None)
+def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, ranked: bool = True) -> list[Cell]:
+    sign = -1 if metric.better == "less" else 1
+    printed = {n: f"{row.stats[metric.name].mean:.{metric.decimals}f}" for n, row in enumerate(rows) if metric.name in row.stats}
+    values = [sign * float(text) for text in printed.values()]
+    # One row alone is not the best of anything, and a column of zeros has no best.
+    best = max(values) if len(values) > 1 and any(values) and ranked and metric.better else None
+    base = next((n for n, row in enumerate(rows) if row.label == baseline and n in printed), None) if ranked and metric.better else None
     column = []
     for n, row in enumerate(rows):
         if n not in printed:
-            column.append(Cell(row.status if metric == ACR else EMPTY))
+            column.append(Cell(row.status if metric.name == ACR and not row.stats else EMPTY))
             continue
-        stat = row.stats[metric]
-        improves = base is not None and stat.mean > rows[base].stats[metric].mean and printed[n] != printed[base]
-        std = "" if stat.std is None else f"{stat.std:.{decimals}f}"
-        column.append(Cell(printed[n], std, improves, best > 0 and float(printed[n]) == best))
+        stat = row.stats[metric.name]
+        improves = base is not None and sign * (stat.mean - rows[base].stats[metric.name].mean) > 0 and printed[n] != printed[base]
+        std = "" if stat.std is None else f"{stat.std:.{metric.decimals}f}"
+        best_here = best is not None and sign * float(printed[n]) == best
+        column.append(Cell(printed[n], std, improves, best_here, tied=metric.name == ACR and row.tied))
     return column
 
 
 def headline(group: Group) -> str:
     """What the table is about, in one line: data, protocol and what was changed of it, recipe, network, seeds."""
-    changes = [f"{name}={value}" for name, value in _changes(group).items()]
-    protocol = f"{group.protocol} ({', '.join(changes)})" if changes else group.protocol
-    seeds = f"seed {group.seeds[0]}" if len(group.seeds) == 1 else f"{len(group.seeds)} seeds ({_spans(group.seeds)})"
-    return _clean(f"{group.dataset}, protocol {protocol}, recipe {group.recipe}, network {group.train['arch']}, {seeds}")
+    known = group.conditions
+    changes = f" ({known['changes']})" if known.get("changes") else ""
+    words = [f"{name} {known[name]}{changes if name == 'protocol' else ''}" for name in ("protocol", "recipe", "network") if name in known]
+    source = [known["source"]] if group.source == "imported" and "source" in known else []
+    return _clean(", ".join([group.dataset, *source, *words, *_trainings(group)]))
+
+
+def _trainings(group: Group) -> list[str]:
+    """`5 seeds (0-4)`, `5 runs`; nothing where rows differ in it."""
+    if group.seeds:
+        numbers = [seed for seed in group.seeds if isinstance(seed, int)]
+        return [f"seed {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} seeds ({_spans(numbers)})"]
+    counts = sorted({len(row.seeds) for section in group.sections for row in section.rows if row.stats})
+    if group.mixed or not counts:
+        return []
+    return ["1 run" if counts == [1] else f"{' or '.join(map(str, counts))} runs"]
 
 
 def details(group: Group) -> str:
     """How the numbers came about and what they mean."""
-    train, certify = group.train, group.certify
-    epochs = f"{train['epochs']} epoch{'s' if train['epochs'] != 1 else ''}"
-    text = (
-        f"Training: {epochs}, images {train['images']}. "
-        f"Certification: n0 = {certify.n0:,}, n = {certify.n:,}, alpha = {group.alpha:g}, {certify.rule} bound, "
-        f"{group.images:,} of {group.test_size:,} test images ({certify.images}), sampling seed {certify.seed}. "
-        f"ACR: average certified radius over all images. Columns r: certified accuracy at r in % ({RULE})."
-    )
+    meanings = [metric.meaning for metric in group.metrics if metric.meaning]
+    if radii := [metric.heading for metric in group.metrics if metric.heading.startswith("r=")]:
+        columns = "Columns r" if len(radii) > 1 else f"Column {radii[0]}"
+        meanings.insert(1 if meanings else 0, f"{columns}: certified accuracy at r in % ({rule(group)}).")
+    text = " ".join([*conditions(group), *dict.fromkeys(meanings)])
     if any(stat.std is not None for section in group.sections for row in section.rows for stat in row.stats.values()):
-        text += " ±: sample standard deviation over the seeds."
+        text += f" ±: sample standard deviation over the {'runs' if group.source == 'imported' else 'seeds'}."
     return _clean(text)
 
 
-def legend(group: Group, bold: str = "Bold", underlined: str = "Underlined") -> str:
+def rule(group: Group) -> str:
+    """When an image counts as certified at a radius."""
+    radii = group.conditions.get("rounding", "as each row says")
+    return RULE.format(radii="exact radii" if radii == "exact" else f"radii {radii}")
+
+
+def conditions(group: Group) -> list[str]:
+    """What all rows share of training and certification, in sentences."""
+    known = group.conditions
+    sentences = []
+    if "train.epochs" in known and "train.images" in known:
+        epochs = known["train.epochs"]
+        sentences.append(f"Training: {epochs} epoch{'s' if epochs != 1 else ''}, images {known['train.images']}.")
+    parts = [f"{word} = {known[name]:,}" for name, word in (("certify.n0", "n0"), ("certify.n", "n")) if name in known]
+    parts += [f"alpha = {known['alpha']:g}"] if "alpha" in known else []
+    parts += [f"{known['certify.rule']} bound"] if "certify.rule" in known else []
+    if group.images and "certify.images" in known:
+        parts.append(f"{group.images:,} of {group.test_size:,} test images ({known['certify.images']})")
+    parts += [f"sampling seed {known['certify.seed']}"] if "certify.seed" in known else []
+    # Whatever else a certification may be told is unusual, and is said where it is not as usual.
+    usual = {f"certify.{f.name}": f.default for f in dataclasses.fields(CertifySpec)}
+    parts += [
+        f"{name.removeprefix('certify.').replace('_', ' ')} {value}"
+        for name, value in known.items()
+        if name in usual and name not in SAID and value != usual[name]
+    ]
+    return [*sentences, f"Certification: {', '.join(parts)}."] if parts else sentences
+
+
+def legend(group: Group, bold: str = "Bold", underlined: str = "Underlined", tie: str = TIE) -> str:
     """What the marks mean, empty if there are none."""
     shown = [cell for section in group.sections for row in cells(group, section) for cell in row]
     sentences = []
@@ -124,16 +170,14 @@ def legend(group: Group, bold: str = "Bold", underlined: str = "Underlined") -> 
         sentences.append(f"{bold}: better than {group.baseline} at the same sigma.")
     if any(cell.best for cell in shown):
         sentences.append(f"{underlined}: best of the sigma and column.")
+    if any(cell.tied for cell in shown):
+        sentences.append(f"{tie}: {TIED}")
     return " ".join(sentences)
 
 
 def caption(group: Group) -> str:
     """The whole caption as plain text."""
     return " ".join(filter(None, [f"{headline(group)}.", details(group), legend(group)]))
-
-
-def _changes(group: Group) -> dict[str, Any]:
-    return {**group.overrides, **{f"certify.{name}": value for name, value in group.certify.changes.items()}}
 
 
 def _spans(numbers: Sequence[int]) -> str:
@@ -211,8 +255,8 @@ def _rich_table(group: Group, color: bool, *, fold: bool, stacked: bool) -> Tabl
     table.add_column("row", no_wrap=True)
     pads = []
     for number, metric in enumerate(group.metrics):
-        pads.append(0 if color else max(len(_signs(row[number])) for grid in grids for row in grid))
-        table.add_column(_heading(metric) + HARD_SPACE * pads[-1], justify="right", no_wrap=True)
+        pads.append(max(len(TIE * row[number].tied if color else _signs(row[number])) for grid in grids for row in grid))
+        table.add_column(metric.heading + HARD_SPACE * pads[-1], justify="right", no_wrap=True)
     for section, grid in zip(group.sections, grids, strict=True):
         for number, (row, shown) in enumerate(zip(section.rows, grid, strict=True)):
             name = Text((_fold(row.label) if fold else _clean(row.label)) + "".join(f" ({letters[note]})" for note in row.notes))
@@ -226,7 +270,7 @@ def _rich_cell(cell: Cell, color: bool, stacked: bool, pad: int) -> Text:
     from rich.text import Text
 
     style = " ".join(word for word, on in (("bold", cell.improves), ("underline", cell.best)) if on and color)
-    signs = "" if color else _signs(cell).ljust(pad, HARD_SPACE)
+    signs = (TIE * cell.tied if color else _signs(cell)).ljust(pad, HARD_SPACE)
     mean = Text().append(cell.mean.replace(", ", "\n"), style=style)
     if not cell.std:
         return mean.append(signs)
@@ -246,11 +290,7 @@ def _fold(label: str) -> str:
 
 
 def _signs(cell: Cell) -> str:
-    return "+" * cell.improves + "*" * cell.best
-
-
-def _heading(metric: str) -> str:
-    return metric if metric == ACR else f"r={metric}"
+    return "+" * cell.improves + "*" * cell.best + TIE * cell.tied
 
 
 def _sigma(sigma: float) -> str:
@@ -266,14 +306,15 @@ def _markdown(group: Group) -> str:
     def show(cell: Cell) -> str:
         mean = f"<u>{_md(cell.mean)}</u>" if cell.best else _md(cell.mean)
         mean = f"**{mean}**" if cell.improves else mean
+        mean += "<sup>~</sup>" if cell.tied else ""
         return f"{mean} ± {cell.std}" if cell.std else mean
 
     letters = _letters(group)
     lines = _lines(group, show, lambda row: _md(_clean(row.label)) + "".join(f" <sup>{letters[note]}</sup>" for note in row.notes))
     align = ("left", "left", *("right" for _ in group.metrics))
-    head = ["sigma", "row", *map(_heading, group.metrics)]
+    head = ["sigma", "row", *(metric.heading for metric in group.metrics)]
     table = tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align)
-    explained = legend(group).replace("Bold", "**Bold**").replace("Underlined", "<u>Underlined</u>")
+    explained = legend(group, tie="<sup>~</sup>").replace("Bold", "**Bold**").replace("Underlined", "<u>Underlined</u>")
     parts = [f"**{_md(headline(group))}**", table, f"{_md(details(group))} {explained}".strip()]
     parts += [_md(_clean(note)) for note in group.notes]
     parts += [f"<sup>{c}</sup> {_md(_clean(note))}" for note, c in letters.items()]
@@ -285,10 +326,11 @@ def _md(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_[]|~$#" else c for c in escaped)
 
 
-def _latex(group: Group) -> str:
+def _latex(group: Group, number: int) -> str:
     def show(cell: Cell) -> str:
         mean = rf"\textbf{{{escape_latex(cell.mean)}}}" if cell.improves else escape_latex(cell.mean)
         mean = rf"\underline{{{mean}}}" if cell.best else mean
+        mean += r"\textsuperscript{\textasciitilde}" if cell.tied else ""
         return rf"{mean} $\pm$ {cell.std}" if cell.std else mean
 
     letters = _letters(group)
@@ -307,10 +349,11 @@ def _latex(group: Group) -> str:
             r"\begin{table}[ht]",
             r"\centering",
             rf"\caption{{{escape_latex(caption(group))}}}",
+            rf"\label{{tab:certbench-{number}}}",
             r"\footnotesize\setlength{\tabcolsep}{3pt}",
             rf"\begin{{tabular}}{{ll{'r' * len(group.metrics)}}}",
             r"\toprule",
-            " & ".join([r"$\sigma$", "row", *(escape_latex(_heading(metric)) for metric in group.metrics)]) + r" \\",
+            " & ".join([r"$\sigma$", "row", *(escape_latex(metric.heading) for metric in group.metrics)]) + r" \\",
             *body,
             r"\bottomrule",
             r"\end{tabular}",
@@ -357,30 +400,49 @@ def _lines(group: Group, show: Callable[[Cell], str], name: Callable[[Row], str]
 # ---- CSV and JSON: full precision
 
 CSV_FIELDS = (
-    *("dataset", "protocol", "changes", "recipe", "arch", "n0", "n", "images", "image_count", "certify_seed", "bound", "alpha"),
-    *("sigma", "row", "metric", "seeds", "seeds_done", "mean", "std", "state", "notes"),
+    *("dataset", "source", "protocol", "changes", "recipe", "arch", "n0", "n", "images", "image_count", "certify_seed", "bound", "alpha"),
+    *("rounding", "sigma", "row", "metric", "seeds", "seeds_done", "mean", "std", "tied", "state", "notes"),
 )
+CONDITIONS = {
+    "source": "source",
+    "protocol": "protocol",
+    "changes": "changes",
+    "recipe": "recipe",
+    "arch": "network",
+    "n0": "certify.n0",
+    "n": "certify.n",
+    "images": "certify.images",
+    "certify_seed": "certify.seed",
+    "bound": "certify.rule",
+    "alpha": "alpha",
+    "rounding": "rounding",
+}
 
 
 def _csv(groups: Iterable[Group]) -> str:
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_FIELDS)
+    writer = csv.DictWriter(file, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
     for group in groups:
-        certify = group.certify
-        changes = ";".join(f"{name}={value}" for name, value in _changes(group).items())
-        fields = [group.dataset, group.protocol, changes, group.recipe, group.train["arch"], certify.n0, certify.n, certify.images]
-        fields += [group.images, certify.seed, certify.rule, group.alpha]
         for section in group.sections:
             for row in section.rows:
-                done = sum(seed.state == "done" for seed in row.seeds)
-                seeds = " ".join(str(seed.seed) for seed in row.seeds)
-                notes = "; ".join([*group.notes, *row.notes])
-                for metric in (*group.metrics, "abstention"):
-                    stat = row.stats.get(metric)
-                    numbers = (stat.mean, stat.std) if stat else (None, None)
-                    line = [*fields, section.sigma, row.label, metric, seeds, done, *numbers, row.status or "done", notes]
-                    writer.writerow([_field(value) for value in line])
+                known = {**group.conditions, **row.conditions}
+                shared = {
+                    **{field: known.get(name) for field, name in CONDITIONS.items()},
+                    "dataset": group.dataset,
+                    "image_count": row.images,
+                    "sigma": section.sigma,
+                    "row": row.label,
+                    "seeds": " ".join(str(seed.seed) for seed in row.seeds),
+                    "seeds_done": sum(seed.state == "done" for seed in row.seeds),
+                    "tied": row.tied,
+                    "state": row.status or "done",
+                    "notes": "; ".join([*group.notes, *row.notes]),
+                }
+                for metric in group.metrics:
+                    stat = row.stats.get(metric.name)
+                    numbers = {"metric": metric.name, "mean": stat.mean, "std": stat.std} if stat else {"metric": metric.name}
+                    writer.writerow({name: _field(value) for name, value in (shared | numbers).items()})
     return file.getvalue()
 
 
@@ -399,12 +461,20 @@ def _json(groups: Iterable[Group]) -> str:
 
 
 def _group(group: Group) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(group) if field.name not in ("sections", "notes", "certify")]
     return {
         "caption": caption(group),
-        **{name: getattr(group, name) for name in names},
-        "certify": dataclasses.asdict(group.certify),
-        "rule": {"bound": group.certify.rule, "accuracy": RULE},
+        "dataset": group.dataset,
+        "source": group.source,
+        "conditions": dict(group.conditions),
+        "images": group.images,
+        "test_size": group.test_size,
+        "seeds": group.seeds,
+        "baseline": group.baseline,
+        "mixed": group.mixed,
+        "metrics": [
+            {"name": m.name, "heading": m.heading, "decimals": m.decimals, "better": m.better, "meaning": m.meaning} for m in group.metrics
+        ],
+        "rule": rule(group),
         "sections": [
             {
                 "sigma": section.sigma,
@@ -424,8 +494,10 @@ def _row(row: Row, shown: Sequence[Cell], group: Group) -> dict[str, Any]:
         "method": row.method,
         "status": row.status or "done",
         "metrics": {name: dataclasses.asdict(stat) for name, stat in row.stats.items()},
-        "improves": [metric for metric, cell in zip(group.metrics, shown, strict=True) if cell.improves],
-        "best": [metric for metric, cell in zip(group.metrics, shown, strict=True) if cell.best],
-        "seeds": [dataclasses.asdict(seed) for seed in row.seeds],
+        "improves": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.improves],
+        "tied": row.tied,
+        "conditions": dict(row.conditions),
+        "best": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.best],
+        "seeds": [{name: getattr(seed, name) for name in ("seed", "state", "done", "key", "reason")} for seed in row.seeds],
         "notes": row.notes,
     }

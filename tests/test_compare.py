@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -194,7 +195,7 @@ def test_bootstrap_is_the_same_in_every_call_and_company(monkeypatch: pytest.Mon
     whole = comparing.bootstrap_means(d)
     assert np.array_equal(whole, comparing.bootstrap_means(d))
     assert np.allclose(whole[1], comparing.bootstrap_means(d[1:2])[0], rtol=0, atol=1e-12)
-    monkeypatch.setattr(comparing, "CHUNK", 50 * 1000)
+    monkeypatch.setattr("leaderboard.compare.statistics.CHUNK", 50 * 1000)
     assert comparing.bootstrap_means(d[:1], 2500).shape == (1, 2500)
     assert np.isfinite(comparing.bootstrap_means(d[:1], 2500)).all()
 
@@ -412,9 +413,15 @@ def test_sections_of_a_table_can_be_marked(store: Store) -> None:
     fill(store)
     add(store, run_spec("smoothadv"), (N, N))
     (group,) = collect(store)
-    rows = comparing.section_evidence(store, group, group.sections[0])
-    assert [row.label for row in rows] == ["gaussian", "macer"]
-    assert "macer" in separable_from_best(rows)
+    (section,) = comparing.mark_ties(group).sections
+    assert {row.label: row.tied for row in section.rows} == {
+        "gaussian": True,
+        "smoothadv": False,
+        "macer": True,
+    }  # 4 images separate nothing
+    (mixture,) = collect(store, mix=True)
+    with pytest.raises(BenchError, match="not ranked"):
+        comparing.mark_ties(dataclasses.replace(mixture, mixed=True))
 
 
 def write_log(path: Path, radii: Sequence[float]) -> None:
@@ -467,7 +474,7 @@ def test_imported_logs_compare_among_themselves(logs: Store) -> None:
 def test_imported_logs_of_other_images_or_our_runs_are_refused(logs: Store) -> None:
     with pytest.raises(BenchError, match=r"(?=.*first:4)(?=.*first:3).*in no comparable group"):
         compare(logs, "plain", "short")
-    with pytest.raises(BenchError, match=r"no imported log is of row 'othr'.*other"):
+    with pytest.raises(BenchError, match=r"no imported log is of method 'othr'.*other"):
         compare(logs, "plain", "othr")
     with pytest.raises(BenchError, match="no protocol"):
         compare(logs, "plain", "other", protocol="full")
@@ -478,7 +485,7 @@ def test_imported_logs_of_other_images_or_our_runs_are_refused(logs: Store) -> N
     add(logs, run_spec())
     with pytest.raises(BenchError, match="never mix"):
         compare(logs, "plain", "gaussian")
-    with pytest.raises(BenchError, match="no imported log is of row 'gaussian'"):
+    with pytest.raises(BenchError, match="no imported log is of method 'gaussian'"):
         compare(logs, "plain", "gaussian", source="imported")
     assert compare(logs, "plain", "other", source="imported").source == "imported"
 

@@ -7,17 +7,27 @@ import math
 import pytest
 from fake_store import certificate
 
-from bench.bounds import certified_radius
+from bench.bounds import certified_radius, lower_confidence_bound
+from bench.columns import Columns
 from bench.errors import BenchError
-from bench.records import Certificate
-from leaderboard.metrics import abstention_rate, average_certified_radius, certified_accuracy, outcomes
+from leaderboard.metrics import (
+    DEFAULT,
+    UNKNOWN_COST,
+    Cost,
+    Outcomes,
+    abstention_rate,
+    average_certified_radius,
+    certified_accuracy,
+    columns_of,
+    outcomes,
+)
 
 FULL = 2.463262615  # radius at sigma 1 of 1000 of 1000 samples, alpha 0.001
 RIGHT, WRONG, ABSTAINS = (1000, None), (1000, 7), (549, None)  # 550 is the least count that certifies
 
 
-def images(*cases: tuple[int, int | None]) -> list[Certificate]:
-    return [certificate(index, 3, count, selected=selected) for index, (count, selected) in enumerate(cases)]
+def images(*cases: tuple[int, int | None]) -> Columns:
+    return Columns.of([certificate(index, 3, count, selected=selected) for index, (count, selected) in enumerate(cases)])
 
 
 def test_acr_counts_every_image() -> None:
@@ -37,7 +47,7 @@ def test_all_wrong_is_zero() -> None:
 
 def test_certified_accuracy_is_strict_and_does_not_round() -> None:
     # 99,990 of 100,000 at sigma 0.5 is 1.745104: logs of three digits call it 1.75.
-    o = outcomes([certificate(0, 3, 99_990, n=100_000)], 0.001, 0.5)
+    o = outcomes(Columns.of([certificate(0, 3, 99_990, n=100_000)]), 0.001, 0.5)
     radius = float(o.radius[0])
     assert radius == pytest.approx(1.745104, abs=1e-6)
     assert certified_accuracy(o, 1.745) == 1
@@ -53,9 +63,9 @@ def test_radii_are_those_of_the_bound_in_every_bit() -> None:
 
 
 def test_order_of_evidence_does_not_matter() -> None:
-    rows = images(RIGHT, (700, None), (600, None), WRONG, ABSTAINS)
-    forward, backward = outcomes(rows, 0.001, 0.5), outcomes(rows[::-1], 0.001, 0.5)
-    assert forward.index.tolist() == backward.index.tolist() == [0, 1, 2, 3, 4]
+    rows = [certificate(index, 3, count, selected=chosen) for index, (count, chosen) in enumerate([RIGHT, (700, None), (600, None), WRONG])]
+    forward, backward = (outcomes(Columns.of(found), 0.001, 0.5) for found in (rows, rows[::-1]))
+    assert forward.index.tolist() == backward.index.tolist() == [0, 1, 2, 3]
     assert average_certified_radius(forward) == average_certified_radius(backward)
 
 
@@ -67,12 +77,12 @@ def test_alpha_is_applied_when_read() -> None:
 
 def test_nothing_has_no_average() -> None:
     with pytest.raises(BenchError, match="no certificates"):
-        outcomes([], 0.001, 0.5)
+        outcomes(Columns.of([]), 0.001, 0.5)
 
 
 def test_an_image_counts_once() -> None:
     with pytest.raises(BenchError, match="image 4 has two"):
-        outcomes([certificate(4, 3, 1000), certificate(2, 3, 1000), certificate(4, 3, 900)], 0.001, 0.5)
+        outcomes(Columns.of([certificate(4, 3, 1000), certificate(2, 3, 1000), certificate(4, 3, 900)]), 0.001, 0.5)
 
 
 @pytest.mark.parametrize("radius", [-0.1, math.nan, math.inf])
@@ -85,3 +95,77 @@ def test_strange_radius(radius: float) -> None:
 def test_strange_alpha_or_sigma(alpha: float, sigma: float) -> None:
     with pytest.raises(ValueError, match="must"):
         outcomes(images(RIGHT), alpha, sigma)
+
+
+# ---- columns of a table
+
+
+def value(word: str, o: Outcomes, cost: Cost = UNKNOWN_COST, number: int = 0) -> float | None:
+    metric = columns_of([word], ("0.50",), 10)[number]
+    assert metric.of_seed
+    return metric.of_seed(o, cost)
+
+
+def test_clean_accuracy_needs_no_certificate() -> None:
+    # 501 of 1000 are a majority, but no certificate; a wrong selection does not hide a right majority.
+    rows = [certificate(0, 3, 501), certificate(1, 3, 499), certificate(2, 3, 400, selected=2), certificate(3, 3, 1000)]
+    o = outcomes(Columns.of(rows), 0.001, 0.5)
+    assert o.right is not None
+    assert o.right.tolist() == [True, False, True, True]
+    assert value("clean", o) == 75
+    assert value("0", o) == 25
+
+
+def test_quantiles_are_over_all_images_with_wrong_ones_as_zero() -> None:
+    o = outcomes(images(*[RIGHT] * 5, *[WRONG] * 4, ABSTAINS), 0.001, 0.5)
+    assert [value("quantiles", o, number=k) for k in range(3)] == [0.0, 0.0, pytest.approx(0.5 * FULL, rel=1e-9)]
+    low, middle, high = (value("bound", o, number=k) for k in range(3))
+    assert low == lower_confidence_bound(549, 1000, 0.001)
+    assert middle == high == lower_confidence_bound(1000, 1000, 0.001)
+
+
+def test_acr_by_class() -> None:
+    o = outcomes(Columns.of([certificate(0, 3, 1000), certificate(1, 3, 549), certificate(2, 8, 1000)]), 0.001, 0.5)
+    assert value("classes", o, number=3) == pytest.approx(0.5 * FULL / 2, rel=1e-9)
+    assert value("classes", o, number=8) == pytest.approx(0.5 * FULL, rel=1e-9)
+    assert value("classes", o, number=0) is None
+
+
+def test_cost_is_what_was_recorded() -> None:
+    o = outcomes(images(RIGHT), 0.001, 0.5)
+    assert [value("cost", o, Cost(pairs=16, seconds=30.5), number) for number in (0, 1)] == [16, 30.5]
+    assert value("cost", o) is None
+
+
+def test_what_imported_logs_cannot_say_is_not_said() -> None:
+    o = outcomes(images(RIGHT, ABSTAINS), 0.001, 0.5)
+    rounded = Outcomes(o.index, o.label, o.correct, o.abstained, o.radius)
+    assert [value(word, rounded) for word in ("clean", "bound")] == [None, None]
+    assert value("abstention", rounded) == 50
+
+
+def test_two_kinds_of_uncertainty_of_one_row() -> None:
+    interval, error = columns_of(["errors"], (), 10)
+    assert interval.of_row
+    assert error.of_row
+    rows = [outcomes(images(RIGHT, RIGHT, WRONG, third), 0.001, 0.5) for third in (RIGHT, WRONG)]
+    full = 0.5 * FULL
+    # ACR .75 and .5 of full: mean .625, std .17678; t(0.975, 1) = 12.7062. Image means 1, 1, 0, .5 of full: std .478714.
+    assert interval.of_row(rows) == pytest.approx(12.706204736 * 0.25 / math.sqrt(2) / math.sqrt(2) * full, rel=1e-7)
+    assert error.of_row(rows) == pytest.approx(0.4787135539 / 2 * full, rel=1e-7)
+    assert interval.of_row(rows[:1]) is None
+    assert error.of_row([outcomes(images(RIGHT), 0.001, 0.5)]) is None
+
+
+def test_words_for_columns() -> None:
+    def names(*words: str) -> list[str]:
+        return [metric.name for metric in columns_of(words, ("0.00", "0.50"), 2)]
+
+    assert names(*DEFAULT) == ["ACR", "0.00", "0.50"]
+    assert names("accuracy", "0.5", "r=0.75", "1e-3") == ["0.00", "0.50", "0.75", "0.001"]
+    assert names("classes", "ACR") == ["ACR-class-0", "ACR-class-1", "ACR"]
+    assert names("-0.0") == ["0.00"]
+    assert len(names("all")) == 3 + 1 + 1 + 3 + 2 + 3 + 2 + 2
+    for word, told in (("clear", "did you mean 'clean'"), ("-1", "from 0 up"), ("nan", "finite"), ("inf", "finite")):
+        with pytest.raises(BenchError, match=told):
+            names(word)

@@ -19,6 +19,7 @@ from bench.imported import import_logs, load_map
 from bench.spec import CertifySpec
 from bench.store import Store, write_json
 from leaderboard import plots
+from leaderboard.aggregate import Filters
 from leaderboard.plots.labels import Box, place_labels
 
 pytest.importorskip("matplotlib")
@@ -112,7 +113,7 @@ def test_a_training_that_was_certified_twice_is_drawn_once(store: Store) -> None
         add(store, run_spec(), (N, N, N), certify=certify)
     curve(store)
     assert len(plots.build("training", store).panels[0.5]) == 1
-    with pytest.raises(BenchError, match=r"differ in images: first:[34] or first:[34]"):
+    with pytest.raises(BenchError, match=r"differ in test images: first:[34] or first:[34]"):
         plots.build("curves", store)
 
 
@@ -170,7 +171,7 @@ def test_groups_are_never_mixed(store: Store) -> None:
         plots.build("curves", store)
     with pytest.raises(BenchError, match="protocol: quick or smoke"):
         plots.build("training", store)
-    assert plots.build("curves", store, protocols=["smoke"]).name == "curves-mnist-smoke"
+    assert plots.build("curves", store, Filters(protocols=["smoke"])).name == "curves-mnist-smoke"
 
 
 # ---- files
@@ -267,7 +268,7 @@ def test_labels_do_not_overlap(points: Sequence[tuple[float, float]]) -> None:
 def test_imported_logs_have_bands_and_say_that_they_are_rounded(tmp_path: Path, bench: Callable[..., Result]) -> None:
     import_logs(Path(str(GOLDEN)) / "smoothmix-logs", tmp_path / "runs", load_map(), strict=True)
     store = Store(tmp_path / "runs")
-    picture = plots.build("curves", store, sigmas=[0.5])
+    picture = plots.build("curves", store, Filters(sigmas=[0.5]))
     assert {label: len(one.seeds) for label, one in series(picture).items()} == {"gaussian": 5, "smoothmix.eta5-onestep": 5}
     band = plots.over_seeds([seed.steps for seed in series(picture)["gaussian"].seeds])
     assert band.std is not None
@@ -276,7 +277,7 @@ def test_imported_logs_have_bands_and_say_that_they_are_rounded(tmp_path: Path, 
     acr = [seed.acr for seed in series(plots.build("tradeoff", store))["gaussian"].seeds]
     assert f"{np.mean(acr):.4f} ± {np.std(acr, ddof=1):.4f}" == "1.5581 ± 0.0016"  # Table 5
     for words, told in (
-        (("--alpha", "0.01"), "is fixed"),
+        (("--alpha", "0.01"), "cannot change that"),
         (("--seeds", "5"), "no protocol, recipe or seeds"),
         (("--method", "gaussain"), "did you mean 'gaussian'"),
         (("--sigma", "0.3"), "no imported log has sigma 0.3"),
@@ -287,7 +288,7 @@ def test_imported_logs_have_bands_and_say_that_they_are_rounded(tmp_path: Path, 
         assert refused.exit_code == 2, words
         assert told in refused.output
     next((store.root / "imported").glob("*/gaussian/0.5-*/spec.json")).unlink()
-    picture = plots.build("curves", store, sigmas=[0.5])
+    picture = plots.build("curves", store, Filters(sigmas=[0.5]))
     assert any("gaussian at sigma 0.5 (4/5 runs)" in note for note in picture.notes)
     add(store, run_spec())
     with pytest.raises(BenchError, match="--from imported or --from runs"):

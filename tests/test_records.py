@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.bounds import certified_radius
 from bench.errors import BenchError
-from bench.records import MAX_LINE, Certificate, finished_bytes, from_line, read_rows, to_line
+from bench.records import MAX_LINE, Certificate, from_line, read_log, read_rows, to_line
 
 QUIET = settings(deadline=None, derandomize=True)
 
@@ -142,7 +142,7 @@ def test_every_truncation_leaves_whole_rows_only(tmp_path: Path) -> None:
     for size in range(len(content) + 1):
         path.write_bytes(content[:size])
         assert read_rows(path) == ROWS[: content[:size].count(b"\n")]
-        assert finished_bytes(path) == content[:size].rfind(b"\n") + 1
+        assert read_log(path) == content[: content[:size].rfind(b"\n") + 1]
 
 
 def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
@@ -272,8 +272,8 @@ def test_rows_may_stand_in_any_order(tmp_path: Path) -> None:
     assert read_rows(evidence(tmp_path / "evidence.jsonl", ROWS[::-1])) == ROWS[::-1]
 
 
-def test_finished_bytes_of_an_empty_and_of_a_torn_file(tmp_path: Path) -> None:
+def test_the_finished_log_of_an_empty_and_of_a_torn_file(tmp_path: Path) -> None:
     path = tmp_path / "evidence.jsonl"
     for content, length in ((b"", 0), (b"torn", 0), (b"whole\n", 6), (b"whole\ntorn", 6)):
         path.write_bytes(content)
-        assert finished_bytes(path) == length
+        assert read_log(path) == content[:length]

@@ -17,7 +17,8 @@ from bench.cli.tables import SOURCES
 from bench.errors import nearest
 
 if TYPE_CHECKING:
-    from leaderboard.compare import Comparison, Report, SeedDifference, Source
+    from leaderboard.aggregate import Source
+    from leaderboard.compare import Comparison, Report, SeedDifference
 
 FORMATS = ("terminal", "markdown", "csv", "json")
 FIELDS = (

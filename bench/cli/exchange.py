@@ -149,9 +149,9 @@ def _certification(run: Run, key: str | None) -> tuple[Certification, list[Certi
     found = there[chosen[0]]
     standing = found.standing()
     if standing.state != "done":
-        done = f"{standing.state}, {len(standing.rows)} of {len(found.expected())} images"
+        done = f"{standing.state}, {len(standing.columns)} of {len(found.expected())} images"
         raise BenchError(f"{found.path} is not finished ({done}); `bench run` continues it")
-    return found, standing.rows
+    return found, found.rows()
 
 
 def _seconds(path: Path) -> dict[int, float]:

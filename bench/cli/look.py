@@ -152,7 +152,7 @@ def _run_row(run: Run) -> dict[str, Any]:
     if not states:
         states = [run.state()]
     state = min(states, key=ORDER.index)
-    progress = ", ".join(f"{len(s.rows)}/{len(c.expected())}" for c, s in zip(certifications, standings, strict=True))
+    progress = ", ".join(f"{len(s.columns)}/{len(c.expected())}" for c, s in zip(certifications, standings, strict=True))
     record = training if state == "diverged" else failure if state == "failed" else None
     outcome = {
         "state": state,
@@ -279,10 +279,10 @@ def _show_run(run: Run, as_json: bool) -> None:
     def work() -> dict[str, Any]:
         certifications = []
         for c in run.certifications():
-            rows, total = c.standing().rows, len(c.expected())
-            item: dict[str, Any] = {"key": c.spec.key, "spec": to_json(c.spec), "images": f"{len(rows)}/{total}"}
-            if len(rows) == total:
-                item[f"acr (alpha {ALPHA})"] = average_certified_radius(outcomes(rows, ALPHA, run.spec.sigma))
+            columns, total = c.standing().columns, len(c.expected())
+            item: dict[str, Any] = {"key": c.spec.key, "spec": to_json(c.spec), "images": f"{len(columns)}/{total}"}
+            if len(columns) == total:
+                item[f"acr (alpha {ALPHA})"] = average_certified_radius(outcomes(columns, ALPHA, run.spec.sigma))
             certifications.append(item)
         return {
             "path": str(run.path),

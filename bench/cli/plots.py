@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from bench.cli.common import Results, existing_folder, filters, guarded, numbers, plain, seeds, stop
 from bench.errors import nearest
+
+if TYPE_CHECKING:
+    from leaderboard.aggregate import Source
 
 KINDS = ("curves", "tradeoff", "training")
 SOURCES = ("imported", "runs")
@@ -66,17 +69,16 @@ def plot(
 
     from bench.store import Store, write_atomically
     from leaderboard import plots
+    from leaderboard.aggregate import Filters
 
     def work() -> tuple[Path, bytes, plots.Picture]:
         plots.require_matplotlib()
         picture = plots.build(
             cast(plots.Kind, kind),
             Store(results),
-            source=cast(plots.Source | None, source),
+            Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen),
+            source=cast("Source | None", source),
             alpha=alpha,
-            sigmas=sigmas,
-            seeds=chosen_seeds,
-            **chosen,
         )
         target = out or Path(f"{picture.name}.svg")
         return target, plots.render(picture, target.suffix.lower()), picture

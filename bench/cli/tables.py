@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bench.cli.common import Results, existing_folder, filters, guarded, numbers, seeds, stop
+from bench.cli.common import Results, existing_folder, filters, guarded, numbers, seeds, stop, words
 from bench.errors import nearest
+
+if TYPE_CHECKING:
+    from leaderboard.aggregate import Source
 
 SOURCES = ("imported", "runs")
 COMPATS = ("exact", "3sig")
@@ -26,28 +29,42 @@ def table(
     ] = None,
     protocol: Annotated[list[str] | None, typer.Option("--protocol", help="Only these protocols.")] = None,
     recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only these recipes.")] = None,
-    alpha: Annotated[float, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2).")] = 0.001,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")
+    ] = None,
     format_: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv or json.")] = "terminal",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
     number: Annotated[int | None, typer.Option("--table", metavar="N", help="Table 4 to 11 of the paper, in its layout.")] = None,
     against: Annotated[
         str | None, typer.Option("--against", metavar="published", help="With --table: the paper's values and the difference.")
     ] = None,
-    compat: Annotated[str, typer.Option("--compat", help="With --table: exact, or 3sig as the paper compared radii.")] = "exact",
-    source: Annotated[
-        str | None, typer.Option("--from", metavar="imported|runs", help="With --table: imported logs or our own runs.")
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="Columns: ACR, accuracy, a radius such as 0.75, clean, abstention, quantiles, classes, bound, cost, errors or all. "
+            "Default: ACR,accuracy.",
+        ),
     ] = None,
+    ties: Annotated[bool, typer.Option("--ties", help="Mark rows whose ACR cannot be told from the best (paired bootstrap).")] = False,
+    mix: Annotated[
+        bool, typer.Option("--mix", help="Let rows that are not comparable share a table, each difference a footnote; nothing is ranked.")
+    ] = False,
+    compat: Annotated[str, typer.Option("--compat", help="With --table: exact, or 3sig as the paper compared radii.")] = "exact",
+    source: Annotated[str | None, typer.Option("--from", metavar="imported|runs", help="Imported logs or our own runs.")] = None,
     results: Results = Path("results/runs"),
 ) -> None:
     """Average certified radius and certified accuracy per row: mean and sample standard deviation over seeds.
 
-    Rows of different protocols, recipes, sample sizes or image subsets stand in separate tables, each with a caption that says which.
+    Rows of different protocols, recipes, sample sizes or image subsets stand in separate tables, each with a caption that says which;
+    imported logs in tables of their own.
     """
     problems: list[str] = []
     chosen = filters(dataset, method, protocol, recipe, problems)
     sigmas = numbers(sigma, "--sigma", problems)
     chosen_seeds = seeds(seed, problems)
-    if not 0 < alpha < 0.5:
+    if alpha is not None and not 0 < alpha < 0.5:
         problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
     if format_ not in FORMATS:
         problems.append(f"--format {format_} is unknown{nearest(format_, FORMATS)}")
@@ -58,18 +75,23 @@ def table(
     for flag, value, known in (("--against", against, ("published",)), ("--from", source, SOURCES), ("--compat", compat, COMPATS)):
         if value is not None and value not in known:
             problems.append(f"{flag} {value} is unknown{nearest(value, known)}")
-        elif number is None and value not in (None, "exact"):
+        elif number is None and flag != "--from" and value not in (None, "exact"):
             problems.append(f"{flag} goes with --table")
     if number is not None and (chosen["datasets"] or chosen["methods"] or sigmas or chosen_seeds):
         problems.append("--table shows a whole table of the paper; leave out --dataset, --method, --sigma and --seeds")
     if number is not None and (len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1):
         problems.append("--table takes one --protocol and one --recipe")
+    columns = words(metric, "--metric", problems)
+    if number is not None and (columns or ties or mix):
+        problems.append("--table has the paper's columns and rows; leave out --metric, --ties and --mix")
     if problems:
         stop(problems)
-    existing_folder(results)
+    if not (number is not None and against):
+        existing_folder(results)
 
     from bench.store import Store, write_atomically
-    from leaderboard.aggregate import collect
+    from leaderboard.aggregate import Filters, collect
+    from leaderboard.metrics import DEFAULT
     from leaderboard.tables import render
 
     def paper_table() -> str:
@@ -78,22 +100,28 @@ def table(
         built = paper.build(
             number or 0,
             Store(results),
-            source=cast(paper.Source | None, source),
+            source=cast("Source | None", source),
             compat=cast(paper.Compat, compat),
-            alpha=alpha,
+            alpha=0.001 if alpha is None else alpha,
             protocol=(chosen["protocols"] or ["full"])[0],
             recipe=(chosen["recipes"] or ["official"])[0],
+            empty=against is not None,
         )
         return paper.render(built, format_, against=against is not None)
 
     def work() -> str:
         groups = collect(
             Store(results),
+            Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen),
             alpha=alpha,
-            sigmas=sigmas,
-            seeds=chosen_seeds,
-            **chosen,
+            source=cast("Source | None", source),
+            metrics=columns or (("all",) if format_ == "json" else DEFAULT),
+            mix=mix,
         )
+        if ties:
+            from leaderboard.compare import mark_ties
+
+            groups = tuple(map(mark_ties, groups))
         terminal = format_ == "terminal" and out is None
         width = os.get_terminal_size().columns if terminal and sys.stdout.isatty() else 120
         return render(groups, format_, width=width, color=terminal and sys.stdout.isatty() and "NO_COLOR" not in os.environ)

@@ -9,7 +9,7 @@ a map, a TOML file of path patterns; the map of a collection also says which of 
 """
 
 from bench.imported.intake import Report, import_logs
-from bench.imported.logmap import LogMap, Placed, default_map, load_map, runs_of_table
+from bench.imported.logmap import LogMap, Placed, default_collection, default_map, load_map, runs_of_table
 from bench.imported.stored import Columns, Import, ImportSpec, imports
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LogMap",
     "Placed",
     "Report",
+    "default_collection",
     "default_map",
     "import_logs",
     "imports",

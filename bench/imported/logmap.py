@@ -421,6 +421,11 @@ def _shipped() -> LogMap:
     return load_map()
 
 
+def default_collection() -> str:
+    """Name of the collection whose map ships with the suite."""
+    return _shipped().collection
+
+
 def runs_of_table(number: int, row: str, sigma: float, log_map: LogMap | None = None) -> tuple[str, ...]:
     """The runs of a collection that a published table averages in one cell; empty where it has none.
 

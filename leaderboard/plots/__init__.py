@@ -6,7 +6,7 @@ labels.py    where labels of points stand
 """
 
 from leaderboard.plots.draw import FORMATS, render, require_matplotlib, styles
-from leaderboard.plots.picture import Band, Kind, Picture, Seed, Series, Source, Steps, build, certified_steps, over_seeds
+from leaderboard.plots.picture import Band, Kind, Picture, Seed, Series, Steps, build, certified_steps, over_seeds
 
 __all__ = [
     "FORMATS",
@@ -15,7 +15,6 @@ __all__ = [
     "Picture",
     "Seed",
     "Series",
-    "Source",
     "Steps",
     "build",
     "certified_steps",

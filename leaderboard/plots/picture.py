@@ -5,27 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.bounds import check_alpha
-from bench.errors import BenchError, UsageError, nearest
-from bench.imported import Import, imports, runs_of_table
+from bench.errors import BenchError
 from bench.store import Run, Store
-from leaderboard import layouts, metrics
-from leaderboard.aggregate import Group, collect
-from leaderboard.tables import details, headline
+from leaderboard.aggregate import EVERYTHING, Filters, Group, Source, collect
+from leaderboard.aggregate.mix import WORDS
+from leaderboard.metrics import average_certified_radius
+from leaderboard.tables import conditions, headline
 
 Kind = Literal["curves", "tradeoff", "training"]
-Source = Literal["imported", "runs"]
-ALPHA = 0.001
 FILTERS = "--dataset, --protocol, --recipe, --sigma or --method"
 
 
@@ -136,85 +131,41 @@ def training_terms(run: Run) -> dict[str, Steps]:
 # ---- from a store to a picture
 
 
-def build(
-    kind: Kind,
-    store: Store,
-    *,
-    source: Source | None = None,
-    alpha: float | None = None,
-    datasets: Sequence[str] = (),
-    sigmas: Sequence[float] = (),
-    methods: Sequence[str] = (),
-    protocols: Sequence[str] = (),
-    recipes: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-) -> Picture:
+def build(kind: Kind, store: Store, filters: Filters = EVERYTHING, *, source: Source | None = None, alpha: float | None = None) -> Picture:
     """Reads a store into one picture.
 
     Args:
         source: imported logs or our own runs; None takes the one that the store has. Training curves are those of our own runs.
         alpha: chance that a certificate is wrong, 0.001 if None; imported logs have one of their own, which is fixed.
-        datasets, sigmas, methods, protocols, recipes, seeds: as for `aggregate.collect`.
 
     Raises:
         UsageError: a filter that fits nothing.
         BenchError: nothing to draw, several groups that are not comparable, both sources and no choice.
     """
-    try:
-        check_alpha(ALPHA if alpha is None else alpha)
-    except ValueError as error:
-        raise BenchError(str(error)) from None
     if kind == "training":
         if source == "imported":
             raise BenchError("imported logs have no training curves; leave out --from imported")
         source = "runs"
-    logs = [] if source == "runs" else list(imports(store.root))
-    if source is None and logs:
-        if next(store.scan(), None) is not None:
-            raise BenchError(f"{store.root} holds imported logs and runs of its own; say --from imported or --from runs")
-        source = "imported"
-    if source != "imported":
-        groups = collect(
-            store,
-            alpha=ALPHA if alpha is None else alpha,
-            datasets=datasets,
-            sigmas=sigmas,
-            methods=methods,
-            protocols=protocols,
-            recipes=recipes,
-            seeds=seeds,
-        )
-        return _of_training(store, groups) if kind == "training" else _of_runs(kind, store, groups)
-    if protocols or recipes or seeds:
-        raise BenchError("imported logs have no protocol, recipe or seeds; leave out --protocol, --recipe and --seeds")
-    if not logs:
-        raise BenchError(f"there are no imported logs in {store.root}; `bench import` reads some")
-    return _of_logs(kind, _choose(logs, datasets, sigmas, methods), alpha)
+    groups = collect(store, filters, alpha=alpha, source=source, metrics=("ACR",))
+    if len({group.source for group in groups}) > 1:
+        raise BenchError(f"{store.root} holds imported logs and runs of its own; say --from imported or --from runs")
+    return _of_training(store, groups) if kind == "training" else _of_evidence(kind, groups)
 
 
 def _refuse_mixture(facts: Sequence[Mapping[str, object]]) -> None:
     """BenchError unless all groups have the same facts; it names those that differ."""
     if len(facts) > 1:
         values = {name: list(dict.fromkeys(str(fact.get(name, "-")) for fact in facts)) for name in dict.fromkeys(itertools.chain(*facts))}
-        differ = "; ".join(f"{name}: {' or '.join(found)}" for name, found in values.items() if len(found) > 1)
+        differ = "; ".join(f"{WORDS.get(name, name)}: {' or '.join(found)}" for name, found in values.items() if len(found) > 1)
         raise BenchError(
             f"{len(facts)} groups of rows fit, and they are never mixed in one picture; choose one by {FILTERS}, "
             f"or by --results with a folder of its own. They differ in {differ}"
         )
 
 
-def _facts(group: Group, *, training: bool) -> dict[str, object]:
-    facts: dict[str, object] = {"data set": group.dataset, "protocol": group.protocol, "recipe": group.recipe}
-    facts |= {f"train.{name}": value for name, value in group.train.items()} | dict(group.overrides)
-    certify = group.certify
-    own = {"n0": certify.n0, "n": certify.n, "images": certify.images, "sampling seed": certify.seed, "bound": certify.rule}
-    return facts if training else facts | own | {"certification": certify.key}
-
-
-def _of_runs(kind: Kind, store: Store, groups: Sequence[Group]) -> Picture:
-    _refuse_mixture([_facts(group, training=False) for group in groups])
+def _of_evidence(kind: Kind, groups: Sequence[Group]) -> Picture:
+    _refuse_mixture([{"data set": group.dataset, **group.conditions} for group in groups])
     (group,) = groups
-    runs = {run.spec.key: run for run in store.runs()}
     left_out, panels = [], {}
     for section in group.sections:
         series = []
@@ -222,18 +173,17 @@ def _of_runs(kind: Kind, store: Store, groups: Sequence[Group]) -> Picture:
             if not row.stats:
                 left_out.append(f"{row.label} at sigma {section.sigma:g} ({row.status})")
                 continue
-            found = []
-            for seed in row.seeds:
-                standing = runs[seed.key].certification(group.certify).standing()
-                o = metrics.outcomes(standing.rows, group.alpha, section.sigma)
-                found.append(Seed(acr=seed.values[layouts.ACR], steps=certified_steps(o.correct, o.radius)))
+            found = [Seed(acr=average_certified_radius(o), steps=certified_steps(o.correct, o.radius)) for o in row.outcomes]
             series.append(Series(row.label, tuple(found)))
         panels[section.sigma] = tuple(series)
-    # The rest of the details explains the columns of a table.
-    about = [details(group).partition(" ACR:")[0], _rule(kind, "exact radii", "seed", panels)]
+    imported = group.source == "imported"
+    about = [
+        *conditions(group),
+        _rule(kind, "radii rounded as printed" if imported else "exact radii", "run" if imported else "seed", panels),
+    ]
     return Picture(
         kind=kind,
-        name=f"{kind}-{group.dataset}-{group.protocol}",
+        name=f"{kind}-{group.dataset}-{'imported' if imported else group.conditions['protocol']}",
         headline=headline(group),
         notes=_notes(" ".join(about), left_out, (*group.notes, *group.footnotes)),
         baseline=group.baseline,
@@ -243,13 +193,16 @@ def _of_runs(kind: Kind, store: Store, groups: Sequence[Group]) -> Picture:
 
 def _of_training(store: Store, groups: Sequence[Group]) -> Picture:
     """The training curves; a row counts as finished once all its seeds are trained, certified or not."""
-    different = {str(facts): facts for facts in (_facts(group, training=True) for group in groups)}
-    _refuse_mixture(list(different.values()))
+    facts = [
+        {"data set": g.dataset, **{k: v for k, v in g.conditions.items() if not k.startswith("certify.") and k != "changes"}}
+        for g in groups
+    ]
+    _refuse_mixture(list({str(fact): fact for fact in facts}.values()))
     group = groups[0]
     runs = {run.spec.key: run for run in store.runs()}
     # One training that was certified in several ways stands in several groups, and is drawn once.
     expected = sorted({number for other in groups for number in other.seeds})
-    rows: dict[float, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
+    rows: dict[float, dict[str, dict[int | str, str]]] = defaultdict(lambda: defaultdict(dict))
     for sigma, row in ((section.sigma, row) for other in groups for section in other.sections for row in section.rows):
         keys = rows[sigma][row.label]
         for seed in row.seeds:
@@ -269,11 +222,11 @@ def _of_training(store: Store, groups: Sequence[Group]) -> Picture:
             series.append(Series(label, tuple(Seed(terms=training_terms(runs[keys[number]])) for number in expected)))
         panels[sigma] = tuple(series)
     several = any(len(s.seeds) > 1 for row_series in panels.values() for s in row_series)
-    about = [details(group).partition(" Certification:")[0], "Terms are weighted, and their sum is the loss; mean of each epoch."]
+    about = [*conditions(group)[:1], "Terms are weighted, and their sum is the loss; mean of each epoch."]
     about += ["Line: mean over the seeds. Band: ± sample standard deviation."] if several else ["One seed, so no band."]
     return Picture(
         kind="training",
-        name=f"training-{group.dataset}-{group.protocol}",
+        name=f"training-{group.dataset}-{group.conditions['protocol']}",
         headline=headline(group),
         notes=_notes(" ".join(about), left_out, (*group.notes, *group.footnotes)),
         baseline=group.baseline,
@@ -286,91 +239,6 @@ def _training_state(run: Run | None) -> str:
         return "missing"
     training = run.training()
     return str(training["state"]) if training else "failed" if run.failure() else "training"
-
-
-def _choose(logs: Sequence[Import], datasets: Sequence[str], sigmas: Sequence[float], methods: Sequence[str]) -> list[Import]:
-    def fits(log: Import, word: str) -> bool:
-        return any(name == word or fnmatchcase(name, word) for name in (log.spec.row, log.spec.method))
-
-    known = {log.spec.dataset for log in logs}, {log.spec.sigma for log in logs}
-    problems = [f"no imported log has data set {word}{nearest(word, known[0])}" for word in datasets if word not in known[0]]
-    problems += [f"no imported log has sigma {s:g}{nearest(f'{s:g}', [f'{k:g}' for k in known[1]])}" for s in sigmas if s not in known[1]]
-    for word in methods:
-        if not any(fits(log, word) for log in logs):
-            problems.append(f"no imported log is of method {word!r}{nearest(word, {log.spec.row for log in logs})}")
-    if problems:
-        raise UsageError(problems)
-    found = [
-        log
-        for log in logs
-        if (not datasets or log.spec.dataset in datasets)
-        and (not sigmas or log.spec.sigma in sigmas)
-        and (not methods or any(fits(log, word) for word in methods))
-    ]
-    if not found:
-        raise BenchError("no imported log has all that was asked for; loosen --dataset, --sigma or --method")
-    return found
-
-
-def _of_logs(kind: Kind, logs: Sequence[Import], alpha: float | None) -> Picture:
-    facts: dict[str, dict[str, object]] = {}
-    cells: dict[float, dict[str, list[Import]]] = defaultdict(lambda: defaultdict(list))
-    for log in logs:
-        s = log.spec
-        fact: dict[str, object] = {"data set": s.dataset, "collection": s.collection, "network": s.arch}
-        fact |= {"n0": s.n0, "n": s.n, "alpha": s.alpha, "images": s.images}
-        facts[str(fact)] = fact
-        cells[s.sigma][s.row].append(log)
-    _refuse_mixture(list(facts.values()))
-    spec = logs[0].spec
-    if alpha is not None and alpha != spec.alpha:
-        raise BenchError(f"--alpha {alpha:g}: the imported logs hold no counts, so their alpha of {spec.alpha:g} is fixed")
-    place = {row: number for number, row in enumerate(layouts.load(4).rows)}
-    left_out: list[str] = []
-    panels: dict[float, tuple[Series, ...]] = {}
-    counts, images = set(), 0
-    for sigma, rows in sorted(cells.items()):
-        series = []
-        for row in sorted({log.spec.row for log in logs}, key=lambda row: (place.get(row, len(place)), row)):
-            by_run: dict[str, Import] = {}
-            for log in rows.get(row, []):
-                if (other := by_run.setdefault(log.spec.run, log)) is not log:
-                    raise BenchError(f"{log.path} and {other.path} hold the same run of {row}; move one of them away")
-            expected = _expected_runs(spec.dataset, row, sigma) or tuple(by_run)
-            chosen = [by_run[name] for name in expected if name in by_run]
-            if not chosen or len(chosen) < len(expected):
-                left_out.append(f"{row} at sigma {sigma:g} ({f'{len(chosen)}/{len(expected)} runs' if expected else 'missing'})")
-                continue
-            found = []
-            for log in chosen:
-                data = log.columns()
-                acr = math.fsum(data.radius[data.correct].tolist()) / len(data.radius)
-                found.append(Seed(acr=acr, steps=certified_steps(data.correct, data.radius)))
-                images = len(data.radius)
-            counts.add(len(found))
-            series.append(Series(row, tuple(found)))
-        panels[sigma] = tuple(series)
-    runs = "1 run" if counts == {1} else f"{' or '.join(map(str, sorted(counts)))} runs"
-    about = (
-        f"Certification: n0 = {spec.n0:,}, n = {spec.n:,}, alpha = {spec.alpha:g}, {images:,} test images ({spec.images}). "
-        "Imported logs hold no counts, and their radii are rounded as printed. "
-        + _rule(kind, "rounded radii", "run", panels)
-        + " Where a table of the paper names the runs that it averages, those are taken."
-    )
-    return Picture(
-        kind=kind,
-        name=f"{kind}-{spec.dataset}-imported",
-        headline=f"{spec.dataset}, imported logs ({spec.collection}), network {spec.arch}, {runs}",
-        notes=_notes(about, left_out, ()),
-        baseline=layouts.load(4).baseline,
-        panels=_drawn(panels, left_out),
-    )
-
-
-def _expected_runs(dataset: str, row: str, sigma: float) -> tuple[str, ...]:
-    """The runs of the first published table of the data set that names some."""
-    tables = (number for number in layouts.numbers() if layouts.load(number).dataset == dataset)
-    return next(filter(None, (runs_of_table(number, row, sigma) for number in tables)), ())
 
 
 def _rule(kind: Kind, radii: str, unit: str, panels: Mapping[float, Sequence[Series]]) -> str:

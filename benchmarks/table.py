@@ -1,0 +1,128 @@
+"""How fast `bench table` answers over a whole study: 150 cells of 10,000 images, on generated evidence.
+
+    python benchmarks/table.py [--cells 150] [--rounds 5] [--folder DIR]
+
+Each answer is a process of its own, from start to exit. Cold: the files are dropped from the page cache first (Linux only), with
+columns.bin as a finished run leaves it. Warm: the same once more. First: without any columns.bin, as after a copy that left
+them out. Prints seconds (median), the largest resident memory, and whether torch was imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench.datasets import DATASETS, recipe_train
+from bench.records import Certificate, to_line
+from bench.spec import PROTOCOLS, CertifySpec, RunSpec, protocol_train
+from bench.store import Store, write_json
+from leaderboard import layouts
+
+ANSWER = """
+import resource, sys, time
+begun = time.perf_counter()
+from bench.cli import app
+sys.argv = ["bench", "table", "--results", {root!r}]
+try:
+    app()
+finally:
+    seconds, peak = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{{seconds}} {{peak}} {{'torch' in sys.modules}}", file=sys.stderr)
+"""
+
+
+def generate(root: Path, cells: int, images: int) -> None:
+    """Cells of the paper's matrix, with counts as a trained LeNet has them: half of the images nearly sure, the rest spread."""
+    info, rng = DATASETS["mnist"], np.random.default_rng(0)
+    labels = info.test_labels()
+    certify = CertifySpec(n0=100, n=100_000, images=f"first:{images}")
+    rows = layouts.load(4).rows
+    names = [*rows, *(f"extra{number}" for number in range(max(0, -(-cells // 15) - len(rows))))]
+    specs = [(row, sigma, seed) for row in names for sigma in info.sigmas for seed in range(5)][:cells]
+    for row, sigma, seed in specs:
+        method, _, variant = row.partition(".")
+        train = protocol_train(recipe_train(info, "official", 1), PROTOCOLS["full"])
+        spec = RunSpec(
+            method=method,
+            variant=variant or "default",
+            hyperparameters={},
+            dataset="mnist",
+            sigma=sigma,
+            seed=seed,
+            recipe="official",
+            protocol="full",
+            train=train,
+        )
+        run = Store(root).run(spec)
+        run.begin()
+        write_json(run.path / "environment.json", {"method_sha256": "0" * 64})
+        write_json(run.path / "training.json", {"state": "trained", "steps": 1, "weights_sha256": "0" * 64})
+        certification = run.certification(certify)
+        certification.begin("0" * 64)
+        miss = np.minimum(certify.n, rng.exponential(10.0 ** rng.uniform(0, 4.5, images))).astype(int)
+        with certification.evidence.open("w") as file:
+            for index, label in enumerate(labels[:images]):
+                estimation = {c: k for c, k in ((label, int(certify.n - miss[index])), ((label + 1) % 10, int(miss[index]))) if k}
+                file.write(
+                    to_line(Certificate(index=index, label=label, selected=label, selection={label: certify.n0}, estimation=estimation))
+                )
+
+
+def forget(root: Path) -> None:
+    """Drops the files from the page cache."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(handle)
+
+
+def answer(root: Path) -> tuple[float, float, bool]:
+    """Seconds from start to exit, peak memory in MB, whether torch was imported."""
+    begun = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", ANSWER.format(root=str(root))], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - begun
+    _, peak, torch = done.stderr.split()[-3:]
+    return seconds, float(peak), torch == "True"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=150)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="Keep the generated results here and take them from here.")
+    words = parser.parse_args()
+    root = words.folder or Path(tempfile.mkdtemp())
+    try:
+        if not root.exists() or not any(root.iterdir()):
+            generate(root, words.cells, words.images)
+        for path in root.rglob("columns.bin"):
+            path.unlink()
+        first = answer(root)
+        rounds = []
+        for _ in range(words.rounds):
+            forget(root)
+            rounds.append((answer(root), answer(root)))
+        print(f"{words.cells} cells x {words.images:,} images, {os.cpu_count()} cores, median of {words.rounds} rounds; each a new process")
+        lines = {"cold": [cold for cold, _ in rounds], "warm": [warm for _, warm in rounds], "first, without columns.bin": [first]}
+        for name, found in lines.items():
+            seconds, peak = statistics.median(s for s, _, _ in found), max(peak for _, peak, _ in found)
+            print(f"{name:26} {seconds:6.2f} s  {peak:5.0f} MB  torch imported: {any(torch for _, _, torch in found)}")
+    finally:
+        if words.folder is None:
+            shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()

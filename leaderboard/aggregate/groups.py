@@ -1,0 +1,176 @@
+"""What a table is made of: groups of comparable rows, their noise levels, rows and trainings."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from leaderboard.metrics import UNKNOWN_COST, Cost, Metric, Outcomes
+
+SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged"]
+Source = Literal["imported", "runs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seed:
+    """One training of a row and its certification.
+
+    Attributes:
+        seed: its seed; of an imported log the run id, which is a word.
+        state: only `done` has outcomes and enters a mean; `missing`: there is no such run.
+        done: images certified.
+        key: the run's key, empty for a missing one and for imported logs.
+        reason: why it is damaged.
+    """
+
+    seed: int | str
+    state: SeedState
+    done: int = 0
+    key: str = ""
+    reason: str = ""
+    outcomes: Outcomes | None = field(default=None, repr=False, compare=False)
+    cost: Cost = UNKNOWN_COST
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stat:
+    """A metric over the seeds of a row; std is the sample standard deviation (ddof=1), None for one value.
+
+    `values` has one value per seed, and none where the metric speaks of all seeds together.
+    """
+
+    mean: float
+    std: float | None
+    n: int
+    values: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One configuration at one sigma.
+
+    Attributes:
+        name: the row's name, e.g. `smoothmix.eta5[steps=2]`.
+        mark: empty, or `#1`, `#2`, ... where several configurations have that name.
+        stats: metric -> mean and deviation; empty unless every expected seed is done, and without metrics that its evidence lacks.
+        images: test images of a finished certification.
+        refused: why there is no mean although every seed is done.
+        conditions: those that differ from the rest of a mixed table.
+        tied: its ACR cannot be told from the best of its section, see `compare.mark_ties`; False also where nobody asked.
+        notes: what a reader of the table must know about the row.
+    """
+
+    name: str
+    mark: str
+    method: str
+    seeds: tuple[Seed, ...]
+    images: int
+    stats: Mapping[str, Stat]
+    refused: str = ""
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    tied: bool = False
+    notes: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Name and mark."""
+        return f"{self.name} {self.mark}".strip()
+
+    @property
+    def outcomes(self) -> tuple[Outcomes, ...]:
+        """Of its finished seeds."""
+        return tuple(seed.outcomes for seed in self.seeds if seed.outcomes is not None)
+
+    @property
+    def status(self) -> str:
+        """Empty for a finished row, else what is there instead of a mean, e.g. `4/5 seeds`."""
+        if self.stats:
+            return ""
+        if self.refused:
+            return self.refused
+        if len(self.seeds) == 1:
+            seed = self.seeds[0]
+            words = {"training": "in training", "certifying": f"{seed.done}/{self.images} images"}
+            return words.get(seed.state, seed.state)
+        counts = {state: sum(s.state == state for s in self.seeds) for state in ("done", "diverged", "failed", "damaged")}
+        bad = [f"{counts[state]} {state}" for state in ("diverged", "failed", "damaged") if counts[state]]
+        unit = "runs" if isinstance(self.seeds[0].seed, str) else "seeds"
+        return ", ".join([f"{counts['done']}/{len(self.seeds)} {unit}", *bad])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """The rows of one noise level."""
+
+    sigma: float
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Rows that may stand in one table.
+
+    Attributes:
+        source: own runs, imported logs, or (only if mixed) both.
+        conditions: name -> value of what all rows share: `source`, `protocol`, `changes` of it, `recipe`, `network`, `train.*`
+            without the batch, which a method's recipe may cut, `certify.*`, `alpha`, `rounding`.
+        images: test images of a finished certification, of test_size.
+        seeds: those that a complete row has; empty where rows differ in it.
+        baseline: the row that others are compared with.
+        mixed: whether rows differ in conditions; nothing is ranked then.
+        notes: what concerns the whole table.
+    """
+
+    dataset: str
+    source: Source | Literal["both"]
+    conditions: Mapping[str, Any]
+    images: int
+    test_size: int
+    seeds: tuple[int | str, ...]
+    baseline: str
+    metrics: tuple[Metric, ...]
+    sections: tuple[Section, ...]
+    mixed: bool = False
+    notes: tuple[str, ...]
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        """The notes of the rows, each once, in order."""
+        return tuple(dict.fromkeys(note for section in self.sections for row in section.rows for note in row.notes))
+
+
+def row(
+    *,
+    name: str,
+    mark: str = "",
+    method: str,
+    seeds: Sequence[Seed],
+    images: int,
+    metrics: Iterable[Metric],
+    notes: Sequence[str] = (),
+    refused: str = "",
+) -> Row:
+    """A row with its statistics, if every seed is done and it is not refused."""
+    plain = Row(name=name, mark=mark, method=method, seeds=tuple(seeds), images=images, stats={}, refused=refused, notes=tuple(notes))
+    if refused or len(plain.outcomes) < len(seeds):
+        return plain
+    found = {metric.name: stat for metric in metrics if (stat := _stat(metric, plain)) is not None}
+    return dataclasses.replace(plain, stats=found)
+
+
+def _stat(metric: Metric, row: Row) -> Stat | None:
+    """None where the evidence of any seed does not say."""
+    if metric.of_row:
+        value = metric.of_row(row.outcomes)
+        return None if value is None else Stat(mean=value, std=None, n=len(row.seeds))
+    assert metric.of_seed
+    values = [metric.of_seed(o, seed.cost) for o, seed in zip(row.outcomes, row.seeds, strict=True)]
+    known = tuple(value for value in values if value is not None)
+    if len(known) < len(values):
+        return None
+    # `statistics` is exact, so neither the order of the seeds nor equal values leave a trace in the last bit.
+    std = statistics.stdev(known) if len(known) > 1 else None
+    return Stat(mean=statistics.fmean(known), std=std, n=len(known), values=known)

@@ -1,0 +1,298 @@
+"""Own runs as groups of comparable rows.
+
+What belongs together is decided by equality of specs, never by a path. A run that is trained (or training, failed,
+diverged) without any certification stands, as unfinished, in every group of its training's family: what was asked for and is not
+there must be seen. Where no run of the family is certified yet, the group is that of its protocol.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+from bench.datasets import DATASETS
+from bench.errors import BenchError, nearest
+from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, canonical, parse_json, to_json
+from bench.store import Certification, Damaged, Run, Store
+from leaderboard import layouts, metrics
+from leaderboard.aggregate.groups import Group, Row, Section, Seed, row
+from leaderboard.metrics import Cost
+
+
+def groups_of_runs(
+    runs: Sequence[Run], wanted: Set[str], seeds: Sequence[int], alpha: float, words: Sequence[str], mix_sources: bool
+) -> list[Group]:
+    """One group per family of trainings and way of certification.
+
+    Args:
+        runs: all of the store; which seeds a row should have is seen from them. wanted: keys of those that are shown.
+        seeds: the expected seeds; empty: those that any run of the group has.
+        words: metrics, see `metrics.columns_of`.
+        mix_sources: whether a row may average trainings from several sources of its method.
+    """
+    places: dict[str, Run] = {}
+    for run in runs:
+        if (other := places.setdefault(run.spec.key, run)) is not run:
+            raise BenchError(f"{run.path} and {other.path} hold the same run; move one of them away")
+    groups = []
+    for (family, _), members in _members(runs, wanted).items():
+        shown = [member for member in members if member.run.spec.key in wanted]
+        if shown:
+            expected = tuple(sorted(set(seeds) or {member.run.spec.seed for member in members}))
+            groups.append(_group(family, members[0].certification.spec, shown, expected, alpha, words, mix_sources))
+    return _tell_apart(sorted(groups, key=_order))
+
+
+def read_runs(store: Store) -> tuple[list[Run], list[str]]:
+    """The runs whose specs and records are whole, and what is wrong with the others."""
+    runs, damaged = [], []
+    for run in store.scan():
+        if isinstance(run, Damaged):
+            damaged.append(run.reason)
+            continue
+        try:
+            run.check()
+            runs.append(run)
+        except BenchError as error:
+            damaged.append(str(error))
+    return runs, damaged
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What trainings must share for their rows to be compared. A method's recipe may cut the batch, so it is not in it."""
+
+    dataset: str
+    protocol: str
+    recipe: str
+    train: str
+    overrides: str
+
+    def takes(self, run: Run, own: _Family) -> bool:
+        """Whether a run fits: `--set train.batch=64` leaves no trace in a run whose batch is 64 anyway."""
+        if (own.dataset, own.protocol, own.recipe, own.train) != (self.dataset, self.protocol, self.recipe, self.train):
+            return False
+        mine, its = _overrides(run.spec), parse_json(self.overrides)
+        return mine.items() <= its.items() and all(getattr(run.spec.train, k.removeprefix("train.")) == v for k, v in its.items())
+
+
+@dataclass(frozen=True)
+class _Member:
+    run: Run
+    certification: Certification  # there or not
+
+
+def _overrides(spec: RunSpec) -> dict[str, Scalar]:
+    return {key: value for key, value in spec.changes.items() if key.startswith("train.")}
+
+
+def _family(run: Run) -> _Family:
+    spec = run.spec
+    train = {key: value for key, value in dataclasses.asdict(spec.train).items() if key != "batch"}
+    return _Family(spec.dataset, spec.protocol, spec.recipe, canonical(train), canonical(_overrides(spec)))
+
+
+def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str], list[_Member]]:
+    """Family and key of the certification -> runs, for the families of the runs whose key is wanted."""
+    certified = {run.spec.key: list(run.certifications()) for run in runs}
+    own = {run.spec.key: _family(run) for run in runs}
+    result: dict[tuple[_Family, str], list[_Member]] = defaultdict(list)
+    for family in dict.fromkeys(own.values()):
+        members = [run for run in runs if family.takes(run, own[run.spec.key])]
+        if not any(run.spec.key in wanted for run in members):
+            continue
+        specs = {c.spec.key: c.spec for run in members for c in certified[run.spec.key]}
+        if not specs:
+            if family.protocol not in PROTOCOLS:
+                raise BenchError(f"{members[0].path}: protocol {family.protocol!r} is unknown here{nearest(family.protocol, PROTOCOLS)}")
+            spec = PROTOCOLS[family.protocol].certify
+            specs = {spec.key: spec}
+        for run in members:
+            for key in [c.spec.key for c in certified[run.spec.key]] or specs:
+                result[family, key].append(_Member(run, run.certification(specs[key])))
+    return result
+
+
+def _group(
+    family: _Family,
+    certify: CertifySpec,
+    members: Sequence[_Member],
+    expected: tuple[int, ...],
+    alpha: float,
+    words: Sequence[str],
+    mix_sources: bool,
+) -> Group:
+    info = DATASETS[family.dataset]
+    layout = layouts.of_dataset(family.dataset)
+    images = len(members[0].certification.expected())
+    if not images:
+        raise BenchError(f"{members[0].certification.path}: images={certify.images} selects none of the {info.test_size} test images")
+    columns = metrics.columns_of(words, layout.radii, info.classes)
+    read = {m.run.spec.key: _seed(m, alpha) for m in members}
+    sources = _sources([m.run for m in members])
+
+    cells: dict[float, dict[str, dict[str, list[Run]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for m in members:
+        cells[m.run.spec.sigma][m.run.spec.row][m.run.spec.cell].append(m.run)
+    methods = {m.run.spec.row: m.run.spec.method for m in members}
+    place = {name: number for number, name in enumerate(layout.rows)}
+
+    def one(name: str, mark: str, found: Sequence[Run], notes: Sequence[str]) -> Row:
+        by_seed = {run.spec.seed: read[run.spec.key] for run in found}
+        seeds = [by_seed.get(number, Seed(seed=number, state="missing")) for number in expected]
+        mixture = sources.get(methods[name], "")
+        return row(
+            name=name,
+            mark=mark,
+            method=methods[name],
+            seeds=seeds,
+            images=images,
+            metrics=columns,
+            notes=[*notes, *filter(None, [mixture and (mixture if mix_sources else f"{mixture}; --mix shows its means all the same")])],
+            refused="several sources" if mixture and not mix_sources and found else "",
+        )
+
+    sections = []
+    for sigma, names in sorted(cells.items()):
+        rows = []
+        for name in sorted(methods, key=lambda name: (place.get(name, len(place)), name)):
+            same = sorted(names.get(name, {}).items())
+            if not same:  # there at another sigma, so it is missed here
+                rows.append(one(name, "", [], []))
+            differ = _differences([found[0].spec for _, found in same])
+            for number, (_, found) in enumerate(same, start=1):
+                damage = [f"{name} at sigma {sigma:g}: {read[r.spec.key].reason}" for r in found if read[r.spec.key].reason]
+                notes = [f"{name} at sigma {sigma:g} stands {len(same)} times, since its settings differ: {differ}"] if differ else []
+                rows.append(one(name, f"#{number}" if differ else "", found, [*notes, *damage, *_histories(found)]))
+        sections.append(Section(sigma=sigma, rows=tuple(rows)))
+    return Group(
+        dataset=family.dataset,
+        source="runs",
+        conditions=_conditions(family, certify, alpha),
+        images=images,
+        test_size=info.test_size,
+        seeds=expected,
+        baseline=layout.baseline,
+        metrics=columns,
+        sections=tuple(sections),
+        notes=_environments(members),
+    )
+
+
+def _conditions(family: _Family, certify: CertifySpec, alpha: float) -> dict[str, Any]:
+    train = parse_json(family.train)
+    of_certify = {f.name: getattr(certify, f.name) for f in dataclasses.fields(certify) if f.name != "changes"}
+    changes = parse_json(family.overrides) | {f"certify.{name}": value for name, value in certify.changes.items()}
+    return {
+        "source": "own runs",
+        "protocol": family.protocol,
+        "changes": ", ".join(f"{name}={value}" for name, value in changes.items()),
+        "recipe": family.recipe,
+        "network": train["arch"],
+        **{f"train.{name}": value for name, value in train.items() if name != "arch"},
+        **{f"certify.{name}": value for name, value in of_certify.items()},
+        "alpha": alpha,
+        "rounding": "exact",
+    }
+
+
+def _seed(member: _Member, alpha: float) -> Seed:
+    """How far a run is, and its outcomes if it is done."""
+    run, certification = member.run, member.certification
+    key, seed = run.spec.key, run.spec.seed
+    try:
+        standing = certification.standing()
+        done = len(standing.columns)
+        if standing.state != "done":
+            return Seed(seed=seed, state=standing.state, done=done, key=key)
+        outcomes = metrics.outcomes(standing.columns, alpha, run.spec.sigma)
+        timing = run.timing() or {}
+    except BenchError as error:
+        return Seed(seed=seed, state="damaged", key=key, reason=str(error))
+    cost = Cost(pairs=timing.get("pairs_per_image"), seconds=timing.get("training_seconds"))
+    return Seed(seed=seed, state="done", done=done, key=key, outcomes=outcomes, cost=cost)
+
+
+def _sources(runs: Sequence[Run]) -> dict[str, str]:
+    """Method -> note, for methods whose runs were trained from several sources."""
+    sources: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        sources[run.spec.method].add(str((run.environment() or {}).get("method_sha256") or "unknown")[:8])
+    return {
+        method: f"a mixture of method sources: {method} was trained from {', '.join(sorted(hashes))}"
+        for method, hashes in sources.items()
+        if len(hashes) > 1
+    }
+
+
+def _environments(members: Sequence[_Member]) -> tuple[str, ...]:
+    """Notes where evidence was counted under different conditions: counts repeat only on one device, thread count and library version."""
+    fields: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "device": lambda e: e.get("device"),
+        "threads": lambda e: e.get("threads"),
+        "torch": lambda e: (e.get("libraries") or {}).get("torch"),
+    }
+    found: dict[str, set[str]] = defaultdict(set)
+    for m in members:
+        environment = m.certification.environment()
+        for entry in [environment, *environment.get("history", [])] if environment else []:
+            for name, field in fields.items():
+                found[name].add(str(field(entry)))
+    return tuple(f"certified under different {name}: {', '.join(sorted(values))}" for name, values in found.items() if len(values) > 1)
+
+
+def _histories(runs: Sequence[Run]) -> list[str]:
+    """What changed while a run was trained."""
+    words = {"method_sha256": "the method's source", "data_md5": "the data", "libraries": "library versions", "suite": "the suite's commit"}
+    notes = []
+    for run in runs:
+        environment = run.environment() or {}
+        history = environment.get("history") or []
+        changed = sorted({words.get(key, key) for old in history for key in old if old[key] != environment.get(key)})
+        if history:
+            where = f"{run.spec.row} at sigma {run.spec.sigma:g}, seed {run.spec.seed}"
+            notes.append(f"{where}: changed while it was trained: {', '.join(changed) or 'its environment'}")
+    return notes
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _differences(specs: Sequence[RunSpec]) -> str:
+    """`hyperparameters.steps: 4 in #1, 8 in #2`; empty for one spec."""
+    flats = [{k: v for k, v in _flat(to_json(spec)).items() if k != "seed"} for spec in specs]
+    names = sorted({name for flat in flats for name in flat if any(flat.get(name) != other.get(name) for other in flats)})
+    absent = object()
+
+    def say(name: str) -> str:
+        values = [flat.get(name, absent) for flat in flats]
+        return ", ".join(f"{'unset' if v is absent else v} in #{number}" for number, v in enumerate(values, start=1))
+
+    return "; ".join(f"{name}: {say(name)}" for name in names) if len(specs) > 1 else ""
+
+
+def _order(group: Group) -> str:
+    return canonical([group.dataset, *(group.conditions[name] for name in ("protocol", "recipe", "changes")), dict(group.conditions)])
+
+
+def _tell_apart(groups: Sequence[Group]) -> list[Group]:
+    """Adds a note where the training of tables differs that their protocol and changes call the same."""
+    alike: dict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        rest = {name: value for name, value in group.conditions.items() if name != "network" and not name.startswith("train.")}
+        alike[canonical([group.dataset, rest])].append(group)
+    result = []
+    for same in alike.values():
+        fields = sorted({k for group in same for k, value in group.conditions.items() if value != same[0].conditions.get(k)})
+        note = "another table has the same protocol but another training; here "
+        for group in same:
+            own = ", ".join(f"{k.removeprefix('train.')}={group.conditions.get(k)}" for k in fields)
+            result.append(dataclasses.replace(group, notes=(*group.notes, note + own)) if fields else group)
+    return result

@@ -1,0 +1,41 @@
+"""Is one row better than another? Two kinds of uncertainty, side by side and never pooled.
+
+statistics.py   differences of two rows across seeds and across test images
+report.py       from a store to all differences of a row to others, corrected for their number
+"""
+
+from leaderboard.compare.report import MEANINGS, Comparison, Report, compare, mark_ties
+from leaderboard.compare.statistics import (
+    AccuracyDifference,
+    Evidence,
+    ImageDifference,
+    SeedDifference,
+    bootstrap_means,
+    compare_accuracy,
+    compare_images,
+    compare_seeds,
+    holm,
+    least_p,
+    runs_needed,
+    separable_from_best,
+)
+
+__all__ = [
+    "MEANINGS",
+    "AccuracyDifference",
+    "Comparison",
+    "Evidence",
+    "ImageDifference",
+    "Report",
+    "SeedDifference",
+    "bootstrap_means",
+    "compare",
+    "compare_accuracy",
+    "compare_images",
+    "compare_seeds",
+    "holm",
+    "least_p",
+    "mark_ties",
+    "runs_needed",
+    "separable_from_best",
+]

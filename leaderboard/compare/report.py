@@ -1,0 +1,241 @@
+"""Row A against one or more rows B of a comparable group of the store.
+
+Across seeds: what another training of both rows would give on the same test images (t-interval, exact permutation test).
+Across images: what another sample of test images would give for the same trainings (paired bootstrap).
+Every difference is B minus A: how much more B has than the row it is compared with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from bench.errors import BenchError
+from bench.store import Store
+from leaderboard import layouts
+from leaderboard.aggregate import Filters, Group, Row, Section, Source, collect
+from leaderboard.compare.statistics import (
+    LEVEL,
+    AccuracyDifference,
+    Evidence,
+    ImageDifference,
+    SeedDifference,
+    compare_accuracy,
+    compare_images,
+    compare_seeds,
+    holm,
+    runs_needed,
+    separable_from_best,
+)
+from leaderboard.paper import RULES
+from leaderboard.tables import conditions, headline
+
+FEW_IMAGES = 500  # skewed simulated differences: the interval covers 93 % with 100 images, 94.4 % with 500, 94.6 % with 2,000
+MEANINGS = {
+    "seeds": "Across seeds: the 95 % interval is where the difference would lie after another training of both rows, on these test images.",
+    "images": "Across images: the 95 % interval is where the difference would lie on another sample of test images, for these trainings.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two rows at one sigma."""
+
+    sigma: float
+    a: str
+    b: str
+    seeds: SeedDifference
+    images: ImageDifference
+    accuracies: tuple[AccuracyDifference, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Row A against one or more rows B.
+
+    Attributes:
+        title: data, training and certification that all rows share.
+        rule: when an image counts as certified at a radius.
+        notes: what a reader must know about the rows, and what was left out.
+    """
+
+    title: str
+    source: Source
+    rule: str
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+
+
+def compare(
+    store: Store,
+    a: str,
+    b: str,
+    *,
+    dataset: str = "mnist",
+    sigmas: Sequence[float] = (),
+    protocol: str | None = None,
+    recipe: str | None = None,
+    alpha: float | None = None,
+    source: Source | None = None,
+) -> Report:
+    """Row A against row B, or against every row that the pattern B fits.
+
+    Args:
+        a, b: names of rows such as `smoothmix.eta5[steps=2]`; of rows that share a name, with their mark: `gaussian #1`.
+        sigmas: noise levels in pixels of [0, 1]; empty: all that both rows have.
+        alpha: chance that a certificate is wrong, 0.001 unless given; imported logs have one of their own, which is fixed.
+        source: imported logs or our own runs; None takes the one that the store has.
+
+    Raises:
+        BenchError: rows that are not there, not finished or not comparable; imported logs and own runs without a choice.
+
+    What is asked for by name and sigma must be finished; what a pattern or an open sigma brings along is left out and named.
+    """
+    if a == b:
+        raise BenchError(f"{a} is compared with itself; name two rows")
+    filters = Filters(
+        datasets=[dataset],
+        sigmas=sigmas,
+        methods=[re.sub(r" #\d+$", "", word) for word in (a, b)],
+        protocols=[protocol] if protocol else (),
+        recipes=[recipe] if recipe else (),
+    )
+    groups = collect(store, filters, alpha=alpha, source=source, metrics=())
+    if len({group.source for group in groups}) > 1:
+        raise BenchError(f"{store.root} holds imported logs and runs of its own, which never mix; say --from imported or --from runs")
+    group, others = _one_group(groups, a, b)
+    chosen = _find(group, a)
+    if len(chosen) > 1:
+        raise BenchError(f"A must be one row, but {a!r} fits {', '.join(chosen)}; only B may be a pattern")
+    notes = [*group.notes, *others]
+    found = list(_pairs(group, chosen[0], [label for label in _find(group, b) if label != chosen[0]], b, sigmas, notes))
+    if not found:
+        raise BenchError("; ".join([f"there is nothing to compare {a} with {b} at", *(n for n in notes if n.startswith("left out"))]))
+    images = compare_images([(x, y) for _, x, y in found])
+    if (count := images[0].images) < FEW_IMAGES:
+        notes.append(f"{count} images are few: where differences are skewed, the interval across images covers a little less than 95 %.")
+    radii = layouts.of_dataset(dataset).radii
+    comparisons = [
+        Comparison(sigma=sigma, a=x.label, b=y.label, seeds=compare_seeds(x, y), images=image, accuracies=compare_accuracy(x, y, radii))
+        for (sigma, x, y), image in zip(found, images, strict=True)
+    ]
+    return Report(
+        title=title(group),
+        source="imported" if group.source == "imported" else "runs",
+        rule=RULES["exact"],
+        comparisons=tuple(_corrected(comparisons)),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def title(group: Group) -> str:
+    """What all rows share, in one line."""
+    return f"{headline(group)}; {' '.join(conditions(group)).rstrip('.')}"
+
+
+def mark_ties(group: Group) -> Group:
+    """The group with `tied` set for the finished rows of each section that cannot be separated from its best mean ACR.
+
+    Raises:
+        BenchError: a mixed group, whose rows are not ranked.
+    """
+    if group.mixed:
+        raise BenchError("rows of a mixture are not ranked, so there are no ties to mark; leave out --mix or --ties")
+
+    def marked(section: Section) -> Section:
+        finished = [row for row in section.rows if row.stats]
+        tied = separable_from_best([Evidence.of(row) for row in finished]) if len(finished) > 1 else ()
+        return dataclasses.replace(section, rows=tuple(dataclasses.replace(row, tied=row.label in tied) for row in section.rows))
+
+    return dataclasses.replace(group, sections=tuple(map(marked, group.sections)))
+
+
+def _corrected(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
+    """With Holm's correction over the call, tests of seeds and of accuracies each on their own."""
+    of_seeds = holm([c.seeds.p for c in comparisons])
+    of_accuracies = iter(holm([x.p for c in comparisons for x in c.accuracies]))
+    tests = sum(c.seeds.p is not None for c in comparisons)
+    for c, p in zip(comparisons, of_seeds, strict=True):
+        seeds = c.seeds
+        if seeds.p is not None and seeds.p_least is not None:
+            note = ""
+            if tests * seeds.p_least > LEVEL:
+                kind = "paired seeds" if seeds.paired else "runs of each row"
+                note = f"over {tests} tests Holm's smallest p is {min(1, tests * seeds.p_least):.4g} where all are as strong; "
+                note += f"{runs_needed(seeds.paired, tests)} {kind} would do"
+            seeds = dataclasses.replace(seeds, p_holm=p, note=note)
+        accuracies = tuple(
+            dataclasses.replace(x, p_holm=value if x.p is not None else None)
+            for x, value in zip(c.accuracies, of_accuracies, strict=False)  # the iterator goes on with the next comparison
+        )
+        yield dataclasses.replace(c, seeds=seeds, accuracies=accuracies)
+
+
+def _find(group: Group, word: str) -> list[str]:
+    """Labels that a word names, else those that it fits as a pattern or as a method's name."""
+    rows = [row for section in group.sections for row in section.rows]
+    named = [row.label for row in rows if word in (row.label, row.name)]
+    fitting = [row.label for row in rows if any(x == word or fnmatchcase(x, word) for x in (row.label, row.name, row.method))]
+    return list(dict.fromkeys(named or fitting))
+
+
+def _one_group(groups: Sequence[Group], a: str, b: str) -> tuple[Group, list[str]]:
+    """The comparable group that holds both rows, and a note on others that do."""
+
+    def labels(group: Group) -> str:
+        return ", ".join(dict.fromkeys(row.label for section in group.sections for row in section.rows))
+
+    for word in (a, b):
+        if not any(_find(group, word) for group in groups):
+            there = ", ".join(map(labels, groups))
+            raise BenchError(f"there is no {word} at the sigma, protocol and recipe asked for; there is {there}")
+    both = [g for g in groups if _find(g, a) and set(_find(g, b)) - set(_find(g, a)[:1])]
+    if not both:
+        where = "; ".join(f"{labels(group)} in {title(group)}" for group in groups)
+        raise BenchError(f"{a} and {b} stand in no comparable group together, and rows of different groups are not compared: {where}")
+    plain = [group for group in both if not group.conditions.get("changes")] or both
+    if len(plain) > 1:
+        told = "; ".join(map(title, plain))
+        raise BenchError(f"{a} and {b} stand together in {len(plain)} groups; choose one by --protocol, --recipe or --results: {told}")
+    return plain[0], [f"another comparable group holds both rows as well: {title(group)}" for group in both if group is not plain[0]]
+
+
+def _pairs(
+    group: Group, a: str, bs: Sequence[str], word: str, sigmas: Sequence[float], notes: list[str]
+) -> Iterator[tuple[float, Evidence, Evidence]]:
+    """(sigma, A, B); adds to the notes what was left out.
+
+    Raises:
+        BenchError: a row that was asked for by name and sigma is not there or not finished.
+    """
+    rows = {(section.sigma, row.label): row for section in group.sections for row in section.rows if _begun(row)}
+    named = {row.label for row in rows.values() if word in (row.label, row.name)}
+
+    def usable(sigma: float, label: str) -> Row | None:
+        row = rows.get((sigma, label))
+        # A seed that only other rows have is no gap of this one.
+        if row and not row.refused and all(seed.state in ("done", "missing") for seed in row.seeds):
+            missing = ", ".join(str(seed.seed) for seed in row.seeds if seed.state == "missing")
+            if missing and group.source == "runs":
+                notes.append(f"{row.label} at sigma {sigma:g} has no run of seed {missing}, which others of its group have")
+            return row
+        problem = f"{label} at sigma {sigma:g} is {f'not finished ({row.status})' if row else 'not there'}"
+        if sigmas and (label == a or label in named):
+            raise BenchError(f"{problem}; only finished rows are compared")
+        notes.append(f"left out: {problem}")
+        return None
+
+    for sigma in sigmas or [section.sigma for section in group.sections]:
+        if (first := usable(sigma, a)) is None:
+            continue
+        seconds = [row for label in bs if (row := usable(sigma, label))]
+        if seconds:
+            notes.extend(note for row in (first, *seconds) for note in row.notes)
+            yield from ((sigma, Evidence.of(first), Evidence.of(row)) for row in seconds)
+
+
+def _begun(row: Row) -> bool:
+    return any(seed.state != "missing" for seed in row.seeds)

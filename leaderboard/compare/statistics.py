@@ -1,0 +1,337 @@
+"""Differences between two rows at one sigma, across seeds and across test images.
+
+Seeds: Student, Welch (1947), Hedges (1981); images: Efron (1979), percentile interval; several tests: Holm (1979).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
+
+from bench.errors import BenchError
+from bench.spec import derive
+from leaderboard.aggregate import Row
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.05  # of the tests; the intervals have 1 - LEVEL
+RESAMPLES = 10_000
+CHUNK = 2_000_000  # drawn images at a time: 16 MB per array
+PERMUTATIONS = 100_000  # up to this many are enumerated, beyond it as many are drawn
+TIE = 1e-12  # pixels: differences of this size are what the order of a sum leaves
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """A finished row at one sigma: what its S trainings certify on I images.
+
+    Attributes:
+        label: the row's name and mark.
+        runs: S, seeds (or run ids of imported logs), in order.
+        seeded: whether runs of one name in two rows belong together: our seeds do, the run ids of imported logs do not.
+        index: I, position in the test set, ascending.
+        truth: I, true class.
+        correct: S I, certified and the class is the label.
+        radius: S I, certified L2 radius in pixels of [0, 1].
+    """
+
+    label: str
+    runs: tuple[str, ...]
+    seeded: bool = True
+    index: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+    radius: Floats
+
+    @property
+    def values(self) -> Floats:
+        """S I: the radius where the certified class is right, else 0; its mean over images is the ACR."""
+        return np.where(self.correct, self.radius, 0.0)
+
+    def accuracy(self, r: float) -> float:
+        """Certified accuracy at radius r in %, the mean over the runs."""
+        return 100 * float(self.beyond(r).mean())
+
+    def beyond(self, r: float) -> NDArray[np.bool_]:
+        """S I: correct with a radius strictly larger than r."""
+        return self.correct & (self.radius > r)
+
+    @classmethod
+    def of(cls, row: Row) -> Evidence:
+        """The finished trainings of a row of which there is at least one."""
+        found = row.outcomes
+        done = [seed for seed in row.seeds if seed.state == "done"]
+        return cls(
+            label=row.label,
+            runs=tuple(str(seed.seed) for seed in done),
+            seeded=all(isinstance(seed.seed, int) for seed in done),
+            index=found[0].index,
+            truth=found[0].label,
+            correct=np.stack([o.correct for o in found]),
+            radius=np.stack([o.radius for o in found]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedDifference:
+    """ACR of B minus ACR of A across trainings, in pixels of [0, 1]. What cannot be known is None.
+
+    Attributes:
+        std_a, std_b, std_difference: sample standard deviations (ddof=1); the last of paired differences only.
+        low, high: 95 % t-interval of the mean difference; Welch's where runs are not paired.
+        effect: paired, mean / std of the differences; unpaired, Hedges' g.
+        p: exact two-sided permutation test (sign flips or labels); None where no p of 0.05 is within reach.
+        p_least: the smallest p that so many runs can give.
+        p_holm: p corrected over all tests of the call.
+        note: what is missing, and what would do.
+    """
+
+    runs_a: tuple[str, ...]
+    runs_b: tuple[str, ...]
+    paired: bool
+    mean_a: float
+    mean_b: float
+    std_a: float | None
+    std_b: float | None
+    difference: float
+    std_difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    effect: float | None = None
+    p: float | None = None
+    p_least: float | None = None
+    p_holm: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDifference:
+    """radius * correct of B minus that of A across test images, averaged over the seeds first; pixels of [0, 1].
+
+    Attributes:
+        error: standard error of the mean difference.
+        low, high: 95 % paired percentile bootstrap.
+        p: two-sided, of the same bootstrap; not below 2 / 10,001.
+        p_holm: p corrected over all pairs of the call.
+        more_a, more_b, tie: shares of the images, in [0, 1].
+    """
+
+    images: int
+    difference: float
+    error: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    more_a: float
+    more_b: float
+    tie: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyDifference:
+    """Certified accuracy at a radius, in %; the difference in points.
+
+    Attributes:
+        p: McNemar's exact test over the images, for one training of each row only, at radii that any image reaches.
+        p_holm: p corrected over all radii and pairs of the call.
+    """
+
+    radius: str
+    accuracy_a: float
+    accuracy_b: float
+    difference: float
+    p: float | None = None
+    p_holm: float | None = None
+
+
+def compare_seeds(a: Evidence, b: Evidence) -> SeedDifference:
+    """Across trainings: paired by seed where both rows have the same seeds, else Welch. Holm's correction is not yet in it."""
+    x, y = a.values.mean(axis=1), b.values.mean(axis=1)  # S each
+    paired = a.seeded and b.seeded and set(a.runs) == set(b.runs)
+    if paired:
+        y = y[[b.runs.index(run) for run in a.runs]]
+    std_a, std_b = (statistics.stdev(v.tolist()) if len(v) > 1 else None for v in (x, y))
+    mean_a, mean_b = statistics.fmean(x.tolist()), statistics.fmean(y.tolist())
+    known = SeedDifference(
+        runs_a=a.runs,
+        runs_b=a.runs if paired else b.runs,
+        paired=paired,
+        mean_a=mean_a,
+        mean_b=mean_b,
+        std_a=std_a,
+        std_b=std_b,
+        difference=mean_b - mean_a,
+    )
+    if std_a is None or std_b is None:
+        who = "one training of each row" if len(x) == len(y) else f"one training of {(a if len(x) == 1 else b).label}"
+        return dataclasses.replace(known, note=f"{who}: no seed uncertainty is known; {runs_needed(True)} paired seeds would allow a test")
+    spread, df, effect, own = _paired(x, y) if paired else _unpaired(x, y)
+    half = float(stats.t.ppf(1 - LEVEL / 2, df)) * spread
+    least = least_p(len(x), len(y), paired)
+    note, p = "", None
+    if least > LEVEL:
+        have = f"{len(x)} paired seeds" if paired else f"{len(x)} and {len(y)} unpaired runs"
+        more = f"{runs_needed(True)} paired seeds" + ("" if paired else f" or {runs_needed(False)} runs of each row")
+        note = f"{have}: the smallest two-sided p is {least:.4g}, so nothing is tested; {more} would do"
+    else:
+        p = _permutation_p(x, y, paired)
+    low, high = known.difference - half, known.difference + half
+    return dataclasses.replace(known, std_difference=own, low=low, high=high, effect=effect, p=p, p_least=least, note=note)
+
+
+def _paired(x: Floats, y: Floats) -> tuple[float, float, float | None, float | None]:
+    """Standard error, degrees of freedom, effect and standard deviation of the differences."""
+    differences = (y - x).tolist()
+    std = statistics.stdev(differences)
+    if std <= TIE:
+        std = 0.0
+    return std / math.sqrt(len(x)), len(x) - 1, statistics.fmean(differences) / std if std else None, std
+
+
+def _unpaired(x: Floats, y: Floats) -> tuple[float, float, float | None, float | None]:
+    """Welch's standard error and degrees of freedom, Hedges' g with its exact correction for small samples."""
+    parts = [(statistics.variance(v.tolist()), len(v)) for v in (x, y)]
+    parts = [(variance if variance > TIE**2 else 0.0, n) for variance, n in parts]
+    square = sum(variance / n for variance, n in parts)
+    whole = sum(n - 1 for _, n in parts)
+    if not square:
+        return 0.0, whole, None, None
+    df = square**2 / sum((variance / n) ** 2 / (n - 1) for variance, n in parts)
+    pooled = math.sqrt(sum(variance * (n - 1) for variance, n in parts) / whole)
+    correction = math.exp(math.lgamma(whole / 2) - math.lgamma((whole - 1) / 2)) / math.sqrt(whole / 2)
+    return math.sqrt(square), df, correction * (statistics.fmean(y.tolist()) - statistics.fmean(x.tolist())) / pooled, None
+
+
+def _permutation_p(x: Floats, y: Floats, paired: bool) -> float:
+    def statistic(x: Floats, y: Floats, axis: int = -1) -> Floats:
+        return np.asarray(y.mean(axis=axis) - x.mean(axis=axis))
+
+    result = stats.permutation_test(
+        (x, y),
+        statistic,
+        permutation_type="samples" if paired else "independent",
+        n_resamples=PERMUTATIONS,
+        batch=1000,
+        rng=np.random.default_rng(derive(0, "permutations", len(x), len(y))),
+    )
+    return float(result.pvalue)
+
+
+def least_p(runs_a: int, runs_b: int, paired: bool) -> float:
+    """The smallest two-sided p that a permutation test of so many runs can give."""
+    return min(1.0, 2 / (2**runs_a if paired else math.comb(runs_a + runs_b, runs_a)))
+
+
+def runs_needed(paired: bool, tests: int = 1) -> int:
+    """The least number of paired seeds, or of unpaired runs of each row, whose smallest p stays at 0.05 after `tests` tests."""
+    return next(n for n in itertools.count(2) if tests * least_p(n, n, paired) <= LEVEL)
+
+
+def bootstrap_means(differences: Floats, resamples: int = RESAMPLES) -> Floats:
+    """Means over resampled images, with the same resamples for every row of the array and in every call.
+
+    Args:
+        differences: P I, one row per pair, one column per image.
+
+    Returns:
+        P R: the mean of each pair in each of R resamples.
+    """
+    pairs, images = differences.shape
+    rng = np.random.default_rng(derive(0, "bootstrap", images))
+    means = np.empty((pairs, resamples))
+    step = max(1, CHUNK // images)
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        drawn = rng.integers(0, images, (size, images)) + images * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images)
+        means[:, start : start + size] = differences @ counts.T.astype(np.float64) / images
+    return means
+
+
+def compare_images(pairs: Sequence[tuple[Evidence, Evidence]]) -> list[ImageDifference]:
+    """Across test images: one result per pair (A, B), with Holm's correction over the pairs.
+
+    Raises:
+        BenchError: rows of different images, or of a single one.
+    """
+    if not pairs:
+        return []
+    first = pairs[0][0]
+    for row in itertools.chain.from_iterable(pairs):
+        if not (np.array_equal(row.index, first.index) and np.array_equal(row.truth, first.truth)):
+            raise BenchError(f"{first.label} and {row.label} were certified on different test images, so they are not compared")
+    if (images := len(first.index)) < 2:
+        raise BenchError(f"{first.label} was certified on one image, and a comparison needs at least two")
+    differences = np.stack([b.values.mean(axis=0) - a.values.mean(axis=0) for a, b in pairs])  # P I
+    differences[np.abs(differences) <= TIE] = 0.0
+    means = bootstrap_means(differences)
+    ends = np.quantile(means, (LEVEL / 2, 1 - LEVEL / 2), axis=1)  # 2 P
+    tail = np.minimum((means <= 0).sum(axis=1), (means >= 0).sum(axis=1))
+    p = np.minimum(1.0, 2 * (1 + tail) / (1 + means.shape[1]))
+    return [
+        ImageDifference(
+            images=images,
+            difference=float(d.mean()),
+            error=float(d.std(ddof=1)) / math.sqrt(images),
+            low=float(ends[0, number]),
+            high=float(ends[1, number]),
+            p=float(p[number]),
+            p_holm=corrected,
+            more_a=float((d < 0).mean()),
+            more_b=float((d > 0).mean()),
+            tie=float((d == 0).mean()),
+        )
+        for number, (d, corrected) in enumerate(zip(differences, holm(p.tolist()), strict=True))
+    ]
+
+
+def compare_accuracy(a: Evidence, b: Evidence, radii: Sequence[str]) -> tuple[AccuracyDifference, ...]:
+    """Certified accuracy at each radius; McNemar's exact test where each row is one training. Not yet corrected."""
+
+    def one(radius: str) -> AccuracyDifference:
+        r, p = float(radius), None
+        x, y = a.accuracy(r), b.accuracy(r)
+        if len(a.runs) == len(b.runs) == 1 and (x or y):
+            only_a, only_b = (int(np.count_nonzero(v)) for v in (a.beyond(r) & ~b.beyond(r), b.beyond(r) & ~a.beyond(r)))
+            p = float(stats.binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
+        return AccuracyDifference(radius=radius, accuracy_a=x, accuracy_b=y, difference=y - x, p=p)
+
+    return tuple(map(one, radii))
+
+
+def holm(p: Sequence[float | None]) -> list[float]:
+    """Corrected p values in the same order; NaN where there was no test."""
+    tested = [number for number, value in enumerate(p) if value is not None]
+    result = [math.nan] * len(p)
+    if tested:
+        for number, value in zip(tested, multipletests([p[n] for n in tested], alpha=LEVEL, method="holm")[1], strict=True):
+            result[number] = float(value)
+    return result
+
+
+def separable_from_best(rows: Sequence[Evidence]) -> tuple[str, ...]:
+    """The labels of the rows of one section that CANNOT be separated from the best mean ACR, the best itself included, in order.
+
+    Paired image bootstrap of each row against the best, Holm's correction over them at 0.05. It speaks of these trainings on
+    another test sample, not of other trainings; that the best was chosen by the same images makes it separate a little too easily.
+
+    Raises:
+        BenchError: rows of different images.
+    """
+    if len(rows) < 2:
+        return tuple(row.label for row in rows)
+    best = max(rows, key=lambda row: float(row.values.mean()))
+    others = [row for row in rows if row is not best]
+    found = compare_images([(best, row) for row in others])
+    tied = {id(row) for row, result in zip(others, found, strict=True) if result.p_holm > LEVEL} | {id(best)}
+    return tuple(row.label for row in rows if id(row) in tied)
