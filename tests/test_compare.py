@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_store import CERTIFY, LABELS, N, add, run_spec
+from fake_logs import MAP, write_log
+from fake_store import CERTIFY, N, add, run_spec
 from numpy.typing import ArrayLike
 from scipy import stats
 from typer.testing import Result
@@ -424,33 +425,6 @@ def test_sections_of_a_table_can_be_marked(store: Store) -> None:
         comparing.mark_ties(dataclasses.replace(mixture, mixed=True))
 
 
-def write_log(path: Path, radii: Sequence[float]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = enumerate(zip(LABELS, radii, strict=False))
-    lines = [f"{index}\t{label}\t{label if r else -1}\t{r:.3g}\t{int(r > 0)}\t0:00:01" for index, (label, r) in rows]
-    path.write_text("\n".join(["idx\tlabel\tpredict\tradius\tcorrect\ttime", *lines, ""]))
-
-
-MAP = """
-collection = "mine"
-n0 = 100
-n = 100000
-alpha = 0.001
-images = ["first:4", "first:3"]
-
-[datasets.mnist]
-classes = 10
-test_size = 10000
-
-[[logs]]
-path = "{method:plain|other|short}/noise_{sigma}_{run}"
-method = "{method}"
-variant = "default"
-dataset = "mnist"
-arch = "lenet"
-"""
-
-
 @pytest.fixture
 def logs(tmp_path: Path) -> Store:
     """Imported logs of three rows at sigma 0.5, the last on three images."""
@@ -565,7 +539,7 @@ def test_what_the_command_refuses(store: Store, bench: Callable[..., Result]) ->
         (("gaussian", "macer", "--alpha", "0.7"), "--alpha"),
         (("gaussian", "macer", "--from", "logs"), "--from logs is unknown"),
         (("gaussian", "macer", "--from", "imported"), "no imported logs"),
-        (("gaussian", "macer", "--format", "latex"), "--format latex"),
+        (("gaussian", "macer", "--format", "latx"), "did you mean 'latex'"),
         (("gaussian", "macer", "--protocol", "full"), "full"),
     ):
         refused = bench("compare", *words, "--results", store.root)

@@ -8,11 +8,12 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from fake_store import CERTIFY, N, add, new_store, run_spec
+from typer.testing import Result
 
 from bench.errors import BenchError
 from bench.store import Store
@@ -231,14 +232,26 @@ def test_latex_marks(store: Store) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
-def test_latex_compiles(store: Store, tmp_path: Path) -> None:
-    text = render(hostile(store), "latex")
-    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + text + "\\end{document}\n"
+def test_latex_compiles_as_pasted(store: Store, tmp_path: Path, bench: Callable[..., Result]) -> None:
+    """Tables of hostile names, a table of the paper, and a comparison, in one document."""
+    add(store, run_spec("stability"), (N, N, 500, 700))
+    add(store, run_spec("stability", seed=1), environment={"method_sha256": "ü" * 64})
+    parts = [render(hostile(store), "latex")]
+    for words in (
+        ("table", "--table", "4", "--against", "published", "--protocol", "quick"),
+        ("table", "--metric", "all", "--ties"),
+        ("compare", "gaussian", "*"),
+    ):
+        result = bench(*words, "--results", store.root, "--format", "latex")
+        assert result.exit_code == 0, result.output
+        parts.append(result.output)
+    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + "\n".join(parts) + "\\end{document}\n"
     (tmp_path / "t.tex").write_text(document)
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, timeout=60
     )
     assert done.returncode == 0, done.stdout[-2000:]
+    assert b"undefined" not in done.stdout
 
 
 def test_csv_is_exact_and_inert(store: Store) -> None:

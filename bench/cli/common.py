@@ -130,6 +130,28 @@ def existing_folder(folder: Path) -> Path:
     return folder
 
 
+def check_out(out: Path, example: str, problems: list[str]) -> None:
+    """A file to write must have a folder to stand in."""
+    if not out.name or out.is_dir():
+        problems.append(f"--out {out} is a folder; name a file in it, such as {out / example}")
+    elif not out.parent.is_dir():
+        problems.append(f"--out {out}: there is no folder {out.parent}")
+
+
+def deliver(text: str, out: Path | None) -> None:
+    """Prints a text, or writes it to a file and says so."""
+    if out is None:
+        typer.echo(text.rstrip("\n"))
+        return
+    from bench.store import write_atomically
+
+    try:
+        write_atomically(out, (text.rstrip("\n") + "\n").encode())
+    except OSError as error:
+        stop([f"--out {out}: {error.strerror}"])
+    typer.echo(f"wrote {out}")
+
+
 def plugins(values: Sequence[str] | None, problems: list[str]) -> tuple[Path, ...]:
     """Paths of plug-in files."""
     return tuple(map(Path, words(values, "--plugin", problems)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bench.cli.common import Results, existing_folder, guarded, numbers, plain, stop
+from bench.cli.common import Results, check_out, deliver, existing_folder, guarded, numbers, plain, stop
 from bench.cli.tables import SOURCES
 from bench.errors import nearest
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from leaderboard.aggregate import Source
     from leaderboard.compare import Comparison, Report, SeedDifference
 
-FORMATS = ("terminal", "markdown", "csv", "json")
+FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 FIELDS = (
     *("title", "source", "sigma", "a", "b", "uncertainty", "metric", "runs_a", "runs_b", "paired", "images", "value_a", "value_b"),
     *("std_a", "std_b", "difference", "std_difference", "error", "low", "high", "effect", "p", "p_least", "p_holm"),
@@ -44,7 +44,8 @@ def compare(
         float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2); 0.001 unless given.")
     ] = None,
     source: Annotated[str | None, typer.Option("--from", metavar="imported|runs", help="Imported logs or our own runs.")] = None,
-    format_: Annotated[str, typer.Option("--format", help="terminal, markdown, csv or json.")] = "terminal",
+    format_: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv or json.")] = "terminal",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
     results: Results = Path("results/runs"),
 ) -> None:
     """Compare row A with row B: differences across seeds and across test images, two kinds of uncertainty that are never pooled."""
@@ -55,6 +56,8 @@ def compare(
     for flag, value, known in (("--from", source, SOURCES), ("--format", format_, FORMATS)):
         if value is not None and value not in known:
             problems.append(f"{flag} {value} is unknown{nearest(value, known)}")
+    if out is not None:
+        check_out(out, "compare.md", problems)
     if problems:
         stop(problems)
     existing_folder(results)
@@ -69,7 +72,7 @@ def compare(
         )
         return render(report, format_)
 
-    typer.echo(guarded(work).rstrip("\n"))
+    deliver(guarded(work), out)
 
 
 def render(report: Report, format: str) -> str:
@@ -81,7 +84,8 @@ def render(report: Report, format: str) -> str:
 
         data = {"schema": 1, "meanings": MEANINGS, "differences": "B - A", **dataclasses.asdict(report)}
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return "\n\n".join(map(_plain_lines, _parts(report, format == "markdown"))) + "\n"
+    parts = "\n\n".join(map(_plain_lines, _parts(report, format))) + "\n"
+    return f"% needs \\usepackage{{booktabs}}\n{parts}" if format == "latex" else parts
 
 
 def _plain_lines(text: str) -> str:
@@ -89,25 +93,37 @@ def _plain_lines(text: str) -> str:
     return "\n".join(map(plain, text.split("\n")))
 
 
-def _parts(report: Report, markdown: bool) -> Iterator[str]:
+def _parts(report: Report, format: str) -> Iterator[str]:
     from tabulate import tabulate
 
     from leaderboard.compare import MEANINGS
+    from leaderboard.tables import escape_latex
+
+    markdown, latex = format == "markdown", format == "latex"
 
     def name(label: str) -> str:
         # In a code span nothing is markup but the bar, which would end the cell.
         return f"`{label.replace('`', chr(39))}`".replace("|", "\\|") if markdown else label
 
     def prose(text: str) -> str:
+        if latex:
+            return escape_latex(text)
         return "".join(f"\\{c}" if c in "\\`*_[]<>|~$#" else c for c in text) if markdown else text
 
     def table(head: Sequence[str], lines: Sequence[Sequence[str]], texts: int) -> str:
+        if latex:
+            rows = [" & ".join(map(escape_latex, line)) + r" \\" for line in (head, *lines)]
+            columns = "l" * texts + "r" * (len(head) - texts)
+            small = r"{\footnotesize\setlength{\tabcolsep}{3pt}"
+            begin = rf"\noindent{small}\begin{{tabular}}{{{columns}}}"
+            return "\n".join([begin, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}}"])
         align = ["left"] * texts + ["right"] * (len(head) - texts)
         return tabulate(lines, head, tablefmt="pipe" if markdown else "simple", disable_numparse=True, colalign=align)
 
     strong = "**" if markdown else ""
     rows = report.comparisons
-    yield f"{strong}A = {name(rows[0].a)}: {prose(report.title)}{strong}"
+    first = f"A = {name(rows[0].a)}: "
+    yield rf"\noindent\textbf{{{prose(first + report.title)}}}" if latex else f"{strong}{first}{prose(report.title)}{strong}"
     seeds = [[_sigma(c), name(c.b), *_seed_cells(c.seeds)] for c in rows]
     yield table(("sigma", "B", "runs", "ACR of A", "ACR of B", "B - A", "95 % interval", "effect", "p", "Holm"), seeds, 3)
     yield prose(MEANINGS["seeds"])

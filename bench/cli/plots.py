@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from leaderboard.aggregate import Source
 
 KINDS = ("curves", "tradeoff", "training")
-SOURCES = ("imported", "runs")
+SOURCES = ("imported", "runs", "published")
 SUFFIXES = (".svg", ".pdf", ".png")
 
 
@@ -40,7 +40,10 @@ def plot(
     alpha: Annotated[
         float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")
     ] = None,
-    source: Annotated[str | None, typer.Option("--from", metavar="imported|runs", help="Imported logs or our own runs.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="imported|runs|published", help="Imported logs, own runs, or the paper's printed numbers."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="A .svg, .pdf or .png file. Default: such as curves-mnist-quick.svg, in this folder."),
@@ -65,7 +68,8 @@ def plot(
         _check_out(out, problems)
     if problems:
         stop(problems)
-    existing_folder(results)
+    if source != "published":
+        existing_folder(results)
 
     from bench.store import Store, write_atomically
     from leaderboard import plots
@@ -77,7 +81,7 @@ def plot(
             cast(plots.Kind, kind),
             Store(results),
             Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen),
-            source=cast("Source | None", source),
+            source=cast("Source | Literal['published'] | None", source),
             alpha=alpha,
         )
         target = out or Path(f"{picture.name}.svg")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bench.cli.common import Results, existing_folder, filters, guarded, numbers, seeds, stop, words
+from bench.cli.common import Results, check_out, deliver, existing_folder, filters, guarded, numbers, seeds, stop, words
 from bench.errors import nearest
 
 if TYPE_CHECKING:
@@ -68,10 +68,8 @@ def table(
         problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
     if format_ not in FORMATS:
         problems.append(f"--format {format_} is unknown{nearest(format_, FORMATS)}")
-    if out is not None and (not out.name or out.is_dir()):
-        problems.append(f"--out {out} is a folder; name a file in it, such as {out / 'table.md'}")
-    elif out is not None and not out.parent.is_dir():
-        problems.append(f"--out {out}: there is no folder {out.parent}")
+    if out is not None:
+        check_out(out, "table.md", problems)
     for flag, value, known in (("--against", against, ("published",)), ("--from", source, SOURCES), ("--compat", compat, COMPATS)):
         if value is not None and value not in known:
             problems.append(f"{flag} {value} is unknown{nearest(value, known)}")
@@ -89,7 +87,7 @@ def table(
     if not (number is not None and against):
         existing_folder(results)
 
-    from bench.store import Store, write_atomically
+    from bench.store import Store
     from leaderboard.aggregate import Filters, collect
     from leaderboard.metrics import DEFAULT
     from leaderboard.tables import render
@@ -126,12 +124,4 @@ def table(
         width = os.get_terminal_size().columns if terminal and sys.stdout.isatty() else 120
         return render(groups, format_, width=width, color=terminal and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
 
-    text = guarded(work if number is None else paper_table)
-    if out is None:
-        typer.echo(text.rstrip("\n"))
-        return
-    try:
-        write_atomically(out, (text.rstrip("\n") + "\n").encode())
-    except OSError as error:
-        stop([f"--out {out}: {error.strerror}"])
-    typer.echo(f"wrote {out}")
+    deliver(guarded(work if number is None else paper_table), out)

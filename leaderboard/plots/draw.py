@@ -19,7 +19,7 @@ import numpy as np
 from bench.errors import BenchError, nearest
 from leaderboard import layouts
 from leaderboard.plots.labels import Box, place_labels
-from leaderboard.plots.picture import Band, Kind, Picture, over_seeds
+from leaderboard.plots.picture import Band, Kind, Picture, Points, Series, over_seeds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -212,8 +212,11 @@ def _curves(picture: Picture) -> Figure:
     sheet = _Sheet(picture, -(-len(picture.panels) // columns), columns, size, legend=True, shared_y=True)
     for number, (sigma, series) in enumerate(picture.panels.items()):
         axes = sheet.axes(*divmod(number, columns))
-        end = 1.03 * max(float(seed.steps.x[-1]) for s in series for seed in s.seeds) or 1.0
+        end = 1.03 * max(_last_radius(one) for one in series) or 1.0
         for one in series:
+            if one.points:
+                _draw_points(axes, one.points, sheet.styles[one.label])
+                continue
             _draw_steps(axes, over_seeds([seed.steps for seed in one.seeds]), end, sheet.styles[one.label])
         axes.set(xlim=(0, end), ylim=(0, 101), title=f"sigma = {sigma:g}", xlabel="radius r (L2, pixels in [0, 1])")
         if number % columns:
@@ -241,6 +244,20 @@ def _draw_steps(axes: Axes, band: Band, end: float, style: Style) -> None:
         axes.plot(places[y > 0], y[y > 0], color=style.color, zorder=order + 1, **_marker(style))
 
 
+def _last_radius(one: Series) -> float:
+    return max(one.points.accuracy) if one.points else max(float(seed.steps.x[-1]) for seed in one.seeds)
+
+
+def _draw_points(axes: Axes, points: Points, style: Style) -> None:
+    """Printed values with their deviations as bars; the line between them is thin, since nothing is known there."""
+    x = list(points.accuracy)
+    y, bars = (np.array(values) for values in zip(*points.accuracy.values(), strict=True))
+    marker = {**_marker(style), "marker": style.marker or "o", "markersize": 4.0}
+    order = 2 + 0.01 * style.place
+    axes.plot(x, y, color=style.color, linestyle=style.dash, linewidth=0.8, zorder=order)
+    axes.errorbar(x, y, yerr=bars if bars.any() else None, color=style.color, elinewidth=1.0, capsize=2.0, zorder=order + 1, **marker)
+
+
 def _tradeoff(picture: Picture) -> Figure:
     columns = _columns(len(picture.panels))
     size = (3.6, 3.3) if columns > 1 else (5.2, 3.8)
@@ -249,10 +266,13 @@ def _tradeoff(picture: Picture) -> Figure:
         axes = sheet.axes(*divmod(number, columns))
         points = []
         for one in series:
-            pairs = [(float(seed.steps.y[0]), seed.acr) for seed in one.seeds]
-            (x, dx), (y, dy) = (_spread([pair[axis] for pair in pairs]) for axis in (0, 1))
+            if one.points:
+                (x, dx), (y, dy) = one.points.accuracy[0.0], one.points.acr or (0.0, 0.0)
+            else:
+                pairs = [(float(seed.steps.y[0]), seed.acr) for seed in one.seeds]
+                (x, dx), (y, dy) = (_spread([pair[axis] for pair in pairs]) for axis in (0, 1))
             style = sheet.styles[one.label]
-            if len(pairs) > 1:
+            if dx or dy:
                 axes.errorbar([x], [y], xerr=[dx], yerr=[dy], fmt="none", ecolor=style.color, elinewidth=1.1, capsize=2.5, zorder=2)
             marker = {**_marker(style), "marker": style.marker or "o", "markersize": 9.0 if style.marker == "*" else 7.0}
             axes.plot([x], [y], color=style.color, zorder=3, **marker)

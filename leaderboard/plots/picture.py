@@ -8,19 +8,23 @@ import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import BenchError
+from bench.errors import BenchError, UsageError, nearest
 from bench.store import Run, Store
+from leaderboard import layouts
 from leaderboard.aggregate import EVERYTHING, Filters, Group, Source, collect
 from leaderboard.aggregate.mix import WORDS
-from leaderboard.metrics import average_certified_radius
+from leaderboard.metrics import ACR, average_certified_radius
+from leaderboard.paper import DEVIATIONS
 from leaderboard.tables import conditions, headline
 
 Kind = Literal["curves", "tradeoff", "training"]
+MAIN_TABLES = (4, 5, 6, 7)  # of the paper; 8 to 11 are ablations
 FILTERS = "--dataset, --protocol, --recipe, --sigma or --method"
 
 
@@ -64,11 +68,20 @@ class Seed:
 
 
 @dataclass(frozen=True)
+class Points:
+    """What a published table prints of a row, as (mean, std): certified accuracy in % by radius, and ACR. std is 0 where it prints none."""
+
+    accuracy: Mapping[float, tuple[float, float]]
+    acr: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class Series:
-    """A finished row at one noise level."""
+    """A finished row at one noise level: its seeds, or of a published row the printed points."""
 
     label: str
-    seeds: tuple[Seed, ...]
+    seeds: tuple[Seed, ...] = ()
+    points: Points | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +144,19 @@ def training_terms(run: Run) -> dict[str, Steps]:
 # ---- from a store to a picture
 
 
-def build(kind: Kind, store: Store, filters: Filters = EVERYTHING, *, source: Source | None = None, alpha: float | None = None) -> Picture:
+def build(
+    kind: Kind,
+    store: Store,
+    filters: Filters = EVERYTHING,
+    *,
+    source: Source | Literal["published"] | None = None,
+    alpha: float | None = None,
+) -> Picture:
     """Reads a store into one picture.
 
     Args:
-        source: imported logs or our own runs; None takes the one that the store has. Training curves are those of our own runs.
+        source: imported logs, our own runs, or the paper's printed numbers, which need no store; None takes the one that the store
+            has. Training curves are those of our own runs.
         alpha: chance that a certificate is wrong, 0.001 if None; imported logs have one of their own, which is fixed.
 
     Raises:
@@ -143,9 +164,14 @@ def build(kind: Kind, store: Store, filters: Filters = EVERYTHING, *, source: So
         BenchError: nothing to draw, several groups that are not comparable, both sources and no choice.
     """
     if kind == "training":
-        if source == "imported":
-            raise BenchError("imported logs have no training curves; leave out --from imported")
+        if source not in (None, "runs"):
+            what = "imported logs" if source == "imported" else "published tables"
+            raise BenchError(f"{what} have no training curves; leave out --from {source}")
         source = "runs"
+    if source == "published":
+        if alpha is not None or filters.protocols or filters.recipes or filters.seeds:
+            raise BenchError("printed numbers are fixed; leave out --alpha, --protocol, --recipe and --seeds")
+        return _of_published(kind, filters)
     groups = collect(store, filters, alpha=alpha, source=source, metrics=("ACR",))
     if len({group.source for group in groups}) > 1:
         raise BenchError(f"{store.root} holds imported logs and runs of its own; say --from imported or --from runs")
@@ -189,6 +215,49 @@ def _of_evidence(kind: Kind, groups: Sequence[Group]) -> Picture:
         baseline=group.baseline,
         panels=_drawn(panels, left_out),
     )
+
+
+def _of_published(kind: Kind, filters: Filters) -> Picture:
+    """The printed numbers of the main tables, which compare methods; those of the ablations stand apart from them."""
+    known = list(dict.fromkeys(layouts.load(number).dataset for number in MAIN_TABLES))
+    dataset = next(iter(filters.datasets), known[0])
+    if dataset not in known or len(filters.datasets) > 1:
+        raise BenchError(f"a picture of published numbers is of one data set{nearest(dataset, known)}")
+    tables = [layouts.load(number) for number in MAIN_TABLES if layouts.load(number).dataset == dataset]
+    rows = list(dict.fromkeys(row for table in tables for row in table.rows))
+    sigmas = sorted({float(sigma) for table in tables for sigma in table.sigmas})
+    problems = [f"no table has sigma {s:g}{nearest(f'{s:g}', [f'{k:g}' for k in sigmas])}" for s in filters.sigmas if s not in sigmas]
+    chosen = [row for row in rows if not filters.methods or any(_names(row, word) for word in filters.methods)]
+    problems += [f"no table has row {w}{nearest(w, rows)}" for w in filters.methods if not any(_names(row, w) for row in rows)]
+    if problems:
+        raise UsageError(problems)
+    printed = {(float(p.sigma), p.row, p.metric): (float(p.mean), float(p.std or 0)) for t in tables for p in layouts.values(t.number)}
+    panels = {}
+    for sigma in filters.sigmas or sigmas:
+        series = []
+        for row in chosen:
+            of_row = {metric: value for (s, r, metric), value in printed.items() if (s, r) == (sigma, row)}
+            accuracy = {float(metric): value for metric, value in of_row.items() if metric != ACR}
+            if accuracy:
+                series.append(Series(row, points=Points(dict(sorted(accuracy.items())), of_row.get(ACR))))
+        panels[sigma] = tuple(series)
+    several = any(table.seeds > 1 for table in tables)
+    numbers = " and ".join(str(table.number) for table in tables)
+    bars = f" {'Bars: ± sample standard deviation over the runs, as printed' if several else 'One run, so no bars'}."
+    text = {"curves": "Certified accuracy as printed, at the radii of the table; between them the lines only lead the eye."}
+    about = text.get(kind, "ACR against certified accuracy at r = 0, as printed.") + bars
+    return Picture(
+        kind=kind,
+        name=f"{kind}-{dataset}-published",
+        headline=f"{dataset}, as printed in Table{'s' if len(tables) > 1 else ''} {numbers} of the SmoothMix paper",
+        notes=_notes(about, [], [d.text for table in tables for d in DEVIATIONS.get(table.number, ())]),
+        baseline=tables[0].baseline,
+        panels=_drawn(panels, []),
+    )
+
+
+def _names(row: str, word: str) -> bool:
+    return any(name == word or fnmatchcase(name, word) for name in (row, row.partition(".")[0]))
 
 
 def _of_training(store: Store, groups: Sequence[Group]) -> Picture:
