@@ -26,6 +26,10 @@ LEFT_WING = [
     "bench.registry",
     "bench.mnist",
     "bench.fieldlog",
+    "bench.claims",
+    "bench.announce",
+    "bench.listing",
+    "bench.status",
 ]
 
 
@@ -205,7 +209,13 @@ FLOORS = {
     "attacks": 2,
     "models": 2,
     "certify": 2,
+    "claims": 2,
     "store": 2,
+    "announce": 3,
+    "listing": 3,
+    "status": 4,
+    "faults": 3,
+    "executors": 4,
     "mnist": 1,
     "fieldlog": 2,
     "imported": 2,
