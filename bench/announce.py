@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import threading
 import time
 import uuid
@@ -98,9 +99,20 @@ def matrices(root: Path) -> list[Matrix]:
     """What was announced; a file that cannot be read is left out, since it decides nothing but words on a screen."""
     found = []
     for path in sorted((root / FOLDER).glob("*.json")):
-        with contextlib.suppress(BenchError, OSError, KeyError, TypeError):
+        with contextlib.suppress(BenchError, OSError, KeyError, TypeError, ValueError):
             data, age = read_json(path), time.time() - path.stat().st_mtime
-            cells = tuple(Planned(**cell) for cell in data["cells"])
+            cells = tuple(_planned(cell) for cell in data["cells"])
             alive = age < claims.STALE_SECONDS and not claims.is_dead(data)
             found.append(Matrix(path=path, cells=cells, alive=alive))
     return found
+
+
+def _planned(data: dict[str, Any]) -> Planned:
+    """A cell of an announcement; BenchError if it is not of a kind that this release writes, for people paste its words into a shell."""
+    cell = Planned(**data)
+    texts = (cell.folder, cell.certification, cell.words, cell.plugin)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(cell.names, dict):
+        raise BenchError(f"{cell.folder!r} is not a cell")
+    if shlex.join(shlex.split(cell.words)) != cell.words or Path(cell.folder).is_absolute() or ".." in Path(cell.folder).parts:
+        raise BenchError(f"{cell.folder} with {cell.words!r} is not a cell of this folder")
+    return cell

@@ -91,6 +91,28 @@ def test_cells_of_a_process_that_ended_are_not_queued(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"words": "--method x; rm -rf ~"},
+        {"words": "--method $(reboot)"},
+        {"words": "--method 'x"},
+        {"words": ["--method", "x"]},
+        {"folder": "../../elsewhere"},
+        {"folder": "/etc"},
+        {"names": "x"},
+        {"more": 1},
+    ],
+)
+def test_a_forged_announcement_puts_no_line_into_anybodys_shell(tmp_path: Path, fields: dict[str, Any]) -> None:
+    store = Store(tmp_path)
+    with announced(store.root, [planned(store, 1)], []) as path:
+        data = json.loads(path.read_text())
+        assert len(standings(store)) == 1
+        write_json(path, data | {"cells": [data["cells"][0] | fields]})
+        assert standings(store) == []
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {},

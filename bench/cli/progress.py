@@ -31,8 +31,9 @@ class Show:
         self.numbers: Sequence[int] = range(len(names))
         self.live = console.is_terminal and not console.quiet
         self.begun: dict[int, float] = {}  # of the cells in the works
+        self.untouched = sum(estimates)  # of the cells that are not begun
         self.finished = self.spent = 0.0  # of the cells that ended: their estimates, their seconds
-        self.ended: set[int] = set()
+        self.ended = 0
         self.last_line = time.monotonic()
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -60,6 +61,7 @@ class Show:
         place = self.numbers[number]
         self.begun[place] = time.monotonic()
         if place not in self.tasks:
+            self.untouched -= self.estimates[place]
             self.tasks[place] = self.bars.add_task(escape(plain(self.names[place])), total=None, note="")
 
     def progress(self, number: int, phase: str, done: int, total: int) -> None:
@@ -67,7 +69,7 @@ class Show:
         place, now = self.numbers[number], time.monotonic()
         if self.live:
             self.bars.update(self.tasks[place], completed=done, total=total, note=phase)
-            self.bars.update(self.whole, completed=len(self.ended), note=f"about {clock(self._left(now))} left")
+            self.bars.update(self.whole, completed=self.ended, note=f"about {clock(self._left(now))} left")
         elif now - self.last_line > PLAIN_SECONDS:
             self.last_line = now
             self.say(f"{self._head(place)}: {phase} {done}/{total}, about {clock(self._left(now))} left")
@@ -77,20 +79,19 @@ class Show:
 
     def _left(self, now: float) -> float:
         pace = self.spent / self.finished if self.finished else 1.0
-        left = [pace * seconds for place, seconds in enumerate(self.estimates) if place not in self.ended and place not in self.begun]
-        left += [max(0.0, pace * self.estimates[place] - (now - begun)) for place, begun in self.begun.items()]
-        return sum(left) / self.slots
+        at_work = sum(max(0.0, pace * self.estimates[place] - (now - begun)) for place, begun in self.begun.items())
+        return (pace * self.untouched + at_work) / self.slots
 
     def end(self, number: int, state: str) -> None:
         """A cell ended."""
         place = self.numbers[number]
         seconds = time.monotonic() - self.begun.pop(place)
-        self.ended.add(place)
+        self.ended += 1
         self.finished += self.estimates[place]
         self.spent += seconds
         self.say(f"{self._head(place)}: {state} in {clock(seconds)}")
         self.bars.remove_task(self.tasks.pop(place))
-        self.bars.update(self.whole, completed=len(self.ended))
+        self.bars.update(self.whole, completed=self.ended)
 
     def say(self, text: str) -> None:
         """Part of `bench.executors.Watch`."""

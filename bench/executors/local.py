@@ -113,7 +113,7 @@ class _Worker:
 
 
 class LocalExecutor:
-    """One worker process per slot. A worker serves many cells, unless one fails; a plug-in's cells share a worker with nobody.
+    """One worker process per slot. A worker serves many cells, unless one fails; a plug-in's cells share one with no other method.
 
     Args:
         timeout: seconds that a cell may take once its worker is up; it then fails, and continues in the next run.
