@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri
 
+Integers = NDArray[np.int32] | NDArray[np.int64]
 LARGEST_TABLE = 10_000_000  # samples; 80 MB
 
 
@@ -70,7 +71,7 @@ def certified_radius(count: int, n: int, alpha: float, sigma: float) -> float | 
     return sigma * float(ndtri(bound))
 
 
-def lower_confidence_bounds(counts: NDArray[np.int64], n: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:
+def lower_confidence_bounds(counts: Integers, n: Integers, alpha: float) -> NDArray[np.float64]:
     """`lower_confidence_bound` of many counts, equal in every bit.
 
     Args:
@@ -82,16 +83,18 @@ def lower_confidence_bounds(counts: NDArray[np.int64], n: NDArray[np.int64], alp
     check_alpha(alpha)
     if (wrong := np.flatnonzero((n < 1) | (counts < 0) | (counts > n))).size:
         lower_confidence_bound(int(counts[wrong[0]]), int(n[wrong[0]]), alpha)
+    if len(n) and (n == n[0]).all():
+        return _bounds_of(counts, int(n[0]), alpha)
     result = np.empty(len(counts))
-    for size in set(n.tolist()):
+    for size in np.unique(n).tolist():
         mine = n == size
         result[mine] = _bounds_of(counts[mine], size, alpha)
     return result
 
 
-def _bounds_of(counts: NDArray[np.int64], n: int, alpha: float) -> NDArray[np.float64]:
+def _bounds_of(counts: Integers, n: int, alpha: float) -> NDArray[np.float64]:
     if n > LARGEST_TABLE:
-        distinct, where = np.unique(counts, return_inverse=True)
+        distinct, where = np.unique(counts.astype(np.int64), return_inverse=True)
         return np.asarray(_bound(distinct, n, alpha)[where])
     table = _table(n, alpha)
     missing = counts[np.isnan(table[counts])]
@@ -99,7 +102,7 @@ def _bounds_of(counts: NDArray[np.int64], n: int, alpha: float) -> NDArray[np.fl
     return np.asarray(table[counts])
 
 
-def _bound(counts: NDArray[np.int64], n: int, alpha: float) -> NDArray[np.float64]:
+def _bound(counts: Integers, n: int, alpha: float) -> NDArray[np.float64]:
     k = counts.astype(np.float64)
     return np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, alpha), 0.0)  # betaincinv(0, ...) is not 0 but undefined
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from bench.records import Certificate
 
-FORMAT = b"certbench columns 1"
-Integers = NDArray[np.int64]
+TYPE = "<i4"
+Integers = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Columns:
 
     @classmethod
     def of(cls, rows: Sequence[Certificate]) -> Columns:
-        """The arrays of certificates."""
-        table = np.array([_numbers(row) for row in rows], dtype=np.int64).reshape(len(rows), len(fields(cls)))
+        """The arrays of certificates, of at most 2**31 - 1 samples each."""
+        table = np.array([_numbers(row) for row in rows], dtype=np.int32).reshape(len(rows), len(fields(cls)))
         return cls(*np.ascontiguousarray(table.T))
 
 
@@ -54,9 +54,13 @@ def _numbers(row: Certificate) -> tuple[int, ...]:
     return row.index, row.label, row.selected, majority, max(*row.selection, *row.estimation), row.count, row.n0, row.n
 
 
+# The header says the layout, so that a cache of another release is no cache.
+FORMAT = f"certbench columns {TYPE} {','.join(field.name for field in fields(Columns))}".encode()
+
+
 def pack(columns: Columns, log: bytes) -> bytes:
     """The cached form of the columns of a log."""
-    payload = np.stack([getattr(columns, f.name) for f in fields(columns)]).astype("<i8").tobytes()
+    payload = np.stack([getattr(columns, f.name) for f in fields(columns)]).astype(TYPE).tobytes()
     return b"%s %s %08x\n%s" % (FORMAT, _digest(log), zlib.crc32(payload), payload)
 
 
@@ -65,7 +69,7 @@ def unpack(data: bytes, log: bytes) -> Columns | None:
     head, _, payload = data.partition(b"\n")
     if head != b"%s %s %08x" % (FORMAT, _digest(log), zlib.crc32(payload)):
         return None
-    return Columns(*np.frombuffer(payload, dtype="<i8").reshape(len(fields(Columns)), -1))
+    return Columns(*np.frombuffer(payload, dtype=TYPE).reshape(len(fields(Columns)), -1))
 
 
 def _digest(log: bytes) -> bytes:

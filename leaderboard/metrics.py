@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.bounds import certified_radii, lower_confidence_bounds
+from bench.bounds import Integers, certified_radii, lower_confidence_bounds
 from bench.columns import Columns
 from bench.errors import BenchError, nearest
 
@@ -36,8 +36,8 @@ class Outcomes:
         right: I, whether most estimation samples fell on the label; None for imported logs.
     """
 
-    index: NDArray[np.int64]
-    label: NDArray[np.int64]
+    index: Integers
+    label: Integers
     correct: NDArray[np.bool_]
     abstained: NDArray[np.bool_]
     radius: Floats
@@ -63,21 +63,23 @@ def outcomes(columns: Columns, alpha: float, sigma: float) -> Outcomes:
     """
     if not len(columns):
         raise BenchError("there are no certificates, and nothing has no average")
-    order = np.argsort(columns.index, kind="stable")
-    index, label, selected = columns.index[order], columns.label[order], columns.selected[order]
+    if not (np.diff(columns.index) > 0).all():
+        order = np.argsort(columns.index, kind="stable")
+        columns = Columns(*(getattr(columns, field.name)[order] for field in fields(columns)))
+    index, label = columns.index, columns.label
     if (doubled := index[1:][np.diff(index) == 0]).size:
         raise BenchError(f"image {doubled[0]} has two certificates, and each image counts once")
-    bound = lower_confidence_bounds(columns.count[order], columns.n[order], alpha)
+    bound = lower_confidence_bounds(columns.count, columns.n, alpha)
     radius = certified_radii(bound, sigma)
     abstained = np.isnan(radius)
     return Outcomes(
         index=index,
         label=label,
-        correct=(selected == label) & ~abstained,
+        correct=(columns.selected == label) & ~abstained,
         abstained=abstained,
         radius=np.where(abstained, 0.0, radius),
         bound=bound,
-        right=columns.majority[order] == label,
+        right=columns.majority == label,
     )
 
 
