@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, ndtri
+from scipy.special import betaincinv, betaln, ndtri, xlog1py, xlogy
 
 Integers = NDArray[np.int32] | NDArray[np.int64]
 LARGEST_TABLE = 10_000_000  # samples; 80 MB
@@ -122,3 +122,52 @@ def certified_radii(bounds: NDArray[np.float64], sigma: float) -> NDArray[np.flo
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma {sigma} must be a finite number greater than 0")
     return np.where(bounds >= 0.5, sigma * ndtri(np.maximum(bounds, 0.5)), np.nan)
+
+
+def least_count(n: int, alpha: float) -> int:
+    """The least count of n samples that certifies (n + 1 if none does): fewer abstain at this alpha.
+
+    Raises:
+        ValueError: as `lower_confidence_bound`.
+    """
+    low, high = -1, n + 1
+    lower_confidence_bound(n, n, alpha)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if lower_confidence_bound(middle, n, alpha) >= 0.5 else (middle, high)
+    return high
+
+
+def anytime_bounds(counts: Integers, n: Integers, alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bounds on binomial probabilities that hold at all sample sizes at once, so that sampling may stop at any time for any reason.
+
+    With probability at least 1 - alpha the probability lies between them after every number of samples. They are the p at which the
+    beta-binomial mixture with weights Beta(1/2, 1/2) is 1 / alpha times as likely as p: a nonnegative martingale of mean 1 under the
+    true p, which ever reaches 1 / alpha with probability at most alpha (Ville's inequality). The mixture is the wealth of a
+    bettor on the outcomes, as in the betting bounds of Waudby-Smith and Ramdas (2024).
+
+    Args:
+        counts, n: I each; 0 <= count <= n, n >= 1.
+
+    Returns:
+        lower and upper bounds, I each, rounded outwards.
+
+    Raises:
+        ValueError: as `lower_confidence_bound`.
+    """
+    check_alpha(alpha)
+    if (wrong := np.flatnonzero((n < 1) | (counts < 0) | (counts > n))).size:
+        lower_confidence_bound(int(counts[wrong[0]]), int(n[wrong[0]]), alpha)
+    k, total = counts.astype(np.float64), n.astype(np.float64)
+    return _anytime_lower(k, total, alpha), 1.0 - _anytime_lower(total - k, total, alpha)
+
+
+def _anytime_lower(k: NDArray[np.float64], n: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+    mixture = betaln(k + 0.5, n - k + 0.5) - betaln(0.5, 0.5)
+    low, high = np.zeros(len(k)), k / n
+    for _ in range(60):  # a double has 52 bits; the lower end is always on the safe side
+        middle = (low + high) / 2
+        likelihood = xlogy(k, middle) + xlog1py(n - k, -middle)
+        excluded = mixture - likelihood >= -math.log(alpha)
+        low, high = np.where(excluded, middle, low), np.where(excluded, high, middle)
+    return np.where(k > 0, low, 0.0)
