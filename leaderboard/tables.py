@@ -77,11 +77,13 @@ def render(groups: Sequence[Group], format: str, *, width: int = 120, color: boo
 
 def cells(group: Group, section: Section) -> list[list[Cell]]:
     """The cells of a section, one list per row, in the order of `group.metrics`."""
-    columns = [_column(section.rows, metric, group.baseline, ranked=not group.mixed) for metric in group.metrics]
+    ranked = not group.mixed
+    columns = [_column(section.rows, metric, group.baseline, first=not n, ranked=ranked) for n, metric in enumerate(group.metrics)]
     return [[column[number] for column in columns] for number in range(len(section.rows))]
 
 
-def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, ranked: bool = True) -> list[Cell]:
+def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, first: bool = True, ranked: bool = True) -> list[Cell]:
+    """One cell per row; the first column says how far an unfinished row is."""
     sign = -1 if metric.better == "less" else 1
     printed = {n: f"{row.stats[metric.name].mean:.{metric.decimals}f}" for n, row in enumerate(rows) if metric.name in row.stats}
     values = [sign * float(text) for text in printed.values()]
@@ -91,7 +93,7 @@ def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, ranked: bool 
     column = []
     for n, row in enumerate(rows):
         if n not in printed:
-            column.append(Cell(row.status if metric.name == ACR and not row.stats else EMPTY))
+            column.append(Cell((row.status if first else "") or EMPTY))
             continue
         stat = row.stats[metric.name]
         improves = base is not None and sign * (stat.mean - rows[base].stats[metric.name].mean) > 0 and printed[n] != printed[base]
@@ -115,7 +117,7 @@ def _trainings(group: Group) -> list[str]:
     if group.seeds:
         numbers = [seed for seed in group.seeds if isinstance(seed, int)]
         return [f"seed {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} seeds ({_spans(numbers)})"]
-    counts = sorted({len(row.seeds) for section in group.sections for row in section.rows if row.stats})
+    counts = sorted({len(row.seeds) for section in group.sections for row in section.rows if row.finished})
     if group.mixed or not counts:
         return []
     return ["1 run" if counts == [1] else f"{' or '.join(map(str, counts))} runs"]

@@ -111,6 +111,19 @@ def test_nothing_is_bold_against_an_unfinished_baseline(store: Store) -> None:
     assert found["macer"][0] == Cell("1.2316")  # the only row: best of nothing
 
 
+@pytest.mark.parametrize("word", ["ACR", "clean", "cost", "0.50", "classes"])
+def test_an_unfinished_row_says_so_whatever_the_columns(store: Store, word: str) -> None:
+    add(store, run_spec(seed=0))
+    add(store, run_spec(seed=1))
+    add(store, run_spec("macer"))
+    groups = collect(store, metrics=(word,))
+    assert cells(groups[0], groups[0].sections[0])[1][0].mean == "1/2 seeds"
+    for format in ("terminal", "markdown", "latex", "csv", "json"):
+        assert "1/2 seeds" in render(groups, format)
+    # A finished row whose evidence lacks the metric is finished all the same.
+    assert json.loads(render(groups, "json"))["groups"][0]["sections"][0]["rows"][0]["status"] == "done"
+
+
 def test_sigmas_are_compared_apart(store: Store) -> None:
     add(store, run_spec(sigma=0.25), (N, N, N, 500))
     add(store, run_spec("macer", sigma=0.25), (N, N, 500, 500))

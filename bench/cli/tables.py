@@ -82,6 +82,8 @@ def table(
     columns = words(metric, "--metric", problems)
     if number is not None and (columns or ties or mix):
         problems.append("--table has the paper's columns and rows; leave out --metric, --ties and --mix")
+    if ties and columns and not {"ACR", "all"} & set(columns):
+        problems.append("--ties marks the column ACR; add ACR to --metric")
     if problems:
         stop(problems)
     if not (number is not None and against):
