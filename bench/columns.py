@@ -65,6 +65,8 @@ def unpack(data: bytes, log: bytes) -> Columns | None:
     head, _, payload = data.partition(b"\n")
     if head != b"%s %s %08x" % (FORMAT, _digest(log), zlib.crc32(payload)):
         return None
+    if len(payload) % (8 * len(fields(Columns))):
+        return None
     return Columns(*np.frombuffer(payload, dtype="<i8").reshape(len(fields(Columns)), -1))
 
 

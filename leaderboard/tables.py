@@ -152,7 +152,8 @@ def conditions(group: Group) -> list[str]:
     parts += [f"alpha = {known['alpha']:g}"] if "alpha" in known else []
     parts += [f"{known['certify.rule']} bound"] if "certify.rule" in known else []
     if group.images and "certify.images" in known:
-        parts.append(f"{group.images:,} of {group.test_size:,} test images ({known['certify.images']})")
+        of = f" of {group.test_size:,}" if group.test_size else ""
+        parts.append(f"{group.images:,}{of} test images ({known['certify.images']})")
     parts += [f"sampling seed {known['certify.seed']}"] if "certify.seed" in known else []
     # Whatever else a certification may be told is unusual, and is said where it is not as usual.
     usual = {f"certify.{f.name}": f.default for f in dataclasses.fields(CertifySpec)}
@@ -227,22 +228,38 @@ def _terminal(groups: Sequence[Group], width: int, color: bool) -> str:
             _environ={},
         )
 
+    def wide(table: Table) -> int:
+        return console(10_000).measure(table).maximum
+
     for number, group in enumerate(groups):
-        # First names fold, then deviations go below their means; after that the table outgrows the width, since rich would cut digits.
-        for fold, stacked in ((False, False), (True, False), (True, True)):
-            table = _rich_table(group, color, fold=fold, stacked=stacked)
-            if (wide := console(10_000).measure(table).maximum) <= width:
-                break
         signs = (("Bold", "Underlined") if color else ("+", "*")) if legend(group) else ()
         paragraphs = [details(group), legend(group, *signs), *group.notes, *(f"({c}) {note}" for note, c in _letters(group).items())]
         if number:
             file.write("\n")
         console(width).print(Text(headline(group), style="bold"))
-        console(max(width, wide)).print(table)
+        for table in _fitting(group, color, lambda table: wide(table) <= width):
+            console(max(width, wide(table))).print(table)
         for paragraph in filter(None, paragraphs):
             console(width).print(Text(_clean(paragraph), style="dim"))
     lines = file.getvalue().replace(HARD_SPACE, " ").split("\n")
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _fitting(group: Group, color: bool, fits: Callable[[Table], bool]) -> list[Table]:
+    """First names fold, then deviations go below their means, then columns stand in several tables; digits are never cut."""
+    for fold, stacked in ((False, False), (True, False), (True, True)):
+        if fits(table := _rich_table(group, color, fold=fold, stacked=stacked)):
+            return [table]
+    tables, rest = [], group.metrics
+    while rest:
+        # The most columns that fit, at least one, however narrow the terminal.
+        for count in range(len(rest), 0, -1):
+            part = dataclasses.replace(group, metrics=rest[:count])
+            if fits(table := _rich_table(part, color, fold=True, stacked=True)):
+                break
+        tables.append(table)
+        rest = rest[count:]
+    return tables
 
 
 def _rich_table(group: Group, color: bool, *, fold: bool, stacked: bool) -> Table:
@@ -387,7 +404,8 @@ _TEX = {
 def escape_latex(text: str) -> str:
     """Text that LaTeX prints as it is, without control characters."""
     # pdflatex stops at characters that its fonts lack, so those outside ASCII are spelled out.
-    return "".join(_TEX.get(c, c if c.isascii() else f"U+{ord(c):04X}") for c in _clean(text))
+    # Two hyphens are a flag such as --mix, not a dash.
+    return "".join(_TEX.get(c, c if c.isascii() else f"U+{ord(c):04X}") for c in _clean(text)).replace("--", "-{}-")
 
 
 def _lines(group: Group, show: Callable[[Cell], str], name: Callable[[Row], str]) -> list[list[str]]:

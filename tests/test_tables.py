@@ -18,7 +18,7 @@ from typer.testing import Result
 from bench.errors import BenchError
 from bench.store import Store
 from leaderboard.aggregate import Group, collect
-from leaderboard.tables import Cell, caption, cells, render
+from leaderboard.tables import Cell, caption, cells, escape_latex, render
 
 HOSTILE = r"a|b&c_%$#{}~^\x[red]*_`<b>" + '"\n=1'
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")
@@ -350,6 +350,24 @@ def test_terminal_never_loses_a_digit(store: Store, width: int, seeds: int) -> N
     assert "smoothmix.eta5-onestep" in text
     if width == 120:
         assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_many_columns_stand_in_several_tables_that_fit(store: Store, width: int) -> None:
+    for seed in range(3):
+        add(store, run_spec("smoothmix.eta5-onestep", seed=seed), (N, 700 + seed, 620, 612))
+    (group,) = collect(store, metrics=("all",))
+    lines = render([group], "terminal", width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    heads = [line for line in lines if line.startswith("sigma")]
+    assert len(heads) > 1
+    # Every column once, in order, beside the name of its row.
+    assert [word for head in heads for word in re.split(r"  +", head.strip())[2:]] == [m.heading for m in group.metrics]
+    assert sum("smoothmix.eta5-onestep" in line for line in lines) == len(heads)
+
+
+def test_a_flag_is_no_dash_in_latex() -> None:
+    assert escape_latex("--mix, 5-10") == "-{}-mix, 5-10"
 
 
 def test_terminal_shows_hostile_names_as_text(store: Store) -> None:

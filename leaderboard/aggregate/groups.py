@@ -122,7 +122,7 @@ class Group:
         source: own runs, imported logs, or (only if mixed) both.
         conditions: name -> value of what all rows share: `source`, `protocol`, `changes` of it, `recipe`, `network`, `train.*`
             without the batch, which a method's recipe may cut, `certify.*`, `alpha`, `rounding`.
-        images: test images of a finished certification, of test_size.
+        images: test images of a finished certification, of test_size, which is 0 where nothing is known of the data set.
         seeds: those that a complete row has; empty where rows differ in it.
         baseline: the row that others are compared with.
         mixed: whether rows differ in conditions, or average several sources of a method; nothing is ranked then.

@@ -80,7 +80,7 @@ def _group(logs: Sequence[Import], words: Sequence[str]) -> Group:
         source="imported",
         conditions=conditions_of_log(logs[0]),
         images=len(images),
-        test_size=info.test_size if info else len(images),
+        test_size=info.test_size if info else 0,
         seeds=(),
         baseline=layout.baseline,
         metrics=metrics,
