@@ -237,7 +237,9 @@ def _terminal(groups: Sequence[Group], width: int, color: bool) -> str:
         if number:
             file.write("\n")
         console(width).print(Text(headline(group), style="bold"))
-        for table in _fitting(group, color, lambda table: wide(table) <= width):
+        for part, table in enumerate(_fitting(group, color, lambda table: wide(table) <= width)):
+            if part:
+                file.write("\n")
             console(max(width, wide(table))).print(table)
         for paragraph in filter(None, paragraphs):
             console(width).print(Text(_clean(paragraph), style="dim"))

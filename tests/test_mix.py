@@ -164,3 +164,12 @@ def test_a_run_that_failed_before_training_has_no_source_to_mix(store: Store) ->
     (run.path / "environment.json").unlink()
     (group,) = collect(store)
     assert group.sections[0].rows[0].status == "1/2 seeds, 1 failed"
+
+
+def test_of_an_unknown_data_set_no_size_is_claimed(store: Store, tmp_path: Path) -> None:
+    write_log(tmp_path / "logs/plain/noise_0.5_1", (0.7, 0.7, 0.7, 0.7))
+    (tmp_path / "map.toml").write_text(MAP.replace("mnist", "toys"))
+    import_logs(tmp_path / "logs", store.root, load_map(tmp_path / "map.toml"), strict=True)
+    (group,) = collect(store)
+    assert "4 test images (first:4)" in caption(group)
+    assert "of 4" not in caption(group)
