@@ -81,7 +81,7 @@ def test_a_difference_that_does_not_print_is_not_bold(store: Store) -> None:
     # 5e-5 of a radius that both rows print alike.
     from leaderboard.aggregate import Row, Stat
     from leaderboard.metrics import columns_of
-    from leaderboard.tables import _column
+    from leaderboard.tables.cells import _column
 
     (acr,) = columns_of(["ACR"], (), 10)
 
@@ -283,7 +283,7 @@ def test_csv_is_exact_and_inert(store: Store) -> None:
 
 
 def test_csv_of_hostile_names(store: Store) -> None:
-    from leaderboard.tables import _field
+    from leaderboard.tables.data import _field
 
     lines = list(csv.DictReader(io.StringIO(render(hostile(store), "csv"))))
     assert len(lines) == 2 * 7
