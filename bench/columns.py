@@ -69,7 +69,10 @@ def unpack(data: bytes, log: bytes) -> Columns | None:
     head, _, payload = data.partition(b"\n")
     if head != b"%s %s %08x" % (FORMAT, _digest(log), zlib.crc32(payload)):
         return None
-    return Columns(*np.frombuffer(payload, dtype=TYPE).reshape(len(fields(Columns)), -1))
+    table = np.frombuffer(payload, dtype=np.uint8)
+    if table.size % (np.dtype(TYPE).itemsize * len(fields(Columns))):
+        return None
+    return Columns(*table.view(TYPE).reshape(len(fields(Columns)), -1))
 
 
 def _digest(log: bytes) -> bytes:

@@ -31,7 +31,7 @@ def groups_of_runs(
         runs: all of the store; which seeds a row should have is seen from them. wanted: keys of those that are shown.
         seeds: the expected seeds; empty: those that any run of the group has.
         words: metrics, see `metrics.columns_of`.
-        mix_sources: whether a row may average trainings from several sources of its method.
+        mix_sources: whether a row may average trainings from several sources of its method; such a group is a mixture.
     """
     places: dict[str, Run] = {}
     for run in runs:
@@ -178,6 +178,7 @@ def _group(
         baseline=layout.baseline,
         metrics=columns,
         sections=tuple(sections),
+        mixed=bool(sources) and mix_sources,
         notes=_environments(members),
     )
 
@@ -220,7 +221,9 @@ def _sources(runs: Sequence[Run]) -> dict[str, str]:
     """Method -> note, for methods whose runs were trained from several sources."""
     sources: dict[str, set[str]] = defaultdict(set)
     for run in runs:
-        sources[run.spec.method].add(str((run.environment() or {}).get("method_sha256") or "unknown")[:8])
+        environment = run.environment()
+        if environment or run.training():  # one that failed before its first step was made from no source
+            sources[run.spec.method].add(str((environment or {}).get("method_sha256") or "unknown")[:8])
     return {
         method: f"a mixture of method sources: {method} was trained from {', '.join(sorted(hashes))}"
         for method, hashes in sources.items()
