@@ -21,7 +21,7 @@ SHOWN = 20  # failures of one file on the terminal; --json has all of them
 def verify(
     what: Annotated[
         Path,
-        typer.Argument(metavar="[RESULTS|RUN|LOG]", help="A folder of results, a run's folder or key, or a log in the field's format."),
+        typer.Argument(metavar="RESULTS|RUN|LOG", help="A folder of results, a run's folder or key, or a log in the field's format."),
     ] = Path("results/runs"),
     alpha: Annotated[float, typer.Option("--alpha", help="Failure probability at which radii are recomputed, in (0, 1/2).")] = 0.001,
     complete: Annotated[bool, typer.Option("--complete", help="What is unfinished is a failure too.")] = False,
@@ -190,7 +190,14 @@ def _print(what: Path, report: Report, again: Recertification | None, facts: Log
         typer.echo(plain(f"unfinished: {item.path}: {item.reason}"))
     typer.echo(plain(f"{what}:"))
     if facts:
-        typer.echo(f"{report.log_rows:8,} rows of a log" + ("" if report.distinct else ", without counts to recompute radii from"))
+        what_of = (
+            ""
+            if report.distinct
+            else " (a log is read entirely or not at all)"
+            if report.failures
+            else ", without counts to recompute radii from"
+        )
+        typer.echo(f"{report.log_rows:8,} rows of a log{what_of}")
     else:
         typer.echo(f"{report.runs:8,} runs, {report.weights:,} of them with weights")
         typer.echo(f"{report.certifications:8,} certifications, {len(report.finished):,} of them finished and whole, {report.rows:,} rows")

@@ -58,7 +58,12 @@ def verify_import(folder: Path, top: Path, report: Report) -> None:
     # The store keeps a log without its times; a column of zeros makes it a log of the field again, line by line.
     header, *lines = fieldlog.canonical(rows).decode("ascii").splitlines()
     data = "".join([f"{header}\ttime\n", *(f"{line}\t0\n" for line in lines)]).encode("ascii")
-    log = report.attempt(stored.file, lambda: _parse(data, facts, stored.file))
+    try:
+        sizes = _sizes(spec.dataset)
+    except BenchError:  # only the map that it was imported by knew it: take the sizes that it needs at least
+        highest = max((max(row.label, row.predict) for row in rows), default=0)
+        sizes = highest + 1, max((row.index for row in rows), default=0) + 1
+    log = report.attempt(stored.file, lambda: _parse(data, facts, stored.file, sizes))
     if log is not None:
         report.imported_rows += len(log.rows)
 
@@ -70,10 +75,10 @@ def verify_log(file: Path, facts: LogFacts) -> Report:
         BenchError: a data set that is not known.
         OSError: the file cannot be read.
     """
-    _sizes(facts.dataset)
+    sizes = _sizes(facts.dataset)
     report = Report(alpha=facts.alpha)
     data = fieldlog.load(file, name=str(file))
-    log = report.attempt(file, lambda: _parse(data, facts, file))
+    log = report.attempt(file, lambda: _parse(data, facts, file, sizes))
     if log is None:
         return report
     report.log_rows = len(log.rows)
@@ -97,13 +102,13 @@ def _sizes(dataset: str) -> tuple[int, int]:
     return sizes[dataset]
 
 
-def _parse(data: bytes, facts: LogFacts, file: Path) -> Log:
+def _parse(data: bytes, facts: LogFacts, file: Path, sizes: tuple[int, int]) -> Log:
     """The log, if it is entirely one of what is expected.
 
     Raises:
         BenchError: it is not.
     """
-    classes, size = _sizes(facts.dataset)
+    classes, size = sizes
     cells = [line.split("\t") for line in data[:1000].decode("ascii", "replace").splitlines()[:3]]
     images = [facts.images] if facts.images else _selections(cells)
     n = facts.n or next((int(row[-1]) for row in cells[1:2] if tuple(cells[0]) == fieldlog.OURS and row[-1].isdigit()), 100_000)

@@ -32,6 +32,8 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
     Raises:
         BenchError: there is nothing to verify in it.
     """
+    if top.resolve().name.startswith("certify-"):
+        raise BenchError(f"{top} is one certification; name the folder of its run, {top.resolve().parent.name}")
     report, radii = Report(alpha=alpha), Radii(alpha)
     nothing = True
     for folder in _folders(top, report):
