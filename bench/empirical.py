@@ -192,24 +192,29 @@ def attack(
 
 def _find(base: nn.Module, x: Tensor, y: Tensor, indices: Sequence[int], sigma: float, eps: float, spec: AttackSpec) -> Tensor:
     """Of all starts, the point with the lowest averaged softmax of class y: B C H W, within eps of x and within [0, 1]."""
-    best, best_loss = x, torch.full((len(x),), -math.inf, device=x.device)
+
+    def generators(purpose: str | int) -> list[torch.Generator]:
+        return [torch.Generator(x.device).manual_seed(derive(spec.seed, "attack", index, repr(eps), purpose)) for index in indices]
+
+    def noise(drawing: Sequence[torch.Generator]) -> Tensor:  # M B C H W
+        drawn = [SmoothedClassifier(base, sigma, own).noise(image, spec.samples) for own, image in zip(drawing, x, strict=True)]
+        return torch.stack(drawn, dim=1)
+
+    def restrict(point: Tensor) -> Tensor:
+        return project_l2(point.clamp(0, 1), x, eps)
+
+    g = SmoothedClassifier(base, sigma, torch.Generator(x.device))
+    points = []
     for restart in range(1 + spec.restarts):
-        seeds = [derive(spec.seed, "attack", index, repr(eps), restart) for index in indices]
-        generators = [torch.Generator(x.device).manual_seed(seed) for seed in seeds]
-        drawn = [SmoothedClassifier(base, sigma, g).noise(image, spec.samples) for g, image in zip(generators, x, strict=True)]
-        noise = torch.stack(drawn, dim=1)  # M B C H W
-        start = torch.stack([_within(image, eps, g) for g, image in zip(generators, x, strict=True)]) if restart else x
-        g = SmoothedClassifier(base, sigma, generators[0])
-
-        def restrict(point: Tensor) -> Tensor:
-            return project_l2(point.clamp(0, 1), x, eps)
-
-        point = ascend(g, restrict(start), y, noise, steps=spec.steps, step_size=2 * eps / spec.steps, restrict=restrict)[-1]
-        with g.frozen(), torch.inference_mode():
-            loss = -gather(log_soft_vote(g.logits(point, noise)), y)  # B
-        better = loss > best_loss
-        best, best_loss = torch.where(better[:, None, None, None], point, best), torch.where(better, loss, best_loss)
-    return best
+        own = generators(restart)
+        start = restrict(torch.stack([_within(image, eps, drawing) for image, drawing in zip(x, own, strict=True)])) if restart else x
+        points.append(ascend(g, start, y, noise(own), steps=spec.steps, step_size=2 * eps / spec.steps, restrict=restrict)[-1])
+    if len(points) == 1:
+        return points[0]
+    judge = noise(generators("judge"))  # one for all starts: each has fitted its own
+    with g.frozen(), torch.inference_mode():
+        best = torch.stack([gather(log_soft_vote(g.logits(point, judge)), y) for point in points]).argmin(0)  # B
+    return torch.stack(points)[best, torch.arange(len(x), device=x.device)]
 
 
 def _within(image: Tensor, eps: float, generator: torch.Generator) -> Tensor:

@@ -190,14 +190,7 @@ def _print(what: Path, report: Report, again: Recertification | None, facts: Log
         typer.echo(plain(f"unfinished: {item.path}: {item.reason}"))
     typer.echo(plain(f"{what}:"))
     if facts:
-        what_of = (
-            ""
-            if report.distinct
-            else " (a log is read entirely or not at all)"
-            if report.failures
-            else ", without counts to recompute radii from"
-        )
-        typer.echo(f"{report.log_rows:8,} rows of a log{what_of}")
+        typer.echo(f"{report.log_rows:8,} rows of a log{_of_a_log(report)}")
     else:
         typer.echo(f"{report.runs:8,} runs, {report.weights:,} of them with weights")
         typer.echo(f"{report.certifications:8,} certifications, {len(report.finished):,} of them finished and whole, {report.rows:,} rows")
@@ -210,6 +203,12 @@ def _print(what: Path, report: Report, again: Recertification | None, facts: Log
     if again:
         _print_again(report, again)
     typer.echo(f"{len(report.failures):8,} failures" if report.failures else "everything that was checked holds")
+
+
+def _of_a_log(report: Report) -> str:
+    if report.distinct:
+        return ""
+    return " (a log is read entirely or not at all)" if report.failures else ", without counts to recompute radii from"
 
 
 def _print_again(report: Report, again: Recertification) -> None:
