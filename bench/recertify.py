@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from itertools import accumulate, groupby
 from math import comb
 from typing import Any
@@ -19,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import binomtest, fisher_exact
-from torch import nn
 
 from bench import environment
 from bench.certify import Sampler
@@ -86,18 +86,23 @@ class Recertification:
 
     Attributes:
         seed: decided which rows were drawn.
-        drawn: rows certified again. total: rows they were drawn from.
+        total: rows they were drawn from. drawn: rows certified again.
         equal: rows with exactly the recorded counts.
         missed: chance that so many drawn rows miss every forged one, if a tenth of the total is forged.
         remarks: sentences for the reader.
     """
 
     seed: int
-    drawn: int
     total: int
+    drawn: int = 0
     equal: int = 0
     missed: float = 1.0
     remarks: list[str] = field(default_factory=list)
+
+    @property
+    def tenth(self) -> int:
+        """A tenth of the rows they were drawn from, one at least."""
+        return max(1, self.total // 10)
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -131,47 +136,47 @@ def recertify(
         progress: told rows done and rows to do.
 
     Raises:
-        BenchError: weights or data that cannot be read, or logits that are not finite.
+        BenchError: data that cannot be read.
     """
     pool = [evidence for evidence in report.finished if evidence.weights]
     drawn = draw(pool, rows, seed)
-    total = sum(evidence.rows for evidence in pool)
-    result = Recertification(seed=seed, drawn=len(drawn), total=total)
+    result = Recertification(seed=seed, total=sum(evidence.rows for evidence in pool))
     if not drawn:
-        folder = report.finished[0].certification.run.path if report.finished else None
-        where = f", such as {folder / 'weights.safetensors'}" if folder else ""
-        result.remarks.append(f"no finished certification has weights{where}, so nothing can be certified again")
-        if folder:
-            report.fail(folder, "it was to be certified again, but no finished certification has weights")
+        report.fail(report.top, "no finished certification in it has weights, so nothing can be certified again")
         return result
-    result.missed = float(chance_of_missing(total, total // 10 or 1, len(drawn)))
     again: list[Again] = []
-    for certification, places in groupby(drawn, key=lambda item: item[0]):
-        chosen = [place for _, place in places]
-        training = certification.run.training() or {}
-        model = load_weights(certification.run, training["weights_sha256"], device)
-        for item in _certify(certification, chosen, model, device):
-            again.append(item)
-            progress(len(again), len(drawn))
-    result.equal = sum(item.equal for item in again)
+    for certification, group in groupby(drawn, key=lambda item: item[0]):
+        load(certification.run.spec.dataset, "test")
+        places = [place for _, place in group]
+        again += report.attempt(certification.run.weights, partial(_certify, certification, places, device)) or []
+        progress(len(again), len(drawn))
+    result.drawn, result.equal = len(again), sum(item.equal for item in again)
+    result.missed = float(chance_of_missing(result.total, result.tenth, len(again)))
     _compare(again, report, result)
     return result
 
 
-def _certify(certification: Certification, places: Sequence[int], model: nn.Module, device: torch.device) -> Iterator[Again]:
+def _certify(certification: Certification, places: Sequence[int], device: torch.device) -> list[Again]:
+    """The rows in some places of a certification, certified again.
+
+    Raises:
+        BenchError: weights that are not those of the run's architecture, or logits that are not finite.
+    """
     run, spec = certification.run, certification.spec
-    data = load(run.spec.dataset, "test")
-    rows = certification.rows()
+    data, rows = load(run.spec.dataset, "test"), certification.rows()
+    model = load_weights(run, (run.training() or {})["weights_sha256"], device)
     now = _conditions(environment.describe(device, "", {}))
     before = certification.environment() or {}
     history = [_conditions(entry) for entry in (before, *before.get("history", []))]
     differing = tuple(name for name in now if any(entry[name] != now[name] for entry in history))
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed)
+    again = []
     for place in places:
         recorded = rows[place]
         image = data.images(torch.tensor([recorded.index]))[0].to(device)
         found = sampler.certify(image, recorded.index, recorded.label, spec.n0, spec.n)
-        yield Again(certification, place + 1, recorded, found, differing)
+        again.append(Again(certification, place + 1, recorded, found, differing))
+    return again
 
 
 def _conditions(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,7 +219,7 @@ def _compare(again: Sequence[Again], report: Report, result: Recertification) ->
         for item in group:
             if not item.rounding:
                 _fail(report, item, f"{item.told}; {why}")
-    forged = f"{result.total // 10 or 1:,} of the {result.total:,} rows were forged"
+    forged = f"{result.tenth:,} of the {result.total:,} rows were forged"
     result.remarks.append(f"if {forged}, these would all be honest ones with probability {result.missed:.2g}")
 
 
@@ -236,7 +241,7 @@ def _compare_samples(group: Sequence[Again], level: float, report: Report) -> No
     higher, lower = sum(item.recorded.count > item.count for item in group), sum(item.recorded.count < item.count for item in group)
     if higher and (p := float(binomtest(higher, higher + lower, alternative="greater").pvalue)) < level:
         reason = f"{higher} of {higher + lower} differing rows record more samples of the selected class than were found (p = {p:.2g})"
-        report.fail(group[0].certification.run.path.parent, f"certified again: {reason}")
+        report.fail(report.top, f"certified again: {reason}")
 
 
 def _fail(report: Report, item: Again, reason: str) -> None:

@@ -115,7 +115,8 @@ def _attack(found: Certification, rows: Sequence[Any], spec: AttackSpec, device:
     training = found.run.training() or {}
     model = load_weights(found.run, training.get("weights_sha256", ""), place)
     pixels = load(found.run.spec.dataset, "test").images(torch.tensor([row.index for row in rows])).to(place)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("attacking", total=len(rows))
         return attack(
             model, pixels, rows, found.run.spec.sigma, found.run.info.classes, spec, lambda done, total: bar.update(task, completed=done)

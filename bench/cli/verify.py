@@ -133,7 +133,8 @@ def _recertify(report: Report, rows: int, seed: int | None, device: str) -> Rece
     from bench.run import pick_device
 
     chosen = pick_device(device)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("certifying again", total=None)
         return recertify(
             report,

@@ -36,7 +36,7 @@ class LogFacts:
     images: str | None = None
 
 
-def verify_import(folder: Path, top: Path, report: Report) -> None:
+def verify_import(folder: Path, report: Report) -> None:
     """Checks an imported log: its spec, its check sum, its images, labels and radii."""
     file = folder / "spec.json"
     if not file.exists():
@@ -48,7 +48,7 @@ def verify_import(folder: Path, top: Path, report: Report) -> None:
         return
     if not folder.resolve().name.endswith(f"-{spec.key}"):
         report.fail(file, f"its key is {spec.key}, but the folder is {folder.resolve().name}")
-    elif reason := misplaced(folder, top, spec.folder):
+    elif reason := misplaced(folder, report.top, spec.folder):
         report.fail(file, reason)
     stored = Import(folder, spec)
     rows = report.attempt(stored.file, stored.rows)
@@ -76,7 +76,7 @@ def verify_log(file: Path, facts: LogFacts) -> Report:
         OSError: the file cannot be read.
     """
     sizes = _sizes(facts.dataset)
-    report = Report(alpha=facts.alpha)
+    report = Report(top=file, alpha=facts.alpha)
     data = fieldlog.load(file, name=str(file))
     log = report.attempt(file, lambda: _parse(data, facts, file, sizes))
     if log is None:

@@ -59,6 +59,7 @@ class Report:
     """Everything that was checked and everything that does not hold.
 
     Attributes:
+        top: the folder or file that was checked.
         alpha: at which radii were recomputed.
         weights: files of weights whose check sum was compared.
         rows: of evidence. imported_rows: of imported logs. log_rows: of log files.
@@ -66,6 +67,7 @@ class Report:
         finished: certifications that recertification can draw from.
     """
 
+    top: Path
     alpha: float
     runs: int = 0
     weights: int = 0

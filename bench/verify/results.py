@@ -34,14 +34,14 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
     """
     if top.resolve().name.startswith("certify-"):
         raise BenchError(f"{top} is one certification; name the folder of its run, {top.resolve().parent.name}")
-    report, radii = Report(alpha=alpha), Radii(alpha)
+    report, radii = Report(top=top, alpha=alpha), Radii(alpha)
     nothing = True
-    for folder in _folders(top, report):
+    for folder in _folders(report):
         nothing = False
         if _is_import(folder):
-            verify_import(folder, top, report)
+            verify_import(folder, report)
         else:
-            _verify_run(folder, top, report, radii)
+            _verify_run(folder, report, radii)
     if nothing and not report.failures:
         raise BenchError(f"{top} holds no run and no imported log")
     report.distinct = radii.distinct
@@ -51,9 +51,9 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
     return report
 
 
-def _folders(top: Path, report: Report) -> Iterator[Path]:
+def _folders(report: Report) -> Iterator[Path]:
     """Folders of runs and imported logs, in order; hidden ones, such as runs that were set aside, are left out."""
-    waiting, seen = [top], set()
+    waiting, seen = [report.top], set()
     while waiting:
         folder = waiting.pop()
         if (real := folder.resolve()) in seen:
@@ -72,7 +72,7 @@ def _is_import(folder: Path) -> bool:
     return (folder / "rows.tsv").exists() or FOLDER in folder.resolve().parts[-4:-3]
 
 
-def _verify_run(folder: Path, top: Path, report: Report, radii: Radii) -> None:
+def _verify_run(folder: Path, report: Report, radii: Radii) -> None:
     report.runs += 1
     file = folder / "spec.json"
     spec = report.attempt(file, lambda: from_json(RunSpec, file.read_bytes(), str(file)))
@@ -81,7 +81,7 @@ def _verify_run(folder: Path, top: Path, report: Report, radii: Radii) -> None:
     run = Run(folder, spec)
     if not folder.resolve().name.endswith(f"-{spec.key}"):
         report.fail(file, f"its key is {spec.key}, but the folder is {folder.resolve().name}")
-    elif reason := misplaced(folder, top, Store(Path()).run(spec).path):
+    elif reason := misplaced(folder, report.top, Store(Path()).run(spec).path):
         report.fail(file, reason)
     training = report.attempt(folder / "training.json", run.training)
     for name, read in (("failure", run.failure), ("timing", run.timing), ("environment", run.environment)):
