@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -176,7 +177,7 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
     """The trained base classifier, from disk if it is there."""
     info = DATASETS[cell.spec.dataset]
     if training := run.training():
-        return _load_weights(run, training["weights_sha256"], options.device)
+        return load_weights(run, training["weights_sha256"], options.device)
     data = load(cell.spec.dataset, "train")
     _record_environment(cell, run, options, data.checksums)
     trainer = Trainer(cell.spec, cell.method, info, data.to(options.device), options.device)
@@ -258,14 +259,26 @@ def _restore(trainer: Trainer, run: Run, report: Report) -> float:
     return 0.0
 
 
-def _load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
+def load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
+    """The base classifier of a run, from disk.
+
+    Args:
+        expected: SHA-256 of the weights.
+
+    Raises:
+        BenchError: no weights, others than expected, or not those of the run's architecture.
+    """
     if not run.weights.exists():
         raise BenchError(f"{run.path} holds no weights (evidence only), so it cannot be certified further; --rerun all trains it again")
     found = sha256(run.weights)
     if found != expected:
         raise BenchError(f"{run.weights}: SHA-256 is {found}, but training.json says {expected}; --rerun all trains it again")
     model = build(run.spec.train.arch, DATASETS[run.spec.dataset], 0)
-    model.load_state_dict(safetensors.torch.load_file(run.weights))
+    try:
+        model.load_state_dict(safetensors.torch.load_file(run.weights))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise BenchError(f"{run.weights} does not hold the weights of a {run.spec.train.arch}: {told}") from None
     return place(model, device)
 
 

@@ -26,6 +26,11 @@ LEFT_WING = [
     "bench.registry",
     "bench.mnist",
     "bench.fieldlog",
+    "bench.verify.evidence",
+    "bench.verify.logs",
+    "bench.verify.radii",
+    "bench.verify.report",
+    "bench.verify.results",
 ]
 
 
@@ -211,10 +216,13 @@ FLOORS = {
     "imported": 2,
     "environment": 2,
     "contract": 3,
+    "empirical": 3,
+    "verify": 3,
     "plan": 4,
     "train": 3,
     "registry": 3,
     "run": 4,
+    "recertify": 4,
     "cli": 5,
 }
 

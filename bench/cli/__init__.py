@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import compare, exchange, look, make, plots, run, tables
+from bench.cli import attack, compare, exchange, look, make, plots, run, tables, verify
 
 app = typer.Typer(
     name="bench",
@@ -46,3 +46,5 @@ app.command("check")(make.check)
 app.command("new-method")(make.new_method)
 app.command("import")(exchange.import_)
 app.command("export")(exchange.export)
+app.command("verify")(verify.verify)
+app.command("attack")(attack.attack)

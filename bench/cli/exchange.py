@@ -116,7 +116,7 @@ def export(
     from bench.store import Store, write_atomically
 
     def work() -> tuple[Certification, bytes]:
-        found, rows = _certification(Store(results).find(run), certification)
+        found, rows = finished_certification(Store(results).find(run), certification)
         return found, fieldlog.write(rows, alpha=alpha, sigma=found.run.spec.sigma, seconds=_seconds(found.path / "times.csv"))
 
     found, data = guarded(work)
@@ -128,7 +128,7 @@ def export(
     typer.echo(f"wrote {out}: {lines} images of {found.run.spec.row}, sigma {found.run.spec.sigma:g}, seed {found.run.spec.seed}")
 
 
-def _certification(run: Run, key: str | None) -> tuple[Certification, list[Certificate]]:
+def finished_certification(run: Run, key: str | None) -> tuple[Certification, list[Certificate]]:
     """The one that was asked for and its rows, if it is finished.
 
     Raises:
