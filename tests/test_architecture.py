@@ -26,6 +26,8 @@ LEFT_WING = [
     "bench.registry",
     "bench.mnist",
     "bench.fieldlog",
+    "bench.checkpoints",
+    "bench.checkpoints.stored",
 ]
 
 
@@ -213,6 +215,8 @@ FLOORS = {
     "plan": 4,
     "train": 3,
     "registry": 3,
+    "predict": 3,
+    "checkpoints": 4,
     "run": 4,
     "cli": 5,
 }
