@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,15 +87,17 @@ def _bytes(path: Path) -> bytes:
 
 
 def _check_zip(path: Path, data: bytes) -> None:
-    """torch.save stores its records as they are; whatever would grow when it is unpacked is refused."""
+    """torch.save stores its records as they are; whatever would grow when it is unpacked is refused. Check sums are compared."""
     try:
-        records = zipfile.ZipFile(io.BytesIO(data)).infolist()
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        records = archive.infolist()
     except Exception as error:
         raise BenchError(f"{path} is damaged or cut short ({type(error).__name__}: {error})") from None
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise BenchError(f"{path} has compressed records, which torch.save does not write; unpack it if it is an archive of other files")
     if sum(record.file_size for record in records) > len(data):
         raise BenchError(f"{path} has records that overlap: together they are larger than the file")
+    _check_sums(path, archive)
     names = {record.filename.rpartition("/")[2] for record in records}
     if "constants.pkl" in names:
         raise BenchError(f"{path} is a TorchScript archive, which is code; save the state_dict of its module instead")
@@ -104,16 +107,29 @@ def _check_zip(path: Path, data: bytes) -> None:
         raise BenchError(f"{path} has more than {MAX_PICKLE >> 20} MiB of names and plain values, which is no checkpoint")
 
 
+def _check_sums(path: Path, archive: zipfile.ZipFile) -> None:
+    """torch.load reads weights without comparing them with the check sums that stand beside them."""
+    try:
+        wrong = archive.testzip()
+    except Exception as error:
+        raise BenchError(f"{path} is damaged or cut short ({type(error).__name__}: {error})") from None
+    if wrong is not None:
+        raise BenchError(f"{path} is damaged: the check sum of its record {wrong[:80]!r} does not fit")
+
+
 def _torch_load(path: Path, data: bytes) -> Any:
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of tensors that are refused in a moment
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the damage makes of the file: the list of possible types has no end
-        if found := re.search(r"(?:GLOBAL |Unsupported class |instruction: )([\w.]+)", str(error)):
+        # torch's own text advises to load the file as code, so only the words after it are passed on.
+        said = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())
+        if found := re.search(r"GLOBAL ([\w.]+)", said):
             raise BenchError(
                 f"{path} asks for {found[1]}, and only tensors and plain values are loaded, never code; "
                 "where you trust it, load it yourself and save {'arch': ..., 'state_dict': ...} anew"
             ) from None
-        said = " ".join(str(error).split())[:160]
+        said = "not tensors and plain values" if "weights_only" in said else said[:160]
         raise BenchError(f"{path} is damaged or not a file of torch.save ({type(error).__name__}: {said})") from None
 
 

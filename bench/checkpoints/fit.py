@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -88,7 +89,7 @@ def _call_factory(word: str) -> nn.Module:
         raise BenchError(f"{word}: calling {name}() of module {module} gave {type(error).__name__}: {said}") from None
     if not isinstance(network, nn.Module):
         raise BenchError(f"{word}: {name}() returned an object of type {type(network).__name__}, not an nn.Module")
-    return network
+    return network.float()
 
 
 def source_of(arch: str) -> Path | None:
@@ -102,17 +103,30 @@ def facts(tensors: Mapping[str, Tensor]) -> Facts:
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
-def stripped(tensors: Mapping[str, Tensor], wanted: Facts) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+@cache
+def facts_of(arch: str, info: DatasetInfo) -> Facts:
+    """Shapes and types of a network's tensors.
+
+    Raises:
+        BenchError: as `make`.
+    """
+    return facts(make(arch, info, meta=True).state_dict())
+
+
+def stripped(tensors: Mapping[str, Tensor], wanted: Facts | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tensors under the names of the network alone, and those of the normalisation before it.
 
     A file's names may begin with `1.` (the network behind a normalisation), `module.` (a network on several GPUs), or both.
+
+    Args:
+        wanted: the network's tensors, whose own names may begin so; None: not known.
 
     Returns:
         the network's tensors by the network's names; `mean` and `std` if the file holds them as the suite writes them.
     """
     rest = dict(tensors)
     normalization: dict[str, Tensor] = {}
-    while rest and not wanted.keys() <= rest.keys():
+    while rest and (wanted is None or not wanted.keys() <= rest.keys()):
         if {"0.mean", "0.std"} <= rest.keys() and not normalization:
             normalization = {"mean": rest.pop("0.mean"), "std": rest.pop("0.std")}
         prefix = next((p for p in ("module.", "1.") if rest and all(name.startswith(p) for name in rest)), None)
@@ -162,11 +176,11 @@ def _advice(found: Facts, arch: str, info: DatasetInfo) -> str:
     """The architecture whose names and shapes agree best with the tensors."""
     shapes = {(name, shape) for name, (shape, _) in found.items()}
     best, share = "", 0.0
-    for name in (*ARCHITECTURES, *FAMILIAR):
+    for name in dict.fromkeys((arch, *ARCHITECTURES, *FAMILIAR)):
         try:
-            other = facts(make(name, info, meta=True).state_dict())
+            other = facts_of(name, info)
         except BenchError:
-            continue  # it takes no images of this data set
+            continue  # there is no such architecture, or it takes no images of this data set
         if not any(_differences(found, other, name, info)) and name != arch:
             return f"its tensors are those of {name}: --arch {name}"
         agree = len(shapes & {(key, shape) for key, (shape, _) in other.items()}) / max(len(shapes), len(other))

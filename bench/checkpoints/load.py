@@ -130,9 +130,9 @@ def _from_file(wanted: Wanted, file: WeightsFile, name: str, run: Run | None = N
     # An architecture that the file names is data from outside: it is looked up, never imported.
     arch = wanted.arch if wanted.arch and fit.is_factory(wanted.arch) else fit.known_name(wanted.arch or file.arch or "")
     if not (fit.is_known(arch) or arch == wanted.arch):
-        bare, _ = fit.stripped(file.tensors, {})
+        bare, _ = fit.stripped(file.tensors)
         raise fit.unknown(arch, fit.facts(bare), info, where)
-    wanted_facts = fit.facts(fit.make(arch, info, meta=True).state_dict())
+    wanted_facts = fit.facts_of(arch, info)
     tensors, stated = fit.stripped(file.tensors, wanted_facts)
     fit.check(fit.facts(tensors), wanted_facts, arch, info, where)
     _check_finite(tensors, where)
@@ -157,7 +157,7 @@ def _from_factory(wanted: Wanted) -> Base:
 def _base(
     network: nn.Module, normalization: Normalization, info: DatasetInfo, sigma: float, arch: str, name: str, run: Run | None = None
 ) -> Base:
-    model = nn.Sequential(Normalize(normalization.mean, normalization.std), network.float().cpu()).eval()
+    model = nn.Sequential(Normalize(normalization.mean, normalization.std), network.cpu()).eval()
     _check_pass(model, info, arch)
     source = fit.source_of(arch)
     return Base(

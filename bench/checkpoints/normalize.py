@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.datasets import DatasetInfo
 from bench.errors import BenchError, nearest
+from bench.models import ARCHITECTURES
 
 WORDS = ("dataset", "timm", "none")
 
@@ -47,7 +48,8 @@ def checked(mean: tuple[float, ...], std: tuple[float, ...], channels: int, wher
     mean, std = (values * channels if len(values) == 1 else values for values in (mean, std))
     if not len(mean) == len(std) == channels:
         raise BenchError(f"{where} has {len(mean)} means and {len(std)} deviations, but the images have {channels} channel(s)")
-    rounded = [float(np.float32(value)) for value in (*mean, *std)]
+    with np.errstate(over="ignore"):
+        rounded = np.array([*mean, *std], np.float32).tolist()
     if not all(map(math.isfinite, rounded)) or min(rounded[channels:]) <= 0:
         raise BenchError(f"{where} must have finite means and deviations greater than 0")
     return Normalization(tuple(rounded[:channels]), tuple(rounded[channels:]))
@@ -68,12 +70,7 @@ def parse(word: str, arch: str, info: DatasetInfo) -> Normalization:
     if word == "none":
         return checked((0.0,), (1.0,), channels, "no normalisation")
     if word == "timm":
-        import timm  # slow to import
-
-        config = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
-        if config is None:
-            raise BenchError(f"--normalize timm: timm states no normalisation for {arch!r}; write dataset, none or MEAN/STD")
-        return checked(config.mean, config.std, channels, f"--normalize timm: that of {arch}")
+        return _of_timm(arch, channels)
     mean, slash, std = word.partition("/")
     try:
         if not slash:
@@ -84,6 +81,17 @@ def parse(word: str, arch: str, info: DatasetInfo) -> Normalization:
             f"--normalize {word} is neither {', '.join(WORDS)} nor MEAN/STD such as 0.1307/0.3081{nearest(word, WORDS)}"
         ) from None
     return checked(numbers[0], numbers[1], channels, f"--normalize {word}")
+
+
+def _of_timm(arch: str, channels: int) -> Normalization:
+    config = None
+    if arch not in ARCHITECTURES and ":" not in arch:
+        import timm  # slow to import
+
+        config = timm.get_pretrained_cfg(arch) if timm.is_model(arch) else None
+    if config is None:
+        raise BenchError(f"--normalize timm: timm states no normalisation for {arch!r}; write dataset, none or MEAN/STD")
+    return checked(config.mean, config.std, channels, f"--normalize timm: that of {arch}")
 
 
 def candidates(arch: str, info: DatasetInfo) -> Mapping[str, Normalization]:
