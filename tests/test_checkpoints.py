@@ -218,11 +218,11 @@ def test_a_factory_brings_its_own_weights_or_takes_those_of_a_file(tmp_path: Pat
     weights = {name: tensor.float() + 1 for name, tensor in base.model[1].state_dict().items()}
     path = save(tmp_path / "x.pth", {"state_dict": prefixed(weights, "module.")})
     taken = opened(path, arch="my_networks:make", normalize="0.5/0.5")
-    assert torch.equal(taken.model[1][1].weight, base.model[1][1].weight + 1)  # type: ignore[index, union-attr]
+    assert torch.equal(taken.model[1][1].weight, base.model[1][1].weight + 1)  # type: ignore[index]
     assert str(taken.normalization) == "0.5/0.5"
     # A network whose own names begin with `1.` keeps them.
     inner = save(tmp_path / "y.pth", prefixed(weights, "1."))
-    assert torch.equal(opened(inner, arch="my_networks:wrapped").model[1][1][1].weight, taken.model[1][1].weight)  # type: ignore[index, union-attr]
+    assert torch.equal(opened(inner, arch="my_networks:wrapped").model[1][1][1].weight, taken.model[1][1].weight)  # type: ignore[index]
     for word, told in {
         "my_networks:number": "returned an object of type int, not an nn.Module",
         "my_networks:fails": "gave ValueError: no weights here",
