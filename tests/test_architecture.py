@@ -26,7 +26,6 @@ LEFT_WING = [
     "bench.registry",
     "bench.mnist",
     "bench.fieldlog",
-    "bench.checkpoints",
     "bench.checkpoints.stored",
 ]
 
