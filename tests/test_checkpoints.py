@@ -135,6 +135,7 @@ def test_our_own_weights_say_what_they_are(tmp_path: Path) -> None:
         base = load(Wanted(word=str(word), results=tmp_path))
         assert (base.arch, base.sigma, base.info.name, str(base.normalization)) == ("lenet", 0.25, "mnist", "none")
         assert (base.run is None) == (word == run.weights)
+        assert base.stated
     other = load(Wanted(word=spec.key, sigma=1.0, results=tmp_path))
     assert other.sigma == 1.0
     run.weights.write_bytes(run.weights.read_bytes()[:-1] + b"\0")
@@ -641,7 +642,32 @@ def test_a_wrong_normalisation_is_seen_and_the_right_one_named(
     bad, warnings = warned(base_of(network, used))
     assert bad.clean < good.clean - 0.1
     named = "dataset" if right == "none" else right  # the same for MNIST
-    assert any(f"normalisation looks wrong: 500 test images are right {good} under --normalize {named}, but" in text for text in warnings)
+    assert any(f"test images are right {good} (cross-entropy {good.loss:.3f}) under --normalize {named}, but" in text for text in warnings)
+
+
+def test_a_normalisation_that_the_file_states_is_not_doubted(centroids: Tensor, warned: Callable[[Base], Any]) -> None:
+    base = base_of(Centroids(centroids, 0.5, 0.5), "none")
+    assert warned(base)[1] != []
+    assert warned(dataclasses.replace(base, stated=True))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("clean", "loss", "expected"),
+    [
+        (0.90, 1.0, False),
+        (0.94, 1.0, False),
+        (0.96, 1.0, True),  # ahead by more than a twentieth
+        (0.96, 9.0, True),
+        (0.90, 0.34, False),
+        (0.90, 0.33, True),  # a third of the loss
+        (0.895, 0.33, True),
+        (0.88, 0.33, False),  # but at a lower accuracy
+        (0.90, 0.0, True),
+    ],
+)
+def test_what_is_much_better(clean: float, loss: float, expected: bool) -> None:
+    own = check.Accuracy(clean=0.9, noisy=0.9, loss=1.0, images=500, seconds=0.0)
+    assert check.Accuracy(clean=clean, noisy=clean, loss=loss, images=500, seconds=0.0).much_better(own) == expected
 
 
 def test_accuracy_near_chance_is_said(warned: Callable[[Base], tuple[check.Accuracy, list[str]]]) -> None:

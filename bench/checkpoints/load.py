@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,6 +45,7 @@ class Base:
     Attributes:
         model: Normalize, then the network; on the CPU, in evaluation mode.
         arch: how the network is built again.
+        stated: whether the file holds the normalisation, so that nobody had to choose it.
         name: what people call it: a file's name, a run's row, a factory.
         source_sha256: of the factory's module, empty for an architecture by name.
         run: the run it is of, if it was named as one.
@@ -54,6 +56,7 @@ class Base:
     sigma: float
     arch: str
     normalization: Normalization
+    stated: bool = False
     name: str
     source_sha256: str = ""
     run: Run | None = None
@@ -142,7 +145,7 @@ def _from_file(wanted: Wanted, file: WeightsFile, name: str, run: Run | None = N
     network = fit.make(arch, info)
     # Missing are counters of batch norm at most, which evaluation never reads.
     network.load_state_dict(tensors, strict=False)
-    return _base(network, normalization, info, sigma, arch, name, run)
+    return dataclasses.replace(_base(network, normalization, info, sigma, arch, name), stated=bool(stated), run=run)
 
 
 def _from_factory(wanted: Wanted) -> Base:
@@ -154,9 +157,7 @@ def _from_factory(wanted: Wanted) -> Base:
     return _base(network, normalize.parse(wanted.normalize or "none", wanted.word, info), info, sigma, wanted.word, wanted.word)
 
 
-def _base(
-    network: nn.Module, normalization: Normalization, info: DatasetInfo, sigma: float, arch: str, name: str, run: Run | None = None
-) -> Base:
+def _base(network: nn.Module, normalization: Normalization, info: DatasetInfo, sigma: float, arch: str, name: str) -> Base:
     model = nn.Sequential(Normalize(normalization.mean, normalization.std), network.cpu()).eval()
     _check_pass(model, info, arch)
     source = fit.source_of(arch)
@@ -168,7 +169,6 @@ def _base(
         normalization=normalization,
         name=name,
         source_sha256=hashlib.sha256(source.read_bytes()).hexdigest() if source else "",
-        run=run,
     )
 
 
