@@ -347,7 +347,7 @@ class _Job:
             print_json(facts | {"accuracy": right, "abstention": abstained})
             return
         self.say(
-            f"predicted {len(rows)} of {base.info.test_size} test images ({self.images}): sigma {base.sigma:g}, n {n}, alpha {self.alpha:g}"
+            f"predicted {len(rows)} of {base.info.test_size} test images ({self.images.replace('=', ':')}): sigma {base.sigma:g}, n {n}, alpha {self.alpha:g}"
         )
         self.say(f"right on {right:.2%}, abstained on {abstained:.2%}, wrong on {1 - right - abstained:.2%}")
         if self.tsv:
