@@ -346,8 +346,9 @@ class _Job:
             facts = {"images": len(rows), "sigma": base.sigma, "alpha": self.alpha, "n": n}
             print_json(facts | {"accuracy": right, "abstention": abstained})
             return
+        images = self.images.replace("=", ":")
         self.say(
-            f"predicted {len(rows)} of {base.info.test_size} test images ({self.images.replace('=', ':')}): sigma {base.sigma:g}, n {n}, alpha {self.alpha:g}"
+            f"predicted {len(rows)} of {base.info.test_size} test images ({images}): sigma {base.sigma:g}, n {n}, alpha {self.alpha:g}"
         )
         self.say(f"right on {right:.2%}, abstained on {abstained:.2%}, wrong on {1 - right - abstained:.2%}")
         if self.tsv:
