@@ -29,7 +29,7 @@ from bench.method import Method
 from bench.models import build, place
 from bench.plan import Cell
 from bench.spec import canonical, select_images, to_json
-from bench.store import Run, State, Store, sha256, write_atomically, write_json
+from bench.store import Certification, Run, State, Store, sha256, write_atomically, write_json
 from bench.train import Trainer, line_of, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
@@ -125,7 +125,7 @@ def _execute(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
             return state
         run.begin()
         model = _train(cell, run, options, report, stop)
-        _certify(cell, run, model, options, report, stop)
+        certify(run.certification(cell.certify), model, cell.source_sha256, options, report, stop)
     except (Interrupted, KeyboardInterrupt):
         raise
     except Diverged as error:
@@ -282,24 +282,36 @@ def load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
     return place(model, device)
 
 
-def _certify(cell: Cell, run: Run, model: nn.Module, options: Options, report: Report, stop: StopSignals) -> None:
-    info = DATASETS[cell.spec.dataset]
-    data = load(cell.spec.dataset, "test")
-    certification = run.certification(cell.certify)
+def certify(
+    certification: Certification, model: nn.Module, source_sha256: str, options: Options, report: Report, stop: StopSignals
+) -> None:
+    """Counts every image of a certification that is not on disk yet.
+
+    Args:
+        model: the base classifier of the run's weights file, on the device.
+        source_sha256: of the code that made it; recorded.
+
+    Raises:
+        BenchError: evidence of other weights, or a base classifier that is refused.
+        Interrupted: a signal came; finished images are on disk.
+    """
+    run = certification.run
+    spec = certification.spec
+    data = load(run.spec.dataset, "test")
     before = certification.environment()
     certification.begin(sha256(run.weights))
-    now = environment.describe(options.device, cell.source_sha256, data.checksums)
+    now = environment.describe(options.device, source_sha256, data.checksums)
     write_json(certification.path / "environment.json", environment.with_history(before, now))
     done = set(certification.columns().index.tolist())
     expected = certification.expected()
-    sampler = Sampler(model, cell.spec.sigma, info.classes, cell.certify.seed, options.batch)
+    sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, options.batch)
     for index in expected:
         if index in done:
             continue
         stop.check()
         begun = time.monotonic()
         image = data.images(torch.tensor([index]))[0].to(options.device)
-        row = sampler.certify(image, index, int(data.labels[index]), cell.certify.n0, cell.certify.n)
+        row = sampler.certify(image, index, int(data.labels[index]), spec.n0, spec.n)
         certification.append(row, time.monotonic() - begun)
         done.add(index)
         report.progress("certifying", len(done), len(expected))

@@ -31,6 +31,7 @@ LEFT_WING = [
     "bench.verify.radii",
     "bench.verify.report",
     "bench.verify.results",
+    "bench.checkpoints.stored",
 ]
 
 
@@ -221,6 +222,8 @@ FLOORS = {
     "plan": 4,
     "train": 3,
     "registry": 3,
+    "predict": 3,
+    "checkpoints": 4,
     "run": 4,
     "recertify": 4,
     "cli": 5,

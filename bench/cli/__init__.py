@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import attack, compare, exchange, look, make, plots, run, tables, verify
+from bench.cli import attack, certify, compare, exchange, look, make, plots, run, tables, verify
 
 app = typer.Typer(
     name="bench",
@@ -37,6 +37,8 @@ def main(
 
 app.command("run")(run.run)
 app.command("table")(tables.table)
+app.command("certify")(certify.certify)
+app.command("predict")(certify.predict)
 app.command("compare")(compare.compare)
 app.command("plot")(plots.plot)
 app.command("status")(look.status)
