@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import math
 import signal
 import time
 import traceback
@@ -21,7 +22,7 @@ from torch import nn
 
 from bench import environment
 from bench.certify import ROWS, Sampler
-from bench.data import load
+from bench.data import Images, load
 from bench.datasets import DATASETS
 from bench.errors import BenchError, Diverged, Interrupted
 from bench.method import Method
@@ -32,6 +33,7 @@ from bench.store import Run, State, Store, sha256, write_atomically, write_json
 from bench.train import Trainer, line_of, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
+TIMED_PIXELS = 256 * 28 * 28  # of a timed pass: large images fill memory and take long
 
 
 class Report(Protocol):
@@ -50,11 +52,15 @@ class Options:
 
     Attributes:
         allow_changed_source: continue a run that was begun with another source of its method; recorded in environment.json.
+        allow_other_data: use files that are not the published ones; recorded in environment.json.
+        data_dir: where the data sets are; None: in BENCH_DATA_DIR or the user's cache.
     """
 
     device: torch.device
     batch: int = ROWS
     allow_changed_source: bool = False
+    allow_other_data: bool = False
+    data_dir: Path | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 
@@ -159,9 +165,20 @@ def set_aside(cell: Cell, store: Store) -> Path | None:
     return target
 
 
-def _record_environment(cell: Cell, run: Run, options: Options, checksums: dict[str, str]) -> None:
+def _images(cell: Cell, split: str, options: Options) -> Images:
+    return load(cell.spec.dataset, split, options.data_dir, allow_other=options.allow_other_data)
+
+
+def _describe(cell: Cell, data: Images, options: Options) -> dict[str, Any]:
+    """The environment, with what is unusual about the data."""
+    differs = {"data_differs": list(data.differences)} if data.differences else {}
+    presets = {"presets_of": cell.presets_of} if cell.presets_of else {}
+    return environment.describe(options.device, cell.source_sha256, data.checksums) | differs | presets
+
+
+def _record_environment(cell: Cell, run: Run, options: Options, data: Images) -> None:
     """Writes what a training is made with; refuses to continue one that was begun with another source or other data."""
-    now = environment.describe(options.device, cell.source_sha256, checksums)
+    now = _describe(cell, data, options)
     before = run.environment() if _checkpoints(run) else None
     changed = environment.mixture(before or {}, now, ("method_sha256", "engine_sha256", "data_md5"))
     if changed and not options.allow_changed_source:
@@ -177,8 +194,8 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
     info = DATASETS[cell.spec.dataset]
     if training := run.training():
         return _load_weights(run, training["weights_sha256"], options.device)
-    data = load(cell.spec.dataset, "train")
-    _record_environment(cell, run, options, data.checksums)
+    data = _images(cell, "train", options)
+    _record_environment(cell, run, options, data)
     trainer = Trainer(cell.spec, cell.method, info, data.to(options.device), options.device)
     seconds = _restore(trainer, run, report)
     begun = saved = time.monotonic()
@@ -271,11 +288,11 @@ def _load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
 
 def _certify(cell: Cell, run: Run, model: nn.Module, options: Options, report: Report, stop: StopSignals) -> None:
     info = DATASETS[cell.spec.dataset]
-    data = load(cell.spec.dataset, "test")
+    data = _images(cell, "test", options)
     certification = run.certification(cell.certify)
     before = certification.environment()
     certification.begin(sha256(run.weights))
-    now = environment.describe(options.device, cell.source_sha256, data.checksums)
+    now = _describe(cell, data, options)
     write_json(certification.path / "environment.json", environment.with_history(before, now))
     done = {row.index for row in certification.rows()}
     expected = certification.expected()
@@ -323,7 +340,8 @@ def estimate_seconds(cells: Sequence[Cell], store: Store, device: torch.device) 
 def _time_passes(model: nn.Module, shape: tuple[int, int, int], device: torch.device) -> tuple[float, float]:
     """Seconds per forward and backward pair and per forward pass of one image; the better of three tries."""
     model = place(model, device)
-    x = torch.rand(256, *shape, device=device).contiguous(memory_format=torch.channels_last)
+    rows = max(2, min(256, TIMED_PIXELS // math.prod(shape)))
+    x = torch.rand(rows, *shape, device=device).contiguous(memory_format=torch.channels_last)
 
     def pair() -> None:
         model.train()

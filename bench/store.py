@@ -2,6 +2,7 @@
 
     ROOT/mnist/smoothmix.eta5/0.25-seed0-<key>/
         spec.json            RunSpec; its key is the folder's last word
+        dataset.json         facts of the data set, where it is none of the suite's
         environment.json     versions, hashes, device: what the numbers were made with (side file: not evidence)
         curve.csv            the training curve, one column per term
         training.json        written last: state trained or diverged, steps, SHA-256 of the weights
@@ -31,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.datasets import DATASETS, DatasetInfo
+from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.errors import BenchError, nearest
 from bench.records import Certificate, finished_bytes, read_rows, to_line
 from bench.spec import CertifySpec, RunSpec, canonical, describe_type, from_json, parse_json, select_images, to_json
@@ -125,17 +126,25 @@ class Certification:
         """Indices of the images it covers when finished."""
         return select_images(self.spec.images, self.run.info.test_size)
 
+    def labels(self) -> tuple[int, ...] | None:
+        """The labels that its rows must have; None where they are not known: the data set is not on this machine, or was another one."""
+        return None if self.differences() else self.run.info.known_labels()
+
+    def differences(self) -> list[str]:
+        """What makes the images that it was certified on others than those of the published data set."""
+        return _differences(self.environment())
+
     def rows(self) -> list[Certificate]:
         """The finished rows.
 
         Raises:
             BenchError: a damaged row, or one that this certification cannot have: an image that it does not cover, another label than
-                the data set's, a class that there is not, other sample sizes.
+                the data set's (where that is known), a class that there is not, other sample sizes.
         """
         if not self.evidence.exists():
             return []
         info = self.run.info
-        expected, labels = self.expected(), info.test_labels()
+        expected, labels = self.expected(), self.labels()
         rows = read_rows(self.evidence)
         for number, row in enumerate(rows, start=1):
             wrong = None
@@ -143,7 +152,7 @@ class Certification:
                 wrong = f"{row.n0} + {row.n} samples, but the spec says {self.spec.n0} + {self.spec.n}"
             elif row.index not in expected:
                 wrong = f"image {row.index} is not among {self.spec.images} of {info.test_size}"
-            elif row.label != labels[row.index]:
+            elif labels is not None and row.label != labels[row.index]:
                 wrong = f"image {row.index} has label {row.label}, but label {labels[row.index]} in {info.name}"
             elif max(*row.selection, *row.estimation) >= info.classes:
                 wrong = f"class {max(*row.selection, *row.estimation)}, but {info.name} has classes 0 to {info.classes - 1}"
@@ -223,10 +232,13 @@ class Run:
 
     @property
     def info(self) -> DatasetInfo:
-        """Facts of its data set; BenchError if this release knows none of that name."""
-        if self.spec.dataset not in DATASETS:
-            raise BenchError(f"{self.path}: unknown data set {self.spec.dataset!r}{nearest(self.spec.dataset, DATASETS)}")
-        return DATASETS[self.spec.dataset]
+        """Facts of its data set; of one that is not at hand, those that the run keeps. BenchError if there are none."""
+        name, facts = self.spec.dataset, self.path / "dataset.json"
+        if name in DATASETS:
+            return DATASETS[name]
+        if facts.exists():
+            return from_facts(name, read_json(facts), str(facts))
+        raise BenchError(f"{self.path}: unknown data set {name!r}{nearest(name, DATASETS)}")
 
     def training(self) -> dict[str, Any] | None:
         """What `training.json` says: `state` trained with `steps` and `weights_sha256`, or diverged with a `reason`. None: unfinished.
@@ -266,6 +278,10 @@ class Run:
         """What the run was made with, None before its first start."""
         return _environment(self.path)
 
+    def differences(self) -> list[str]:
+        """What makes the images that it was trained on others than those of the published data set."""
+        return _differences(self.environment())
+
     def certification(self, spec: CertifySpec) -> Certification:
         """The folder of a certification, there or not."""
         return Certification(self.path / f"certify-{spec.key}", spec, self)
@@ -284,7 +300,7 @@ class Run:
 
     def check(self) -> None:
         """BenchError where a record of the run or of its certifications cannot be believed; evidence itself is not read."""
-        self.info.test_labels()
+        self.info.known_labels()
         self.state()
         self.environment()
         for certification in self.certifications():
@@ -309,6 +325,9 @@ class Run:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
         for leftover in [*self.path.rglob(".*.tmp"), *self.path.glob("failure.json")]:
             leftover.unlink()
+        name = self.spec.dataset
+        if name in DATASETS and name not in BUILT_IN:
+            write_json(self.path / "dataset.json", facts_of(DATASETS[name]))
         write_json(self.path / "spec.json", to_json(self.spec))
 
 
@@ -384,3 +403,8 @@ def _environment(folder: Path) -> dict[str, Any] | None:
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
         raise BenchError(f"{path}: history is {history!r}, not a list of objects")
     return data
+
+
+def _differences(environment: dict[str, Any] | None) -> list[str]:
+    found = (environment or {}).get("data_differs", [])
+    return [str(sentence) for sentence in found] if isinstance(found, list) else [str(found)]

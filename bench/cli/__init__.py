@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import compare, exchange, look, make, plots, run, tables
+from bench.cli import compare, data, exchange, look, make, plots, run, tables
 
 app = typer.Typer(
     name="bench",
@@ -44,5 +44,6 @@ app.command("list")(look.list_)
 app.command("show")(look.show)
 app.command("check")(make.check)
 app.command("new-method")(make.new_method)
+app.add_typer(data.data, name="data")
 app.command("import")(exchange.import_)
 app.command("export")(exchange.export)

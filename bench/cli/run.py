@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.common import Json, Plugins, Results, changes, check_folder, clock, numbers, plain, plugins, print_json, seeds, stop, words
+from bench.cli.data import DataDir
 from bench.errors import BenchError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def run(
     batch: Annotated[
         int | None, typer.Option("--batch", help="Samples per certification pass, at most 500; never changes a count.")
     ] = None,
+    data_dir: DataDir = None,
     results: Results = Path("results/runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     number: Annotated[
@@ -69,6 +71,9 @@ def run(
     ] = None,
     allow_changed_source: Annotated[
         bool, typer.Option("--allow-changed-source", help="Continue trainings begun with another source of their method; recorded.")
+    ] = False,
+    allow_other_data: Annotated[
+        bool, typer.Option("--allow-other-data", help="Take data files that are not the published ones; recorded, and tables tell.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")] = False,
     as_json: Json = False,
@@ -98,7 +103,7 @@ def run(
 
     from bench.certify import ROWS
     from bench.plan import Plan, Request, make_plan
-    from bench.registry import Registry
+    from bench.registry import Registry, holds_dataset
     from bench.run import Options, pick_device
     from bench.store import Store
     from leaderboard import layouts
@@ -116,7 +121,7 @@ def run(
     plan = Plan((), ())
     try:
         request = Request(
-            methods=methods or [path.stem for path in paths] or layout.rows,
+            methods=methods or [path.stem for path in paths if not holds_dataset(path)] or layout.rows,
             datasets=datasets or [layout.dataset],
             sigmas=sigmas or ([] if number is None else [float(sigma) for sigma in layout.sigmas]),
             seeds=chosen_seeds,
@@ -132,6 +137,11 @@ def run(
 
     console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=True)
     matrix = _Matrix(plan, Store(results), console, rerun)
+    missing = matrix.check_data(data_dir, allow_other=allow_other_data, read=not dry_run)
+    if missing and not dry_run:
+        stop(missing)
+    for sentence in missing:
+        matrix.say(f"note: {sentence}")
     seconds = matrix.announce(chosen_device, protocol, recipe, detail=dry_run)
     if dry_run:
         if as_json:
@@ -142,7 +152,13 @@ def run(
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
-    options = Options(device=chosen_device, batch=batch or ROWS, allow_changed_source=allow_changed_source)
+    options = Options(
+        device=chosen_device,
+        batch=batch or ROWS,
+        allow_changed_source=allow_changed_source,
+        allow_other_data=allow_other_data,
+        data_dir=data_dir,
+    )
     code = matrix.run(options, seconds)
     if not code:
         where = "" if results == Path("results/runs") else f" --results {results}"
@@ -168,6 +184,27 @@ class _Matrix:
             return state_of(cell, self.store)
         except BenchError:
             return "failed"  # the attempt to continue it will say why
+
+    def check_data(self, data_dir: Path | None, *, allow_other: bool, read: bool) -> list[str]:
+        """What is wrong with the data sets of the cells to be done.
+
+        Args:
+            read: reads them, so that nothing is begun on a damaged one; else they are only looked for.
+        """
+        from bench.data import load
+        from bench.datasets import DATASETS
+        from bench.datasets.check import folder_of
+
+        problems = []
+        for name in dict.fromkeys(cell.spec.dataset for cell in self.todo):
+            trained = all(self.states[c.id] == "certifying" and c.id not in self.again for c in self.todo if c.spec.dataset == name)
+            try:
+                folder_of(DATASETS[name], data_dir)
+                for split in (("test",) if trained else ("train", "test")) if read else ():
+                    load(name, split, data_dir, allow_other=allow_other)
+            except BenchError as error:
+                problems.append(str(error))
+        return problems
 
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
