@@ -293,6 +293,8 @@ def _certify(cell: Cell, run: Run, model: nn.Module, options: Options, report: R
     before = certification.environment()
     certification.begin(sha256(run.weights))
     now = _describe(cell, data, options)
+    if certification.rows() and environment.mixture(before or {}, now, ("data_md5",)):
+        raise BenchError(f"{certification.path} holds evidence of other test images; --rerun all starts over")
     write_json(certification.path / "environment.json", environment.with_history(before, now))
     done = {row.index for row in certification.rows()}
     expected = certification.expected()

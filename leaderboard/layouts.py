@@ -112,6 +112,11 @@ def load(number: int) -> Layout:
     return Layout(number=number, labels=dict(data.pop("rows")), **data)
 
 
+def first_of(dataset: str) -> Layout | None:
+    """The first published table of a data set, whose rows stand for its methods; None if there is none."""
+    return next((layout for layout in map(load, numbers()) if layout.dataset == dataset), None)
+
+
 @cache
 def values(number: int) -> tuple[Published, ...]:
     """Every value of a published table, in the order of reading.

@@ -21,6 +21,7 @@ from bench.errors import BenchError, nearest
 from bench.imported import Import, imports, runs_of_table
 from bench.store import Run, Store
 from leaderboard import layouts, metrics
+from leaderboard.aggregate import data_notes
 from leaderboard.tables import escape_latex
 
 Compat = Literal["exact", "3sig"]
@@ -225,6 +226,7 @@ def _notes(logs: Sequence[Import], runs: Sequence[Run], alpha: float) -> Iterato
         yield f"alpha = {alpha:g}; ±: sample standard deviation over the seeds."
         for spec in {c.spec.key: c.spec for run in runs for c in run.certifications() if not c.spec.changes}.values():
             yield f"Certification: n0 = {spec.n0:,}, n = {spec.n:,}, test images {spec.images}."
+        yield from (f"{note[0].upper()}{note[1:]}." for note in data_notes([c for run in runs for c in run.certifications()]))
 
 
 # What the published logs themselves do not give back, found by recomputing them.

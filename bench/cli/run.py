@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from bench.plan import Cell, Plan
+    from bench.plan import Cell, Plan, Request
+    from bench.registry import Registry
     from bench.run import Options
     from bench.store import State, Store
 
@@ -30,7 +32,8 @@ def run(
         typer.Option(
             "--method",
             metavar="NAME[.VARIANT]",
-            help="Methods, comma-separated or repeated; patterns ('NAME.*') work. Default: those of --plugin, or the nine rows of Table 4.",
+            help="Methods, comma-separated or repeated; patterns ('NAME.*') work. Default: those of --plugin, or the rows of the paper's "
+            "table for the data set (mnist: the nine of Table 4).",
         ),
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Data sets. Default: mnist.")] = None,
@@ -118,20 +121,23 @@ def run(
         chosen_device = pick_device(device)
     except BenchError as error:
         problems.append(str(error))
-    plan = Plan((), ())
-    try:
-        request = Request(
-            methods=methods or [path.stem for path in paths if not holds_dataset(path)] or layout.rows,
-            datasets=datasets or [layout.dataset],
-            sigmas=sigmas or ([] if number is None else [float(sigma) for sigma in layout.sigmas]),
-            seeds=chosen_seeds,
-            protocol=protocol,
-            recipe=recipe,
-            changes=wanted,
-        )
-        plan = make_plan(request, Registry(paths))
-    except UsageError as error:
-        problems += error.problems
+    plan, registry = Plan((), ()), Registry(paths)
+    methods = methods or [path.stem for path in paths if not holds_dataset(path)]
+    request = Request(
+        methods=methods or layout.rows,
+        datasets=datasets or [layout.dataset],
+        sigmas=sigmas or ([] if number is None else [float(sigma) for sigma in layout.sigmas]),
+        seeds=chosen_seeds,
+        protocol=protocol,
+        recipe=recipe,
+        changes=wanted,
+    )
+    for part in [request] if methods or number is not None else _by_dataset(request, registry):
+        try:
+            found = make_plan(part, registry)
+            plan = Plan(plan.cells + found.cells, plan.notes + found.notes)
+        except UsageError as error:
+            problems += error.problems
     if problems:
         stop(problems)
 
@@ -166,6 +172,21 @@ def run(
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     raise typer.Exit(code)
+
+
+def _by_dataset(request: Request, registry: Registry) -> list[Request]:
+    """A request that names no methods: for each data set those of its published table, or of that of the data set it is like."""
+    from leaderboard import layouts
+
+    parts = []
+    for name in request.datasets:
+        try:
+            like = registry.load_dataset(name).like
+        except BenchError:
+            like = None  # the plan will say what is wrong with it
+        layout = layouts.first_of(name) or (layouts.first_of(like) if like else None)
+        parts.append(replace(request, datasets=[name], methods=layout.rows if layout else request.methods))
+    return parts
 
 
 class _Matrix:

@@ -66,16 +66,15 @@ def read_checked(info: DatasetInfo, split: str, data_dir: Path | None = None, *,
     size = {"train": info.train_size, "test": info.test_size}[split]
     differences = info.source.differences(found.checksums)
     if len(found.labels) != size:
-        sentence = f"{where} has {len(found.labels):,} images, not {size:,}"
         if split == "test":
-            raise BenchError(sentence)
-        differences.append(sentence)
+            raise BenchError(f"{where} has {len(found.labels):,} images, not {size:,}")
+        differences.append(f"it has {len(found.labels):,} training images, not {size:,}")
     fixed = info.source.fixed_labels() if split == "test" else None
     if fixed is not None and not np.array_equal(found.labels, fixed):
         counts = np.bincount(found.labels, minlength=info.classes)
         raise BenchError(f"{where} has {counts.min()} to {counts.max()} images of a class, not {size // info.classes} of each")
     if differences and not allow_other:
-        raise BenchError(f"{differences[0]} (in {folder}); get the published files, or say --allow-other-data, which tables will tell")
+        raise BenchError(f"{info.name} in {folder}: {differences[0]}; get the published files, or say --allow-other-data, which tables tell")
     return Checked(found, tuple(differences))
 
 

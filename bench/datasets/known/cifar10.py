@@ -34,6 +34,6 @@ DATASET = DatasetInfo(
     # On two CPU cores ResNet-110 takes days; a smaller network of its family and fewer images take minutes or seconds.
     protocols={
         "quick": {"train.arch": "cifar_resnet20", "train.images": "every:10", "certify.images": "every:500"},
-        "smoke": {"train.arch": "cifar_resnet20", "train.images": "every:500", "certify.images": "every:1000"},
+        "smoke": {"train.arch": "cifar_resnet20", "train.images": "every:500", "certify.images": "every:2000"},
     },
 )

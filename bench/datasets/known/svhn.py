@@ -30,6 +30,6 @@ DATASET = dataclasses.replace(
     ),
     protocols={
         "quick": {"train.arch": "cifar_resnet20", "train.images": "every:15", "certify.images": "every:1300"},
-        "smoke": {"train.arch": "cifar_resnet20", "train.images": "every:700", "certify.images": "every:2600"},
+        "smoke": {"train.arch": "cifar_resnet20", "train.images": "every:700", "certify.images": "every:5200"},
     },
 )
