@@ -2,9 +2,10 @@
 
 Both give float32 batches of 256 images, cropped at random after padding by 4 and mirrored at random, from the same random bytes:
 (a) torchvision's RandomCrop, RandomHorizontalFlip and ToTensor through a DataLoader with two worker processes, as the scripts of the
-field do; (b) `Split.batches` in this process. They alternate; the median of the rounds counts. A worker's start is not timed.
+field do; (b) `Split.batches` in this process, on as many threads as (a) has workers. They alternate; the median of the rounds counts.
+The start of the workers and their first batch are not timed.
 
-    python benchmarks/data.py [--rounds 5] [--threads 1]
+    python benchmarks/data.py [--rounds 5] [--threads 2]
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class OneByOne(Dataset[Any]):
 
     def __init__(self, pixels: np.ndarray[Any, Any], labels: list[int]) -> None:
         self.pixels, self.labels = pixels, labels
-        self.transform = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+        steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+        self.transform = transforms.Compose(steps)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,7 +55,7 @@ def rate(batches: Callable[[int], Iterator[Any]], epoch: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size = 50_000
@@ -77,7 +79,8 @@ def main() -> None:
     for name, rates in results.items():
         print(f"{name:<12} {statistics.median(rates):>9,.0f} images/s  ({min(rates):,.0f} to {max(rates):,.0f}, n = {len(rates)})")
     ratios = [a / b for a, b in zip(results["ours"], results["torchvision"], strict=True)]
-    print(f"ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}); {options.threads} thread(s) against two workers")
+    spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
+    print(f"ratio {statistics.median(ratios):.1f} ({spread}); threads: {options.threads}, worker processes: 2")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ def python2_pickle(values: Mapping[str, object]) -> bytes:
         remember()
 
     def number(value: int) -> None:
-        out.append(b"K" + bytes([value]) if value < 256 else b"M" + struct.pack("<H", value) if value < 65536 else b"J" + struct.pack("<i", value))
+        out.append(
+            b"K" + bytes([value]) if value < 256 else b"M" + struct.pack("<H", value) if value < 65536 else b"J" + struct.pack("<i", value)
+        )
 
     def array(value: NDArray[np.uint8]) -> None:
         out.append(b"cnumpy.core.multiarray\n_reconstruct\n")
@@ -70,7 +72,9 @@ def python2_pickle(values: Mapping[str, object]) -> bytes:
         remember()
         out.append(b"R")
         remember()
-        out.append(b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<I", value.nbytes) + value.tobytes() + b"tb")
+        out.append(
+            b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T" + struct.pack("<I", value.nbytes) + value.tobytes() + b"tb"
+        )
 
     remember()
     out.append(b"(")

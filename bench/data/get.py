@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from pathlib import Path
+from urllib.error import HTTPError
 
 import torchvision
 from torchvision.datasets.utils import download_url
@@ -40,9 +41,16 @@ def get(info: DatasetInfo, root: Path) -> None:
     for addresses, name, md5 in wanted:
         _download(info, addresses, folder, name, md5)
         if name.endswith(".tar.gz"):
-            with tarfile.open(folder / name) as archive:
-                archive.extractall(folder, filter="data")
-            (folder / name).unlink()
+            _unpack(folder / name)
+
+
+def _unpack(path: Path) -> None:
+    try:
+        with tarfile.open(path) as archive:
+            archive.extractall(path.parent, filter="data")
+        path.unlink()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise BenchError(f"{path} cannot be unpacked: {error}") from None
 
 
 def _download(info: DatasetInfo, addresses: list[str], folder: Path, name: str, md5: str) -> None:
@@ -54,5 +62,7 @@ def _download(info: DatasetInfo, addresses: list[str], folder: Path, name: str, 
             return
         except (OSError, RuntimeError, ValueError) as error:
             reason = error
+            if isinstance(error, HTTPError):
+                error.close()
     said = str(getattr(reason, "reason", reason)).splitlines()[0]
     raise BenchError(f"data set {info.name} could not be downloaded from {addresses[-1]}: {said}") from None

@@ -53,33 +53,50 @@ class Split:
             raise BenchError(f"augment={augment} is for images that are decoded one by one; there is {', '.join(IN_MEMORY)}")
         device = self.labels.device
         order = order.to(device)
-        draws = None if augment == "none" else _draw(len(self), flip=augment.endswith("flip"), seed=seed).to(device)
-        for begin in range(first * size, len(order), size):
-            rows = order[begin : begin + size]
-            images = self.images(rows) if draws is None else self._augmented(rows, draws[rows])
-            yield images, self.labels[rows]
+        pieces = torch.split(order, size)[first:]
+        if augment == "none":
+            for rows in pieces:
+                yield self.images(rows), self.labels[rows]
+            return
+        flip = augment.endswith("flip")
+        draws = _draw(len(self), flip=flip, seed=seed).to(device)
+        windows = self._crops_and_mirrored if flip else self._crops
+        for rows in pieces:
+            yield self._augmented(rows, draws[rows], windows), self.labels[rows]
 
-    def _augmented(self, rows: Tensor, draws: Tensor) -> Tensor:
-        """The chosen images, cropped at their offsets and mirrored where the third draw says so: B C H W."""
-        down, right, mirrored = draws.unbind(1)
-        crops = self._windows[rows, down, right]  # B H W*C
-        crops = crops.view(len(rows), *self.pixels.shape[2:], -1)  # B H W C
-        crops = torch.where(mirrored.view(-1, 1, 1, 1).bool(), crops.flip(2), crops)
+    def _augmented(self, rows: Tensor, draws: Tensor, windows: Tensor) -> Tensor:
+        """The chosen images, mirrored and cropped as drawn: B C H W."""
+        mirrored, down, right = draws.unbind(1)
+        crops = windows[rows, mirrored, down, right].view(len(rows), *self.pixels.shape[2:], -1)  # B H W C
         return crops.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
     @cached_property
-    def _windows(self) -> Tensor:
-        """Every crop of every padded image as a view, channels last so that each row of a crop is one piece of memory: N 9 9 H W*C."""
-        channels, height, width = self.pixels.shape[1:]
-        padded = F.pad(self.pixels, (PADDING,) * 4).permute(0, 2, 3, 1).contiguous()  # N H+8 W+8 C
-        image, row, column, _ = padded.stride()
-        shifts = 2 * PADDING + 1
-        return padded.as_strided((len(self), shifts, shifts, height, width * channels), (image, row, column, row, 1))
+    def _crops(self) -> Tensor:
+        """The crops of every image: N 1 9 9 H W*C."""
+        return _windows(self._padded.unsqueeze(1))
+
+    @cached_property
+    def _crops_and_mirrored(self) -> Tensor:
+        """The crops of every image and of its mirror image: N 2 9 9 H W*C. Mirroring each batch would take twice the time."""
+        return _windows(torch.stack([self._padded, self._padded.flip(2)], 1))
+
+    @property
+    def _padded(self) -> Tensor:
+        return F.pad(self.pixels, (PADDING,) * 4).permute(0, 2, 3, 1).contiguous()  # N H+8 W+8 C
+
+
+def _windows(padded: Tensor) -> Tensor:
+    """Every crop as a view, in which each row of a crop is one piece of memory: N V H+8 W+8 C -> N V 9 9 H W*C."""
+    size, views, height, width, channels = padded.shape
+    image, view, row, column, _ = padded.stride()
+    shifts = 2 * PADDING + 1
+    shape = (size, views, shifts, shifts, height - 2 * PADDING, (width - 2 * PADDING) * channels)
+    return padded.as_strided(shape, (image, view, row, column, row, 1))
 
 
 def _draw(size: int, *, flip: bool, seed: int) -> Tensor:
-    """Rows and columns of the crops in 0 .. 8, and 1 where an image is mirrored, for all images of an epoch: N 3."""
+    """For all images of an epoch 1 where one is mirrored, and row and column of its crop in 0 .. 8: N 3."""
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same images on every device
     shifts = torch.randint(2 * PADDING + 1, (size, 2), generator=generator)
     mirrored = torch.randint(2, (size, 1), generator=generator)
-    return torch.cat([shifts, mirrored if flip else torch.zeros_like(mirrored)], 1)
+    return torch.cat([mirrored if flip else torch.zeros_like(mirrored), shifts], 1)

@@ -24,8 +24,8 @@ class Checked:
     differences: tuple[str, ...]
 
 
-def folder_of(info: DatasetInfo, data_dir: Path | None = None) -> Path:
-    """The folder that holds the files of a data set.
+def folder_of(info: DatasetInfo, data_dir: Path | None = None, split: str | None = None) -> Path:
+    """The folder that holds the files of a data set, or of one split of it.
 
     Raises:
         BenchError: there is none, or files are missing in it; the sentence names where it was looked for and both ways out.
@@ -34,7 +34,7 @@ def folder_of(info: DatasetInfo, data_dir: Path | None = None) -> Path:
         raise BenchError(f"of data set {info.name} only the facts are known here; --plugin names the file that it is defined in")
     looked = roots(data_dir)
     folder = info.source.find(looked)
-    missing = info.source.missing(folder) if folder else []
+    missing = info.source.missing(folder, split) if folder and not info.source.ships else []
     if folder and not missing:
         return folder
     if folder:
@@ -58,7 +58,7 @@ def read_checked(info: DatasetInfo, split: str, data_dir: Path | None = None, *,
     """
     if split not in SPLITS:
         raise BenchError(f"unknown split {split!r}{nearest(split, SPLITS)}")
-    folder = folder_of(info, data_dir)
+    folder = folder_of(info, data_dir, split)
     assert info.source is not None
     found = info.source.read(folder, split)
     where = f"{folder}: the {'training' if split == 'train' else 'test'} split of {info.name}"
@@ -74,7 +74,9 @@ def read_checked(info: DatasetInfo, split: str, data_dir: Path | None = None, *,
         counts = np.bincount(found.labels, minlength=info.classes)
         raise BenchError(f"{where} has {counts.min()} to {counts.max()} images of a class, not {size // info.classes} of each")
     if differences and not allow_other:
-        raise BenchError(f"{info.name} in {folder}: {differences[0]}; get the published files, or say --allow-other-data, which tables tell")
+        raise BenchError(
+            f"{info.name} in {folder}: {differences[0]}; get the published files, or say --allow-other-data, which tables tell"
+        )
     return Checked(found, tuple(differences))
 
 

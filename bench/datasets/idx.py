@@ -38,12 +38,13 @@ class Idx(Source):
 
     def _array(self, folder: Path, name: str, dims: int) -> tuple[NDArray[np.uint8], str]:
         path = self.path(folder, name) or folder / name
-        raw = read_bytes(path)
-        if path.suffix == ".gz":
-            try:
-                raw = gzip.decompress(raw)
-            except (OSError, EOFError, zlib.error) as error:
-                raise BenchError(f"{path}: {error}{self._advice()}") from None
+        try:
+            raw = read_bytes(path)
+            raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        except BenchError as error:
+            raise BenchError(f"{error}{self._advice()}") from None
+        except (OSError, EOFError, zlib.error) as error:
+            raise BenchError(f"{path}: {error}{self._advice()}") from None
         md5 = md5_of(raw)
         self._check(path, name, md5)
         start = 4 + 4 * dims
