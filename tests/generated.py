@@ -44,9 +44,10 @@ def python2_pickle(values: Mapping[str, object]) -> bytes:
         remember()
 
     def number(value: int) -> None:
-        out.append(
-            b"K" + bytes([value]) if value < 256 else b"M" + struct.pack("<H", value) if value < 65536 else b"J" + struct.pack("<i", value)
-        )
+        if 0 <= value < 256:
+            out.append(b"K" + bytes([value]))
+        else:
+            out.append(b"M" + struct.pack("<H", value) if 0 <= value < 65536 else b"J" + struct.pack("<i", value))
 
     def array(value: NDArray[np.uint8]) -> None:
         out.append(b"cnumpy.core.multiarray\n_reconstruct\n")
@@ -63,7 +64,7 @@ def python2_pickle(values: Mapping[str, object]) -> bytes:
         out.append(b"(K\x01")
         for size in value.shape:
             number(size)
-        out.append(b"\x86")
+        out.append(b"\x85" if value.ndim == 1 else b"\x86")
         remember()
         out.append(b"cnumpy\ndtype\n")
         remember()

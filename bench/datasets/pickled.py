@@ -18,15 +18,25 @@ from numpy.typing import NDArray
 from bench.datasets.source import Arrays, Source, md5_of, read_bytes
 from bench.errors import BenchError
 
-_RECONSTRUCT = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
-_ENCODE, _NDARRAY, _DTYPE = ("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype")
-_NAMES = _RECONSTRUCT | {_ENCODE, _NDARRAY, _DTYPE}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _SINGLES = {"BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "BINFLOAT", "FLOAT"}
 _TEXTS = {"STRING", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"}
 _BYTES = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
 _SILENT = {"PROTO", "FRAME"}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+@dataclass(frozen=True)
+class _Name:
+    """What a file calls by name: compared with the known ones, never looked up."""
+
+    module: str
+    name: str
+
+
+_RECONSTRUCT = {_Name("numpy.core.multiarray", "_reconstruct"), _Name("numpy._core.multiarray", "_reconstruct")}
+_ENCODE, _NDARRAY, _DTYPE = _Name("_codecs", "encode"), _Name("numpy", "ndarray"), _Name("numpy", "dtype")
+_NAMES = _RECONSTRUCT | {_ENCODE, _NDARRAY, _DTYPE}
 
 
 @dataclass
@@ -87,12 +97,14 @@ def read_plain(raw: bytes) -> Any:
                 values = [stack.pop(-2), stack.pop()] if name == "SETITEM" else since_mark()
                 if name == "DICT":
                     stack.append({})
-                _of(dict, stack[-1]).update(zip(values[::2], values[1::2], strict=True))
+                keys = [_of(str, key) for key in values[::2]]
+                _of(dict, stack[-1]).update(zip(keys, values[1::2], strict=True))
             elif name in ("GLOBAL", "STACK_GLOBAL"):
                 module, _, attribute = arg.partition(" ") if name == "GLOBAL" else (stack.pop(-2), "", stack.pop())
-                if (module, attribute) not in _NAMES:
+                named = _Name(_of(str, module), _of(str, attribute))
+                if named not in _NAMES:
                     raise ValueError(f"it names {module}.{attribute}, which no array of bytes needs")
-                stack.append((module, attribute))
+                stack.append(named)
             elif name == "REDUCE":
                 arguments, called = stack.pop(), stack.pop()
                 stack.append(_call(called, arguments))
@@ -103,7 +115,7 @@ def read_plain(raw: bytes) -> Any:
                 return stack.pop()
             elif name not in _SILENT:
                 raise ValueError(f"opcode {name} has no place in it")
-    except (IndexError, KeyError, TypeError, OverflowError, AttributeError) as error:
+    except (IndexError, KeyError, TypeError, OverflowError, AttributeError, RecursionError, MemoryError) as error:
         raise ValueError(f"it is damaged ({type(error).__name__})") from None
     raise ValueError("it is cut short")
 
@@ -116,6 +128,7 @@ def _of(kind: type[Any], value: Any) -> Any:
 
 def _call(called: Any, arguments: Any) -> Any:
     """What a known name makes of its arguments, put together here."""
+    _of(_Name, called)
     if called in _RECONSTRUCT and arguments[0] == _NDARRAY:
         return _Array()
     if called == _DTYPE and isinstance(arguments[0], str):

@@ -50,14 +50,11 @@ class ImageTree(Source):
     def read(self, folder: Path, split: str) -> Listing:
         top = folder / self.wanted(split)[0]
         try:
-            classes = _folders(top)
-            if not classes:
-                loose = f"its {len(_files(top))} images must be sorted" if _files(top) else "there must be images"
-                raise BenchError(f"{top} holds no class folders; {loose} into one folder per class")
+            classes = _classes(top)
             if odd := [name for name in classes if not re.fullmatch(self.class_name, name)]:
                 raise BenchError(f"{top / odd[0]} is no class: such a folder is named like {self.class_name}")
             other = folder / self.wanted("test" if split == "train" else "train")[0]
-            if other.is_dir() and (unpaired := sorted(set(classes) ^ set(_folders(other)))):
+            if other.is_dir() and (unpaired := sorted(set(classes) ^ set(_classes(other)))):
                 missing = top if unpaired[0] not in classes else other
                 raise BenchError(f"class {unpaired[0]} is not in {missing}: both splits must have the same classes")
             names: list[bytes] = []
@@ -78,9 +75,14 @@ class ImageTree(Source):
         return Listing(top, np.array(names, np.bytes_), labels, tuple(classes), {top.name: listing.hexdigest()})
 
 
-def _folders(folder: Path) -> list[str]:
+def _classes(folder: Path) -> list[str]:
+    """Names of the class folders in order."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        found = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not found:
+        loose = f"its {len(_files(folder))} images must be sorted into" if _files(folder) else "there must be"
+        raise BenchError(f"{folder} holds no class folders; {loose} one folder per class")
+    return found
 
 
 def _files(folder: Path) -> list[tuple[str, int]]:
