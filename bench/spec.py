@@ -25,6 +25,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 Scalar = bool | int | float | str | None
 
+LATER = {"later": True}
+"""Metadata of a field that came after keys had been published: it is written only where it is not the default, so that those keys stay."""
+
 
 def derive(seed: int, *purpose: str | int) -> int:
     """One independent 64-bit seed per purpose, e.g. `derive(0, "order", epoch)`.
@@ -159,9 +162,6 @@ def _positive(spec: object, *names: str) -> None:
         if not value > 0:
             raise ValueError(f"{name}={value} must be greater than 0")
 
-
-LATER = {"later": True}
-"""Marks a field that a later release added: it is in no JSON and in no key while it has its default, so that older keys stay."""
 
 IN_MEMORY = ("none", "crop", "crop-flip")
 """Augmentations of images in memory: none, random crop after padding by 4, the same and a horizontal flip."""

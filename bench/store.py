@@ -30,7 +30,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.errors import BenchError, nearest
@@ -38,6 +38,18 @@ from bench.records import Certificate, finished_bytes, read_rows, to_line
 from bench.spec import CertifySpec, RunSpec, canonical, describe_type, from_json, parse_json, select_images, to_json
 
 DEFAULT_ROOT = Path("results/runs")
+
+_HELD: set[TextIO] = set()
+
+
+def _let_go() -> None:
+    """Closes the locks that a forked process inherits: a worker that outlives a killed run must not keep it claimed."""
+    for file in _HELD:
+        file.close()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -319,7 +331,11 @@ class Run:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BenchError(f"{self.path} is being computed by another process; this one leaves it alone") from None
-            yield
+            _HELD.add(file)
+            try:
+                yield
+            finally:
+                _HELD.discard(file)
 
     def begin(self) -> None:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""

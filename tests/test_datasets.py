@@ -41,16 +41,6 @@ Call = Callable[..., Result]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder with a generated CIFAR-10, CIFAR-100 and Fashion-MNIST."""
-    root = tmp_path_factory.mktemp("made")
-    generated.cifar10(root)
-    generated.cifar100(root)
-    generated.fashion_mnist(root)
-    return root
-
-
 # ------------------------------------------------------------------------------------------------------------------ facts
 
 
