@@ -197,14 +197,19 @@ def test_evidence_of_other_files_has_no_known_labels(made: Path, tmp_path: Path,
 def test_a_worker_that_outlives_its_run_does_not_hold_the_claim(tmp_path: Path) -> None:
     """Processes that decode images inherit the lock of the run; after a kill -9 of their parent they live on for seconds."""
     run = Store(tmp_path).run(cell("cifar10").spec)
+    reader, writer = os.pipe()
     with run.claimed():
         child = os.fork()
         if not child:
+            os.write(writer, b"!")
             time.sleep(60)
             os._exit(0)
+        os.read(reader, 1)
     try:
         with run.claimed():
             pass
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)
