@@ -599,3 +599,21 @@ def test_a_faulty_plugin_is_told_what_is_wrong(bench: Call, tmp_path: Path, old:
     assert result.exit_code in (1, 2), result.output
     assert part in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_the_example_of_the_documentation_keeps_the_contract(bench: Call, tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    path = tmp_path / "sketches.py"
+    path.write_text(text.partition("```python\n")[2].partition("```")[0])
+    (tmp_path / "sketches").mkdir()
+    for split, size in (("train", 2000), ("test", 1000)):
+        labels = np.arange(size) % 2
+        pixels = generated.pictures(labels, (1, 28, 28), size)
+        np.savez(tmp_path / "sketches" / f"{split}.npz", pixels=pixels, labels=labels, version=np.array("1"))
+    result = bench("check", path, "--data-dir", tmp_path)
+    assert result.exit_code == 0, result.output
+    (tmp_path / "sketches" / "test.npz").unlink()
+    missing = bench("check", path, "--data-dir", tmp_path)
+    assert missing.exit_code == 1
+    assert "is not whole (test.npz missing)" in missing.output
