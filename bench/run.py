@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import math
 import signal
 import time
 import traceback
@@ -22,7 +23,7 @@ from torch import nn
 
 from bench import environment
 from bench.certify import ROWS, Sampler
-from bench.data import load
+from bench.data import Images, load
 from bench.datasets import DATASETS
 from bench.errors import BenchError, Diverged, Interrupted
 from bench.method import Method
@@ -33,6 +34,7 @@ from bench.store import Certification, Run, State, Store, sha256, write_atomical
 from bench.train import Trainer, line_of, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
+TIMED_PIXELS = 256 * 28 * 28  # of a timed pass: large images fill memory and take long
 
 
 class Report(Protocol):
@@ -51,11 +53,15 @@ class Options:
 
     Attributes:
         allow_changed_source: continue a run that was begun with another source of its method; recorded in environment.json.
+        allow_other_data: use files that are not the published ones; recorded in environment.json.
+        data_dir: where the data sets are; None: in BENCH_DATA_DIR or the user's cache.
     """
 
     device: torch.device
     batch: int = ROWS
     allow_changed_source: bool = False
+    allow_other_data: bool = False
+    data_dir: Path | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 
@@ -160,9 +166,20 @@ def set_aside(cell: Cell, store: Store) -> Path | None:
     return target
 
 
-def _record_environment(cell: Cell, run: Run, options: Options, checksums: dict[str, str]) -> None:
+def _images(dataset: str, split: str, options: Options) -> Images:
+    return load(dataset, split, options.data_dir, allow_other=options.allow_other_data)
+
+
+def _describe(source_sha256: str, data: Images, options: Options) -> dict[str, Any]:
+    """The environment, with what is unusual about the data."""
+    differs = {"data_differs": list(data.differences)} if data.differences else {}
+    return environment.describe(options.device, source_sha256, data.checksums) | differs
+
+
+def _record_environment(cell: Cell, run: Run, options: Options, data: Images) -> None:
     """Writes what a training is made with; refuses to continue one that was begun with another source or other data."""
-    now = environment.describe(options.device, cell.source_sha256, checksums)
+    presets = {"presets_of": cell.presets_of} if cell.presets_of else {}
+    now = _describe(cell.source_sha256, data, options) | presets
     before = run.environment() if _checkpoints(run) else None
     changed = environment.mixture(before or {}, now, ("method_sha256", "engine_sha256", "data_md5"))
     if changed and not options.allow_changed_source:
@@ -178,8 +195,8 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
     info = DATASETS[cell.spec.dataset]
     if training := run.training():
         return load_weights(run, training["weights_sha256"], options.device)
-    data = load(cell.spec.dataset, "train")
-    _record_environment(cell, run, options, data.checksums)
+    data = _images(cell.spec.dataset, "train", options)
+    _record_environment(cell, run, options, data)
     trainer = Trainer(cell.spec, cell.method, info, data.to(options.device), options.device)
     seconds = _restore(trainer, run, report)
     begun = saved = time.monotonic()
@@ -297,12 +314,14 @@ def certify(
     """
     run = certification.run
     spec = certification.spec
-    data = load(run.spec.dataset, "test")
+    data = _images(run.spec.dataset, "test", options)
     before = certification.environment()
     certification.begin(sha256(run.weights))
-    now = environment.describe(options.device, source_sha256, data.checksums)
-    write_json(certification.path / "environment.json", environment.with_history(before, now))
+    now = _describe(source_sha256, data, options)
     done = set(certification.columns().index.tolist())
+    if done and environment.mixture(before or {}, now, ("data_md5",)):
+        raise BenchError(f"{certification.path} holds evidence of other test images; --rerun all starts over")
+    write_json(certification.path / "environment.json", environment.with_history(before, now))
     expected = certification.expected()
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, options.batch)
     for index in expected:
@@ -349,7 +368,8 @@ def estimate_seconds(cells: Sequence[Cell], store: Store, device: torch.device) 
 def _time_passes(model: nn.Module, shape: tuple[int, int, int], device: torch.device) -> tuple[float, float]:
     """Seconds per forward and backward pair and per forward pass of one image; the better of three tries."""
     model = place(model, device)
-    x = torch.rand(256, *shape, device=device).contiguous(memory_format=torch.channels_last)
+    rows = max(2, min(256, TIMED_PIXELS // math.prod(shape)))
+    x = torch.rand(rows, *shape, device=device).contiguous(memory_format=torch.channels_last)
 
     def pair() -> None:
         model.train()

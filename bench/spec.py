@@ -26,6 +26,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 Scalar = bool | int | float | str | None
 
+LATER = {"later": True}
+"""Metadata of a field that came after keys had been published: it is written only where it is not the default, so that those keys stay."""
+
 
 def derive(seed: int, *purpose: str | int) -> int:
     """One independent 64-bit seed per purpose, e.g. `derive(0, "order", epoch)`.
@@ -161,6 +164,15 @@ def _positive(spec: object, *names: str) -> None:
             raise ValueError(f"{name}={value} must be greater than 0")
 
 
+IN_MEMORY = ("none", "crop", "crop-flip")
+"""Augmentations of images in memory: none, random crop after padding by 4, the same and a horizontal flip."""
+
+STREAMED = ("none", "resized-crop-flip")
+"""Augmentations of images that are decoded one by one: none, random resized crop and flip."""
+
+AUGMENTS = tuple(dict.fromkeys(IN_MEMORY + STREAMED))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
     """How a base classifier is trained, apart from its loss.
@@ -183,6 +195,7 @@ class TrainSpec:
     weight_decay: float = 1e-4
     images: str = "all"  # which training images, see `select_images`
     precision: str = "float32"
+    augment: str = field(default="none", metadata=LATER)  # one of AUGMENTS
 
     def __post_init__(self) -> None:
         _normalise(self)
@@ -194,6 +207,8 @@ class TrainSpec:
             raise ValueError("nesterov=true needs a momentum greater than 0")
         if self.precision != "float32":
             raise ValueError(f"precision={self.precision} is not supported; there is float32")
+        if self.augment not in AUGMENTS:
+            raise ValueError(f"augment={self.augment} is unknown{nearest(self.augment, AUGMENTS)}")
         select_images(self.images, 1)
 
     def lr_at(self, epoch: int) -> float:
@@ -287,7 +302,16 @@ def check_sigma(sigma: float) -> None:
 
 def to_json(spec: Any) -> dict[str, Any]:
     """A spec as plain JSON values, with its schema version."""
-    return {"schema": SCHEMA, **dataclasses.asdict(spec)}
+    return {"schema": SCHEMA, **_plain(spec)}
+
+
+def _plain(spec: Any) -> dict[str, Any]:
+    values = {
+        f.name: getattr(spec, f.name)
+        for f in dataclasses.fields(spec)
+        if not (f.metadata.get("later") and getattr(spec, f.name) == f.default)
+    }
+    return {k: _plain(v) if dataclasses.is_dataclass(v) else dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
 
 def _build(cls: type[Any], data: object, where: str) -> Any:
@@ -325,7 +349,7 @@ def _build(cls: type[Any], data: object, where: str) -> Any:
         raise BenchError(f"{where}: {error}") from None
 
 
-T = TypeVar("T", "RunSpec", "CertifySpec")
+T = TypeVar("T", "RunSpec", "CertifySpec", "TrainSpec")
 
 
 def from_json(cls: type[T], text: str | bytes, where: str) -> T:

@@ -2,6 +2,7 @@
 
     ROOT/mnist/smoothmix.eta5/0.25-seed0-<key>/
         spec.json            RunSpec; its key is the folder's last word
+        dataset.json         facts of the data set, where it is none of the suite's
         environment.json     versions, hashes, device: what the numbers were made with (side file: not evidence)
         curve.csv            the training curve, one column per term
         training.json        written last: state trained or diverged, steps, SHA-256 of the weights
@@ -29,15 +30,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.columns import Columns, pack, unpack
-from bench.datasets import DATASETS, DatasetInfo
+from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.errors import BenchError, nearest
 from bench.records import Certificate, parse_log, read_log, read_rows, to_line
 from bench.spec import CertifySpec, RunSpec, canonical, describe_type, from_json, parse_json, select_images, to_json
@@ -46,6 +47,18 @@ DEFAULT_ROOT = Path("results/runs")
 CACHED_ROWS = 1000
 """Evidence of fewer rows is read fast enough without columns.bin."""
 NOTHING = Columns.of([])
+
+_HELD: set[TextIO] = set()
+
+
+def _let_go() -> None:
+    """Closes the locks that a forked process inherits: a worker that outlives a killed run must not keep it claimed."""
+    for file in _HELD:
+        file.close()
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -134,6 +147,14 @@ class Certification:
         """Indices of the images it covers when finished."""
         return select_images(self.spec.images, self.run.info.test_size)
 
+    def labels(self) -> tuple[int, ...] | None:
+        """The labels that its rows must have; None where they are not known: the data set is not on this machine, or was another one."""
+        return None if self.differences() else self.run.info.known_labels()
+
+    def differences(self) -> list[str]:
+        """What makes the images that it was certified on others than those of the published data set."""
+        return _differences(self.environment())
+
     def rows(self) -> list[Certificate]:
         """The finished rows, from the log itself.
 
@@ -151,7 +172,7 @@ class Certification:
 
         Raises:
             BenchError: a damaged row, or one that this certification cannot have: an image that it does not cover, another label than
-                the data set's, a class that there is not, other sample sizes.
+                the data set's (where that is known), a class that there is not, other sample sizes.
         """
         log = read_log(self.evidence) if self.evidence.exists() else b""
         cache = self.path / "columns.bin"
@@ -169,10 +190,10 @@ class Certification:
 
     def _check(self, columns: Columns) -> None:
         info, spec = self.run.info, self.spec
-        expected, labels = self.expected(), _labels(info)
+        expected, labels = self.expected(), self.labels()
         places, rest = np.divmod(columns.index - expected.start, expected.step)
         known = (rest == 0) & (places >= 0) & (places < len(expected))
-        label = labels[np.where(known, columns.index, 0)]
+        label = columns.label if labels is None else _array(labels)[np.where(known, columns.index, 0)]
         sizes = (columns.n0 != spec.n0) | (columns.n != spec.n) | (columns.count < 0) | (columns.count > columns.n)
         for line in np.flatnonzero(sizes | ~known | (columns.label != label) | (columns.highest >= info.classes))[:1].tolist():
             index = columns.index[line]
@@ -258,10 +279,13 @@ class Run:
 
     @property
     def info(self) -> DatasetInfo:
-        """Facts of its data set; BenchError if this release knows none of that name."""
-        if self.spec.dataset not in DATASETS:
-            raise BenchError(f"{self.path}: unknown data set {self.spec.dataset!r}{nearest(self.spec.dataset, DATASETS)}")
-        return DATASETS[self.spec.dataset]
+        """Facts of its data set; of one that is not at hand, those that the run keeps. BenchError if there are none."""
+        name, facts = self.spec.dataset, self.path / "dataset.json"
+        if name in DATASETS:
+            return DATASETS[name]
+        if facts.exists():
+            return from_facts(name, read_json(facts), str(facts))
+        raise BenchError(f"{self.path}: unknown data set {name!r}{nearest(name, DATASETS)}")
 
     def training(self) -> dict[str, Any] | None:
         """What `training.json` says: `state` trained with `steps` and `weights_sha256`, or diverged with a `reason`. None: unfinished.
@@ -301,6 +325,10 @@ class Run:
         """What the run was made with, None before its first start."""
         return _environment(self.path)
 
+    def differences(self) -> list[str]:
+        """What makes the images that it was trained on others than those of the published data set."""
+        return _differences(self.environment())
+
     def certification(self, spec: CertifySpec) -> Certification:
         """The folder of a certification, there or not."""
         return Certification(self.path / f"certify-{spec.key}", spec, self)
@@ -319,7 +347,7 @@ class Run:
 
     def check(self) -> None:
         """BenchError where a record of the run or of its certifications cannot be believed; evidence itself is not read."""
-        self.info.test_labels()
+        self.info.known_labels()
         self.state()
         self.environment()
         for certification in self.certifications():
@@ -338,12 +366,19 @@ class Run:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BenchError(f"{self.path} is being computed by another process; this one leaves it alone") from None
-            yield
+            _HELD.add(file)
+            try:
+                yield
+            finally:
+                _HELD.discard(file)
 
     def begin(self) -> None:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
         for leftover in [*self.path.rglob(".*.tmp"), *self.path.glob("failure.json")]:
             leftover.unlink()
+        name = self.spec.dataset
+        if name in DATASETS and name not in BUILT_IN:
+            write_json(self.path / "dataset.json", facts_of(DATASETS[name]))
         write_json(self.path / "spec.json", to_json(self.spec))
 
 
@@ -401,9 +436,9 @@ def _read(path: Path) -> bytes:
         raise BenchError(f"{path}: {error.strerror}") from None
 
 
-@cache
-def _labels(info: DatasetInfo) -> NDArray[np.int64]:
-    return np.array(info.test_labels())
+@lru_cache(maxsize=16)
+def _array(labels: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.array(labels)
 
 
 def _require(path: Path, data: dict[str, Any], fields: Mapping[str, type]) -> dict[str, Any]:
@@ -424,3 +459,8 @@ def _environment(folder: Path) -> dict[str, Any] | None:
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
         raise BenchError(f"{path}: history is {history!r}, not a list of objects")
     return data
+
+
+def _differences(environment: dict[str, Any] | None) -> list[str]:
+    found = (environment or {}).get("data_differs", [])
+    return [str(sentence) for sentence in found] if isinstance(found, list) else [str(found)]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.data import Split
+from bench.data import Images
 from bench.datasets import DatasetInfo
 from bench.errors import BenchError, Diverged
 from bench.method import Batch, Method, Terms
@@ -38,7 +38,7 @@ class Trainer:
             learning rate, mean of each term, and their sum as `loss`.
     """
 
-    def __init__(self, spec: RunSpec, method: Method, info: DatasetInfo, data: Split, device: torch.device) -> None:
+    def __init__(self, spec: RunSpec, method: Method, info: DatasetInfo, data: Images, device: torch.device) -> None:
         self.spec, self.method, self.data = spec, method, data
         train = spec.train
         self.chosen = torch.tensor(select_images(train.images, len(data)), dtype=torch.int64)
@@ -55,7 +55,7 @@ class Trainer:
         self.curve: list[CurveRow] = []
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
-        self._order: tuple[int, Tensor] | None = None
+        self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
         self._forked = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=self._forked):
             torch.manual_seed(derive(spec.seed, "ambient"))
@@ -96,8 +96,8 @@ class Trainer:
         lr = self.spec.train.lr_at(epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        rows = self._rows()
-        batch = Batch(x=self.data.images(rows), y=self.data.labels[rows], epoch=float(epoch))
+        x, y = self._next()
+        batch = Batch(x=x, y=y, epoch=float(epoch))
         terms = check_terms(self.method.loss(self.g, batch))
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
@@ -109,15 +109,15 @@ class Trainer:
         if self.epoch != epoch or self.step == self.total:
             self._close_row(epoch, lr)
 
-    def _rows(self) -> Tensor:
-        """Indices of the coming batch: a fresh shuffle per epoch, the last batch kept."""
+    def _next(self) -> tuple[Tensor, Tensor]:
+        """The coming batch, images and labels: a fresh shuffle per epoch, the last batch kept."""
         epoch, position = divmod(self.step, self.per_epoch)
-        if self._order is None or self._order[0] != epoch:
+        if self._batches is None or not position:
             generator = torch.Generator().manual_seed(derive(self.spec.seed, "order", epoch))
-            shuffled = self.chosen[torch.randperm(len(self.chosen), generator=generator)]
-            self._order = (epoch, shuffled.to(self.device))
-        size = self.spec.train.batch
-        return self._order[1][position * size : (position + 1) * size]
+            order = self.chosen[torch.randperm(len(self.chosen), generator=generator)]
+            train, seed = self.spec.train, derive(self.spec.seed, "augment", epoch)
+            self._batches = self.data.batches(order, train.batch, augment=train.augment, seed=seed, first=position)
+        return next(self._batches)
 
     def _close_row(self, epoch: int, lr: float) -> None:
         means = {name: float(total) / self._summed for name, total in self._sums.items()}
@@ -157,6 +157,7 @@ class Trainer:
         self._ambient = [tensor.cpu() for tensor in state["ambient"]]
         self.step, self.curve = state["step"], state["curve"]
         self._sums, self._summed = state["sums"], state["summed"]
+        self._batches = None
 
 
 def check_terms(terms: object) -> Terms:

@@ -709,7 +709,7 @@ def info_for(arch: str, monkeypatch: pytest.MonkeyPatch) -> DatasetInfo:
             fit.make(arch, info, meta=True)
         except BenchError:
             continue
-        monkeypatch.setitem(cast(dict[str, DatasetInfo], DATASETS), info.name, info)
+        monkeypatch.setitem(DATASETS, info.name, info)
         return info
     raise AssertionError(f"no data set for {arch}")
 

@@ -160,6 +160,7 @@ def test_every_field_is_in_the_key() -> None:
         "nesterov": True,
         "weight_decay": 0.0,
         "images": "first:10",
+        "augment": "crop",
     }
     assert set(train_changes) | {"precision"} == {f.name for f in dataclasses.fields(TrainSpec)}
     keys = {dataclasses.replace(RUN, train=dataclasses.replace(TRAIN, **{k: v})).key for k, v in train_changes.items()}

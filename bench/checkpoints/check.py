@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.checkpoints.load import Base
 from bench.checkpoints.normalize import Normalization, candidates
-from bench.data import Split
+from bench.data import Images
 from bench.models import Normalize, place
 from bench.spec import derive
 
@@ -54,7 +54,7 @@ class Accuracy:
         return f"{self.clean:.1%} without noise and {self.noisy:.1%} with it"
 
 
-def accuracy(base: Base, data: Split, device: torch.device, normalization: Normalization | None = None) -> Accuracy:
+def accuracy(base: Base, data: Images, device: torch.device, normalization: Normalization | None = None) -> Accuracy:
     """Accuracy on at most 500 test images, evenly spread over the test set, without noise and with one draw of it.
 
     Args:
@@ -82,7 +82,7 @@ def accuracy(base: Base, data: Split, device: torch.device, normalization: Norma
     return Accuracy(clean=clean, noisy=noisy, loss=float(loss) / tried, images=len(indices), seconds=seconds)
 
 
-def warnings(base: Base, own: Accuracy, data: Split, device: torch.device) -> list[str]:
+def warnings(base: Base, own: Accuracy, data: Images, device: torch.device) -> list[str]:
     """A sentence for each sign that weights, data set or normalisation are not what they should be.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import attack, certify, compare, exchange, look, make, plots, run, tables, verify
+from bench.cli import attack, certify, compare, data, exchange, look, make, plots, run, tables, verify
 
 app = typer.Typer(
     name="bench",
@@ -46,6 +46,7 @@ app.command("list")(look.list_)
 app.command("show")(look.show)
 app.command("check")(make.check)
 app.command("new-method")(make.new_method)
+app.add_typer(data.data, name="data")
 app.command("import")(exchange.import_)
 app.command("export")(exchange.export)
 app.command("verify")(verify.verify)

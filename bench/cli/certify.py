@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.common import Json, Results, check_folder, clock, guarded, plain, print_json, stop, write_file
+from bench.cli.data import DataDir
 from bench.errors import BenchError, Interrupted
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from bench.certify import Sampler
     from bench.checkpoints.check import Accuracy
     from bench.checkpoints.load import Base
-    from bench.data import Split
+    from bench.data import Images as Pictures
     from bench.predict import Prediction
     from bench.records import Certificate
     from bench.run import StopSignals
@@ -74,6 +75,7 @@ def certify(
     device: Device = "auto",
     results: Results = Path("results/runs"),
     tsv: Tsv = None,
+    data_dir: DataDir = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -84,7 +86,9 @@ def certify(
 
     Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
     """
-    job = _Job.prepare(checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, quiet=quiet, as_json=as_json)
+    job = _Job.prepare(
+        checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, data_dir, quiet=quiet, as_json=as_json
+    )
     guarded(lambda: job.certify(n, n0, seed))
 
 
@@ -101,6 +105,7 @@ def predict(
     device: Device = "auto",
     results: Results = Path("results/runs"),
     tsv: Tsv = None,
+    data_dir: DataDir = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -110,7 +115,9 @@ def predict(
 
     Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
     """
-    job = _Job.prepare(checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, quiet=quiet, as_json=as_json)
+    job = _Job.prepare(
+        checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, data_dir, quiet=quiet, as_json=as_json
+    )
     guarded(lambda: job.predict(n, seed))
 
 
@@ -119,12 +126,13 @@ class _Job:
     """What both commands know once their flags are read."""
 
     base: Base
-    data: Split
+    data: Pictures
     device: torch.device
     alpha: float
     images: str
     results: Path
     tsv: Path | None
+    data_dir: Path | None
     console: Console
     as_json: bool
 
@@ -141,6 +149,7 @@ class _Job:
         device: str,
         results: Path,
         tsv: Path | None,
+        data_dir: Path | None,
         *,
         quiet: bool,
         as_json: bool,
@@ -174,8 +183,8 @@ class _Job:
             if not select_images(images, base.info.test_size):
                 raise BenchError(f"--images {images} selects none of the {base.info.test_size} test images of {base.info.name}")
             console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
-            data = load_data(base.info.name, "test")
-            return cls(base, data, place, alpha, images, results, tsv, console, as_json)
+            data = load_data(base.info.name, "test", data_dir)
+            return cls(base, data, place, alpha, images, results, tsv, data_dir, console, as_json)
 
         return guarded(work)
 
@@ -232,7 +241,7 @@ class _Job:
             with self.stoppable() as signals, Show(self.console, [estimate]) as show:
                 show.begin(0, self.base.name)
                 try:
-                    certify_images(certification, model, source, Options(device=self.device), show, signals)
+                    certify_images(certification, model, source, Options(device=self.device, data_dir=self.data_dir), show, signals)
                 except Interrupted:
                     self.say("interrupted; finished images are kept, and the same line again continues")
                     raise

@@ -39,23 +39,12 @@ def list_(
     results: Results = Path("results/runs"),
     as_json: Json = False,
 ) -> None:
-    """List methods, data sets, protocols or runs. No method's code is run for it."""
+    """List methods, data sets, protocols or runs. No code of a method or a plug-in is run for it."""
     rows: list[dict[str, Any]]
     if what is What.METHODS:
         rows = guarded(lambda: _methods(_plugin_paths(plugin)))
     elif what is What.DATASETS:
-        from bench.datasets import DATASETS
-
-        rows = [
-            {
-                "name": d.name,
-                "classes": d.classes,
-                "image": "x".join(map(str, d.shape)),
-                "sigmas": ", ".join(f"{s:g}" for s in d.sigmas),
-                "summary": d.summary,
-            }
-            for d in DATASETS.values()
-        ]
+        rows = guarded(lambda: _datasets(_plugin_paths(plugin)))
     elif what is What.PROTOCOLS:
         from bench.spec import PROTOCOLS
 
@@ -99,6 +88,23 @@ def _methods(paths: tuple[Path, ...]) -> list[dict[str, Any]]:
         rows.append(
             {"name": entry.name, "variants": ", ".join(v for v in variants if v != "default"), "origin": entry.origin, "summary": summary}
         )
+    return rows
+
+
+def _datasets(paths: tuple[Path, ...]) -> list[dict[str, Any]]:
+    from bench.datasets import BUILT_IN, DATASETS
+    from bench.registry import Registry
+
+    rows = []
+    for entry in Registry(paths).datasets().values():
+        row: dict[str, Any] = {"name": entry.name, "classes": "", "image": "", "sigmas": "", "origin": entry.origin}
+        if entry.name in BUILT_IN:
+            info = DATASETS[entry.name]
+            row |= {"classes": info.classes, "image": "x".join(map(str, info.shape)), "sigmas": ", ".join(f"{s:g}" for s in info.sigmas)}
+            row |= {"summary": info.summary}
+        else:
+            row |= {"summary": entry.describe()[0]}
+        rows.append(row)
     return rows
 
 

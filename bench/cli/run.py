@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.cli.common import Json, Plugins, Results, changes, check_folder, clock, numbers, plain, plugins, print_json, seeds, stop, words
+from bench.cli.data import DataDir
 from bench.errors import BenchError, UsageError, nearest
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from bench.plan import Cell, Plan
+    from bench.plan import Cell, Plan, Request
+    from bench.registry import Registry
     from bench.run import Options
     from bench.store import State, Store
 
@@ -29,7 +32,8 @@ def run(
         typer.Option(
             "--method",
             metavar="NAME[.VARIANT]",
-            help="Methods, comma-separated or repeated; patterns ('NAME.*') work. Default: those of --plugin, or the nine rows of Table 4.",
+            help="Methods, comma-separated or repeated; patterns ('NAME.*') work. Default: those of --plugin, or the rows of the paper's "
+            "table for the data set (mnist: the nine of Table 4).",
         ),
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Data sets. Default: mnist.")] = None,
@@ -58,6 +62,7 @@ def run(
     batch: Annotated[
         int | None, typer.Option("--batch", help="Samples per certification pass, at most 500; never changes a count.")
     ] = None,
+    data_dir: DataDir = None,
     results: Results = Path("results/runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     number: Annotated[
@@ -69,6 +74,9 @@ def run(
     ] = None,
     allow_changed_source: Annotated[
         bool, typer.Option("--allow-changed-source", help="Continue trainings begun with another source of their method; recorded.")
+    ] = False,
+    allow_other_data: Annotated[
+        bool, typer.Option("--allow-other-data", help="Take data files that are not the published ones; recorded, and tables tell.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")] = False,
     as_json: Json = False,
@@ -98,7 +106,7 @@ def run(
 
     from bench.certify import ROWS
     from bench.plan import Plan, Request, make_plan
-    from bench.registry import Registry
+    from bench.registry import Registry, holds_dataset
     from bench.run import Options, pick_device
     from bench.store import Store
     from leaderboard import layouts
@@ -113,25 +121,33 @@ def run(
         chosen_device = pick_device(device)
     except BenchError as error:
         problems.append(str(error))
-    plan = Plan((), ())
-    try:
-        request = Request(
-            methods=methods or [path.stem for path in paths] or layout.rows,
-            datasets=datasets or [layout.dataset],
-            sigmas=sigmas or ([] if number is None else [float(sigma) for sigma in layout.sigmas]),
-            seeds=chosen_seeds,
-            protocol=protocol,
-            recipe=recipe,
-            changes=wanted,
-        )
-        plan = make_plan(request, Registry(paths))
-    except UsageError as error:
-        problems += error.problems
+    plan, registry = Plan((), ()), Registry(paths)
+    methods = methods or [path.stem for path in paths if not holds_dataset(path)]
+    request = Request(
+        methods=methods or layout.rows,
+        datasets=datasets or [layout.dataset],
+        sigmas=sigmas or ([] if number is None else [float(sigma) for sigma in layout.sigmas]),
+        seeds=chosen_seeds,
+        protocol=protocol,
+        recipe=recipe,
+        changes=wanted,
+    )
+    for part in [request] if methods or number is not None else _by_dataset(request, registry):
+        try:
+            found = make_plan(part, registry)
+            plan = Plan(plan.cells + found.cells, plan.notes + found.notes)
+        except UsageError as error:
+            problems += error.problems
     if problems:
         stop(problems)
 
     console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=True)
     matrix = _Matrix(plan, Store(results), console, rerun)
+    missing = matrix.check_data(data_dir, allow_other=allow_other_data, read=not dry_run)
+    if missing and not dry_run:
+        stop(missing)
+    for sentence in missing:
+        matrix.say(f"note: {sentence}")
     seconds = matrix.announce(chosen_device, protocol, recipe, detail=dry_run)
     if dry_run:
         if as_json:
@@ -142,7 +158,13 @@ def run(
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
-    options = Options(device=chosen_device, batch=batch or ROWS, allow_changed_source=allow_changed_source)
+    options = Options(
+        device=chosen_device,
+        batch=batch or ROWS,
+        allow_changed_source=allow_changed_source,
+        allow_other_data=allow_other_data,
+        data_dir=data_dir,
+    )
     code = matrix.run(options, seconds)
     if not code:
         where = "" if results == Path("results/runs") else f" --results {results}"
@@ -150,6 +172,21 @@ def run(
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     raise typer.Exit(code)
+
+
+def _by_dataset(request: Request, registry: Registry) -> list[Request]:
+    """A request that names no methods: for each data set those of its published table, or of that of the data set it is like."""
+    from leaderboard import layouts
+
+    parts = []
+    for name in request.datasets:
+        try:
+            like = registry.load_dataset(name).like
+        except BenchError:
+            like = None  # the plan will say what is wrong with it
+        layout = layouts.first_of(name) or (layouts.first_of(like) if like else None)
+        parts.append(replace(request, datasets=[name], methods=layout.rows if layout else request.methods))
+    return parts
 
 
 class _Matrix:
@@ -168,6 +205,27 @@ class _Matrix:
             return state_of(cell, self.store)
         except BenchError:
             return "failed"  # the attempt to continue it will say why
+
+    def check_data(self, data_dir: Path | None, *, allow_other: bool, read: bool) -> list[str]:
+        """What is wrong with the data sets of the cells to be done.
+
+        Args:
+            read: reads them, so that nothing is begun on a damaged one; else they are only looked for.
+        """
+        from bench.data import load
+        from bench.datasets import DATASETS
+        from bench.datasets.check import folder_of
+
+        problems = []
+        for name in dict.fromkeys(cell.spec.dataset for cell in self.todo):
+            trained = all(self.states[c.id] == "certifying" and c.id not in self.again for c in self.todo if c.spec.dataset == name)
+            try:
+                folder_of(DATASETS[name], data_dir)
+                for split in (("test",) if trained else ("train", "test")) if read else ():
+                    load(name, split, data_dir, allow_other=allow_other)
+            except BenchError as error:
+                problems.append(str(error))
+        return problems
 
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)

@@ -171,6 +171,7 @@ def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[
         "imports": report.imports,
         "imported_rows": report.imported_rows,
         "log_rows": report.log_rows,
+        "unchecked": report.unchecked,
         "unfinished": [{"path": str(item.path), "reason": item.reason} for item in report.unfinished],
         "without_weights": [str(evidence.certification.path) for evidence in _without_weights(report)],
         "recertified": again.as_json() if again else None,
@@ -187,6 +188,8 @@ def _print(what: Path, report: Report, again: Recertification | None, facts: Log
             typer.echo(plain(f"fails: {failure}"))
         if len(failures) > SHOWN:
             typer.echo(plain(f"fails: {file}: {len(failures) - SHOWN} more; --json lists all"))
+    for reason in report.unchecked:
+        typer.echo(plain(f"not checked: {reason}"))
     for item in report.unfinished:
         typer.echo(plain(f"unfinished: {item.path}: {item.reason}"))
     typer.echo(plain(f"{what}:"))

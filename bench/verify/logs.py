@@ -114,8 +114,8 @@ def _parse(data: bytes, facts: LogFacts, file: Path, sizes: tuple[int, int]) -> 
     n = facts.n or next((int(row[-1]) for row in cells[1:2] if tuple(cells[0]) == fieldlog.OURS and row[-1].isdigit()), 100_000)
     expected = Expected(classes=classes, test_size=size, images=images, n=n, alpha=facts.alpha, sigma=facts.sigma)
     log = fieldlog.parse(data, expected, name=str(file))
-    if facts.dataset in DATASETS:
-        fieldlog.check_labels(log.rows, dict(enumerate(DATASETS[facts.dataset].test_labels())), name=str(file))
+    if facts.dataset in DATASETS and (labels := DATASETS[facts.dataset].known_labels()) is not None:
+        fieldlog.check_labels(log.rows, dict(enumerate(labels)), name=str(file))
     return log
 
 

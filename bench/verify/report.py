@@ -64,6 +64,7 @@ class Report:
         weights: files of weights whose check sum was compared.
         rows: of evidence. imported_rows: of imported logs. log_rows: of log files.
         distinct: radii that were computed twice, one per distinct count.
+        unchecked: what could not be checked here, and why.
         finished: certifications that recertification can draw from.
     """
 
@@ -78,6 +79,7 @@ class Report:
     log_rows: int = 0
     distinct: int = 0
     finished: list[Evidence] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from bench.datasets import DATASETS
 from bench.errors import BenchError, nearest
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, canonical, parse_json, to_json
 from bench.store import Certification, Damaged, Run, Store
@@ -108,7 +107,7 @@ def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str],
         if not specs:
             if family.protocol not in PROTOCOLS:
                 raise BenchError(f"{members[0].path}: protocol {family.protocol!r} is unknown here{nearest(family.protocol, PROTOCOLS)}")
-            spec = PROTOCOLS[family.protocol].certify
+            spec = members[0].info.protocol(PROTOCOLS[family.protocol]).certify
             specs = {spec.key: spec}
         for run in members:
             for key in [c.spec.key for c in certified[run.spec.key]] or specs:
@@ -125,7 +124,7 @@ def _group(
     words: Sequence[str],
     mix_sources: bool,
 ) -> Group:
-    info = DATASETS[family.dataset]
+    info = members[0].run.info
     layout = layouts.of_dataset(family.dataset)
     images = len(members[0].certification.expected())
     if not images:
@@ -179,7 +178,7 @@ def _group(
         metrics=columns,
         sections=tuple(sections),
         mixed=bool(sources) and mix_sources,
-        notes=_environments(members),
+        notes=(*_environments(members), *data_notes([m.certification for m in members])),
     )
 
 
@@ -245,6 +244,21 @@ def _environments(members: Sequence[_Member]) -> tuple[str, ...]:
             for name, field in fields.items():
                 found[name].add(str(field(entry)))
     return tuple(f"certified under different {name}: {', '.join(sorted(values))}" for name, values in found.items() if len(values) > 1)
+
+
+def data_notes(certifications: Sequence[Certification]) -> tuple[str, ...]:
+    """What is unusual about the data behind evidence: other files than the published ones, labels unchecked, another data set's presets."""
+    notes = []
+    for c in certifications:
+        name, environment = c.run.spec.dataset, c.run.environment() or {}
+        if differences := c.run.differences() + c.differences():
+            more = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
+            notes.append(f"not the published {name} data: {differences[0]}{more}")
+        elif c.path.exists() and c.labels() is None:
+            notes.append(f"the labels of {name} are not checked: its published files are not on this machine")
+        if presets_of := environment.get("presets_of"):
+            notes.append(f"no hyperparameters are published for {name}: those for {presets_of} are taken")
+    return tuple(dict.fromkeys(notes))
 
 
 def _histories(runs: Sequence[Run]) -> list[str]:
