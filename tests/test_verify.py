@@ -164,7 +164,8 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
         "imported_rows": 0,
         "log_rows": 0,
         "unfinished": [],
-        "without_weights": [],
+        "unchecked": [],
+            "without_weights": [],
         "recertified": None,
         "failures": [],
     }
