@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from bench import environment
-from bench.certify import ROWS, Sampler
+from bench.certify import Sampler
 from bench.data import load
 from bench.datasets import DATASETS
 from bench.errors import BenchError, Diverged, Interrupted
@@ -49,11 +49,12 @@ class Options:
     """What changes how a cell is computed but not its result.
 
     Attributes:
+        batch: samples per certification pass; chosen by image size and device if None.
         allow_changed_source: continue a run that was begun with another source of its method; recorded in environment.json.
     """
 
     device: torch.device
-    batch: int = ROWS
+    batch: int | None = None
     allow_changed_source: bool = False
     checkpoint_seconds: float = CHECKPOINT_SECONDS
 
@@ -275,11 +276,12 @@ def _certify(cell: Cell, run: Run, model: nn.Module, options: Options, report: R
     certification = run.certification(cell.certify)
     before = certification.environment()
     certification.begin(sha256(run.weights))
-    now = environment.describe(options.device, cell.source_sha256, data.checksums)
+    sampler = Sampler(model, cell.spec.sigma, info.classes, cell.certify.seed, options.batch, cell.certify.sampling)
+    sample = data.images(torch.tensor([0]))[0].to(options.device)
+    now = environment.describe(options.device, cell.source_sha256, data.checksums) | {"precision": sampler.arithmetic(sample)}
     write_json(certification.path / "environment.json", environment.with_history(before, now))
     done = {row.index for row in certification.rows()}
     expected = certification.expected()
-    sampler = Sampler(model, cell.spec.sigma, info.classes, cell.certify.seed, options.batch)
     for index in expected:
         if index in done:
             continue

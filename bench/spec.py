@@ -25,6 +25,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 Scalar = bool | int | float | str | None
 
+LATER = {"later": True}
+"""Metadata of a field that came after keys had been published: it is written only where it is not the default, so that those keys stay."""
+SAMPLINGS = ("float32", "grid")
+
 
 def derive(seed: int, *purpose: str | int) -> int:
     """One independent 64-bit seed per purpose, e.g. `derive(0, "order", epoch)`.
@@ -210,6 +214,7 @@ class CertifySpec:
     seed: int = 0
     rule: str = "clopper-pearson"
     precision: str = "float32"
+    sampling: str = field(default="float32", metadata=LATER)  # float32, or grid: sums that are exact in floating point
     changes: Mapping[str, Scalar] = field(default_factory=dict)  # what --set changed of the protocol
 
     def __post_init__(self) -> None:
@@ -219,6 +224,8 @@ class CertifySpec:
             raise ValueError(f"rule={self.rule} is not supported; there is clopper-pearson")
         if self.precision != "float32":
             raise ValueError(f"precision={self.precision} is not supported; there is float32")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling={self.sampling} is not supported{nearest(self.sampling, SAMPLINGS)}")
         select_images(self.images, 1)
 
     @property
@@ -286,7 +293,11 @@ def check_sigma(sigma: float) -> None:
 
 def to_json(spec: Any) -> dict[str, Any]:
     """A spec as plain JSON values, with its schema version."""
-    return {"schema": SCHEMA, **dataclasses.asdict(spec)}
+    values = dataclasses.asdict(spec)
+    for f in dataclasses.fields(spec):
+        if f.metadata == LATER and values[f.name] == f.default:
+            del values[f.name]
+    return {"schema": SCHEMA, **values}
 
 
 def _build(cls: type[Any], data: object, where: str) -> Any:

@@ -55,9 +55,7 @@ def run(
     ] = None,
     plugin: Plugins = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    batch: Annotated[
-        int | None, typer.Option("--batch", help="Samples per certification pass, at most 500; never changes a count.")
-    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Samples per certification pass; never changes a count.")] = None,
     results: Results = Path("results/runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     number: Annotated[
@@ -96,7 +94,6 @@ def run(
     import torch
     from rich.console import Console
 
-    from bench.certify import ROWS
     from bench.plan import Plan, Request, make_plan
     from bench.registry import Registry
     from bench.run import Options, pick_device
@@ -142,7 +139,7 @@ def run(
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
-    options = Options(device=chosen_device, batch=batch or ROWS, allow_changed_source=allow_changed_source)
+    options = Options(device=chosen_device, batch=batch, allow_changed_source=allow_changed_source)
     code = matrix.run(options, seconds)
     if not code:
         where = "" if results == Path("results/runs") else f" --results {results}"
