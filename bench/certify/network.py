@@ -10,31 +10,36 @@ import torch
 from torch import Tensor, nn
 
 from bench.certify.folding import fold
+from bench.certify.noise import block_rows
 from bench.errors import BenchError
 
 CLOSE = 1e-3
 """Where the two highest logits lie nearer than this share of the largest logit, the referee decides."""
 DRIFT = CLOSE / 4
 """Logits that move further than this share of the largest one between two computations of the same row are refused."""
-REFEREE_ROWS = 32
-AUDITED_ROWS = 8
+AUDITED_ROWS = 2
 
-CPU_FLOATS, CUDA_FLOATS = 125 * 3 * 32 * 32, 400 * 3 * 224 * 224  # of the images of one pass
+CPU_FLOATS, CUDA_FLOATS = 400_000, 60_000_000  # of the images of one pass
 
 
 def usual_batch(shape: Sequence[int], device: torch.device) -> int:
-    """Rows of a forward pass: what fits the caches of a CPU core, or much of the memory of a GPU."""
-    pixels = math.prod(shape)
-    return min(2000, max(16, CUDA_FLOATS // pixels)) if device.type == "cuda" else min(125, max(8, CPU_FLOATS // pixels))
+    """Rows of a forward pass for images of shape C H W: what suits the caches of a CPU core, or keeps a GPU busy.
+
+    A block of noise is cut into equal passes on a CPU (500 for MNIST, 125 for CIFAR-10); a GPU takes several at once.
+    """
+    block, pixels = block_rows(shape), math.prod(shape)
+    if device.type == "cuda":
+        return min(2000, max(16, CUDA_FLOATS // pixels))
+    return max(8, math.ceil(block / math.ceil(block * pixels / CPU_FLOATS)))
 
 
 class Network:
     """A base classifier as CERTIFY uses it: a function of one noisy image at a time, in evaluation mode.
 
     float32 logits move in the last bits with the rows of a pass, its threads and the folding of batch norm. So passes only propose:
-    where the two highest logits are close, the referee decides: the network as it was given, in float64 (in float32 and passes
-    of one shape, if it does not run in float64). Classes therefore depend on none of these, as long as logits move by less than
-    DRIFT, which every decision of the referee and the first rows of every image check.
+    where the two highest logits are close, the referee decides: the network as it was given, in float64 (in float32, if it does
+    not run in float64, one row at a time). Classes therefore depend on none of these, as long as logits move by less than DRIFT,
+    which every decision of the referee and the first rows of every image check.
 
     Args:
         base: logits B K of B C H W. It must not change while this object is in use, nor keep state between passes.
@@ -59,9 +64,7 @@ class Network:
         """Makes the referee a copy in float64, if the network runs in it. x: any image, C H W."""
         try:
             exact = copy.deepcopy(self.base).double()
-            logits = exact(x.double().unsqueeze(0))
-            if logits.shape != (1, self.classes) or not logits.is_floating_point():
-                return
+            exact(_twice(x.double()))
         except Exception:  # whatever a stranger's forward raises on float64
             return
         self._exact, self.referee = exact, torch.float64
@@ -104,7 +107,9 @@ class Network:
             return self._checked(self._fast(noisy), len(noisy))
         except torch.OutOfMemoryError:
             if len(noisy) == 1:
-                raise BenchError("memory does not hold one forward pass of a single image; free some or take another device") from None
+                raise BenchError(
+                    f"memory does not hold one forward pass of a single image of {'x'.join(map(str, noisy.shape[1:]))}"
+                ) from None
             self.batch = min(self.batch, len(noisy) // 2)
         if noisy.is_cuda:
             torch.cuda.empty_cache()
@@ -118,15 +123,17 @@ class Network:
         return logits
 
     def _judge(self, noisy: Tensor, logits: Tensor) -> Tensor:
-        parts = []
-        for part in noisy.split(REFEREE_ROWS):
-            whole = torch.cat([part, part[:1].expand(REFEREE_ROWS - len(part), *part.shape[1:])])
-            parts.append(self._checked(self._exact(whole.to(self.referee)), REFEREE_ROWS)[: len(part)])
-        exact = torch.cat(parts)
+        # In float32 each row stands alone; in float64 its mates move it by nothing that counts, and a row takes the memory of two.
+        size = min(16, max(1, self.batch // 2)) if self.referee == torch.float64 else 1
+        exact = torch.cat([self._referee_logits(part) for part in noisy.to(self.referee).split(size)])
         _largest(exact)
         if not self._agree(exact, logits):
             raise self._reason(noisy, exact, logits)
         return exact.argmax(1)
+
+    def _referee_logits(self, noisy: Tensor) -> Tensor:
+        whole = noisy if len(noisy) > 1 else _twice(noisy[0])
+        return self._checked(self._exact(whole), len(whole))[: len(noisy)]
 
     def _agree(self, one: Tensor, other: Tensor) -> bool:
         return bool((one - other).abs().max() <= DRIFT * self._scale)
@@ -140,8 +147,8 @@ class Network:
                 f"the base classifier gives the same noisy images other logits in each pass ({moved}): something random acts in "
                 "evaluation, such as dropout"
             )
-        mates = torch.cat([noisy[:1], noisy[:1].flip(-1).expand(REFEREE_ROWS - 1, *noisy.shape[1:])])
-        if not (self._agree(self._fast(noisy[:1]), first[:1]) and self._agree(self._fast(mates)[:1], first[:1])):
+        row, mates = noisy[:1], noisy[:1].flip(-1).expand(7, *noisy.shape[1:])
+        if not all(self._agree(self._fast(batch)[:1], first[:1]) for batch in (_twice(noisy[0]), torch.cat([row, mates]))):
             return BenchError(
                 f"the logits that the base classifier gives to a noisy image depend on the other images of its pass ({moved}), such as "
                 "by batch norm in training mode, so there is no one classifier to certify"
@@ -150,6 +157,11 @@ class Network:
             f"the base classifier's {moved} between {logits.dtype} and {exact.dtype}, where the largest is {self._scale:.2g}: too "
             "imprecise to count"
         )
+
+
+def _twice(row: Tensor) -> Tensor:
+    """One row as a batch of two: some networks fail on one, by a `squeeze` for instance."""
+    return row.expand(2, *row.shape).contiguous(memory_format=torch.channels_last)
 
 
 def _largest(logits: Tensor) -> float:

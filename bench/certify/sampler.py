@@ -64,7 +64,6 @@ class Sampler:
             network.begin()
             copies = NoisyCopies(x, index, self.sigma, self.seed, self.sampling)
             selection = self._count(network, copies, n0, audit=True)
-            network.end()
             estimation = self._count(network, copies, n)
             network.end()
         return Certificate(
