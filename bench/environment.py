@@ -57,9 +57,10 @@ def with_history(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str
 
 def _settings(kind: str) -> list[Any]:
     """Where torch keeps whether float32 products may be computed in less, for a device type."""
+    backends: Any = torch.backends
     if kind == "cuda":
-        return [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
-    return [torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.mkldnn.rnn]
+        return [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    return [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
 
 
 def _shortcuts(device: torch.device) -> set[str]:

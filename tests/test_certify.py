@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,7 +191,7 @@ class Undecided(nn.Module):
         if x.dtype == torch.float64 and not self.float64:
             raise TypeError("this network runs in float32 alone")
         score = (x.flatten(1)[:, 0] * 2).round()
-        moved = 1e-6 * (len(x) % 7 - 3) if x.dtype == torch.float32 else 0.0
+        moved = 1e-6 * (len(x) % 7 - 1) if x.dtype == torch.float32 else 0.0
         return torch.stack([score, torch.zeros_like(score) + moved, -score], 1)
 
 
@@ -475,10 +476,11 @@ class WithMates(nn.Module):
 
 
 class Random(nn.Module):
-    """Dropout that acts in evaluation."""
+    """Dropout that acts in evaluation, though it decides no class."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(x.flatten(1)[:, :3], 0.1, training=True)
+        kept = F.dropout(torch.ones(len(x), 100), 0.5, training=True).mean(1, keepdim=True)
+        return kept * torch.tensor([10.0, 5.0, 0.0])
 
 
 class Stubborn(nn.Module):
@@ -539,7 +541,8 @@ def test_logits_too_coarse_to_count_are_refused() -> None:
 
 def test_float32_products_are_computed_in_float32() -> None:
     """Whatever shortcut is switched on outside; on this device type it is bfloat16 inside float32 products."""
-    settings = (torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv, torch.backends.cudnn.conv)
+    backends: Any = torch.backends
+    settings = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cudnn.conv)
     before = [setting.fp32_precision for setting in settings]
     expected = certified(Sampler(Net(), 0.5, 4, 0), [0])
     seen: list[list[str]] = []
@@ -614,7 +617,7 @@ def test_grid_copies_lie_on_the_grid() -> None:
     noise = (steps - (x.double() * GRID).round()) / GRID
     assert float(noise.mean()) == pytest.approx(0, abs=5 * 0.5 / math.sqrt(noise.numel()))
     assert float(noise.std()) == pytest.approx(0.5, abs=5 * 0.5 / math.sqrt(2 * noise.numel()))
-    assert len(noise.unique()) > 2_000
+    assert len(set(noise.flatten().tolist())) > 2_000
 
 
 def test_grid_counts_do_not_depend_on_the_batch() -> None:

@@ -17,7 +17,7 @@ CLOSE = 1e-3
 """Where the two highest logits lie nearer than this share of the largest logit, the referee decides."""
 DRIFT = CLOSE / 4
 """Logits that move further than this share of the largest one between two computations of the same row are refused."""
-AUDITED_ROWS = 2
+AUDITED_ROWS = 8
 
 CPU_FLOATS, CUDA_FLOATS = 400_000, 60_000_000  # of the images of one pass
 
@@ -88,7 +88,7 @@ class Network:
         Raises:
             BenchError: logits of another shape or dtype, not finite, or not a function of the row alone.
         """
-        logits = self._logits(noisy)  # B K
+        logits = self._logits(self._fast, noisy)  # B K
         # The largest logit so far: a row whose logits happen to cancel says little about how far they may move.
         self._scale = max(self._scale, _largest(logits))
         highest = logits.topk(min(2, self.classes), 1).values
@@ -100,20 +100,19 @@ class Network:
             classes[rows] = self._judge(noisy[rows], logits[rows])
         return classes
 
-    def _logits(self, noisy: Tensor) -> Tensor:
+    def _logits(self, network: nn.Module, noisy: Tensor) -> Tensor:
+        """Logits of one forward pass, or of several where memory does not hold one."""
         if len(noisy) > self.batch:
-            return torch.cat([self._logits(part) for part in noisy.split(self.batch)])
+            return torch.cat([self._logits(network, part) for part in torch.split(noisy, self.batch)])
         try:
-            return self._checked(self._fast(noisy), len(noisy))
+            return self._checked(network(noisy), len(noisy))
         except torch.OutOfMemoryError:
             if len(noisy) == 1:
-                raise BenchError(
-                    f"memory does not hold one forward pass of a single image of {'x'.join(map(str, noisy.shape[1:]))}"
-                ) from None
+                raise BenchError(f"memory does not hold one forward pass of an image of {'x'.join(map(str, noisy.shape[1:]))}") from None
             self.batch = min(self.batch, len(noisy) // 2)
         if noisy.is_cuda:
             torch.cuda.empty_cache()
-        return self._logits(noisy)
+        return self._logits(network, noisy)
 
     def _checked(self, logits: Tensor, rows: int) -> Tensor:
         if logits.shape != (rows, self.classes):
@@ -123,17 +122,15 @@ class Network:
         return logits
 
     def _judge(self, noisy: Tensor, logits: Tensor) -> Tensor:
-        # In float32 each row stands alone; in float64 its mates move it by nothing that counts, and a row takes the memory of two.
-        size = min(16, max(1, self.batch // 2)) if self.referee == torch.float64 else 1
-        exact = torch.cat([self._referee_logits(part) for part in noisy.to(self.referee).split(size)])
+        if self.referee == torch.float64:  # where what the rows of a pass do to each other's rounding decides nothing
+            parts = [part if len(part) > 1 else _twice(part[0]) for part in torch.split(noisy.double(), 16)]
+        else:
+            parts = list(torch.split(noisy, 1))
+        exact = torch.cat([self._logits(self._exact, part) for part in parts])[: len(noisy)]
         _largest(exact)
         if not self._agree(exact, logits):
             raise self._reason(noisy, exact, logits)
         return exact.argmax(1)
-
-    def _referee_logits(self, noisy: Tensor) -> Tensor:
-        whole = noisy if len(noisy) > 1 else _twice(noisy[0])
-        return self._checked(self._exact(whole), len(whole))[: len(noisy)]
 
     def _agree(self, one: Tensor, other: Tensor) -> bool:
         return bool((one - other).abs().max() <= DRIFT * self._scale)
@@ -141,8 +138,8 @@ class Network:
     def _reason(self, noisy: Tensor, exact: Tensor, logits: Tensor) -> BenchError:
         """Why the logits of the same rows moved, as far as a few more passes tell."""
         moved = f"logits move by up to {float((exact - logits).abs().max()):.2g}"
-        first, second = self._fast(noisy), self._fast(noisy)
-        if not self._agree(first, second):
+        first = self._fast(noisy)
+        if not all(self._agree(self._fast(noisy), first) for _ in range(4)):
             return BenchError(
                 f"the base classifier gives the same noisy images other logits in each pass ({moved}): something random acts in "
                 "evaluation, such as dropout"
