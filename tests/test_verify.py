@@ -165,7 +165,7 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
         "log_rows": 0,
         "unfinished": [],
         "unchecked": [],
-            "without_weights": [],
+        "without_weights": [],
         "recertified": None,
         "failures": [],
     }
