@@ -26,7 +26,7 @@ class Columns:
 
     Attributes:
         index: position in the test set. label: true class. selected: class chosen by the selection samples.
-        majority: class of most estimation samples, the lowest in a tie. highest: the highest class of any sample.
+        majority: class of most estimation samples, the lowest in a tie; -1 where none were drawn. highest: the highest class of any sample.
         count: estimation samples on the selected class, of n. n0, n: samples drawn for selection and for estimation.
     """
 
@@ -50,8 +50,8 @@ class Columns:
 
 
 def _numbers(row: Certificate) -> tuple[int, ...]:
-    majority = min(row.estimation, key=lambda c: (-row.estimation[c], c))
-    return row.index, row.label, row.selected, majority, max(*row.selection, *row.estimation), row.count, row.n0, row.n
+    majority = min(row.estimation, key=lambda c: (-row.estimation[c], c), default=-1)
+    return row.index, row.label, row.selected, majority, max([*row.selection, *row.estimation]), row.count, row.n0, row.n
 
 
 # The header says the layout, so that a cache of another release is no cache.

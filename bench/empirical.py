@@ -40,6 +40,7 @@ class AttackSpec:
         restarts: further starts, from random points of the ball; the first is the image itself.
         n: samples that evaluate g at the point that was found.
         alpha: failure probability of a prediction, and of a certificate.
+        rule: bound of the certificates.
         seed: decides all noise.
     """
 
@@ -49,6 +50,7 @@ class AttackSpec:
     restarts: int = 0
     n: int = 1000
     alpha: float = 0.001
+    rule: str = "clopper-pearson"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -166,7 +168,7 @@ def attack(
     for first in range(0, len(rows), together):
         chunk = rows[first : first + together]
         x = images[first : first + together]
-        radii = [row.radius(spec.alpha, sigma) for row in chunk]
+        radii = [row.radius(spec.alpha, sigma, spec.rule) for row in chunk]
         targets = [row.label if radius is None else row.selected for row, radius in zip(chunk, radii, strict=True)]
         y = torch.tensor(targets, device=x.device)
         for eps in (0.0, *spec.eps):

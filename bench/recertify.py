@@ -22,7 +22,7 @@ import torch
 from scipy.stats import binomtest, fisher_exact
 
 from bench import environment
-from bench.certify import Sampler
+from bench.certify import Sampler, stopping
 from bench.data import load
 from bench.records import Certificate
 from bench.run import load_weights
@@ -175,7 +175,8 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     for place in places:
         recorded = rows[place]
         image = data.images(torch.tensor([recorded.index]))[0].to(device)
-        found = sampler.certify(image, recorded.index, recorded.label, spec.n0, spec.n)
+        enough = stopping(spec, run.spec.sigma)
+        found = sampler.certify(image, recorded.index, recorded.label, spec.n0, spec.n, enough, skip_misclassified=spec.skip_misclassified)
         again.append(Again(certification, place + 1, recorded, found, differing))
     return again
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from bench import environment
-from bench.certify import Sampler
+from bench.certify import Sampler, stopping
 from bench.data import Images, load
 from bench.datasets import DATASETS
 from bench.errors import BenchError, Diverged, Interrupted
@@ -325,14 +325,15 @@ def certify(
     if done and environment.mixture(before or {}, now, ("data_md5",)):
         raise BenchError(f"{certification.path} holds evidence of other test images; --rerun all starts over")
     write_json(certification.path / "environment.json", environment.with_history(before, now))
-    expected = certification.expected()
+    expected, enough = certification.expected(), stopping(spec, run.spec.sigma)
     for index in expected:
         if index in done:
             continue
         stop.check()
         begun = time.monotonic()
         image = data.images(torch.tensor([index]))[0].to(options.device)
-        row = sampler.certify(image, index, int(data.labels[index]), spec.n0, spec.n)
+        label = int(data.labels[index])
+        row = sampler.certify(image, index, label, spec.n0, spec.n, enough, skip_misclassified=spec.skip_misclassified)
         certification.append(row, time.monotonic() - begun)
         done.add(index)
         report.progress("certifying", len(done), len(expected))

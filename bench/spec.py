@@ -29,6 +29,7 @@ Scalar = bool | int | float | str | None
 LATER = {"later": True}
 """Metadata of a field that came after keys had been published: it is written only where it is not the default, so that those keys stay."""
 SAMPLINGS = ("float32", "grid")
+RULES = ("clopper-pearson", "curtailed", "confidence-sequence")
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -228,13 +229,20 @@ class CertifySpec:
     rule: str = "clopper-pearson"
     precision: str = "float32"
     sampling: str = field(default="float32", metadata=LATER)  # float32, or grid: sums that are exact in floating point
+    skip_misclassified: bool = field(default=False, metadata=LATER)  # no estimation where the selected class is wrong
+    stop_alpha: float = field(default=0.001, metadata=LATER)  # at which the rules that stop early stop; evidence is read at it or below
+    radius_step: float = field(default=0.25, metadata=LATER)  # confidence-sequence stops once each multiple of it is decided
     changes: Mapping[str, Scalar] = field(default_factory=dict)  # what --set changed of the protocol
 
     def __post_init__(self) -> None:
         _normalise(self)
         _positive(self, "n0", "n")
-        if self.rule != "clopper-pearson":
-            raise ValueError(f"rule={self.rule} is not supported; there is clopper-pearson")
+        if self.rule not in RULES:
+            raise ValueError(f"rule={self.rule} is not supported{nearest(self.rule, RULES)}")
+        if not 0 < self.stop_alpha < 0.5:
+            raise ValueError(f"stop_alpha={self.stop_alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+        if not (math.isfinite(self.radius_step) and self.radius_step > 0):
+            raise ValueError(f"radius_step={self.radius_step} must be a finite number greater than 0")
         if self.precision != "float32":
             raise ValueError(f"precision={self.precision} is not supported; there is float32")
         if self.sampling not in SAMPLINGS:

@@ -37,6 +37,7 @@ from typing import Any, Literal, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.bounds import least_count
 from bench.columns import Columns, pack, unpack
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.errors import BenchError, nearest
@@ -194,7 +195,7 @@ class Certification:
         places, rest = np.divmod(columns.index - expected.start, expected.step)
         known = (rest == 0) & (places >= 0) & (places < len(expected))
         label = columns.label if labels is None else _array(labels)[np.where(known, columns.index, 0)]
-        sizes = (columns.n0 != spec.n0) | (columns.n != spec.n) | (columns.count < 0) | (columns.count > columns.n)
+        sizes = (columns.n0 != spec.n0) | ~possible(columns, spec) | (columns.count < 0) | (columns.count > columns.n)
         for line in np.flatnonzero(sizes | ~known | (columns.label != label) | (columns.highest >= info.classes))[:1].tolist():
             index = columns.index[line]
             if sizes[line]:
@@ -439,6 +440,20 @@ def _read(path: Path) -> bytes:
 @lru_cache(maxsize=16)
 def _array(labels: tuple[int, ...]) -> NDArray[np.int64]:
     return np.array(labels)
+
+
+def possible(columns: Columns, spec: CertifySpec) -> NDArray[np.bool_]:
+    """I: where the estimation samples are as many as the spec lets them be."""
+    whole = columns.n == spec.n
+    begun = (columns.n > 0) & (columns.n < spec.n)
+    if spec.rule == "curtailed":
+        # Only what cannot certify any more may have been stopped.
+        whole = whole | (begun & (columns.count + (spec.n - columns.n) < least_count(spec.n, spec.stop_alpha)))
+    elif spec.rule == "confidence-sequence":
+        whole = whole | begun
+    if spec.skip_misclassified:
+        whole = whole | ((columns.n == 0) & (columns.selected != columns.label))
+    return np.asarray(whole)
 
 
 def _require(path: Path, data: dict[str, Any], fields: Mapping[str, type]) -> dict[str, Any]:

@@ -116,10 +116,10 @@ def test_a_stopped_certification_continues_to_the_same_bytes(
     words = ("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs")
     real = Sampler.certify
 
-    def stopped(self: Sampler, x: torch.Tensor, index: int, *rest: int) -> Certificate:
+    def stopped(self: Sampler, x: torch.Tensor, index: int, *rest: Any, **more: Any) -> Certificate:
         if index == 1:
             signal.raise_signal(signal.SIGINT)
-        return real(self, x, index, *rest)
+        return real(self, x, index, *rest, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "certify", stopped)
@@ -135,9 +135,9 @@ def test_a_stopped_certification_continues_to_the_same_bytes(
 
     seen = []
 
-    def counted(self: Sampler, x: torch.Tensor, index: int, *rest: int) -> Certificate:
+    def counted(self: Sampler, x: torch.Tensor, index: int, *rest: Any, **more: Any) -> Certificate:
         seen.append(index)
-        return real(self, x, index, *rest)
+        return real(self, x, index, *rest, **more)
 
     monkeypatch.setattr(Sampler, "certify", counted)
     result = bench(*words)
@@ -245,10 +245,10 @@ def _image(index: int) -> torch.Tensor:
 def test_a_stopped_prediction_keeps_what_it_has(checkpoint: Path, bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Sampler.certify
 
-    def stopped(self: Sampler, x: torch.Tensor, index: int, *rest: int) -> Certificate:
+    def stopped(self: Sampler, x: torch.Tensor, index: int, *rest: Any, **more: Any) -> Certificate:
         if index == 1:
             signal.raise_signal(signal.SIGTERM)
-        return real(self, x, index, *rest)
+        return real(self, x, index, *rest, **more)
 
     monkeypatch.setattr(Sampler, "certify", stopped)
     out = tmp_path / "p.tsv"

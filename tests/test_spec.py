@@ -166,6 +166,7 @@ def test_every_field_is_in_the_key() -> None:
     keys = {dataclasses.replace(RUN, train=dataclasses.replace(TRAIN, **{k: v})).key for k, v in train_changes.items()}
     assert len(keys | {RUN.key}) == len(train_changes) + 1
     certify_changes: dict[str, Any] = {"n0": 101, "n": 99, "images": "every:20", "seed": 1, "sampling": "grid", "changes": {"n": 99}}
+    certify_changes |= {"skip_misclassified": True, "stop_alpha": 0.01, "radius_step": 0.5}
     assert set(certify_changes) | {"rule", "precision"} == {f.name for f in dataclasses.fields(CertifySpec)}
     keys = {dataclasses.replace(CERTIFY, **{k: v}).key for k, v in certify_changes.items()}
     assert len(keys | {CERTIFY.key}) == len(certify_changes) + 1

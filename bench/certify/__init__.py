@@ -5,5 +5,6 @@ What is guaranteed, what is not, and what bounds the speed: docs/certification.m
 """
 
 from bench.certify.sampler import Sampler
+from bench.certify.stopping import stopping
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "stopping"]

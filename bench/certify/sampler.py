@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.certify.network import Network, usual_batch
 from bench.certify.noise import NoisyCopies
+from bench.certify.stopping import BLOCKS, Stopping
 from bench.environment import plain_float32
 from bench.errors import BenchError
 from bench.records import Certificate
@@ -47,13 +48,17 @@ class Sampler:
         self._pool: ThreadPoolExecutor | None = None
 
     @torch.inference_mode()
-    def certify(self, x: Tensor, index: int, label: int, n0: int, n: int) -> Certificate:
+    def certify(
+        self, x: Tensor, index: int, label: int, n0: int, n: int, stop: Stopping | None = None, *, skip_misclassified: bool = False
+    ) -> Certificate:
         """Evidence of one image.
 
         Args:
             x: the image, C H W in [0, 1].
             index: its position in the test set; with the seed it decides the noise.
             n0: samples that choose the class. n: fresh samples that count it.
+            stop: whether a count of so many samples is enough, asked every `BLOCKS` blocks of noise.
+            skip_misclassified: draw no estimation samples where the chosen class is not the label.
 
         Raises:
             BenchError: logits that are not finite, not of shape B K, in half precision, random, or dependent on the rest of the batch; a
@@ -64,12 +69,19 @@ class Sampler:
             network.begin()
             copies = NoisyCopies(x, index, self.sigma, self.seed, self.sampling)
             selection = self._count(network, copies, n0, audit=True)
-            estimation = self._count(network, copies, n)
+            selected = int(selection.argmax())
+            estimation = torch.zeros_like(selection)
+            if not (skip_misclassified and selected != label):
+                step = n if stop is None else BLOCKS * copies.block
+                for drawn in range(0, n, step):
+                    if drawn and stop is not None and stop(int(estimation[selected]), drawn):
+                        break
+                    estimation += self._count(network, copies, min(step, n - drawn))
             network.end()
         return Certificate(
             index=index,
             label=label,
-            selected=int(selection.argmax()),
+            selected=selected,
             selection=_sparse(selection),
             estimation=_sparse(estimation),
         )

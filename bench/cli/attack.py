@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,7 +77,7 @@ def attack(
         taken = [row for row in rows if row.index in chosen]
         if not taken:
             raise BenchError(f"--images {images} has none of the certified images, which are {found.spec.images}")
-        return found, len(taken), _attack(found, taken, spec, device)
+        return found, len(taken), _attack(found, taken, dataclasses.replace(spec, rule=found.spec.rule), device)
 
     found, total, outcome = guarded(work)
     if csv is not None:

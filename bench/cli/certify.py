@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,6 +68,17 @@ def certify(
     n: Annotated[int, typer.Option("--n", help="Samples that count the class.")] = 100_000,
     n0: Annotated[int, typer.Option("--n0", help="Samples that choose the class.")] = 100,
     alpha: Alpha = 0.001,
+    rule: Annotated[
+        str,
+        typer.Option(
+            "--rule",
+            help="clopper-pearson; curtailed, which stops once nothing can certify; or confidence-sequence, which stops once it is "
+            "decided at every multiple of 0.25, with wider bounds.",
+        ),
+    ] = "clopper-pearson",
+    skip_misclassified: Annotated[
+        bool, typer.Option("--skip-misclassified", help="Draw no more where the selected class is wrong; abstention is then unknown.")
+    ] = False,
     images: Images = "all",
     seed: Seed = 0,
     arch: Arch = None,
@@ -89,7 +100,10 @@ def certify(
     job = _Job.prepare(
         checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, data_dir, quiet=quiet, as_json=as_json
     )
-    guarded(lambda: job.certify(n, n0, seed))
+    spec: dict[str, Any] = {"n0": n0, "n": n, "seed": seed, "rule": rule, "skip_misclassified": skip_misclassified}
+    if rule != "clopper-pearson":
+        spec["stop_alpha"] = alpha
+    guarded(lambda: job.certify(spec))
 
 
 def predict(
@@ -214,7 +228,7 @@ class _Job:
         except Interrupted as error:
             raise typer.Exit(128 + error.signal_number) from None
 
-    def certify(self, n: int, n0: int, seed: int) -> None:
+    def certify(self, settings: dict[str, Any]) -> None:
         from bench.checkpoints.stored import Subject
         from bench.cli.exchange import log_of
         from bench.cli.progress import Show
@@ -224,7 +238,7 @@ class _Job:
         from bench.spec import CertifySpec
 
         try:
-            spec = CertifySpec(n0=n0, n=n, images=self.images, seed=seed)
+            spec = CertifySpec(images=self.images, **settings)
         except ValueError as error:
             raise BenchError(f"--{error}") from None
         found = self.introduce()
@@ -234,7 +248,7 @@ class _Job:
                 certification.run.begin()
                 certification.run.keep(self.base.weights, self.base.name)
             expected, rows = certification.expected(), certification.rows()
-            estimate = (len(expected) - len(rows)) * (n0 + n) * found.seconds
+            estimate = (len(expected) - len(rows)) * (spec.n0 + spec.n) * found.seconds
             left = f"; the others may take about {clock(estimate)}" if len(rows) < len(expected) else ""
             self.say(f"{len(rows)} of {len(expected)} images are done{left}")
             model = place(self.base.model, self.device)
@@ -273,7 +287,7 @@ class _Job:
         from leaderboard import metrics
 
         base, spec = self.base, certification.spec
-        o = metrics.outcomes(certification.columns(), self.alpha, base.sigma)
+        o = metrics.outcomes(certification.columns(), self.alpha, base.sigma, spec)
         largest = certified_radius(spec.n, spec.n, self.alpha, base.sigma) or 0.0
         step = 0.25 if base.sigma <= 0.5 else 0.5
         radii = [k * step for k in range(1 + int(largest / step))]
@@ -300,7 +314,9 @@ class _Job:
             f"certified {len(rows)} of {base.info.test_size} test images ({spec.images}): sigma {base.sigma:g}, n0 {spec.n0}, n {spec.n}, "
             f"alpha {self.alpha:g}, seed {spec.seed}"
         )
-        self.say(f"ACR {acr:.4f}; abstained on {abstained:.2%}; largest possible radius {largest:.4f}")
+        told = "abstention unknown, since misclassified images were skipped" if abstained is None else f"abstained on {abstained:.2%}"
+        told += f"; {o.samples:,.0f} samples per image" if o.samples else ""
+        self.say(f"ACR {acr:.4f}; {told}; largest possible radius {largest:.4f}")
         width = 8
         self.say("radius              " + "".join(f"{r:>{width}}" for r in accuracies))
         self.say("certified accuracy %" + "".join(f"{100 * value:>{width}.2f}" for value in accuracies.values()))

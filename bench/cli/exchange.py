@@ -141,6 +141,8 @@ def log_of(certification: Certification, rows: list[Certificate], alpha: float) 
     """Rows of a certification as a log of the field, with the seconds that each took."""
     from bench import fieldlog
 
+    if certification.spec.rule == "confidence-sequence":
+        raise BenchError("logs of the field hold Clopper-Pearson radii, and bound confidence-sequence gives others; see its evidence.jsonl")
     return fieldlog.write(rows, alpha=alpha, sigma=certification.run.spec.sigma, seconds=_seconds(certification.path / "times.csv"))
 
 

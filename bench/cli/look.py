@@ -288,7 +288,7 @@ def _show_run(run: Run, as_json: bool) -> None:
             columns, total = c.standing().columns, len(c.expected())
             item: dict[str, Any] = {"key": c.spec.key, "spec": to_json(c.spec), "images": f"{len(columns)}/{total}"}
             if len(columns) == total:
-                item[f"acr (alpha {ALPHA})"] = average_certified_radius(outcomes(columns, ALPHA, run.spec.sigma))
+                item[f"acr (alpha {ALPHA})"] = average_certified_radius(outcomes(columns, ALPHA, run.spec.sigma, c.spec))
             certifications.append(item)
         return {
             "path": str(run.path),

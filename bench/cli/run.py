@@ -73,6 +73,10 @@ def run(
     allow_changed_source: Annotated[
         bool, typer.Option("--allow-changed-source", help="Continue trainings begun with another source of their method; recorded.")
     ] = False,
+    skip_misclassified: Annotated[
+        bool,
+        typer.Option("--skip-misclassified", help="Certify: draw no more where the selected class is wrong; abstention is then unknown."),
+    ] = False,
     allow_other_data: Annotated[
         bool, typer.Option("--allow-other-data", help="Take data files that are not the published ones; recorded, and tables tell.")
     ] = False,
@@ -89,6 +93,8 @@ def run(
     sigmas = numbers(sigma, "--sigma", problems)
     chosen_seeds = seeds(seed, problems)
     wanted = changes(change, problems)
+    if skip_misclassified:
+        wanted.setdefault("certify.skip_misclassified", "true")
     paths = plugins(plugin, problems)
     check_folder(results, problems)
     if rerun is not None and rerun not in RERUN:

@@ -6,8 +6,9 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench.columns import Columns
 from bench.records import MAX_LINE, Certificate, from_line
-from bench.store import Certification
+from bench.store import Certification, possible
 from bench.verify.radii import Radii
 from bench.verify.report import Report
 
@@ -29,7 +30,7 @@ def verify_rows(certification: Certification, report: Report, radii: Radii) -> i
     if labels is None:
         report.unchecked.append(f"the labels of {path}: the published files of {info.name} are not on this machine")
     lines_of: dict[int, int] = {}  # image -> line
-    line_of_count: dict[int, int] = {}  # count of the selected class -> the first line that has it
+    line_of_count: dict[tuple[int, int], int] = {}  # count of the selected class, of n -> the first line that has it
     damaged, read, last = 0, 0, -1
 
     for number, line in _lines(path, report):
@@ -53,12 +54,13 @@ def verify_rows(certification: Certification, report: Report, radii: Radii) -> i
         last = max(last, index)
         if labels is not None and row.label != labels[index]:
             report.fail(path, f"image {index} has label {row.label}, but label {labels[index]} in {info.name}", number)
-        if (n0 := row.n0) != spec.n0 or row.n != spec.n:
+        if (n0 := row.n0) != spec.n0 or (row.n != spec.n and not possible(Columns.of([row]), spec)[0]):
             report.fail(path, f"counts add up to {n0} and {row.n} samples, but the spec says {spec.n0} and {spec.n}", number)
             continue
         if (highest := _highest_class(row)) >= info.classes:
             report.fail(path, f"class {highest}, but {info.name} has classes 0 to {info.classes - 1}", number)
-        line_of_count.setdefault(row.count, number)
+        if row.n == spec.n or spec.rule == "confidence-sequence":
+            line_of_count.setdefault((row.count, row.n), number)
     report.rows += len(lines_of)
 
     missing = [index for index in expected if index not in lines_of]
@@ -70,8 +72,13 @@ def verify_rows(certification: Certification, report: Report, radii: Radii) -> i
         report.fail(path, f"no row of {_some(gone)}, though times.csv says that it was certified")
     if not (missing or damaged) and path.stat().st_size != read:
         report.fail(path, "after the last image stands a line without an end")
-    for count, fault in radii.faults(line_of_count, spec.n, certification.run.spec.sigma).items():
-        report.fail(path, fault, line_of_count[count])
+    sigma = certification.run.spec.sigma
+    if spec.rule == "confidence-sequence":
+        faults = {key: fault for key in line_of_count if key[1] and (fault := radii.sequence_fault(*key, sigma))}
+    else:  # what was stopped early abstains, whatever its radius would be
+        faults = {(count, spec.n): fault for count, fault in radii.faults([k for k, _ in line_of_count], spec.n, sigma).items()}
+    for key, fault in faults.items():
+        report.fail(path, fault, line_of_count[key])
     return len(lines_of)
 
 
@@ -100,7 +107,7 @@ def _reason(line: bytes, error: ValueError) -> str:
 
 
 def _highest_class(row: Certificate) -> int:
-    return max(max(row.selection), max(row.estimation))
+    return max([*row.selection, *row.estimation])
 
 
 def _some(images: Sequence[int]) -> str:

@@ -49,11 +49,12 @@ class Radii:
         bounds.check_alpha(alpha)
         self.alpha = alpha
         self.checked: dict[tuple[int, float], set[int]] = defaultdict(set)
+        self.sequences: set[tuple[int, int, float]] = set()
 
     @property
     def distinct(self) -> int:
         """How many radii were recomputed."""
-        return sum(map(len, self.checked.values()))
+        return sum(map(len, self.checked.values())) + len(self.sequences)
 
     def faults(self, counts: Iterable[int], n: int, sigma: float) -> dict[int, str]:
         """Counts whose radius by `bench.bounds` is not that of the definition, and in what it differs; a count is told once.
@@ -80,6 +81,27 @@ class Radii:
             if fault := self._fault(count, n, sigma, p, chance, half, largest):
                 found[count] = f"{count} of {n} samples: {fault}"
         return found
+
+    def sequence_fault(self, count: int, n: int, sigma: float) -> str | None:
+        """What is wrong with the bound that holds at all sample sizes and its radius; None if nothing is.
+
+        At the bound the mixture must be 1 / alpha times as likely as the bound itself.
+        """
+        self.sequences.add((count, n, sigma))
+        bound = float(bounds.anytime_bounds(np.array([count]), np.array([n]), self.alpha)[0][0])
+        at = f"{count} of {n} samples"
+        if count == 0:
+            return None if bound == 0 else f"{at}: the lower bound is {bound:.9g}, not 0"
+        mixture = math.lgamma(count + 0.5) + math.lgamma(n - count + 0.5) - math.lgamma(n + 1) - math.log(math.pi)
+        ratio = mixture - count * math.log(bound) - (n - count) * math.log1p(-bound)
+        if not math.isclose(ratio, -math.log(self.alpha), rel_tol=1e-6 + 1e-12 * n):
+            return f"{at}: at the lower bound {bound:.9g} the logarithm of the ratio is {ratio:.9g}, not -log alpha"
+        radius = bounds.certified_radius(count, n, self.alpha, sigma, "confidence-sequence")
+        if (radius is None) != (bound < 0.5):
+            return f"{at}: {'abstains' if radius is None else 'certifies'} at the lower bound {bound:.9g}"
+        if radius is not None and not math.isclose(radius, sigma * _QUANTILE(bound), rel_tol=NEAR, abs_tol=NEAR * sigma):
+            return f"{at}: radius {radius:.9g} is not sigma times the normal quantile of the bound {bound:.9g}"
+        return None
 
     def _fault(self, count: int, n: int, sigma: float, bound: float, at_bound: float, at_half: float, largest: float) -> str | None:
         radius = bounds.certified_radius(count, n, self.alpha, sigma)

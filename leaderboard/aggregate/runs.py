@@ -208,7 +208,7 @@ def _seed(member: _Member, alpha: float) -> Seed:
         done = len(standing.columns)
         if standing.state != "done":
             return Seed(seed=seed, state=standing.state, done=done, key=key)
-        outcomes = metrics.outcomes(standing.columns, alpha, run.spec.sigma)
+        outcomes = metrics.outcomes(standing.columns, alpha, run.spec.sigma, certification.spec)
         timing = run.timing() or {}
     except BenchError as error:
         return Seed(seed=seed, state="damaged", key=key, reason=str(error))

@@ -69,8 +69,9 @@ def conditions(group: Group) -> list[str]:
     parts += [f"sampling seed {known['certify.seed']}"] if "certify.seed" in known else []
     # Whatever else a certification may be told is unusual, and is said where it is not as usual.
     usual = {f"certify.{f.name}": f.default for f in dataclasses.fields(CertifySpec)}
+    words = {"certify.skip_misclassified": "misclassified images are skipped", "certify.sampling": "sampling on a {} of floating point"}
     parts += [
-        f"{name.removeprefix('certify.').replace('_', ' ')} {value}"
+        words.get(name, f"{name.removeprefix('certify.').replace('_', ' ')} {{}}").format(value)
         for name, value in known.items()
         if name in usual and name not in SAID and value != usual[name]
     ]
