@@ -174,11 +174,12 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     run, spec = certification.run, certification.spec
     data, rows = load(run.spec.dataset, "test"), certification.rows()
     model = _model(run, device)
-    now = _conditions(environment.describe(device, "", {}))
+    sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, sampling=spec.sampling)
+    sample = data.images(torch.tensor([0]))[0].to(device)
+    now = _conditions(environment.describe(device, "", {}) | {"precision": sampler.arithmetic(sample)})
     before = certification.environment() or {}
     history = [_conditions(entry) for entry in (before, *before.get("history", []))]
     differing = tuple(name for name in now if any(entry[name] != now[name] for entry in history))
-    sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed)
     again = []
     for place in places:
         recorded = rows[place]

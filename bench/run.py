@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from bench import environment
-from bench.certify import ROWS, Sampler
+from bench.certify import Sampler
 from bench.data import Images, load
 from bench.datasets import DATASETS
 from bench.errors import BenchError, Diverged, Interrupted
@@ -52,13 +52,14 @@ class Options:
     """What changes how a cell is computed but not its result.
 
     Attributes:
+        batch: samples per certification pass; chosen by image size and device if None.
         allow_changed_source: continue a run that was begun with another source of its method; recorded in environment.json.
         allow_other_data: use files that are not the published ones; recorded in environment.json.
         data_dir: where the data sets are; None: in BENCH_DATA_DIR or the user's cache.
     """
 
     device: torch.device
-    batch: int = ROWS
+    batch: int | None = None
     allow_changed_source: bool = False
     allow_other_data: bool = False
     data_dir: Path | None = None
@@ -317,13 +318,14 @@ def certify(
     data = _images(run.spec.dataset, "test", options)
     before = certification.environment()
     certification.begin(sha256(run.weights))
-    now = _describe(source_sha256, data, options)
+    sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, options.batch, spec.sampling)
+    sample = data.images(torch.tensor([0]))[0].to(options.device)
+    now = _describe(source_sha256, data, options) | {"precision": sampler.arithmetic(sample)}
     done = set(certification.columns().index.tolist())
     if done and environment.mixture(before or {}, now, ("data_md5",)):
         raise BenchError(f"{certification.path} holds evidence of other test images; --rerun all starts over")
     write_json(certification.path / "environment.json", environment.with_history(before, now))
     expected = certification.expected()
-    sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, options.batch)
     for index in expected:
         if index in done:
             continue

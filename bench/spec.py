@@ -28,6 +28,7 @@ Scalar = bool | int | float | str | None
 
 LATER = {"later": True}
 """Metadata of a field that came after keys had been published: it is written only where it is not the default, so that those keys stay."""
+SAMPLINGS = ("float32", "grid")
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -226,6 +227,7 @@ class CertifySpec:
     seed: int = 0
     rule: str = "clopper-pearson"
     precision: str = "float32"
+    sampling: str = field(default="float32", metadata=LATER)  # float32, or grid: sums that are exact in floating point
     changes: Mapping[str, Scalar] = field(default_factory=dict)  # what --set changed of the protocol
 
     def __post_init__(self) -> None:
@@ -235,6 +237,8 @@ class CertifySpec:
             raise ValueError(f"rule={self.rule} is not supported; there is clopper-pearson")
         if self.precision != "float32":
             raise ValueError(f"precision={self.precision} is not supported; there is float32")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling={self.sampling} is not supported{nearest(self.sampling, SAMPLINGS)}")
         select_images(self.images, 1)
 
     @cached_property

@@ -59,9 +59,7 @@ def run(
     ] = None,
     plugin: Plugins = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    batch: Annotated[
-        int | None, typer.Option("--batch", help="Samples per certification pass, at most 500; never changes a count.")
-    ] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Samples per certification pass; never changes a count.")] = None,
     data_dir: DataDir = None,
     results: Results = Path("results/runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -104,7 +102,6 @@ def run(
     import torch
     from rich.console import Console
 
-    from bench.certify import ROWS
     from bench.plan import Plan, Request, make_plan
     from bench.registry import Registry, holds_dataset
     from bench.run import Options, pick_device
@@ -160,7 +157,7 @@ def run(
         stop([f"--results {results}: {error.strerror}"])
     options = Options(
         device=chosen_device,
-        batch=batch or ROWS,
+        batch=batch,
         allow_changed_source=allow_changed_source,
         allow_other_data=allow_other_data,
         data_dir=data_dir,
