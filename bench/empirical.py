@@ -165,17 +165,17 @@ def attack(
         raise BenchError("there is no image to attack")
     found: list[Attacked] = []
     together = max(1, ROWS // spec.samples)
+    evaluate = {eps: Sampler(base, sigma, classes, derive(spec.seed, "evaluate", repr(eps))) for eps in (0.0, *spec.eps)}
     for first in range(0, len(rows), together):
         chunk = rows[first : first + together]
         x = images[first : first + together]
         radii = [row.radius(spec.alpha, sigma, spec.rule) for row in chunk]
         targets = [row.label if radius is None else row.selected for row, radius in zip(chunk, radii, strict=True)]
         y = torch.tensor(targets, device=x.device)
-        for eps in (0.0, *spec.eps):
+        for eps, sampler in evaluate.items():
             points = _find(base, x, y, [row.index for row in chunk], sigma, eps, spec) if eps else x
-            evaluate = Sampler(base, sigma, classes, derive(spec.seed, "evaluate", repr(eps)))
             for row, radius, start, point in zip(chunk, radii, x, points, strict=True):
-                counts = evaluate.certify(point, row.index, row.label, 1, spec.n).estimation
+                counts = sampler.certify(point, row.index, row.label, 1, spec.n).estimation
                 found.append(
                     Attacked(
                         index=row.index,

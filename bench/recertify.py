@@ -15,19 +15,24 @@ from fractions import Fraction
 from functools import partial
 from itertools import accumulate, groupby
 from math import comb
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from scipy.stats import binomtest, fisher_exact
+from torch import nn
 
-from bench import environment
+from bench import environment, models
 from bench.certify import Sampler, stopping
+from bench.checkpoints.fit import is_factory
+from bench.checkpoints.load import Wanted
+from bench.checkpoints.load import load as load_base
+from bench.checkpoints.stored import Subject
 from bench.data import load
 from bench.records import Certificate
 from bench.run import load_weights
 from bench.spec import canonical
-from bench.store import Certification
+from bench.store import Certification, Run
 from bench.verify import Evidence, Report
 
 ERROR_LEVEL = 0.001
@@ -138,7 +143,11 @@ def recertify(
     Raises:
         BenchError: data that cannot be read.
     """
-    pool = [evidence for evidence in report.finished if evidence.weights]
+    pool = [evidence for evidence in report.finished if evidence.weights and not _needs_code(evidence)]
+    for evidence in filter(_needs_code, report.finished):
+        arch = cast(Subject, evidence.certification.run).spec.arch
+        reason = f"{evidence.certification.path} was not among the rows to certify again: {arch} builds its network, which is code"
+        report.unchecked.append(reason)
     drawn = draw(pool, rows, seed)
     result = Recertification(seed=seed, total=sum(evidence.rows for evidence in pool))
     if not drawn:
@@ -164,7 +173,7 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     """
     run, spec = certification.run, certification.spec
     data, rows = load(run.spec.dataset, "test"), certification.rows()
-    model = load_weights(run, (run.training() or {})["weights_sha256"], device)
+    model = _model(run, device)
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, sampling=spec.sampling)
     sample = data.images(torch.tensor([0]))[0].to(device)
     now = _conditions(environment.describe(device, "", {}) | {"precision": sampler.arithmetic(sample)})
@@ -179,6 +188,21 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
         found = sampler.certify(image, recorded.index, recorded.label, spec.n0, spec.n, enough, skip_misclassified=spec.skip_misclassified)
         again.append(Again(certification, place + 1, recorded, found, differing))
     return again
+
+
+def _model(run: Run, device: torch.device) -> nn.Module:
+    """The base classifier of a run, or of a checkpoint from outside, from the stored weights."""
+    if not isinstance(run, Subject):
+        return load_weights(run, (run.training() or {})["weights_sha256"], device)
+    spec = run.spec
+    wanted = Wanted(word=str(run.weights), dataset=spec.dataset, sigma=spec.sigma, arch=spec.arch, results=run.path)
+    return models.place(load_base(wanted).model, device)
+
+
+def _needs_code(evidence: Evidence) -> bool:
+    """Whether the network is built by a stranger's factory, which verification does not run."""
+    run = evidence.certification.run
+    return isinstance(run, Subject) and is_factory(run.spec.arch)
 
 
 def _conditions(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -179,8 +179,10 @@ def rows_of(spec: CertifySpec, *cases: tuple[int, int, int]) -> Outcomes:
     """Images of label 3 with (selected, count, n)."""
     found = []
     for index, (selected, count, n) in enumerate(cases):
-        nothing = Certificate(index=index, label=3, selected=selected, selection={selected: 10}, estimation={})
-        found.append(certificate(index, 3, count, n, selected) if n else nothing)
+        if n:
+            found.append(certificate(index, 3, count, n, selected))
+        else:
+            found.append(Certificate(index=index, label=3, selected=selected, selection={selected: 10}, estimation={}))
     return outcomes(Columns.of(found), 0.001, 0.5, spec)
 
 

@@ -25,6 +25,7 @@ from scipy.stats import beta, binom
 from typer.testing import CliRunner, Result
 
 from bench import bounds, recertify
+from bench.checkpoints.stored import Subject, subject, subjects
 from bench.cli import app
 from bench.imported import import_logs, imports, load_map
 from bench.recertify import Again, Recertification, chance_of_missing, draw
@@ -155,6 +156,7 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
         "checked": "",
         "alpha": 0.001,
         "runs": 1,
+        "checkpoints": 0,
         "weights": 1,
         "certifications": 1,
         "finished": 1,
@@ -163,8 +165,8 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
         "imports": 0,
         "imported_rows": 0,
         "log_rows": 0,
-        "unfinished": [],
         "unchecked": [],
+        "unfinished": [],
         "without_weights": [],
         "recertified": None,
         "failures": [],
@@ -174,6 +176,7 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
 def test_the_committed_results_hold_without_torch_and_without_methods() -> None:
     code = """
 import sys
+from bench.checkpoints.stored import Subject, subject, subjects
 from bench.cli import app
 try:
     app(["verify", "results/reference/mnist", "--complete"])
@@ -803,6 +806,85 @@ def test_where_the_noise_is_the_same_only_rounding_is_left(store: Store) -> None
     assert "other noise" in result.remarks[0]
 
 
+# ------------------------------------------------------------------------------------------------ checkpoints from outside
+
+FACTORY = """
+from torch import nn
+def make() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+"""
+
+
+@pytest.fixture
+def foreign(bench: Call, store: Store, tmp_path: Path) -> Subject:
+    """The weights of seed 0 as a checkpoint of the field, certified on its own; the only thing in the store."""
+    file = tmp_path / "stranger.pth.tar"
+    result = bench("export", first(store).path, "--format", "checkpoint", "--out", file, "--results", store.root)
+    assert result.exit_code == 0, result.output
+    shutil.rmtree(store.root / "mnist")
+    certify_file(bench, store, file)
+    return next(subjects(store.root))
+
+
+def certify_file(bench: Call, store: Store, word: str | Path) -> None:
+    words = ("--dataset", "mnist", "--sigma", "1", "--images", "first=6", "--n", "200", "--n0", "20", "--device", "cpu")
+    result = bench("certify", word, *words, "--results", store.root)
+    assert result.exit_code == 0, result.output
+
+
+def test_a_certified_checkpoint_holds_and_comes_back_equal(bench: Call, store: Store, foreign: Subject) -> None:
+    result = bench("verify", store.root, "--complete", "--recertify", "3", "--seed", "0", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "0 runs and 1 checkpoints from outside, 1 of them with weights" in result.output
+    assert "3 rows certified again of 6 with weights (seed 0): 3 with equal counts" in result.output
+    assert bench("verify", foreign.path).exit_code == 0
+
+
+def test_forged_checkpoints(bench: Call, store: Store, foreign: Subject) -> None:
+    certification = only(foreign)
+    before = certification.evidence.read_bytes()
+    edit(certification, lambda rows: rows.__delitem__(2))
+    assert "no valid row of image 2, though image 5 has one" in str(verify(store.root).failures[0])
+    certification.evidence.write_bytes(before)
+    write_json(certification.path / "subject.json", {"weights_sha256": "0" * 64})
+    assert "were certified, but the run's are" in str(verify(store.root).failures[0])
+    write_json(certification.path / "subject.json", {"weights_sha256": foreign.spec.weights_sha256})
+    assert verify(store.root).failures == []
+
+    with foreign.weights.open("ab") as file:
+        file.write(b"0")
+    assert "SHA-256 is" in str(verify(store.root).failures[0])
+    foreign.weights.write_bytes(foreign.weights.read_bytes()[:-1])
+
+    other = dataclasses.replace(foreign.spec, sigma=2.0)
+    write_json(foreign.path / "subject.json", to_json(other))
+    assert "its key is" in str(verify(store.root).failures[0])
+    place = subject(store.root, other)
+    foreign.path.rename(place.path)
+    assert verify(store.root).failures == [], "nothing in the weights of a stranger says at which sigma they were certified"
+    result = bench("verify", store.root, "--recertify", "6", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "certified again: image" in result.output
+    (place.path / "subject.json").unlink()
+    assert "subject.json: cannot be read" in str(verify(store.root).failures[0])
+
+
+def test_a_factory_of_a_stranger_is_not_run(
+    bench: Call, store: Store, foreign: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_strangers_module.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(tmp_path)
+    certify_file(bench, store, "a_strangers_module:make")
+    (tmp_path / "a_strangers_module.py").write_text("raise SystemExit(99)")
+    monkeypatch.delitem(sys.modules, "a_strangers_module")
+    result = bench("verify", store.root, "--recertify", "20", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "2 checkpoints from outside" in result.output
+    assert "6 rows certified again of 6 with weights" in result.output
+    assert "a_strangers_module:make builds its network, which is code" in result.output
+    assert "a_strangers_module" not in sys.modules
+
+
 # ------------------------------------------------------------------------------------------------------------- the verb
 
 
@@ -810,7 +892,7 @@ def test_where_the_noise_is_the_same_only_rounding_is_left(store: Store) -> None
     ("words", "told"),
     [
         (("nowhere",), "nowhere: there is no such folder or file, nor is it the key of one of the 0 runs"),
-        (("EMPTY",), "holds no run and no imported log"),
+        (("EMPTY",), "holds no run, no certified checkpoint and no imported log"),
         (("EMPTY", "--recertify", "0"), "--recertify 0 must be at least 1"),
         (("EMPTY", "--seed", "1"), "--seed goes with --recertify"),
         (("EMPTY", "--device", "cpu"), "--device goes with --recertify"),

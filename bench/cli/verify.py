@@ -163,6 +163,7 @@ def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[
         "checked": str(what),
         "alpha": report.alpha,
         "runs": report.runs,
+        "checkpoints": report.subjects,
         "weights": report.weights,
         "certifications": report.certifications,
         "finished": len(report.finished),
@@ -196,7 +197,8 @@ def _print(what: Path, report: Report, again: Recertification | None, facts: Log
     if facts:
         typer.echo(f"{report.log_rows:8,} rows of a log{_of_a_log(report)}")
     else:
-        typer.echo(f"{report.runs:8,} runs, {report.weights:,} of them with weights")
+        foreign = f" and {report.subjects:,} checkpoints from outside" if report.subjects else ""
+        typer.echo(f"{report.runs:8,} runs{foreign}, {report.weights:,} of them with weights")
         typer.echo(f"{report.certifications:8,} certifications, {len(report.finished):,} of them finished and whole, {report.rows:,} rows")
     if report.distinct:
         typer.echo(f"{report.distinct:8,} radii, one per distinct count, recomputed in two ways at alpha {report.alpha:g}")

@@ -61,6 +61,7 @@ class Report:
     Attributes:
         top: the folder or file that was checked.
         alpha: at which radii were recomputed.
+        subjects: certified base classifiers that the suite did not train.
         weights: files of weights whose check sum was compared.
         rows: of evidence. imported_rows: of imported logs. log_rows: of log files.
         distinct: radii that were computed twice, one per distinct count.
@@ -71,6 +72,7 @@ class Report:
     top: Path
     alpha: float
     runs: int = 0
+    subjects: int = 0
     weights: int = 0
     certifications: int = 0
     rows: int = 0

@@ -1,4 +1,4 @@
-"""The runs and imported logs of a results folder: every file of them is checked, and nothing is stopped by the first failure."""
+"""All that a results folder holds: every file is checked, and nothing is stopped by the first failure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import csv
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from bench.checkpoints.stored import FOLDER as SUBJECTS
+from bench.checkpoints.stored import Subject, SubjectSpec, subject
 from bench.errors import BenchError
 from bench.imported.stored import FOLDER
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, parse_json, select_images, to_json
@@ -18,11 +20,12 @@ from bench.verify.radii import Radii
 from bench.verify.report import Evidence, Report, Unfinished, misplaced
 
 RUN_FILES = ("spec.json", "training.json", "weights.safetensors", "curve.csv", "checkpoint.bin", "failure.json")
+SUBJECT_FILE = "subject.json"
 MAX_HEADER = 100 << 20  # bytes; the limit of the safetensors format
 
 
 def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report:
-    """Checks every run and every imported log in a folder.
+    """Checks every run, every base classifier from outside and every imported log in a folder.
 
     Args:
         top: a results root, a folder above or within one, or the folder of a run.
@@ -40,10 +43,12 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
         nothing = False
         if _is_import(folder):
             verify_import(folder, report)
+        elif (folder / SUBJECT_FILE).exists() or SUBJECTS in folder.resolve().parts[-4:-3]:
+            _verify_subject(folder, report, radii)
         else:
             _verify_run(folder, report, radii)
     if nothing and not report.failures:
-        raise BenchError(f"{top} holds no run and no imported log")
+        raise BenchError(f"{top} holds no run, no certified checkpoint and no imported log")
     report.distinct = radii.distinct
     if complete:
         for item in report.unfinished:
@@ -62,7 +67,7 @@ def _folders(report: Report) -> Iterator[Path]:
         entries = report.attempt(folder, lambda folder=folder: sorted(folder.iterdir())) or []  # type: ignore[misc]
         names = {entry.name for entry in entries}
         certifications = any(entry.name.startswith("certify-") and entry.is_dir() for entry in entries)
-        if names & {*RUN_FILES, "rows.tsv"} or certifications:
+        if names & {*RUN_FILES, SUBJECT_FILE, "rows.tsv"} or certifications:
             yield folder
         else:
             waiting += [entry for entry in reversed(entries) if entry.is_dir() and not entry.name.startswith(".")]
@@ -97,11 +102,41 @@ def _verify_run(folder: Path, report: Report, radii: Radii) -> None:
         report.unfinished.append(Unfinished(folder, "its training failed" if failure else "its training is not finished"))
     recorded = training.get("weights_sha256") if training else None
     weights = _verify_weights(run, recorded, report)
-    folders = [path for path in sorted(folder.glob("certify-*")) if path.is_dir()]
+    folders = _certifications(folder)
     if recorded and not folders:
         report.unfinished.append(Unfinished(folder, "it is not certified"))
     for path in folders:
         _verify_certification(run, path, recorded, weights, known, report, radii)
+
+
+def _verify_subject(folder: Path, report: Report, radii: Radii) -> None:
+    """A base classifier that the suite did not train: what it is stands in subject.json, whose key binds sigma to the weights."""
+    report.subjects += 1
+    file = folder / SUBJECT_FILE
+    spec = cast(SubjectSpec | None, report.attempt(file, lambda: from_json(cast(Any, SubjectSpec), file.read_bytes(), str(file))))
+    if spec is None:
+        return
+    own = Subject(folder, spec)
+    if not folder.resolve().name.endswith(f"-{spec.key}"):
+        report.fail(file, f"its key is {spec.key}, but the folder is {folder.resolve().name}")
+    elif reason := misplaced(folder, report.top, subject(Path(), spec).path):
+        report.fail(file, reason)
+    if own.origin.exists():
+        report.attempt(own.origin, lambda: read_json(own.origin))
+    known = report.attempt(file, lambda: own.info) is not None
+    weights = own.weights.exists()
+    if weights:
+        report.weights += 1
+        found = report.attempt(own.weights, lambda: sha256(own.weights))
+        weights = found == spec.weights_sha256
+        if found and not weights:
+            report.fail(own.weights, f"SHA-256 is {found}, but {SUBJECT_FILE} says {spec.weights_sha256}")
+    for path in _certifications(folder):
+        _verify_certification(own, path, spec.weights_sha256, weights, known, report, radii)
+
+
+def _certifications(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("certify-*")) if path.is_dir()]
 
 
 def _steps(run: Run) -> int:
