@@ -228,7 +228,7 @@ def test_counts_do_not_depend_on_workers(workers: int) -> None:
 
 def test_what_fails_in_a_worker_fails_the_image() -> None:
     with threads(2), pytest.raises(BenchError, match="not finite"):
-        Sampler(Broken(math.nan, 3, 0), 0.5, 3, 0).certify(image(0.1), 0, 0, 100, 10_000)
+        Sampler(Broken(math.nan, 0, 0), 0.5, 3, 0).certify(image(0.1), 0, 0, 1_000, 1_000)
 
 
 class Greedy(nn.Module):
@@ -452,6 +452,11 @@ def test_the_image_is_left_alone() -> None:
 def test_an_impossible_batch_is_refused(batch: int) -> None:
     with pytest.raises(BenchError, match="must be at least 1"):
         Sampler(Net(), 0.5, 4, 0, batch)
+
+
+def test_an_unknown_sampling_is_refused() -> None:
+    with pytest.raises(BenchError, match=r"unknown sampling 'gird'; did you mean 'grid'\?"):
+        Sampler(Net(), 0.5, 4, 0, sampling="gird")
 
 
 def test_counts_beyond_small_integers() -> None:

@@ -91,11 +91,11 @@ class Network:
         logits = self._logits(self._fast, noisy)  # B K
         # The largest logit so far: a row whose logits happen to cancel says little about how far they may move.
         self._scale = max(self._scale, _largest(logits))
-        highest = logits.topk(min(2, self.classes), 1).values
+        highest, order = logits.topk(min(2, self.classes), 1)
         close = highest[:, 0] - highest[:, -1] <= CLOSE * self._scale
         if audit:
             close[:AUDITED_ROWS] = True
-        classes = logits.argmax(1)
+        classes = order[:, 0]
         if len(rows := close.nonzero().flatten()):
             classes[rows] = self._judge(noisy[rows], logits[rows])
         return classes

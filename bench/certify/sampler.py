@@ -15,8 +15,9 @@ from bench.certify.network import Network, usual_batch
 from bench.certify.noise import NoisyCopies
 from bench.certify.stopping import BLOCKS, Stopping
 from bench.environment import plain_float32
-from bench.errors import BenchError
+from bench.errors import BenchError, nearest
 from bench.records import Certificate
+from bench.spec import SAMPLINGS
 
 
 class Sampler:
@@ -36,12 +37,14 @@ class Sampler:
         sampling: `float32`, or `grid` for sums that are exact in floating point.
 
     Raises:
-        BenchError: a batch below 1; a module that stays in training mode.
+        BenchError: a batch below 1; another sampling.
     """
 
     def __init__(self, base: nn.Module, sigma: float, classes: int, seed: int, batch: int | None = None, sampling: str = "float32") -> None:
         if batch is not None and batch < 1:
             raise BenchError(f"batch {batch} must be at least 1")
+        if sampling not in SAMPLINGS:
+            raise BenchError(f"unknown sampling {sampling!r}{nearest(sampling, SAMPLINGS)}")
         self.base, self.sigma, self.classes, self.seed, self.sampling = base, sigma, classes, seed, sampling
         self._batch = batch
         self._network: Network | None = None
