@@ -197,6 +197,8 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
     if training := run.training():
         return load_weights(run, training["weights_sha256"], options.device)
     data = _images(cell.spec.dataset, "train", options)
+    if not select_images(cell.spec.train.images, len(data)):
+        raise BenchError(f"images={cell.spec.train.images} selects none of the {len(data)} training images that are there")
     _record_environment(cell, run, options, data)
     trainer = Trainer(cell.spec, cell.method, info, data.to(options.device), options.device)
     seconds = _restore(trainer, run, report)

@@ -60,38 +60,35 @@ class Split:
             return
         flip = augment.endswith("flip")
         draws = _draw(len(self), flip=flip, seed=seed).to(device)
-        windows = self._crops_and_mirrored if flip else self._crops
+        padded = self._padded_and_mirrored if flip else self._padded
         for rows in pieces:
-            yield self._augmented(rows, draws[rows], windows), self.labels[rows]
+            yield self._augmented(rows, draws[rows], padded), self.labels[rows]
 
-    def _augmented(self, rows: Tensor, draws: Tensor, windows: Tensor) -> Tensor:
+    def _augmented(self, rows: Tensor, draws: Tensor, padded: Tensor) -> Tensor:
         """The chosen images, mirrored and cropped as drawn: B C H W."""
+        channels, height, width = self.pixels.shape[1:]
+        _, views, tall, wide, _ = padded.shape
         mirrored, down, right = draws.unbind(1)
-        crops = windows[rows, mirrored, down, right].view(len(rows), *self.pixels.shape[2:], -1)  # B H W C
+        starts = ((rows * views + mirrored) * tall + down) * wide + right  # the pixel that each crop begins with
+        # Every crop is a view that begins at its pixel; picking views by their first pixel copies whole rows of memory at once.
+        last = (height - 1) * wide + width - 1
+        crops = padded.as_strided((padded[..., 0].numel() - last, height, width * channels), (channels, wide * channels, 1))
+        crops = crops.index_select(0, starts).view(len(rows), height, width, channels)
         return crops.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
-    @cached_property
-    def _crops(self) -> Tensor:
-        """The crops of every image: N 1 9 9 H W*C."""
-        return _windows(self._padded.unsqueeze(1))
+    def _with_border(self) -> Tensor:
+        return F.pad(self.pixels, (PADDING,) * 4).permute(0, 2, 3, 1).unsqueeze(1).contiguous()
 
     @cached_property
-    def _crops_and_mirrored(self) -> Tensor:
-        """The crops of every image and of its mirror image: N 2 9 9 H W*C. Mirroring each batch would take twice the time."""
-        return _windows(torch.stack([self._padded, self._padded.flip(2)], 1))
-
-    @property
     def _padded(self) -> Tensor:
-        return F.pad(self.pixels, (PADDING,) * 4).permute(0, 2, 3, 1).contiguous()  # N H+8 W+8 C
+        """Every image with its border, channels last: N 1 H+8 W+8 C."""
+        return self._with_border()
 
-
-def _windows(padded: Tensor) -> Tensor:
-    """Every crop as a view, in which each row of a crop is one piece of memory: N V H+8 W+8 C -> N V 9 9 H W*C."""
-    size, views, height, width, channels = padded.shape
-    image, view, row, column, _ = padded.stride()
-    shifts = 2 * PADDING + 1
-    shape = (size, views, shifts, shifts, height - 2 * PADDING, (width - 2 * PADDING) * channels)
-    return padded.as_strided(shape, (image, view, row, column, row, 1))
+    @cached_property
+    def _padded_and_mirrored(self) -> Tensor:
+        """The same, and its mirror image: N 2 H+8 W+8 C. Mirroring each batch would take longer than all the rest."""
+        images = self._with_border()
+        return torch.cat([images, images.flip(3)], 1)
 
 
 def _draw(size: int, *, flip: bool, seed: int) -> Tensor:
