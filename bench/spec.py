@@ -25,6 +25,9 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 Scalar = bool | int | float | str | None
 
+TRAIN_PRECISIONS = ("float32", "tf32", "bf16")
+"""Of a training's passes: float32; its products in TF32 (CUDA only); or bfloat16 where that is safe (autocast). Weights are float32."""
+
 
 def derive(seed: int, *purpose: str | int) -> int:
     """One independent 64-bit seed per purpose, e.g. `derive(0, "order", epoch)`.
@@ -181,7 +184,7 @@ class TrainSpec:
     nesterov: bool = False
     weight_decay: float = 1e-4
     images: str = "all"  # which training images, see `select_images`
-    precision: str = "float32"
+    precision: str = "float32"  # of the base classifier's passes, see TRAIN_PRECISIONS
 
     def __post_init__(self) -> None:
         _normalise(self)
@@ -191,8 +194,8 @@ class TrainSpec:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=true needs a momentum greater than 0")
-        if self.precision != "float32":
-            raise ValueError(f"precision={self.precision} is not supported; there is float32")
+        if self.precision not in TRAIN_PRECISIONS:
+            raise ValueError(f"precision={self.precision} is not supported{nearest(self.precision, TRAIN_PRECISIONS)}")
         select_images(self.images, 1)
 
     def lr_at(self, epoch: int) -> float:

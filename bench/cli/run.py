@@ -58,6 +58,13 @@ def run(
     batch: Annotated[
         int | None, typer.Option("--batch", help="Samples per certification pass, at most 500; never changes a count.")
     ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option("--micro-batch", metavar="K", help="Images per piece of a training step, to save memory."),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Train through torch.compile; where it does not work, says why and does without.")
+    ] = False,
     results: Results = Path("results/runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     number: Annotated[
@@ -89,7 +96,8 @@ def run(
         problems.append(f"--rerun {rerun} is unknown{nearest(rerun, RERUN)}")
     if batch is not None and batch < 1:
         problems.append(f"--batch {batch} must be at least 1")
-
+    if micro_batch is not None and micro_batch < 1:
+        problems.append(f"--micro-batch {micro_batch} must be at least 1")
     if number is not None and (methods or datasets or sigmas):
         problems.append("--table says which methods, data set and noise levels; leave out --method, --dataset and --sigma")
 
@@ -99,7 +107,7 @@ def run(
     from bench.certify import ROWS
     from bench.plan import Plan, Request, make_plan
     from bench.registry import Registry
-    from bench.run import Options, pick_device
+    from bench.run import Options, check_options, pick_device
     from bench.store import Store
     from leaderboard import layouts
 
@@ -127,6 +135,8 @@ def run(
         plan = make_plan(request, Registry(paths))
     except UsageError as error:
         problems += error.problems
+    if not problems:
+        problems = check_options(plan.cells, chosen_device, micro_batch)
     if problems:
         stop(problems)
 
@@ -142,7 +152,9 @@ def run(
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
-    options = Options(device=chosen_device, batch=batch or ROWS, allow_changed_source=allow_changed_source)
+    options = Options(
+        device=chosen_device, batch=batch or ROWS, micro_batch=micro_batch, compile=compiled, allow_changed_source=allow_changed_source
+    )
     code = matrix.run(options, seconds)
     if not code:
         where = "" if results == Path("results/runs") else f" --results {results}"
