@@ -13,6 +13,9 @@ the ratio of neighbouring rounds, and the share of the machine's matrix-product 
     python benchmarks/train.py
     python benchmarks/train.py --networks lenet --methods gaussian,smoothmix --rounds 9 --threads 2
     python benchmarks/train.py --quick
+    python benchmarks/train.py --profile --methods gaussian
+
+With --profile nothing is compared: the suite's operators are timed one by one, with the operations and bytes that they need.
 """
 
 from __future__ import annotations
@@ -34,8 +37,10 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torchvision import transforms
 
 from bench.data import Split, load
@@ -458,6 +463,61 @@ def measure(task: Task, rounds: int, pairs_per_round: int, workers: int) -> tupl
     return plain, ours, statistics.median(b / a for a, b in speeds)
 
 
+def copy_speed(seconds: float = 1.0) -> float:
+    """Bytes read and written per second by copies of 64 MiB, larger than the caches of a core; the best of many."""
+    source, target = torch.rand(2**24), torch.rand(2**24)
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begun = time.perf_counter()
+        target.copy_(source)
+        best = min(best, time.perf_counter() - begun)
+    return 2 * source.nbytes / best
+
+
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Seconds, operations and bytes (of inputs and outputs, each counted once) of every operator that runs inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.steps: list[list[tuple[str, float, int, int]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        begun = time.perf_counter()
+        result = func(*args, **(kwargs or {}))
+        seconds = time.perf_counter() - begun
+        leaves = tree_leaves((args, kwargs, result))
+        moved = sum({id(leaf): leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor)}.values())
+        operations = (
+            flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result) if func.overloadpacket in flop_registry else 0
+        )
+        shapes = " ".join("x".join(map(str, leaf.shape)) for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf.dim() > 1)
+        self.steps[-1].append((f"{func.overloadpacket.__name__} {shapes}", seconds, operations, moved))
+        return result
+
+
+def profile(task: Task, matrix: float, copying: float, count: int = 15, shown: int = 16) -> None:
+    """Prints the operators of a step, the slowest first; each time is the lower quartile over the steps."""
+    trainer = task.trainer(task.method)
+    advance(trainer, 2)
+    with Operators() as operators:
+        for _ in range(count):
+            operators.steps.append([])
+            advance(trainer, 1)
+    pairs = task.batch // task.chunks * pairs_per_image(task.method, task.info)
+    table: dict[str, list[float]] = {}
+    for calls in zip(*operators.steps, strict=True):
+        entry = table.setdefault(calls[0][0], [0.0] * 4)
+        seconds = sorted(call[1] for call in calls)[count // 4]
+        for column, value in enumerate((1, seconds, calls[0][2], calls[0][3])):
+            entry[column] += value
+    total = sum(entry[1] for entry in table.values())
+    print(f"\n{task.network} {task.name}: {1e6 * total / pairs:.1f} us per pair in operators; per operator us per pair, share, the part of")
+    print("the matrix-product speed and of the copying speed that it reaches, calls per step, shapes")
+    for name, (calls, seconds, operations, moved) in sorted(table.items(), key=lambda item: -item[1][1])[:shown]:
+        speeds = f"{operations / seconds / matrix:>5.0%} {moved / seconds / copying:>5.0%}"
+        print(f"{1e6 * seconds / pairs:>7.2f} {seconds / total:>5.0%} {speeds} {calls:>5.0f}  {name[:90]}")
+
+
 def tasks(names: list[str], networks: list[str], quick: bool) -> Iterator[Task]:
     generator = torch.Generator().manual_seed(0)
     for network in networks:
@@ -488,6 +548,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=0, help="processes of the reference's DataLoader")
     parser.add_argument("--quick", action="store_true", help="a quarter of the batch and short rounds: shows that it runs")
+    parser.add_argument("--profile", action="store_true", help="time the suite's operators one by one instead")
     words = parser.parse_args()
     try:
         names = choice(words.methods, list(METHODS), "method")
@@ -503,6 +564,12 @@ def main() -> None:
         f"torch {torch.__version__}, {platform.machine()}, {words.threads} threads, {os.cpu_count()} CPUs, load {load_now:.1f} at the start"
     )
     print(f"matrix products: {speed / 1e9:.0f} GFLOP/s; medians of {words.rounds} rounds; sigma {SIGMA}; {words.workers} loader workers")
+    if words.profile:
+        copying = copy_speed()
+        print(f"copies: {copying / 1e9:.1f} GB/s read and written")
+        for task in tasks(names, networks, words.quick):
+            profile(task, speed, copying)
+        return
     columns = ("network", "method", "batch", "reference", "suite", "pairs/s", "ratio", "of matmul", "float64", "float32")
     print(("{:<9} {:<12} {:>6} {:>10} {:>8} {:>8} {:>6} {:>10} {:>8} {:>8}").format(*columns))
     for task in tasks(names, networks, words.quick):
