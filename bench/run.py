@@ -6,8 +6,9 @@ import contextlib
 import csv
 import hashlib
 import io
-import math
+import resource
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -29,12 +30,14 @@ from bench.errors import BenchError, Diverged, Interrupted
 from bench.method import Method
 from bench.models import build, place
 from bench.plan import Cell
+from bench.smoothing import now
 from bench.spec import canonical, select_images, to_json
 from bench.store import Certification, Run, State, Store, sha256, write_atomically, write_json
-from bench.train import Trainer, line_of, pairs_per_image
+from bench.train import Trainer, check_precision, check_splittable, line_of, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
-TIMED_PIXELS = 256 * 28 * 28  # of a timed pass: large images fill memory and take long
+TIMED_STEPS, TIMED_SECONDS = 8, 0.5  # of a method's training, for the estimate: so many steps, or what fits into so many seconds
+TIMED_SAMPLES = (1_000, 4_000)  # of an image's certification, for the estimate
 
 
 class Report(Protocol):
@@ -53,6 +56,9 @@ class Options:
 
     Attributes:
         batch: samples per certification pass; chosen by image size and device if None.
+        micro_batch: images per piece of a training step, all at once if None; recorded in environment.json, for under batch norm
+            and dropout it does change the result.
+        compile: whether trainings go through `torch.compile`; recorded in environment.json.
         allow_changed_source: continue a run that was begun with another source of its method; recorded in environment.json.
         allow_other_data: use files that are not the published ones; recorded in environment.json.
         data_dir: where the data sets are; None: in BENCH_DATA_DIR or the user's cache.
@@ -60,6 +66,8 @@ class Options:
 
     device: torch.device
     batch: int | None = None
+    micro_batch: int | None = None
+    compile: bool = False
     allow_changed_source: bool = False
     allow_other_data: bool = False
     data_dir: Path | None = None
@@ -180,7 +188,8 @@ def _describe(source_sha256: str, data: Images, options: Options) -> dict[str, A
 def _record_environment(cell: Cell, run: Run, options: Options, data: Images) -> None:
     """Writes what a training is made with; refuses to continue one that was begun with another source or other data."""
     presets = {"presets_of": cell.presets_of} if cell.presets_of else {}
-    now = _describe(cell.source_sha256, data, options) | presets
+    how = {k: v for k, v in {"micro_batch": options.micro_batch, "compile": options.compile}.items() if v}
+    now = _describe(cell.source_sha256, data, options) | presets | how
     before = run.environment() if _checkpoints(run) else None
     changed = environment.mixture(before or {}, now, ("method_sha256", "engine_sha256", "data_md5"))
     if changed and not options.allow_changed_source:
@@ -200,10 +209,12 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
     if not select_images(cell.spec.train.images, len(data)):
         raise BenchError(f"images={cell.spec.train.images} selects none of the {len(data)} training images that are there")
     _record_environment(cell, run, options, data)
-    trainer = Trainer(cell.spec, cell.method, info, data.to(options.device), options.device)
+    trainer = Trainer(cell.spec, cell.method, info, data.to(options.device), options.device, micro_batch=options.micro_batch)
     seconds = _restore(trainer, run, report)
+    _say_how(cell, trainer, options, report)
     begun = saved = time.monotonic()
-    start = trainer.step
+    start = trainer.images
+    memory = PeakMemory(options.device)
 
     def after_step(trainer: Trainer) -> None:
         nonlocal saved
@@ -221,16 +232,54 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
     metadata = {"certbench": canonical({"spec": to_json(cell.spec), "key": cell.spec.key})}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(run.weights, safetensors.torch.save(weights, metadata))
-    per_image = pairs_per_image(cell.method, info)
-    taken = (trainer.step - start) * cell.spec.train.batch
-    write_json(
-        run.path / "timing.json",
-        {"training_seconds": seconds + elapsed, "images_per_second": taken / elapsed, "pairs_per_image": per_image},
-    )
+    speed = (trainer.images - start) / elapsed
+    timing = {
+        "training_seconds": seconds + elapsed,
+        "images_per_second": speed,
+        "pairs_per_image": pairs_per_image(cell.method, info),
+        "seconds_per_epoch": len(trainer.chosen) / speed if speed else None,
+        "attack_share": trainer.attack_share,
+        "peak_memory_bytes": memory.read(),
+    }
+    write_json(run.path / "timing.json", timing)
     write_json(run.path / "training.json", {"state": "trained", "steps": trainer.total, "weights_sha256": sha256(run.weights)})
     for path in _checkpoints(run):
         path.unlink()
     return model
+
+
+def _say_how(cell: Cell, trainer: Trainer, options: Options, report: Report) -> None:
+    """Turns compilation on where it works; tells what the options do that the result would not show."""
+    if options.compile and (reason := trainer.compile()):
+        report.say(f"{cell.name}: trained without torch.compile, which fails here: {reason}")
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    found = {type(module).__name__ for module in trainer.model.modules() if isinstance(module, kinds)}
+    if options.micro_batch is not None and found:
+        report.say(
+            f"{cell.name}: {' and '.join(sorted(found))} see pieces of {options.micro_batch} images, so the training differs from one "
+            f"with whole steps of {cell.spec.train.batch}"
+        )
+
+
+class PeakMemory:
+    """The largest memory in use since it was made: of the device on CUDA, else of the process, in bytes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that since the process began
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def read(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        with contextlib.suppress(OSError, StopIteration, ValueError):
+            line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+            return int(line.split()[1]) * 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _curve_csv(trainer: Trainer) -> str:
@@ -342,60 +391,93 @@ def certify(
     certification.columns()  # writes their fast form for the tables
 
 
-def estimate_seconds(cells: Sequence[Cell], store: Store, device: torch.device) -> dict[tuple[str, str], float]:
-    """Seconds that each cell will take, from a few timed steps of each base classifier in use.
+def estimate_seconds(
+    cells: Sequence[Cell], store: Store, device: torch.device, data_dir: Path | None = None
+) -> dict[tuple[str, str], float]:
+    """Seconds that each cell will take, from real steps of each method and a real certification of one image, both cut short.
+
+    Methods are timed once per network and batch; their cells differ in passes per image, by which the time is scaled.
 
     Returns:
         cell.id -> seconds; cells that cannot be estimated are left out.
     """
-    passes: dict[tuple[str, str], tuple[float, float]] = {}
-    costs: dict[tuple[str, Method], float] = {}
+    pairs: dict[tuple[str, Method], float] = {}
+    training: dict[tuple[object, ...], float] = {}  # seconds per forward and backward pair
+    certifying: dict[tuple[object, ...], float] = {}  # seconds per image
     result = {}
     for cell in cells:
-        info, train = DATASETS[cell.spec.dataset], cell.spec.train
-        run = store.run(cell.spec)
+        spec, info = cell.spec, DATASETS[cell.spec.dataset]
+        trains_like = (info.name, spec.train.arch, spec.train.batch, spec.train.precision, spec.method)
+        certifies_like = (info.name, spec.train.arch, cell.certify.key)
+        cost = (info.name, cell.method)
         try:
-            if (info.name, train.arch) not in passes:
-                passes[info.name, train.arch] = _time_passes(build(train.arch, info, 0), info.shape, device)
-            if (info.name, cell.method) not in costs:
-                costs[info.name, cell.method] = pairs_per_image(cell.method, info)
-            standing = run.certification(cell.certify).standing()
+            if cost not in pairs:
+                pairs[cost] = pairs_per_image(cell.method, info)
+            if trains_like not in training:
+                training[trains_like] = _time_training(cell, device, data_dir) / pairs[cost]
+            if certifies_like not in certifying:
+                certifying[certifies_like] = _time_certification(cell, device, data_dir)
+            certification = store.run(spec).certification(cell.certify)
+            standing = certification.standing()
+            left = len(certification.expected()) - len(standing.columns)
         except (Exception, SystemExit):
             continue  # what fails here fails again, and says why, when its turn comes
-        per_pair, per_sample = passes[info.name, train.arch]
-        images = len(select_images(train.images, info.train_size)) * train.epochs
-        training = 0.0 if standing.state == "certifying" else images * costs[info.name, cell.method] * per_pair
-        left = len(run.certification(cell.certify).expected()) - len(standing.columns)
-        result[cell.id] = training + left * (cell.certify.n0 + cell.certify.n) * per_sample
+        images = 0 if standing.state == "certifying" else len(select_images(spec.train.images, info.train_size)) * spec.train.epochs
+        result[cell.id] = images * pairs[cost] * training[trains_like] + left * certifying[certifies_like]
     return result
 
 
-def _time_passes(model: nn.Module, shape: tuple[int, int, int], device: torch.device) -> tuple[float, float]:
-    """Seconds per forward and backward pair and per forward pass of one image; the better of three tries."""
-    model = place(model, device)
-    rows = max(2, min(256, TIMED_PIXELS // math.prod(shape)))
-    x = torch.rand(rows, *shape, device=device).contiguous(memory_format=torch.channels_last)
+class _Enough(Exception):
+    """Enough steps were timed."""
 
-    def pair() -> None:
-        model.train()
-        model(x).logsumexp(1).sum().backward()
 
-    @torch.inference_mode()
-    def forward() -> None:
-        model.eval()
-        model(x).argmax(1).sum().item()
+def _time_training(cell: Cell, device: torch.device, data_dir: Path | None) -> float:
+    """Seconds per training image: the mean of a few steps after the first."""
+    data = load(cell.spec.dataset, "train", data_dir).to(device)
+    trainer = Trainer(cell.spec, cell.method, DATASETS[cell.spec.dataset], data, device)
+    seen = [(now(device), 0)]
 
-    def best(work: Any) -> float:
-        seconds = []
-        for _ in range(4):
-            begun = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - begun)
-        return min(seconds[1:]) / len(x)
+    def after_step(trainer: Trainer) -> None:
+        seen.append((now(device), trainer.images))
+        if len(seen) > 2 and (len(seen) > TIMED_STEPS + 1 or seen[-1][0] - seen[1][0] > TIMED_SECONDS):
+            raise _Enough
 
-    return best(pair), best(forward)
+    with contextlib.suppress(_Enough):
+        trainer.run(after_step)
+    (begun, before), (ended, after) = seen[1 if len(seen) > 2 else 0], seen[-1]
+    return (ended - begun) / (after - before)
+
+
+def _time_certification(cell: Cell, device: torch.device, data_dir: Path | None) -> float:
+    """Seconds per image, from one that gets fewer samples where there are to be many."""
+    info, certify = DATASETS[cell.spec.dataset], cell.certify
+    model = place(build(cell.spec.train.arch, info, 0), device)
+    sampler = Sampler(model, cell.spec.sigma, info.classes, certify.seed)
+    image = load(cell.spec.dataset, "test", data_dir).images(torch.tensor([0]))[0].to(device)
+
+    def seconds(n: int) -> float:
+        begun = now(device)
+        sampler.certify(image, 0, 0, certify.n0, n)
+        return now(device) - begun
+
+    few, more = TIMED_SAMPLES
+    seconds(min(few, certify.n))  # warms up
+    if certify.n <= more:
+        return seconds(certify.n)
+    first, second = seconds(few), seconds(more)
+    return second + max(0.0, second - first) * (certify.n - more) / (more - few)
+
+
+def check_options(cells: Sequence[Cell], device: torch.device, micro_batch: int | None) -> list[str]:
+    """Every reason why these cells cannot be trained so, each once."""
+    problems = []
+    for cell in cells:
+        try:
+            check_splittable(cell.method, cell.spec.method, micro_batch)
+            check_precision(cell.spec.train.precision, device)
+        except BenchError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
 
 
 def pick_device(word: str) -> torch.device:

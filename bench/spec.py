@@ -30,6 +30,8 @@ LATER = {"later": True}
 """Metadata of a field that came after keys had been published: it is written only where it is not the default, so that those keys stay."""
 SAMPLINGS = ("float32", "grid")
 RULES = ("clopper-pearson", "curtailed", "confidence-sequence")
+TRAIN_PRECISIONS = ("float32", "tf32", "bf16")
+"""Of a training's passes: float32; its products in TF32 (CUDA only); or bfloat16 where that is safe (autocast). Weights are float32."""
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -196,7 +198,7 @@ class TrainSpec:
     nesterov: bool = False
     weight_decay: float = 1e-4
     images: str = "all"  # which training images, see `select_images`
-    precision: str = "float32"
+    precision: str = "float32"  # of the base classifier's passes, see TRAIN_PRECISIONS
     augment: str = field(default="none", metadata=LATER)  # one of AUGMENTS
 
     def __post_init__(self) -> None:
@@ -207,8 +209,8 @@ class TrainSpec:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=true needs a momentum greater than 0")
-        if self.precision != "float32":
-            raise ValueError(f"precision={self.precision} is not supported; there is float32")
+        if self.precision not in TRAIN_PRECISIONS:
+            raise ValueError(f"precision={self.precision} is not supported{nearest(self.precision, TRAIN_PRECISIONS)}")
         if self.augment not in AUGMENTS:
             raise ValueError(f"augment={self.augment} is unknown{nearest(self.augment, AUGMENTS)}")
         select_images(self.images, 1)

@@ -311,14 +311,10 @@ def _show_run(run: Run, as_json: bool) -> None:
         f"{run.spec.row} on {run.spec.dataset}, sigma {run.spec.sigma:g}, seed {run.spec.seed}; {run.spec.protocol}, {run.spec.recipe}"
     )
     typer.echo(f"key {run.spec.key} in {run.path}")
-    state = training["state"] if training else "unfinished"
-    cost = (
-        f", {clock(timing['training_seconds'])}, {timing['images_per_second']:.0f} images/s, {timing['pairs_per_image']:g} pairs/image"
-        if timing
-        else ""
-    )
-    typer.echo(f"training: {state}{cost}")
-    for problem in (data["failure"], training if state == "diverged" else None):
+    typer.echo(f"training: {training['state'] if training else 'unfinished'}")
+    if timing:
+        typer.echo(f"speed: {_speed(timing)}")
+    for problem in (data["failure"], training if training and training["state"] == "diverged" else None):
         if problem:
             typer.echo(f"reason: {problem['reason']}")
     typer.echo(f"train: {canonical(data['spec']['train'])}")
@@ -332,6 +328,26 @@ def _show_run(run: Run, as_json: bool) -> None:
         shown = data["curve"][:: max(1, len(data["curve"]) // 10)]
         typer.echo("training curve (some rows; all in curve.csv):")
         _print_rows([{k: "" if v is None else f"{v:.4g}" for k, v in row.items()} for row in shown])
+
+
+def _speed(timing: dict[str, Any]) -> str:
+    """A run's timing.json in words; one of an earlier release has fewer entries."""
+    parts = [
+        clock(timing["training_seconds"]),
+        f"{timing['images_per_second']:.0f} images/s",
+        f"{timing['pairs_per_image']:g} pairs/image",
+    ]
+    per_epoch, share, peak = (
+        value if isinstance(value := timing.get(name), int | float) else None
+        for name in ("seconds_per_epoch", "attack_share", "peak_memory_bytes")
+    )
+    if per_epoch is not None:
+        parts.append(f"{clock(per_epoch)} per epoch")
+    if share is not None:
+        parts.append(f"{share:.0%} of it in the attack")
+    if peak is not None:
+        parts.append(f"at most {peak / 2**30:.2f} GiB of memory")
+    return ", ".join(parts)
 
 
 def _read_curve(run: Run) -> list[dict[str, float | None]]:

@@ -60,6 +60,13 @@ def run(
     plugin: Plugins = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     batch: Annotated[int | None, typer.Option("--batch", help="Samples per certification pass; never changes a count.")] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option("--micro-batch", metavar="K", help="Images per piece of a training step, to save memory."),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Train through torch.compile; where it does not work, says why and does without.")
+    ] = False,
     data_dir: DataDir = None,
     results: Results = Path("results/runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -101,7 +108,8 @@ def run(
         problems.append(f"--rerun {rerun} is unknown{nearest(rerun, RERUN)}")
     if batch is not None and batch < 1:
         problems.append(f"--batch {batch} must be at least 1")
-
+    if micro_batch is not None and micro_batch < 1:
+        problems.append(f"--micro-batch {micro_batch} must be at least 1")
     if number is not None and (methods or datasets or sigmas):
         problems.append("--table says which methods, data set and noise levels; leave out --method, --dataset and --sigma")
 
@@ -110,7 +118,7 @@ def run(
 
     from bench.plan import Plan, Request, make_plan
     from bench.registry import Registry, holds_dataset
-    from bench.run import Options, pick_device
+    from bench.run import Options, check_options, pick_device
     from bench.store import Store
     from leaderboard import layouts
 
@@ -141,6 +149,8 @@ def run(
             plan = Plan(plan.cells + found.cells, plan.notes + found.notes)
         except UsageError as error:
             problems += error.problems
+    if not problems:
+        problems = check_options(plan.cells, chosen_device, micro_batch)
     if problems:
         stop(problems)
 
@@ -151,7 +161,7 @@ def run(
         stop(missing)
     for sentence in missing:
         matrix.say(f"note: {sentence}")
-    seconds = matrix.announce(chosen_device, protocol, recipe, detail=dry_run)
+    seconds = matrix.announce(chosen_device, data_dir, protocol, recipe, detail=dry_run)
     if dry_run:
         if as_json:
             cells = [matrix.as_json(cell) | {"seconds": seconds.get(cell.id)} for cell in plan.cells]
@@ -164,6 +174,8 @@ def run(
     options = Options(
         device=chosen_device,
         batch=batch,
+        micro_batch=micro_batch,
+        compile=compiled,
         allow_changed_source=allow_changed_source,
         allow_other_data=allow_other_data,
         data_dir=data_dir,
@@ -233,12 +245,14 @@ class _Matrix:
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
 
-    def announce(self, device: torch.device, protocol: str, recipe: str, *, detail: bool) -> dict[tuple[str, str], float]:
+    def announce(
+        self, device: torch.device, data_dir: Path | None, protocol: str, recipe: str, *, detail: bool
+    ) -> dict[tuple[str, str], float]:
         """Says what will be done and how long it may take; returns estimated seconds by cell."""
         from bench.run import estimate_seconds
 
         cells = self.plan.cells
-        seconds = estimate_seconds(self.todo, self.store, device)
+        seconds = estimate_seconds(self.todo, self.store, device, data_dir)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
