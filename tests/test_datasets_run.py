@@ -59,7 +59,7 @@ def finished(bench: Call, number: int, dataset: str, rows: int, runs: Path, *wor
     data = json.loads(table.stdout)
     assert all(entry["values"] for entry in data["entries"])
     assert len({(entry["row"], entry["sigma"]) for entry in data["entries"]}) == rows
-    assert any(note.startswith(f"Not the published {dataset} data") for note in data["notes"])
+    assert any(note.startswith(f"not the published {dataset} data") for note in data["notes"])
     again = bench("run", "--dataset", dataset, "--protocol", "smoke", "--device", "cpu", *where, *words)
     assert again.exit_code == 0, "a finished matrix needs no data"
 

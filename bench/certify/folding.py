@@ -19,7 +19,8 @@ def fold(base: nn.Module) -> nn.Module:
     if not all(type(module).__module__.startswith(TRACED) for module in base.modules()):
         return base
     try:
-        folded = fuse(base)
+        with torch.no_grad():  # networks may take another way where a gradient will be asked for
+            folded = fuse(base)
     except Exception:  # whatever tracing raises on a forward that branches on its input
         return base
     assert isinstance(folded, fx.GraphModule)

@@ -8,6 +8,7 @@ imported or called.
 from __future__ import annotations
 
 import pickletools
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -68,7 +69,7 @@ def read_plain(raw: bytes) -> Any:
         return values
 
     try:
-        for opcode, argument, _ in pickletools.genops(raw):
+        for opcode, argument, _ in _opcodes(raw):
             name, arg = opcode.name, cast(Any, argument)
             if name in _SINGLES or name in _TEXTS or name in _BYTES:
                 stack.append(arg)
@@ -186,3 +187,10 @@ class Pickled(Source):
             return pixels.reshape(-1, 3, 32, 32), np.array(labels, np.int64), md5_of(raw)
         except OverflowError:
             raise BenchError(f"{path}: a label is no class") from None
+
+
+def _opcodes(raw: bytes) -> list[Any]:
+    """Every opcode of a pickle; a warning about damaged text in it would only repeat what the caller finds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return list(pickletools.genops(raw))

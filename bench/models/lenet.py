@@ -32,6 +32,8 @@ class LeNet(nn.Module):
 
 def _attacked_on_cpu(x: Tensor) -> bool:
     """Whether the gradient of the image will be asked for where `GreyConvolution` is the faster way to it."""
+    if not torch.is_grad_enabled():
+        return False
     return x.requires_grad and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
 
 
