@@ -8,8 +8,10 @@ there must be seen. Where no run of the family is certified yet, the group is th
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +132,9 @@ def _group(
     if not images:
         raise BenchError(f"{members[0].certification.path}: images={certify.images} selects none of the {info.test_size} test images")
     columns = metrics.columns_of(words, layout.radii, info.classes)
-    read = {m.run.spec.key: _seed(m, alpha) for m in members}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
+        seeds = pool.map(lambda member: _seed(member, alpha), members)
+        read = {m.run.spec.key: seed for m, seed in zip(members, seeds, strict=True)}
     sources = _sources([m.run for m in members])
 
     cells: dict[float, dict[str, dict[str, list[Run]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
