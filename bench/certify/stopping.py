@@ -27,9 +27,11 @@ def stopping(spec: CertifySpec, sigma: float) -> Stopping | None:
         needed = least_count(spec.n, spec.stop_alpha)
         return lambda count, drawn: count + (spec.n - drawn) < needed
     if spec.rule == "confidence-sequence":
+        # No count of n samples reaches beyond this.
+        best = float(anytime_bounds(np.array([spec.n]), np.array([spec.n]), spec.stop_alpha)[0][0])
         # The probabilities of the selected class at which the certified radius is a multiple of the step.
         ladder = np.array(
-            list(itertools.takewhile(lambda p: p < 1, (float(ndtr(k * spec.radius_step / sigma)) for k in itertools.count())))
+            list(itertools.takewhile(lambda p: p < best, (float(ndtr(k * spec.radius_step / sigma)) for k in itertools.count())))
         )
 
         def decided(count: int, drawn: int) -> bool:
