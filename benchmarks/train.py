@@ -36,6 +36,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -284,19 +285,18 @@ METHODS: dict[str, tuple[type[Method], str, dict[str, Any], Plain]] = {
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Images as the scripts read them: one picture at a time, made a tensor by a transform."""
+    """Images as torchvision's data sets read them: one picture at a time from an array, made a tensor by a transform."""
 
     def __init__(self, data: Split) -> None:
-        to_picture = transforms.ToPILImage()
-        self.pictures = [to_picture(image) for image in data.pixels]
+        self.arrays = data.pixels.permute(0, 2, 3, 1).squeeze(3).numpy()  # N H W, or N H W C
         self.labels = data.labels.tolist()
         self.transform = transforms.Compose([transforms.ToTensor()])
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.arrays)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.pictures[index]), self.labels[index]
+        return self.transform(Image.fromarray(self.arrays[index])), self.labels[index]
 
 
 class Reference:
@@ -431,18 +431,18 @@ def difference_after_one_step(task: Task, dtype: torch.dtype) -> tuple[float, in
     return max(float((a - b).abs().max()) for a, b in zip(theirs, ours, strict=True)), counter.get_total_flops()
 
 
-def matrix_speed(seconds: float = 2.0) -> float:
+def matrix_speed(clock: Callable[[], float], seconds: float = 2.0) -> float:
     """Operations per second of float32 matrix products; the best of many."""
     a, b = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
     best, end = math.inf, time.perf_counter() + seconds
     while time.perf_counter() < end:
-        begun = time.perf_counter()
+        begun = clock()
         a @ b
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, clock() - begun)
     return 2 * MATRIX**3 / best
 
 
-def measure(task: Task, rounds: int, pairs_per_round: int, workers: int) -> tuple[float, float, float]:
+def measure(task: Task, rounds: int, pairs_per_round: int, workers: int, clock: Callable[[], float]) -> tuple[float, float, float]:
     """Median images per second of the reference and of the suite, and the median ratio of neighbouring rounds."""
     trainer = task.trainer(task.method)
     reference = task.reference(trainer)
@@ -452,11 +452,11 @@ def measure(task: Task, rounds: int, pairs_per_round: int, workers: int) -> tupl
     count = max(1, round(pairs_per_round / pairs))  # loader batches per round
     speeds: list[tuple[float, float]] = []
     for number in range(rounds + 1):
-        begun = time.perf_counter()
+        begun = clock()
         reference.train(batches, count, task.chunks)
-        between = time.perf_counter()
+        between = clock()
         advance(trainer, count * task.chunks)
-        ended = time.perf_counter()
+        ended = clock()
         if number:  # the first round warms up
             speeds.append((count * task.batch / (between - begun), count * task.batch / (ended - between)))
     plain, ours = (statistics.median(column) for column in zip(*speeds, strict=True))
@@ -547,6 +547,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds after one that warms up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=0, help="processes of the reference's DataLoader")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="seconds of the processor, not of the wall: with one thread on a busy machine"
+    )
     parser.add_argument("--quick", action="store_true", help="a quarter of the batch and short rounds: shows that it runs")
     parser.add_argument("--profile", action="store_true", help="time the suite's operators one by one instead")
     words = parser.parse_args()
@@ -557,13 +560,19 @@ def main() -> None:
             raise BenchError("--rounds and --threads must be at least 1, --workers not negative")
     except BenchError as error:
         sys.exit(f"error: {error}")
+    if words.cpu_time and (words.threads > 1 or words.workers):
+        sys.exit("error: --cpu-time adds up threads and misses workers; use it with --threads 1 and --workers 0")
+    clock = time.process_time if words.cpu_time else time.perf_counter
     torch.set_num_threads(words.threads)
-    speed = matrix_speed()
+    speed = matrix_speed(clock)
     load_now = os.getloadavg()[0]
     print(
         f"torch {torch.__version__}, {platform.machine()}, {words.threads} threads, {os.cpu_count()} CPUs, load {load_now:.1f} at the start"
     )
-    print(f"matrix products: {speed / 1e9:.0f} GFLOP/s; medians of {words.rounds} rounds; sigma {SIGMA}; {words.workers} loader workers")
+    print(
+        f"matrix products: {speed / 1e9:.0f} GFLOP/s; medians of {words.rounds} rounds; sigma {SIGMA}; {words.workers} loader workers; "
+        f"{'processor' if words.cpu_time else 'wall'} time"
+    )
     if words.profile:
         copying = copy_speed()
         print(f"copies: {copying / 1e9:.1f} GB/s read and written")
@@ -578,7 +587,7 @@ def main() -> None:
         if not difference <= TOLERANCE:
             sys.exit(f"error: {task.name} on {task.network}: weights differ by {difference:.1e} after one step, more than {TOLERANCE:g}")
         pairs_per_round = (1_024 if task.network == "lenet" else 128) if words.quick else (8_192 if task.network == "lenet" else 1_024)
-        plain, ours, ratio = measure(task, words.rounds, pairs_per_round, words.workers)
+        plain, ours, ratio = measure(task, words.rounds, pairs_per_round, words.workers, clock)
         share = ours * operations / (task.batch // task.chunks) / speed
         pairs = ours * pairs_per_image(task.method, task.info)
         print(
