@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, ndtri
+from scipy.special import betaincinv, betaln, ndtri, xlog1py, xlogy
 
+Integers = NDArray[np.int32] | NDArray[np.int64]
 LARGEST_TABLE = 10_000_000  # samples; 80 MB
 
 
@@ -49,11 +50,12 @@ def lower_confidence_bound(count: int, n: int, alpha: float) -> float:
     return float(betaincinv(count, n - count + 1, alpha))
 
 
-def certified_radius(count: int, n: int, alpha: float, sigma: float) -> float | None:
+def certified_radius(count: int, n: int, alpha: float, sigma: float, rule: str = "clopper-pearson") -> float | None:
     """The certified L2 radius in pixels of [0, 1], or None for abstain.
 
     Args:
         count, n, alpha: as for `lower_confidence_bound`.
+        rule: `confidence-sequence` where n was not fixed beforehand, see `anytime_bounds`.
         sigma: noise level, finite and above 0.
 
     Returns:
@@ -65,12 +67,14 @@ def certified_radius(count: int, n: int, alpha: float, sigma: float) -> float | 
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma {sigma} must be a finite number greater than 0")
     bound = lower_confidence_bound(count, n, alpha)
+    if rule == "confidence-sequence":
+        bound = float(anytime_bounds(np.array([count]), np.array([n]), alpha)[0][0])
     if not bound >= 0.5:
         return None
     return sigma * float(ndtri(bound))
 
 
-def lower_confidence_bounds(counts: NDArray[np.int64], n: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:
+def lower_confidence_bounds(counts: Integers, n: Integers, alpha: float) -> NDArray[np.float64]:
     """`lower_confidence_bound` of many counts, equal in every bit.
 
     Args:
@@ -82,16 +86,18 @@ def lower_confidence_bounds(counts: NDArray[np.int64], n: NDArray[np.int64], alp
     check_alpha(alpha)
     if (wrong := np.flatnonzero((n < 1) | (counts < 0) | (counts > n))).size:
         lower_confidence_bound(int(counts[wrong[0]]), int(n[wrong[0]]), alpha)
+    if len(n) and (n == n[0]).all():
+        return _bounds_of(counts, int(n[0]), alpha)
     result = np.empty(len(counts))
-    for size in set(n.tolist()):
+    for size in np.unique(n).tolist():
         mine = n == size
         result[mine] = _bounds_of(counts[mine], size, alpha)
     return result
 
 
-def _bounds_of(counts: NDArray[np.int64], n: int, alpha: float) -> NDArray[np.float64]:
+def _bounds_of(counts: Integers, n: int, alpha: float) -> NDArray[np.float64]:
     if n > LARGEST_TABLE:
-        distinct, where = np.unique(counts, return_inverse=True)
+        distinct, where = np.unique(counts.astype(np.int64), return_inverse=True)
         return np.asarray(_bound(distinct, n, alpha)[where])
     table = _table(n, alpha)
     missing = counts[np.isnan(table[counts])]
@@ -99,7 +105,7 @@ def _bounds_of(counts: NDArray[np.int64], n: int, alpha: float) -> NDArray[np.fl
     return np.asarray(table[counts])
 
 
-def _bound(counts: NDArray[np.int64], n: int, alpha: float) -> NDArray[np.float64]:
+def _bound(counts: Integers, n: int, alpha: float) -> NDArray[np.float64]:
     k = counts.astype(np.float64)
     return np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, alpha), 0.0)  # betaincinv(0, ...) is not 0 but undefined
 
@@ -119,3 +125,52 @@ def certified_radii(bounds: NDArray[np.float64], sigma: float) -> NDArray[np.flo
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma {sigma} must be a finite number greater than 0")
     return np.where(bounds >= 0.5, sigma * ndtri(np.maximum(bounds, 0.5)), np.nan)
+
+
+def least_count(n: int, alpha: float) -> int:
+    """The least count of n samples that certifies (n + 1 if none does): fewer abstain at this alpha.
+
+    Raises:
+        ValueError: as `lower_confidence_bound`.
+    """
+    low, high = -1, n + 1
+    lower_confidence_bound(n, n, alpha)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if lower_confidence_bound(middle, n, alpha) >= 0.5 else (middle, high)
+    return high
+
+
+def anytime_bounds(counts: Integers, n: Integers, alpha: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bounds on binomial probabilities that hold at all sample sizes at once, so that sampling may stop at any time for any reason.
+
+    With probability at least 1 - alpha the probability lies between them after every number of samples. They are the p at which the
+    beta-binomial mixture with weights Beta(1/2, 1/2) is 1 / alpha times as likely as p: a nonnegative martingale of mean 1 under the
+    true p, which ever reaches 1 / alpha with probability at most alpha (Ville's inequality). The mixture is the wealth of a
+    bettor on the outcomes, as in the betting bounds of Waudby-Smith and Ramdas (2024).
+
+    Args:
+        counts, n: I each; 0 <= count <= n, n >= 1.
+
+    Returns:
+        lower and upper bounds, I each, rounded outwards.
+
+    Raises:
+        ValueError: as `lower_confidence_bound`.
+    """
+    check_alpha(alpha)
+    if (wrong := np.flatnonzero((n < 1) | (counts < 0) | (counts > n))).size:
+        lower_confidence_bound(int(counts[wrong[0]]), int(n[wrong[0]]), alpha)
+    k, total = counts.astype(np.float64), n.astype(np.float64)
+    return _anytime_lower(k, total, alpha), 1.0 - _anytime_lower(total - k, total, alpha)
+
+
+def _anytime_lower(k: NDArray[np.float64], n: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+    mixture = betaln(k + 0.5, n - k + 0.5) - betaln(0.5, 0.5)
+    low, high = np.zeros(len(k)), k / n
+    for _ in range(60):  # a double has 52 bits; the lower end is always on the safe side
+        middle = (low + high) / 2
+        likelihood = xlogy(k, middle) + xlog1py(n - k, -middle)
+        excluded = mixture - likelihood >= -math.log(alpha)
+        low, high = np.where(excluded, middle, low), np.where(excluded, high, middle)
+    return np.where(k > 0, low, 0.0)

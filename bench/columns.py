@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from bench.records import Certificate
 
-FORMAT = b"certbench columns 1"
-Integers = NDArray[np.int64]
+TYPE = "<i4"
+Integers = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Columns:
 
     Attributes:
         index: position in the test set. label: true class. selected: class chosen by the selection samples.
-        majority: class of most estimation samples, the lowest in a tie. highest: the highest class of any sample.
+        majority: class of most estimation samples, the lowest in a tie; -1 where none were drawn. highest: the highest class of any sample.
         count: estimation samples on the selected class, of n. n0, n: samples drawn for selection and for estimation.
     """
 
@@ -44,19 +44,23 @@ class Columns:
 
     @classmethod
     def of(cls, rows: Sequence[Certificate]) -> Columns:
-        """The arrays of certificates."""
-        table = np.array([_numbers(row) for row in rows], dtype=np.int64).reshape(len(rows), len(fields(cls)))
+        """The arrays of certificates, of at most 2**31 - 1 samples each."""
+        table = np.array([_numbers(row) for row in rows], dtype=np.int32).reshape(len(rows), len(fields(cls)))
         return cls(*np.ascontiguousarray(table.T))
 
 
 def _numbers(row: Certificate) -> tuple[int, ...]:
-    majority = min(row.estimation, key=lambda c: (-row.estimation[c], c))
-    return row.index, row.label, row.selected, majority, max(*row.selection, *row.estimation), row.count, row.n0, row.n
+    majority = min(row.estimation, key=lambda c: (-row.estimation[c], c), default=-1)
+    return row.index, row.label, row.selected, majority, max([*row.selection, *row.estimation]), row.count, row.n0, row.n
+
+
+# The header says the layout, so that a cache of another release is no cache.
+FORMAT = f"certbench columns {TYPE} {','.join(field.name for field in fields(Columns))}".encode()
 
 
 def pack(columns: Columns, log: bytes) -> bytes:
     """The cached form of the columns of a log."""
-    payload = np.stack([getattr(columns, f.name) for f in fields(columns)]).astype("<i8").tobytes()
+    payload = np.stack([getattr(columns, f.name) for f in fields(columns)]).astype(TYPE).tobytes()
     return b"%s %s %08x\n%s" % (FORMAT, _digest(log), zlib.crc32(payload), payload)
 
 
@@ -65,7 +69,10 @@ def unpack(data: bytes, log: bytes) -> Columns | None:
     head, _, payload = data.partition(b"\n")
     if head != b"%s %s %08x" % (FORMAT, _digest(log), zlib.crc32(payload)):
         return None
-    return Columns(*np.frombuffer(payload, dtype="<i8").reshape(len(fields(Columns)), -1))
+    table = np.frombuffer(payload, dtype=np.uint8)
+    if table.size % (np.dtype(TYPE).itemsize * len(fields(Columns))):
+        return None
+    return Columns(*table.view(TYPE).reshape(len(fields(Columns)), -1))
 
 
 def _digest(log: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The public contract of a method, checked by running it on a tiny classifier. `bench check` and the tests call it."""
+"""The public contracts of a method and of a data set, checked by using them. `bench check` and the tests call this."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ import re
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.errors import BenchError
+from bench.data import of
+from bench.datasets import DATASETS, Arrays, DatasetInfo
+from bench.datasets.check import folder_of, read_checked
+from bench.datasets.source import SPLITS
+from bench.errors import BenchError, nearest
 from bench.method import Batch, Method, Terms
+from bench.models import check_arch
 from bench.registry import Loaded
 from bench.smoothing import SmoothedClassifier
-from bench.spec import canonical, coerce, parse_json
+from bench.spec import PROTOCOLS, canonical, coerce, parse_json, protocol_train, select_images
 from bench.train import check_terms, line_of
 
 CLASSES = 3
@@ -51,7 +58,7 @@ class _Tiny(nn.Module):
 
 
 def check(loaded: Loaded) -> list[Result]:
-    """Every promise, in order. A promise that raises is broken, with the exception as its problem."""
+    """Every promise of a method, in order. A promise that raises is broken, with the exception as its problem."""
     promises: list[tuple[str, Callable[[Loaded], None]]] = [
         ("hyperparameters survive JSON", _survives_json),
         ("the docstring names a source", _names_a_source),
@@ -63,19 +70,82 @@ def check(loaded: Loaded) -> list[Result]:
     ]
     results = []
     for promise, test in promises:
-        try:
-            test(loaded)
-            results.append(Result(promise, None))
-        except _Broken as broken:
-            results.append(Result(promise, str(broken)))
-        except BenchError as error:
-            results.append(Result(promise, str(error)))
-        except (Exception, SystemExit) as error:
-            where = line_of(error, next(_instances(loaded)))
-            results.append(Result(promise, f"{type(error).__name__}: {error}{where}"))
+        results.append(_try(promise, partial(test, loaded), lambda error: line_of(error, next(_instances(loaded)))))
         if results[-1].problem and test is _terms_are_finite:
             break  # what follows needs a loss
     return results
+
+
+def _try(promise: str, test: Callable[[], object], where: Callable[[BaseException], str]) -> Result:
+    try:
+        test()
+        return Result(promise, None)
+    except (_Broken, BenchError) as broken:
+        return Result(promise, str(broken))
+    except (Exception, SystemExit) as error:
+        return Result(promise, f"{type(error).__name__}: {error}{where(error)}")
+
+
+def check_dataset(info: DatasetInfo, data_dir: Path | None = None) -> list[Result]:
+    """Every promise of a data set, in order; it ends with the first that is broken, since the next ones build on it.
+
+    Args:
+        data_dir: the folder to look in; None: those of BENCH_DATA_DIR and the user's cache.
+    """
+    promises: list[tuple[str, Callable[[DatasetInfo, Path | None], object]]] = [
+        ("its network takes its images, its protocols choose some of them", _facts_fit),
+        ("its files are found", folder_of),
+        ("both splits fit its facts and are the published ones", _splits_fit),
+        ("reading twice gives the same", _reads_the_same),
+        ("batches are float32 in [0, 1] and depend on the seed alone", _batches_fit),
+    ]
+    results = []
+    for promise, test in promises:
+        results.append(_try(promise, partial(test, info, data_dir), lambda error: ""))
+        if results[-1].problem:
+            break
+    return results
+
+
+def _facts_fit(info: DatasetInfo, data_dir: Path | None) -> None:
+    if info.like is not None and info.like not in DATASETS:
+        raise _Broken(f"it is like {info.like!r}, which is no data set{nearest(info.like, DATASETS)}")
+    if info.source is not None and info.train.augment not in info.source.augments:
+        raise _Broken(f"augment={info.train.augment} is not for its images; there is {', '.join(info.source.augments)}")
+    for protocol in map(info.protocol, PROTOCOLS.values()):
+        train = protocol_train(info.train, protocol)
+        check_arch(train.arch, info)
+        for images, size in ((train.images, info.train_size), (protocol.certify.images, info.test_size)):
+            if not select_images(images, size):
+                raise _Broken(f"images={images} of protocol {protocol.name} selects none of {size} images")
+
+
+def _splits_fit(info: DatasetInfo, data_dir: Path | None) -> None:
+    for split in SPLITS:
+        read_checked(info, split, data_dir)
+
+
+def _reads_the_same(info: DatasetInfo, data_dir: Path | None) -> None:
+    for split in SPLITS:
+        one, two = (read_checked(info, split, data_dir).split for _ in range(2))
+        if not np.array_equal(one.labels, two.labels) or one.checksums != two.checksums:
+            raise _Broken(f"the labels or check sums of the {split} split differ between two readings")
+        if isinstance(one, Arrays) and isinstance(two, Arrays) and not np.array_equal(one.pixels, two.pixels):
+            raise _Broken(f"the images of the {split} split differ between two readings")
+
+
+def _batches_fit(info: DatasetInfo, data_dir: Path | None) -> None:
+    assert info.source is not None
+    data = of(info, read_checked(info, "train", data_dir))
+    order = torch.arange(min(6, len(data)))
+    for augment in info.source.augments:
+        before = torch.random.get_rng_state()
+        whole = torch.cat([x for x, _ in data.batches(order, 3, augment=augment, seed=1)])
+        again = torch.cat([x for x, _ in data.batches(order, 6, augment=augment, seed=1)])
+        if whole.dtype != torch.float32 or whole.shape != (len(order), *info.shape) or not 0 <= whole.min() <= whole.max() <= 1:
+            raise _Broken(f"images under augment={augment} are {whole.dtype} of {tuple(whole.shape)} in {whole.min():g} .. {whole.max():g}")
+        if not torch.equal(whole, again) or not torch.equal(before, torch.random.get_rng_state()):
+            raise _Broken(f"images under augment={augment} depend on more than the seed")
 
 
 def _instances(loaded: Loaded) -> Iterator[Method]:

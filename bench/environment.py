@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +28,7 @@ def describe(device: torch.device, source_sha256: str, checksums: dict[str, str]
         "data_md5": checksums,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
         "threads": torch.get_num_threads(),
-        "precision": {"dtype": "float32", "tf32": _tf32()},
+        "precision": {"dtype": "float32", "tf32": "tf32" in _shortcuts(device), "bf16": "bf16" in _shortcuts(device)},
     }
 
 
@@ -35,7 +36,8 @@ def describe(device: torch.device, source_sha256: str, checksums: dict[str, str]
 def _engine_sha256() -> str:
     """One hash over the engine's own part of the mathematics: attacks, smoothing, models, training, certification."""
     folder = Path(__file__).parent
-    files = [*(folder / f"{name}.py" for name in ("attacks", "smoothing", "train", "certify")), *sorted((folder / "models").glob("*.py"))]
+    packages = (path for name in ("certify", "models") for path in sorted((folder / name).glob("*.py")))
+    files = [*(folder / f"{name}.py" for name in ("attacks", "smoothing", "train")), *packages]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -53,8 +55,30 @@ def with_history(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str
     return now | ({"history": history} if history else {})
 
 
-def _tf32() -> bool:
-    return torch.cuda.is_available() and torch.backends.cuda.matmul.allow_tf32
+def _settings(kind: str) -> list[Any]:
+    """Where torch keeps whether float32 products may be computed in less, for a device type."""
+    backends: Any = torch.backends
+    if kind == "cuda":
+        return [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    return [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+
+
+def _shortcuts(device: torch.device) -> set[str]:
+    return {setting.fp32_precision for setting in _settings(device.type)}
+
+
+@contextlib.contextmanager
+def plain_float32() -> Iterator[None]:
+    """Inside, float32 products are computed in float32: no TF32 (torch's default for convolutions on CUDA), no bfloat16."""
+    settings = [*_settings("cuda"), *_settings("cpu")]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
 
 
 def _version(name: str) -> str | None:

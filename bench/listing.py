@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.spec import CertifySpec, RunSpec, scalar_word
 from bench.store import Damaged, Run, Store, write_atomically
@@ -40,6 +41,7 @@ class Listing:
         self._old: dict[str, Any] = {}
         self._new: dict[str, Any] = {}
         self._read = 0
+        self._known: dict[str, bool] = {}
         with contextlib.suppress(OSError, ValueError, RecursionError):
             data = json.loads(self._path.read_bytes())
             if isinstance(data, dict) and data.get("format") == _format() and isinstance(data.get("runs"), dict):
@@ -59,14 +61,29 @@ class Listing:
         """
         name = folder.relative_to(self.store.root).as_posix()
         now, (signature, newest) = time.time(), _signature(folder)
-        entry = self._old.get(name)
-        if not (isinstance(entry, list) and len(entry) == 2 and entry[0] == signature and isinstance(entry[1], dict)):
-            entry = [signature, _read(self.store.at(folder))]
+        entry: Any = self._old.get(name)
+        if not self._holds(entry, signature):
+            found = _read(self.store.at(folder))
+            entry = [signature, found, self._labelled(found["data set"])]
             self._read += 1
         if newest < now - SETTLED_SECONDS:
             self._new[name] = entry
         row: Row = entry[1]
         return row | {"path": str(folder)}
+
+    def _holds(self, entry: object, signature: str) -> bool:
+        """Whether an entry of the index says what reading the run would say; evidence is checked against labels, which may come or go."""
+        if not (isinstance(entry, list) and len(entry) == 3 and entry[0] == signature and isinstance(entry[1], dict)):
+            return False
+        return entry[2] is self._labelled(entry[1].get("data set"))
+
+    def _labelled(self, dataset: object) -> bool:
+        """Whether the labels of a data set's test images are known on this machine."""
+        name = str(dataset)
+        if name not in self._known:
+            with contextlib.suppress(BenchError):
+                self._known[name] = name in DATASETS and DATASETS[name].known_labels() is not None
+        return self._known.setdefault(name, False)
 
     def save(self) -> None:
         """Writes the index if there is something new in it and the folder lets it be."""

@@ -43,6 +43,8 @@ class Method(ABC):
             noise level.
         chunks: into how many pieces the authors' script cuts a loader batch, one optimiser step each, as a field's
             name or a number (the `official` recipe divides the batch by it).
+        separable: whether every term is a mean over the batch's images, each image's share depending on that image and its own
+            draws alone. `--micro-batch` computes such a loss in pieces.
 
     The comment behind a field is its documentation, which `bench show` prints: the paper's symbol before a colon (if it has one), the
     meaning, and in brackets the source: `step_size: float = 1.0  # alpha: L2 length of a step [Algorithm 1]`.
@@ -51,6 +53,7 @@ class Method(ABC):
     variants: ClassVar[tuple[str, ...]] = ("default",)
     presets: ClassVar[Mapping[Preset, Method]] = {}
     chunks: ClassVar[str | int] = 1
+    separable: ClassVar[bool] = False
 
     @abstractmethod
     def loss(self, g: SmoothedClassifier, batch: Batch) -> Terms:

@@ -15,6 +15,7 @@ from bench.method import Method
 from bench.models import check_arch
 from bench.registry import Loaded, Registry
 from bench.spec import (
+    AUGMENTS,
     DEFAULT_PROTOCOL,
     PROTOCOLS,
     RECIPES,
@@ -52,6 +53,7 @@ class Cell:
     certify: CertifySpec
     method: Method
     source_sha256: str
+    presets_of: str = ""  # the data set that the method's presets were made for, where it is another
 
     @property
     def name(self) -> str:
@@ -90,8 +92,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     if recipe not in RECIPES:
         problems.append(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
         recipe = RECIPES[0]
-    problems += [f"unknown data set {name!r}{nearest(name, DATASETS)}" for name in request.datasets if name not in DATASETS]
-    infos = [DATASETS[name] for name in request.datasets if name in DATASETS]
+    infos = _datasets(request.datasets, registry, problems)
     problems += [f"seed {seed} must lie in 0 .. 2**63 - 1" for seed in request.seeds if not 0 <= seed < 2**63]
     sigmas = _sigmas(request.sigmas, problems)
     problems += [
@@ -99,31 +100,46 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         for name in request.changes
         if "." in name and not name.startswith(("train.", "certify."))
     ]
-    certify = _certify_spec(protocol, request.changes, problems)
     rows = _rows(request.methods, registry, problems)
 
-    specs: list[tuple[RunSpec, Method, str]] = []
-    for info in infos or DATASETS.values():
+    found: list[Cell] = []
+    for info in infos or [DATASETS["mnist"]]:
+        own = info.protocol(protocol)
+        certify = _certify_spec(own, request.changes, problems)
         _check_images(certify.images, info.test_size, "test", info, problems)
         if not rows:
-            _train_spec(info, recipe, 1, protocol, request.changes, problems)
+            _train_spec(info, recipe, 1, own, request.changes, problems)
         for sigma in sigmas or info.sigmas:
             for row in rows:
-                preset, problem = _preset(row, recipe, info.name, sigma)
+                preset, presets_of, problem = _preset_for(row, recipe, info, sigma)
                 if preset is None:
-                    (notes if row.by_pattern else problems).append(str(problem))
-                elif resolved := _resolve(row, preset, info, sigma, recipe, protocol, request.changes, problems):
-                    specs.append((*resolved, row.loaded.source_sha256))
-    if not problems and not specs:
+                    (notes if row.by_pattern else problems).append(problem)
+                elif resolved := _resolve(row, preset, info, sigma, recipe, own, request.changes, problems):
+                    found.append(Cell(resolved[0], certify, resolved[1], row.loaded.source_sha256, presets_of))
+                    if presets_of:
+                        notes.append(f"no published hyperparameters for {info.name}: those for {presets_of} are taken")
+    if not problems and not found:
         problems.append("nothing to run: " + "; ".join(notes))
     if problems:
         raise UsageError(list(dict.fromkeys(problems)))
     cells: dict[tuple[str, str], Cell] = {}
-    for spec, method, source in specs:
+    for first in found:
         for seed in request.seeds or protocol.seeds:
-            cell = Cell(dataclasses.replace(spec, seed=seed), certify, method, source)
+            cell = dataclasses.replace(first, spec=dataclasses.replace(first.spec, seed=seed))
             cells.setdefault(cell.id, cell)
     return Plan(tuple(cells.values()), tuple(dict.fromkeys(notes)))
+
+
+def _datasets(names: Sequence[str], registry: Registry, problems: list[str]) -> list[DatasetInfo]:
+    infos = []
+    for name in names:
+        try:
+            infos.append(registry.load_dataset(name))
+        except UsageError as error:
+            problems += error.problems
+        except BenchError as error:
+            problems.append(str(error))
+    return infos
 
 
 def _sigmas(values: Sequence[float], problems: list[str]) -> list[float]:
@@ -192,6 +208,16 @@ def _brackets(word: str, problems: list[str]) -> tuple[str, dict[str, str]]:
     return match[1], changes
 
 
+def _preset_for(row: _Row, recipe: str, info: DatasetInfo, sigma: float) -> tuple[Method | None, str, str]:
+    """A preset for the data set, or for the one it is like; the name of that one; what is wrong if there is neither."""
+    own = any((r, v, d) == (recipe, row.variant, info.name) for r, v, d, _ in row.loaded.cls.presets)
+    if own or not row.loaded.cls.presets or info.like is None:
+        preset, problem = _preset(row, recipe, info.name, sigma)
+        return preset, "", str(problem)
+    preset, problem = _preset(row, recipe, info.like, sigma)
+    return preset, info.like, f"{problem} (taken for {info.name})"
+
+
 def _preset(row: _Row, recipe: str, dataset: str, sigma: float) -> tuple[Method | None, str | None]:
     cls, name = row.loaded.cls, f"{row.loaded.name}.{row.variant}"
     if not cls.presets:
@@ -200,7 +226,9 @@ def _preset(row: _Row, recipe: str, dataset: str, sigma: float) -> tuple[Method 
         return cls.presets[recipe, row.variant, dataset, sigma], None
     sigmas = sorted({s for r, v, d, s in cls.presets if (r, v, d) == (recipe, row.variant, dataset)})
     if not sigmas:
-        return None, f"{name} has no preset for {dataset} under recipe {recipe}"
+        others = dict.fromkeys(v for r, v, d, _ in cls.presets if (r, d) == (recipe, dataset))
+        hint = f"; there is {', '.join(f'{row.loaded.name}.{v}' for v in others)}" if others else ""
+        return None, f"{name} has no preset for {dataset} under recipe {recipe}{hint}"
     return None, f"{name} has no preset for {dataset} at sigma {sigma:g}; there is sigma {', '.join(f'{s:g}' for s in sigmas)}"
 
 
@@ -235,6 +263,9 @@ def _train_spec(
     train, found = replace_checked(base, own, "train")
     problems += found
     _check_images(train.images, info.train_size, "training", info, problems)
+    known = info.source.augments if info.source else AUGMENTS
+    if not found and train.augment not in known:
+        problems.append(f"train: augment={train.augment} is not for {info.name}; there is {', '.join(known)}")
     try:
         check_arch(train.arch, info)
     except BenchError as error:

@@ -27,7 +27,7 @@ class Certificate:
         label: true class.
         selected: the class with the most of the n0 selection samples (the lowest such class in a tie).
         selection: class -> count over the n0 selection samples, zeros left out.
-        estimation: class -> count over the n estimation samples, zeros left out.
+        estimation: class -> count over the n estimation samples, zeros left out; empty where none were drawn.
     """
 
     index: int
@@ -41,8 +41,10 @@ class Certificate:
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not a whole number from 0 up")
         for counts in (self.selection, self.estimation):
-            if not counts or any(c < 0 or type(k) is not int or k <= 0 for c, k in counts.items()):
-                raise ValueError("counts must be whole, positive, of classes from 0 up, and at least one")
+            if any(c < 0 or type(k) is not int or k <= 0 for c, k in counts.items()):
+                raise ValueError("counts must be whole, positive and of classes from 0 up")
+        if not self.selection or not (self.estimation or self.selected != self.label):
+            raise ValueError("counts of both kinds of samples are needed, but for an estimation that was skipped for a wrong class")
         if self.selected != min(self.selection, key=lambda c: (-self.selection[c], c)):
             raise ValueError(f"class {self.selected} is not the most frequent of the selection samples")
 
@@ -59,13 +61,13 @@ class Certificate:
         """Estimation samples that fell on the selected class."""
         return self.estimation.get(self.selected, 0)
 
-    def radius(self, alpha: float, sigma: float) -> float | None:
-        """Certified radius of the selected class, None for abstain; see `bounds.certified_radius`."""
-        return certified_radius(self.count, self.n, alpha, sigma)
+    def radius(self, alpha: float, sigma: float, rule: str = "clopper-pearson") -> float | None:
+        """Certified radius of the selected class, None for abstain and where nothing was drawn; see `bounds.certified_radius`."""
+        return certified_radius(self.count, self.n, alpha, sigma, rule) if self.estimation else None
 
-    def correct(self, alpha: float, sigma: float) -> bool:
+    def correct(self, alpha: float, sigma: float, rule: str = "clopper-pearson") -> bool:
         """Certified, and the class is the label."""
-        return self.selected == self.label and self.radius(alpha, sigma) is not None
+        return self.selected == self.label and self.radius(alpha, sigma, rule) is not None
 
 
 def to_line(row: Certificate) -> str:

@@ -1,7 +1,8 @@
-"""Where methods come from: the folder `methods`, an entry point of group `bench.methods`, or a path to a .py file.
+"""Where methods and data sets come from: a folder, an entry point, or a path to a .py file.
 
-Nothing is imported until a method is asked for by name; what stands in a file without running it (its first line, its
-variants) is read from its text.
+The folders are `methods` and `bench/datasets/known`, the groups of entry points `bench.methods` and `bench.datasets`. A file that assigns
+`DATASET` is a data set, any other a method. Nothing is imported until it is asked for by name (but for the suite's own data sets); what
+stands in a file without running it (its first line, its variants) is read from its text.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import importlib.util
 import os
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, known
 from bench.errors import BenchError, UsageError, nearest
 from bench.spec import NAME, RECIPES, coerce
 
@@ -28,11 +30,12 @@ if TYPE_CHECKING:
     from bench.method import Method
 
 GROUP = "bench.methods"
+DATASET_GROUP = "bench.datasets"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method that can be asked for: where it comes from, not yet imported."""
+    """A method or data set that can be asked for: where it comes from, not yet imported."""
 
     name: str
     origin: str  # built in, plug-in file, or the package that offers it
@@ -71,14 +74,15 @@ class Loaded:
 
 @dataclass
 class Registry:
-    """All methods by name.
+    """All methods and data sets by name.
 
     Args:
-        plugins: paths of .py files, each one method named as the file.
+        plugins: paths of .py files, each one method or data set named as the file.
     """
 
     plugins: tuple[Path, ...] = ()
     _loaded: dict[str, Loaded] = field(default_factory=dict)
+    _datasets: dict[str, DatasetInfo] = field(default_factory=dict)
 
     def entries(self) -> dict[str, Entry]:
         """Every method that can be asked for, by name.
@@ -95,6 +99,23 @@ class Registry:
         for point in entry_points(group=GROUP):
             if point.name not in found:
                 found[point.name] = Entry(point.name, point.dist.name if point.dist else "package", point=point)
+        self._add_plugins(found, "method")
+        return found
+
+    def datasets(self) -> dict[str, Entry]:
+        """Every data set that can be asked for, by name.
+
+        Raises:
+            UsageError: as for methods.
+        """
+        found = {name: Entry(name, "built in", path=_known_file(name)) for name in sorted(BUILT_IN)}
+        for point in entry_points(group=DATASET_GROUP):
+            if point.name not in found:
+                found[point.name] = Entry(point.name, point.dist.name if point.dist else "package", point=point)
+        self._add_plugins(found, "data set")
+        return found
+
+    def _add_plugins(self, found: dict[str, Entry], kind: str) -> None:
         problems = []
         for path in self.plugins:
             name = path.stem
@@ -102,13 +123,28 @@ class Registry:
                 problems.append(f"plug-in {path} is not a file")
             elif path.suffix != ".py" or not NAME.match(name):
                 problems.append(f"plug-in {path}: a method's file is NAME.py, with a name of lower case letters, digits, - and _")
+            elif holds_dataset(path) != (kind == "data set"):
+                continue
             elif name in found and found[name].path != path:
-                problems.append(f"plug-in {path}: there is already a method {name!r} ({found[name].origin}); rename the file")
+                problems.append(f"plug-in {path}: there is already a {kind} {name!r} ({found[name].origin}); rename the file")
             else:
                 found[name] = Entry(name, "plug-in file", path=path)
         if problems:
             raise UsageError(problems)
-        return found
+
+    def load_dataset(self, name: str) -> DatasetInfo:
+        """A data set; one of a plug-in is imported and from then on in `DATASETS`, where the engine looks it up.
+
+        Raises:
+            BenchError: unknown name, a file that fails to import, or one that holds no data set of that name.
+        """
+        entries = self.datasets()
+        if name not in entries:
+            raise BenchError(f"unknown data set {name!r}{nearest(name, entries)}")
+        if name not in BUILT_IN and name not in self._datasets:
+            found = _guarded(entries[name], "data set", _import_dataset)
+            self._datasets[name] = DATASETS[name] = found
+        return DATASETS[name]
 
     def load(self, name: str) -> Loaded:
         """Imports a method.
@@ -121,23 +157,52 @@ class Registry:
         entries = self.entries()
         if name not in entries:
             raise BenchError(f"unknown method {name!r}{nearest(name, entries)}")
-        entry = entries[name]
-        try:
-            found = _import(entry)
-        except BenchError:
-            raise
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            where = _last_line(error, entry.path)
-            raise BenchError(f"method {name!r} ({entry.origin}) cannot be imported: {type(error).__name__}: {error}{where}") from error
-        self._loaded[name] = found
+        found = self._loaded[name] = _guarded(entries[name], "method", _import)
         return found
 
 
-def _import(entry: Entry) -> Loaded:
-    from bench.method import Method  # torch: only when a method is really wanted
+T = TypeVar("T")
 
+
+def _guarded(entry: Entry, kind: str, work: Callable[[Entry], T]) -> T:
+    """Imports an entry; whatever its code raises becomes a sentence."""
+    try:
+        return work(entry)
+    except BenchError:
+        raise
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        where = _last_line(error, entry.path)
+        raise BenchError(f"{kind} {entry.name!r} ({entry.origin}) cannot be imported: {type(error).__name__}: {error}{where}") from error
+
+
+def holds_dataset(path: Path) -> bool:
+    """Whether a file assigns `DATASET`, read from its text."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return False  # its import as a method will say what is wrong
+    targets = [t for node in tree.body for t in (node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)])]
+    return any(getattr(target, "id", "") == "DATASET" for target in targets)
+
+
+def _known_file(name: str) -> Path:
+    return Path(str(known.__file__)).parent / f"{name.replace('-', '_')}.py"
+
+
+def _import_dataset(entry: Entry) -> DatasetInfo:
+    target, _ = _module(entry)
+    found = getattr(target, "DATASET", target)
+    if not isinstance(found, DatasetInfo) or found.source is None:
+        raise BenchError(f"data set {entry.name!r} ({entry.origin}): DATASET must be a DatasetInfo with a source")
+    if found.name != entry.name:
+        raise BenchError(f"data set {entry.name!r} ({entry.origin}): its DATASET has the name {found.name!r}; both must agree")
+    return found
+
+
+def _module(entry: Entry) -> tuple[Any, ModuleType]:
+    """What an entry names, and the module that it stands in."""
     if entry.point:
         target = entry.point.load()
         module = target if isinstance(target, ModuleType) else sys.modules[target.__module__]
@@ -155,6 +220,13 @@ def _import(entry: Entry) -> Loaded:
         except BaseException:
             del sys.modules[module.__name__]
             raise
+    return target, module
+
+
+def _import(entry: Entry) -> Loaded:
+    from bench.method import Method  # torch: only when a method is really wanted
+
+    target, module = _module(entry)
     if isinstance(target, type):
         classes = [target]
     else:

@@ -8,7 +8,9 @@ import dataclasses
 import hashlib
 import io
 import os
+import resource
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,29 +19,32 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
 from bench import claims, environment
-from bench.certify import ROWS, Sampler
-from bench.data import load
-from bench.datasets import DATASETS
+from bench.certify import Sampler, stopping
+from bench.certify.network import usual_batch
+from bench.data import Images, load
+from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError, Diverged, Interrupted
 from bench.executors import Outcome
 from bench.faults import kind_of, out_of_memory, settings_kept
 from bench.method import Method
 from bench.models import build, place
 from bench.plan import Cell
+from bench.smoothing import now
 from bench.spec import canonical, select_images, to_json
-from bench.store import Run, State, Store, sha256, write_atomically, write_json
-from bench.train import Trainer, line_of, pairs_per_image
+from bench.store import Certification, Run, State, Store, sha256, write_atomically, write_json
+from bench.train import Trainer, check_precision, check_splittable, line_of, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
 GRACE_SECONDS = 8.0
 """From the first signal to the moment when a step or an image in the works is given up: it is done again, with the same noise."""
-SMALLER_BATCH = 100
-"""Samples per certification pass where the usual number did not fit into memory."""
+TIMED_STEPS, TIMED_SECONDS = 8, 0.5  # of a method's training, for the estimate: so many steps, or what fits into so many seconds
+TIMED_SAMPLES = (1_000, 4_000)  # of an image's certification, for the estimate
 
 
 class Report(Protocol):
@@ -57,12 +62,22 @@ class Options:
     """What changes how a cell is computed but not its result.
 
     Attributes:
+        batch: samples per certification pass; chosen by image size and device if None.
+        micro_batch: images per piece of a training step, all at once if None; recorded in environment.json, for under batch norm
+            and dropout it does change the result.
+        compile: whether trainings go through `torch.compile`; recorded in environment.json.
         allow_changed_source: continue a run that was begun with another source of its method; recorded in environment.json.
+        allow_other_data: use files that are not the published ones; recorded in environment.json.
+        data_dir: where the data sets are; None: in BENCH_DATA_DIR or the user's cache.
     """
 
     device: torch.device
-    batch: int = ROWS
+    batch: int | None = None
+    micro_batch: int | None = None
+    compile: bool = False
     allow_changed_source: bool = False
+    allow_other_data: bool = False
+    data_dir: Path | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
 
 
@@ -173,16 +188,17 @@ def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
             for path in _checkpoints(run):  # the last training ended before it removed them
                 path.unlink()
         model = _train(cell, run, options, report, stop)
+        certification = run.certification(cell.certify)
         try:
-            _certify(cell, run, model, options, report, stop)
+            certify(certification, model, cell.source_sha256, options, report, stop)
             return Outcome(state="done")
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
         # Here and not above, where the error still keeps the tensors of its frames.
-        smaller = smaller_batch(options.batch)
+        smaller = smaller_batch(options.batch, run.info, options.device)
         report.say(f"{cell.name}: out of memory; certification goes on with {smaller} samples per pass, which changes no count")
-        _certify(cell, run, model, dataclasses.replace(options, batch=smaller), report, stop)
+        certify(certification, model, cell.source_sha256, dataclasses.replace(options, batch=smaller), report, stop)
     except (Interrupted, KeyboardInterrupt, claims.Fenced):
         raise
     except Diverged as error:
@@ -201,9 +217,9 @@ def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
     return Outcome(state="done")
 
 
-def smaller_batch(batch: int | None) -> int:
+def smaller_batch(batch: int | None, info: DatasetInfo, device: torch.device) -> int:
     """Samples per certification pass after one that did not fit into memory."""
-    return SMALLER_BATCH if batch is None else max(1, batch // 2)
+    return max(1, (batch or usual_batch(info.shape, device)) // 2)
 
 
 def set_aside(cell: Cell, store: Store) -> Path | None:
@@ -226,9 +242,21 @@ def set_aside(cell: Cell, store: Store) -> Path | None:
     return target
 
 
-def _record_environment(cell: Cell, run: Run, options: Options, checksums: dict[str, str]) -> None:
+def _images(dataset: str, split: str, options: Options) -> Images:
+    return load(dataset, split, options.data_dir, allow_other=options.allow_other_data)
+
+
+def _describe(source_sha256: str, data: Images, options: Options) -> dict[str, Any]:
+    """The environment, with what is unusual about the data."""
+    differs = {"data_differs": list(data.differences)} if data.differences else {}
+    return environment.describe(options.device, source_sha256, data.checksums) | differs
+
+
+def _record_environment(cell: Cell, run: Run, options: Options, data: Images) -> None:
     """Writes what a training is made with; refuses to continue one that was begun with another source or other data."""
-    now = environment.describe(options.device, cell.source_sha256, checksums)
+    presets = {"presets_of": cell.presets_of} if cell.presets_of else {}
+    how = {k: v for k, v in {"micro_batch": options.micro_batch, "compile": options.compile}.items() if v}
+    now = _describe(cell.source_sha256, data, options) | presets | how
     before = run.environment() if _checkpoints(run) else None
     changed = environment.mixture(before or {}, now, ("method_sha256", "engine_sha256", "data_md5"))
     if changed and not options.allow_changed_source:
@@ -243,13 +271,17 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
     """The trained base classifier, from disk if it is there."""
     info = DATASETS[cell.spec.dataset]
     if training := run.training():
-        return _load_weights(run, training["weights_sha256"], options.device)
-    data = load(cell.spec.dataset, "train")
-    _record_environment(cell, run, options, data.checksums)
-    trainer = Trainer(cell.spec, cell.method, info, data.to(options.device), options.device)
+        return load_weights(run, training["weights_sha256"], options.device)
+    data = _images(cell.spec.dataset, "train", options)
+    if not select_images(cell.spec.train.images, len(data)):
+        raise BenchError(f"images={cell.spec.train.images} selects none of the {len(data)} training images that are there")
+    _record_environment(cell, run, options, data)
+    trainer = Trainer(cell.spec, cell.method, info, data.to(options.device), options.device, micro_batch=options.micro_batch)
     seconds = _restore(trainer, run, report)
+    _say_how(cell, trainer, options, report)
     begun = saved = time.monotonic()
-    start = trainer.step
+    start = trainer.images
+    memory = PeakMemory(options.device)
 
     def after_step(trainer: Trainer) -> None:
         nonlocal saved
@@ -267,16 +299,54 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
     metadata = {"certbench": canonical({"spec": to_json(cell.spec), "key": cell.spec.key})}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(run.weights, safetensors.torch.save(weights, metadata))
-    per_image = pairs_per_image(cell.method, info)
-    taken = (trainer.step - start) * cell.spec.train.batch
-    write_json(
-        run.path / "timing.json",
-        {"training_seconds": seconds + elapsed, "images_per_second": taken / elapsed, "pairs_per_image": per_image},
-    )
+    speed = (trainer.images - start) / elapsed
+    timing = {
+        "training_seconds": seconds + elapsed,
+        "images_per_second": speed,
+        "pairs_per_image": pairs_per_image(cell.method, info),
+        "seconds_per_epoch": len(trainer.chosen) / speed if speed else None,
+        "attack_share": trainer.attack_share,
+        "peak_memory_bytes": memory.read(),
+    }
+    write_json(run.path / "timing.json", timing)
     write_json(run.path / "training.json", {"state": "trained", "steps": trainer.total, "weights_sha256": sha256(run.weights)})
     for path in _checkpoints(run):
         path.unlink()
     return model
+
+
+def _say_how(cell: Cell, trainer: Trainer, options: Options, report: Report) -> None:
+    """Turns compilation on where it works; tells what the options do that the result would not show."""
+    if options.compile and (reason := trainer.compile()):
+        report.say(f"{cell.name}: trained without torch.compile, which fails here: {reason}")
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    found = {type(module).__name__ for module in trainer.model.modules() if isinstance(module, kinds)}
+    if options.micro_batch is not None and found:
+        report.say(
+            f"{cell.name}: {' and '.join(sorted(found))} see pieces of {options.micro_batch} images, so the training differs from one "
+            f"with whole steps of {cell.spec.train.batch}"
+        )
+
+
+class PeakMemory:
+    """The largest memory in use since it was made: of the device on CUDA, else of the process, in bytes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that since the process began
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def read(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        with contextlib.suppress(OSError, StopIteration, ValueError):
+            line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+            return int(line.split()[1]) * 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _curve_csv(trainer: Trainer) -> str:
@@ -325,94 +395,156 @@ def _restore(trainer: Trainer, run: Run, report: Report) -> float:
     return 0.0
 
 
-def _load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
+def load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
+    """The base classifier of a run, from disk.
+
+    Args:
+        expected: SHA-256 of the weights.
+
+    Raises:
+        BenchError: no weights, others than expected, or not those of the run's architecture.
+    """
     if not run.weights.exists():
         raise BenchError(f"{run.path} holds no weights (evidence only), so it cannot be certified further; --rerun all trains it again")
     found = sha256(run.weights)
     if found != expected:
         raise BenchError(f"{run.weights}: SHA-256 is {found}, but training.json says {expected}; --rerun all trains it again")
     model = build(run.spec.train.arch, DATASETS[run.spec.dataset], 0)
-    model.load_state_dict(safetensors.torch.load_file(run.weights))
+    try:
+        model.load_state_dict(safetensors.torch.load_file(run.weights))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise BenchError(f"{run.weights} does not hold the weights of a {run.spec.train.arch}: {told}") from None
     return place(model, device)
 
 
-def _certify(cell: Cell, run: Run, model: nn.Module, options: Options, report: Report, stop: StopSignals) -> None:
-    info = DATASETS[cell.spec.dataset]
-    data = load(cell.spec.dataset, "test")
-    certification = run.certification(cell.certify)
+def certify(
+    certification: Certification, model: nn.Module, source_sha256: str, options: Options, report: Report, stop: StopSignals
+) -> None:
+    """Counts every image of a certification that is not on disk yet.
+
+    Args:
+        model: the base classifier of the run's weights file, on the device.
+        source_sha256: of the code that made it; recorded.
+
+    Raises:
+        BenchError: evidence of other weights, or a base classifier that is refused.
+        Interrupted: a signal came; finished images are on disk.
+    """
+    run = certification.run
+    spec = certification.spec
+    data = _images(run.spec.dataset, "test", options)
     before = certification.environment()
     end = certification.begin(sha256(run.weights))
-    now = environment.describe(options.device, cell.source_sha256, data.checksums)
-    write_json(certification.path / "environment.json", environment.with_history(before, now))
+    sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, options.batch, spec.sampling)
+    sample = data.images(torch.tensor([0]))[0].to(options.device)
+    now = _describe(source_sha256, data, options) | {"precision": sampler.arithmetic(sample)}
     done = set(certification.columns().index.tolist())
-    expected = certification.expected()
-    sampler = Sampler(model, cell.spec.sigma, info.classes, cell.certify.seed, options.batch)
+    if done and environment.mixture(before or {}, now, ("data_md5",)):
+        raise BenchError(f"{certification.path} holds evidence of other test images; --rerun all starts over")
+    write_json(certification.path / "environment.json", environment.with_history(before, now))
+    expected, enough = certification.expected(), stopping(spec, run.spec.sigma)
     for index in expected:
         if index in done:
             continue
         stop.check()
         begun = time.monotonic()
         image = data.images(torch.tensor([index]))[0].to(options.device)
-        row = sampler.certify(image, index, int(data.labels[index]), cell.certify.n0, cell.certify.n)
+        label = int(data.labels[index])
+        row = sampler.certify(image, index, label, spec.n0, spec.n, enough, skip_misclassified=spec.skip_misclassified)
         end = certification.append(row, time.monotonic() - begun, end)
         done.add(index)
         report.progress("certifying", len(done), len(expected))
     certification.columns()  # writes their fast form for the tables
 
 
-def estimate_seconds(cells: Sequence[Cell], store: Store, device: torch.device) -> dict[tuple[str, str], float]:
-    """Seconds that each cell will take, from a few timed steps of each base classifier in use.
+def estimate_seconds(
+    cells: Sequence[Cell], store: Store, device: torch.device, data_dir: Path | None = None
+) -> dict[tuple[str, str], float]:
+    """Seconds that each cell will take, from real steps of each method and a real certification of one image, both cut short.
+
+    Methods are timed once per network and batch; their cells differ in passes per image, by which the time is scaled.
 
     Returns:
         cell.id -> seconds; cells that cannot be estimated are left out.
     """
-    passes: dict[tuple[str, str], tuple[float, float]] = {}
-    costs: dict[tuple[str, Method], float] = {}
+    pairs: dict[tuple[str, Method], float] = {}
+    training: dict[tuple[object, ...], float] = {}  # seconds per forward and backward pair
+    certifying: dict[tuple[object, ...], float] = {}  # seconds per image
     result = {}
     for cell in cells:
-        info, train = DATASETS[cell.spec.dataset], cell.spec.train
-        run = store.run(cell.spec)
+        spec, info = cell.spec, DATASETS[cell.spec.dataset]
+        trains_like = (info.name, spec.train.arch, spec.train.batch, spec.train.precision, spec.method)
+        certifies_like = (info.name, spec.train.arch, cell.certify.key)
+        cost = (info.name, cell.method)
         try:
-            if (info.name, train.arch) not in passes:
-                passes[info.name, train.arch] = _time_passes(build(train.arch, info, 0), info.shape, device)
-            if (info.name, cell.method) not in costs:
-                costs[info.name, cell.method] = pairs_per_image(cell.method, info)
-            standing = run.certification(cell.certify).standing()
+            if cost not in pairs:
+                pairs[cost] = pairs_per_image(cell.method, info)
+            if trains_like not in training:
+                training[trains_like] = _time_training(cell, device, data_dir) / pairs[cost]
+            if certifies_like not in certifying:
+                certifying[certifies_like] = _time_certification(cell, device, data_dir)
+            certification = store.run(spec).certification(cell.certify)
+            standing = certification.standing()
+            left = len(certification.expected()) - len(standing.columns)
         except (Exception, SystemExit):
             continue  # what fails here fails again, and says why, when its turn comes
-        per_pair, per_sample = passes[info.name, train.arch]
-        images = len(select_images(train.images, info.train_size)) * train.epochs
-        training = 0.0 if standing.state == "certifying" else images * costs[info.name, cell.method] * per_pair
-        left = len(run.certification(cell.certify).expected()) - len(standing.columns)
-        result[cell.id] = training + left * (cell.certify.n0 + cell.certify.n) * per_sample
+        images = 0 if standing.state == "certifying" else len(select_images(spec.train.images, info.train_size)) * spec.train.epochs
+        result[cell.id] = images * pairs[cost] * training[trains_like] + left * certifying[certifies_like]
     return result
 
 
-def _time_passes(model: nn.Module, shape: tuple[int, int, int], device: torch.device) -> tuple[float, float]:
-    """Seconds per forward and backward pair and per forward pass of one image; the better of three tries."""
-    model = place(model, device)
-    x = torch.rand(256, *shape, device=device).contiguous(memory_format=torch.channels_last)
+class _Enough(Exception):
+    """Enough steps were timed."""
 
-    def pair() -> None:
-        model.train()
-        model(x).logsumexp(1).sum().backward()
 
-    @torch.inference_mode()
-    def forward() -> None:
-        model.eval()
-        model(x).argmax(1).sum().item()
+def _time_training(cell: Cell, device: torch.device, data_dir: Path | None) -> float:
+    """Seconds per training image: the mean of a few steps after the first."""
+    data = load(cell.spec.dataset, "train", data_dir).to(device)
+    trainer = Trainer(cell.spec, cell.method, DATASETS[cell.spec.dataset], data, device)
+    seen = [(now(device), 0)]
 
-    def best(work: Any) -> float:
-        seconds = []
-        for _ in range(4):
-            begun = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds.append(time.perf_counter() - begun)
-        return min(seconds[1:]) / len(x)
+    def after_step(trainer: Trainer) -> None:
+        seen.append((now(device), trainer.images))
+        if len(seen) > 2 and (len(seen) > TIMED_STEPS + 1 or seen[-1][0] - seen[1][0] > TIMED_SECONDS):
+            raise _Enough
 
-    return best(pair), best(forward)
+    with contextlib.suppress(_Enough):
+        trainer.run(after_step)
+    (begun, before), (ended, after) = seen[1 if len(seen) > 2 else 0], seen[-1]
+    return (ended - begun) / (after - before)
+
+
+def _time_certification(cell: Cell, device: torch.device, data_dir: Path | None) -> float:
+    """Seconds per image, from one that gets fewer samples where there are to be many."""
+    info, certify = DATASETS[cell.spec.dataset], cell.certify
+    model = place(build(cell.spec.train.arch, info, 0), device)
+    sampler = Sampler(model, cell.spec.sigma, info.classes, certify.seed)
+    image = load(cell.spec.dataset, "test", data_dir).images(torch.tensor([0]))[0].to(device)
+
+    def seconds(n: int) -> float:
+        begun = now(device)
+        sampler.certify(image, 0, 0, certify.n0, n)
+        return now(device) - begun
+
+    few, more = TIMED_SAMPLES
+    seconds(min(few, certify.n))  # warms up
+    if certify.n <= more:
+        return seconds(certify.n)
+    first, second = seconds(few), seconds(more)
+    return second + max(0.0, second - first) * (certify.n - more) / (more - few)
+
+
+def check_options(cells: Sequence[Cell], device: torch.device, micro_batch: int | None) -> list[str]:
+    """Every reason why these cells cannot be trained so, each once."""
+    problems = []
+    for cell in cells:
+        try:
+            check_splittable(cell.method, cell.spec.method, micro_batch)
+            check_precision(cell.spec.train.precision, device)
+        except BenchError as error:
+            problems.append(str(error))
+    return list(dict.fromkeys(problems))
 
 
 def pick_device(word: str) -> torch.device:

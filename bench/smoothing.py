@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+
+from bench.errors import BenchError
 
 
 class SmoothedClassifier:
@@ -22,12 +25,18 @@ class SmoothedClassifier:
         base: f, maps B C H W in [0, 1] plus noise to logits B K; normalisation is its first layer.
         sigma: noise level in pixels of [0, 1].
         generator: decides every draw; lives on the device of the images.
+        bfloat16: whether the base classifier's passes are computed in bfloat16 where that is safe (autocast); logits are float32.
+
+    Attributes:
+        attack_seconds: seconds spent in `frozen`, the mode of an attack; counted only while it is not None.
     """
 
-    def __init__(self, base: nn.Module, sigma: float, generator: torch.Generator) -> None:
+    def __init__(self, base: nn.Module, sigma: float, generator: torch.Generator, *, bfloat16: bool = False) -> None:
         self.base = base
         self.sigma = sigma
         self.generator = generator
+        self.bfloat16 = bfloat16
+        self.attack_seconds: float | None = None
 
     def noise(self, x: Tensor, copies: int = 1) -> Tensor:
         """Fresh Gaussian noise for every image and copy: M B C H W. Noisy pixels are never clipped."""
@@ -41,13 +50,21 @@ class SmoothedClassifier:
     def logits(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Logits of x under each noise copy in one forward pass: M B K; B K of x itself without noise."""
         if noise is None:
-            return self.base(_fast_layout(x))  # type: ignore[no-any-return]
+            return self._base_logits(x)
         noisy = (x + noise).flatten(0, 1)  # M*B C H W
-        return self.base(_fast_layout(noisy)).unflatten(0, noise.shape[:2])  # type: ignore[no-any-return]
+        return self._base_logits(noisy).unflatten(0, noise.shape[:2])  # type: ignore[no-any-return, no-untyped-call]
+
+    def _base_logits(self, x: Tensor) -> Tensor:
+        if not self.bfloat16:
+            return self.base(_fast_layout(x))  # type: ignore[no-any-return]
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            logits: Tensor = self.base(_fast_layout(x))
+        return logits.float()
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Evaluation mode and no parameter gradients inside; every flag as it was afterwards."""
+        begun = None if self.attack_seconds is None else now(self.generator.device)
         modes = [(module, module.training) for module in self.base.modules()]
         flags = [(parameter, parameter.requires_grad) for parameter in self.base.parameters()]
         self.base.eval()
@@ -60,6 +77,55 @@ class SmoothedClassifier:
                 module.training = mode
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+            if begun is not None and self.attack_seconds is not None:
+                self.attack_seconds += now(self.generator.device) - begun
+
+
+class Piecewise(SmoothedClassifier):
+    """g for a batch that is computed piece by piece: every piece gets its rows of the draws that the whole batch would get.
+
+    A method's k-th draw is made once, for all images, and cut; so pieces together see the noise of an unsplit step, and
+    the generator moves as it does there.
+
+    Args:
+        whole: g of the unsplit batch. images: its size.
+    """
+
+    def __init__(self, whole: SmoothedClassifier, images: int) -> None:
+        super().__init__(whole.base, whole.sigma, whole.generator, bfloat16=whole.bfloat16)
+        self.attack_seconds = whole.attack_seconds
+        self._images = images
+        self._draws: list[Tensor] = []
+        self._rows = slice(0, images)
+        self._next = 0
+
+    def take(self, rows: slice) -> None:
+        """Begins the piece of these images."""
+        self._rows, self._next = rows, 0
+
+    def noise(self, x: Tensor, copies: int = 1) -> Tensor:
+        whole = x.new_empty(()).expand(self._images, *x.shape[1:])  # a shape, not memory
+        return self._cut(len(x), 1, lambda: super(Piecewise, self).noise(whole, copies))
+
+    def uniform(self, size: int, like: Tensor) -> Tensor:
+        return self._cut(size, 0, lambda: super(Piecewise, self).uniform(self._images, like))
+
+    def _cut(self, size: int, dim: int, draw: Callable[[], Tensor]) -> Tensor:
+        count = self._rows.stop - self._rows.start
+        if size != count:
+            raise BenchError(f"a draw for {size} images in a piece of {count} cannot be split; train without --micro-batch")
+        if self._next == len(self._draws):
+            self._draws.append(draw())
+        drawn = self._draws[self._next]
+        self._next += 1
+        return drawn.narrow(dim, self._rows.start, count)
+
+
+def now(device: torch.device) -> float:
+    """Seconds of a steady clock, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _fast_layout(x: Tensor) -> Tensor:

@@ -26,6 +26,13 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 Scalar = bool | int | float | str | None
 
+LATER = {"later": True}
+"""Metadata of a field that came after keys had been published: it is written only where it is not the default, so that those keys stay."""
+SAMPLINGS = ("float32", "grid")
+RULES = ("clopper-pearson", "curtailed", "confidence-sequence")
+TRAIN_PRECISIONS = ("float32", "tf32", "bf16")
+"""Of a training's passes: float32; its products in TF32 (CUDA only); or bfloat16 where that is safe (autocast). Weights are float32."""
+
 
 def derive(seed: int, *purpose: str | int) -> int:
     """One independent 64-bit seed per purpose, e.g. `derive(0, "order", epoch)`.
@@ -161,6 +168,15 @@ def _positive(spec: object, *names: str) -> None:
             raise ValueError(f"{name}={value} must be greater than 0")
 
 
+IN_MEMORY = ("none", "crop", "crop-flip")
+"""Augmentations of images in memory: none, random crop after padding by 4, the same and a horizontal flip."""
+
+STREAMED = ("none", "resized-crop-flip")
+"""Augmentations of images that are decoded one by one: none, random resized crop and flip."""
+
+AUGMENTS = tuple(dict.fromkeys(IN_MEMORY + STREAMED))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
     """How a base classifier is trained, apart from its loss.
@@ -182,7 +198,8 @@ class TrainSpec:
     nesterov: bool = False
     weight_decay: float = 1e-4
     images: str = "all"  # which training images, see `select_images`
-    precision: str = "float32"
+    precision: str = "float32"  # of the base classifier's passes, see TRAIN_PRECISIONS
+    augment: str = field(default="none", metadata=LATER)  # one of AUGMENTS
 
     def __post_init__(self) -> None:
         _normalise(self)
@@ -192,8 +209,10 @@ class TrainSpec:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=true needs a momentum greater than 0")
-        if self.precision != "float32":
-            raise ValueError(f"precision={self.precision} is not supported; there is float32")
+        if self.precision not in TRAIN_PRECISIONS:
+            raise ValueError(f"precision={self.precision} is not supported{nearest(self.precision, TRAIN_PRECISIONS)}")
+        if self.augment not in AUGMENTS:
+            raise ValueError(f"augment={self.augment} is unknown{nearest(self.augment, AUGMENTS)}")
         select_images(self.images, 1)
 
     def lr_at(self, epoch: int) -> float:
@@ -211,15 +230,25 @@ class CertifySpec:
     seed: int = 0
     rule: str = "clopper-pearson"
     precision: str = "float32"
+    sampling: str = field(default="float32", metadata=LATER)  # float32, or grid: sums that are exact in floating point
+    skip_misclassified: bool = field(default=False, metadata=LATER)  # no estimation where the selected class is wrong
+    stop_alpha: float = field(default=0.001, metadata=LATER)  # at which the rules that stop early stop; evidence is read at it or below
+    radius_step: float = field(default=0.25, metadata=LATER)  # confidence-sequence stops once each multiple of it is decided
     changes: Mapping[str, Scalar] = field(default_factory=dict)  # what --set changed of the protocol
 
     def __post_init__(self) -> None:
         _normalise(self)
         _positive(self, "n0", "n")
-        if self.rule != "clopper-pearson":
-            raise ValueError(f"rule={self.rule} is not supported; there is clopper-pearson")
+        if self.rule not in RULES:
+            raise ValueError(f"rule={self.rule} is not supported{nearest(self.rule, RULES)}")
+        if not 0 < self.stop_alpha < 0.5:
+            raise ValueError(f"stop_alpha={self.stop_alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+        if not (math.isfinite(self.radius_step) and self.radius_step > 0):
+            raise ValueError(f"radius_step={self.radius_step} must be a finite number greater than 0")
         if self.precision != "float32":
             raise ValueError(f"precision={self.precision} is not supported; there is float32")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling={self.sampling} is not supported{nearest(self.sampling, SAMPLINGS)}")
         select_images(self.images, 1)
 
     @cached_property
@@ -288,7 +317,16 @@ def check_sigma(sigma: float) -> None:
 
 def to_json(spec: Any) -> dict[str, Any]:
     """A spec as plain JSON values, with its schema version."""
-    return {"schema": SCHEMA, **dataclasses.asdict(spec)}
+    return {"schema": SCHEMA, **_plain(spec)}
+
+
+def _plain(spec: Any) -> dict[str, Any]:
+    values = {
+        f.name: getattr(spec, f.name)
+        for f in dataclasses.fields(spec)
+        if not (f.metadata.get("later") and getattr(spec, f.name) == f.default)
+    }
+    return {k: _plain(v) if dataclasses.is_dataclass(v) else dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
 
 def _build(cls: type[Any], data: object, where: str) -> Any:
@@ -326,7 +364,7 @@ def _build(cls: type[Any], data: object, where: str) -> Any:
         raise BenchError(f"{where}: {error}") from None
 
 
-T = TypeVar("T", "RunSpec", "CertifySpec")
+T = TypeVar("T", "RunSpec", "CertifySpec", "TrainSpec")
 
 
 def from_json(cls: type[T], text: str | bytes, where: str) -> T:

@@ -2,6 +2,7 @@
 
     ROOT/mnist/smoothmix.eta5/0.25-seed0-<key>/
         spec.json            RunSpec; its key is the folder's last word
+        dataset.json         facts of the data set, where it is none of the suite's
         environment.json     versions, hashes, device: what the numbers were made with (side file: not evidence)
         curve.csv            the training curve, one column per term
         training.json        written last: state trained or diverged, steps, SHA-256 of the weights
@@ -29,14 +30,17 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench import claims
+from bench.bounds import least_count
 from bench.columns import Columns, pack, unpack
-from bench.datasets import DATASETS, DatasetInfo
+from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.errors import BenchError, nearest
 from bench.records import Certificate, parse_log, read_log, read_rows, to_line
 from bench.spec import CertifySpec, RunSpec, canonical, describe_type, from_json, parse_json, select_images, to_json
@@ -150,6 +154,14 @@ class Certification:
         """Indices of the images it covers when finished."""
         return select_images(self.spec.images, self.run.info.test_size)
 
+    def labels(self) -> tuple[int, ...] | None:
+        """The labels that its rows must have; None where they are not known: the data set is not on this machine, or was another one."""
+        return None if self.differences() else self.run.info.known_labels()
+
+    def differences(self) -> list[str]:
+        """What makes the images that it was certified on others than those of the published data set."""
+        return _differences(self.environment())
+
     def rows(self) -> list[Certificate]:
         """The finished rows, from the log itself.
 
@@ -167,11 +179,12 @@ class Certification:
 
         Raises:
             BenchError: a damaged row, or one that this certification cannot have: an image that it does not cover, another label than
-                the data set's, a class that there is not, other sample sizes.
+                the data set's (where that is known), a class that there is not, other sample sizes.
         """
         log = read_log(self.evidence) if self.evidence.exists() else b""
         cache = self.path / "columns.bin"
-        with contextlib.suppress(OSError):
+        # What a cache says that the spec does not allow is looked up in the log, which alone can be wrong.
+        with contextlib.suppress(OSError, BenchError):
             if cache.exists() and (columns := unpack(cache.read_bytes(), log)) is not None:
                 self._check(columns)
                 return columns
@@ -186,10 +199,11 @@ class Certification:
 
     def _check(self, columns: Columns) -> None:
         info, spec = self.run.info, self.spec
-        expected, labels = self.expected(), np.array(info.test_labels())
-        known = np.isin(columns.index, np.array(expected))
-        label = labels[np.where(known, columns.index, 0)]
-        sizes = (columns.n0 != spec.n0) | (columns.n != spec.n)
+        expected, labels = self.expected(), self.labels()
+        places, rest = np.divmod(columns.index - expected.start, expected.step)
+        known = (rest == 0) & (places >= 0) & (places < len(expected))
+        label = columns.label if labels is None else _array(labels)[np.where(known, columns.index, 0)]
+        sizes = (columns.n0 != spec.n0) | ~possible(columns, spec) | (columns.count < 0) | (columns.count > columns.n)
         for line in np.flatnonzero(sizes | ~known | (columns.label != label) | (columns.highest >= info.classes))[:1].tolist():
             index = columns.index[line]
             if sizes[line]:
@@ -300,10 +314,13 @@ class Run:
 
     @property
     def info(self) -> DatasetInfo:
-        """Facts of its data set; BenchError if this release knows none of that name."""
-        if self.spec.dataset not in DATASETS:
-            raise BenchError(f"{self.path}: unknown data set {self.spec.dataset!r}{nearest(self.spec.dataset, DATASETS)}")
-        return DATASETS[self.spec.dataset]
+        """Facts of its data set; of one that is not at hand, those that the run keeps. BenchError if there are none."""
+        name, facts = self.spec.dataset, self.path / "dataset.json"
+        if name in DATASETS:
+            return DATASETS[name]
+        if facts.exists():
+            return from_facts(name, read_json(facts), str(facts))
+        raise BenchError(f"{self.path}: unknown data set {name!r}{nearest(name, DATASETS)}")
 
     def training(self) -> dict[str, Any] | None:
         """What `training.json` says: `state` trained with `steps` and `weights_sha256`, or diverged with a `reason`. None: unfinished.
@@ -343,6 +360,10 @@ class Run:
         """What the run was made with, None before its first start."""
         return _environment(self.path)
 
+    def differences(self) -> list[str]:
+        """What makes the images that it was trained on others than those of the published data set."""
+        return _differences(self.environment())
+
     def certification(self, spec: CertifySpec) -> Certification:
         """The folder of a certification, there or not."""
         return Certification(self.path / f"certify-{spec.key}", spec, self)
@@ -361,7 +382,7 @@ class Run:
 
     def check(self) -> None:
         """BenchError where a record of the run or of its certifications cannot be believed; evidence itself is not read."""
-        self.info.test_labels()
+        self.info.known_labels()
         self.state()
         self.environment()
         for certification in self.certifications():
@@ -392,6 +413,9 @@ class Run:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
         for leftover in [*self.path.rglob(".*.tmp"), *self.path.glob("failure.json")]:
             leftover.unlink()
+        name = self.spec.dataset
+        if name in DATASETS and name not in BUILT_IN:
+            write_json(self.path / "dataset.json", facts_of(DATASETS[name]))
         write_json(self.path / "spec.json", to_json(self.spec))
 
 
@@ -456,6 +480,25 @@ def _read(path: Path) -> bytes:
         raise BenchError(f"{path}: {error.strerror}") from None
 
 
+@lru_cache(maxsize=16)
+def _array(labels: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.array(labels)
+
+
+def possible(columns: Columns, spec: CertifySpec) -> NDArray[np.bool_]:
+    """I: where the estimation samples are as many as the spec lets them be."""
+    whole = columns.n == spec.n
+    begun = (columns.n > 0) & (columns.n < spec.n)
+    if spec.rule == "curtailed":
+        # Only what cannot certify any more may have been stopped.
+        whole = whole | (begun & (columns.count + (spec.n - columns.n) < least_count(spec.n, spec.stop_alpha)))
+    elif spec.rule == "confidence-sequence":
+        whole = whole | begun
+    if spec.skip_misclassified:
+        whole = whole | ((columns.n == 0) & (columns.selected != columns.label))
+    return np.asarray(whole)
+
+
 def _require(path: Path, data: dict[str, Any], fields: Mapping[str, type]) -> dict[str, Any]:
     """The data, or BenchError where a field is missing or of another type (an int is a float)."""
     for name, kind in fields.items():
@@ -474,3 +517,8 @@ def _environment(folder: Path) -> dict[str, Any] | None:
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
         raise BenchError(f"{path}: history is {history!r}, not a list of objects")
     return data
+
+
+def _differences(environment: dict[str, Any] | None) -> list[str]:
+    found = (environment or {}).get("data_differs", [])
+    return [str(sentence) for sentence in found] if isinstance(found, list) else [str(found)]

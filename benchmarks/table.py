@@ -4,13 +4,15 @@
 
 Each answer is a process of its own, from start to exit. Cold: the files are dropped from the page cache first (Linux only), with
 columns.bin as a finished run leaves it. Warm: the same once more. First: without any columns.bin, as after a copy that left
-them out. Prints seconds (median), the largest resident memory, and whether torch was imported.
+them out. Prints seconds (median; those of the processor feel other work on the machine less), the largest resident memory, and whether
+torch was imported.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -28,15 +30,14 @@ from bench.store import Store, write_json
 from leaderboard import layouts
 
 ANSWER = """
-import resource, sys, time
-begun = time.perf_counter()
+import resource, sys
 from bench.cli import app
 sys.argv = ["bench", "table", "--results", {root!r}]
 try:
     app()
 finally:
-    seconds, peak = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{{seconds}} {{peak}} {{'torch' in sys.modules}}", file=sys.stderr)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{{peak}} {{'torch' in sys.modules}}", file=sys.stderr)
 """
 
 
@@ -87,13 +88,15 @@ def forget(root: Path) -> None:
             os.close(handle)
 
 
-def answer(root: Path) -> tuple[float, float, bool]:
-    """Seconds from start to exit, peak memory in MB, whether torch was imported."""
-    begun = time.perf_counter()
+def answer(root: Path) -> tuple[float, float, float, bool]:
+    """Seconds from start to exit, those of processor time, peak memory in MB, whether torch was imported."""
+    begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", ANSWER.format(root=str(root))], capture_output=True, text=True, check=True)
     seconds = time.perf_counter() - begun
-    _, peak, torch = done.stderr.split()[-3:]
-    return seconds, float(peak), torch == "True"
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    peak, torch = done.stderr.split()[-2:]
+    return seconds, busy, float(peak), torch == "True"
 
 
 def main() -> None:
@@ -117,8 +120,9 @@ def main() -> None:
         print(f"{words.cells} cells x {words.images:,} images, {os.cpu_count()} cores, median of {words.rounds} rounds; each a new process")
         lines = {"cold": [cold for cold, _ in rounds], "warm": [warm for _, warm in rounds], "first, without columns.bin": [first]}
         for name, found in lines.items():
-            seconds, peak = statistics.median(s for s, _, _ in found), max(peak for _, peak, _ in found)
-            print(f"{name:26} {seconds:6.2f} s  {peak:5.0f} MB  torch imported: {any(torch for _, _, torch in found)}")
+            seconds, busy = (statistics.median(one[place] for one in found) for place in (0, 1))
+            peak, torch = max(one[2] for one in found), any(one[3] for one in found)
+            print(f"{name:26} {seconds:6.2f} s, {busy:5.2f} s of a processor  {peak:5.0f} MB  torch imported: {torch}")
     finally:
         if words.folder is None:
             shutil.rmtree(root)

@@ -112,9 +112,14 @@ def load(number: int) -> Layout:
     return Layout(number=number, labels=dict(data.pop("rows")), **data)
 
 
+def first_of(dataset: str) -> Layout | None:
+    """The first published table of a data set, whose rows stand for its methods; None if there is none."""
+    return next((layout for layout in map(load, numbers()) if layout.dataset == dataset), None)
+
+
 def of_dataset(name: str) -> Layout:
     """The layout of the first published table of a data set; that of Table 4 for a data set that has none."""
-    return next((layout for layout in map(load, numbers()) if layout.dataset == name), load(4))
+    return first_of(name) or load(4)
 
 
 @cache

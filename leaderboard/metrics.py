@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.bounds import certified_radii, lower_confidence_bounds
+from bench.bounds import Integers, anytime_bounds, certified_radii, lower_confidence_bounds
 from bench.columns import Columns
 from bench.errors import BenchError, nearest
+from bench.spec import CertifySpec
 
 ACR = "ACR"
 Floats = NDArray[np.float64]
@@ -32,17 +33,22 @@ class Outcomes:
         correct: I, certified and the class is the label.
         abstained: I, no class is certified.
         radius: I, certified L2 radius in pixels of [0, 1], float64, not rounded unless it was imported so; 0 where it abstained.
-        bound: I, lower bound on pA, the probability of the selected class; None for imported logs, which hold no counts.
-        right: I, whether most estimation samples fell on the label; None for imported logs.
+        bound: I, lower bound on pA, the probability of the selected class; None for imported logs, which hold no counts, and where
+            not all samples of all images were drawn.
+        right: I, whether most estimation samples fell on the label; None as for `bound`.
+        complete: whether it is known of every image if it abstains; not so where misclassified ones were skipped.
+        samples: mean per image; None for imported logs.
     """
 
-    index: NDArray[np.int64]
-    label: NDArray[np.int64]
+    index: Integers
+    label: Integers
     correct: NDArray[np.bool_]
     abstained: NDArray[np.bool_]
     radius: Floats
     bound: Floats | None = None
     right: NDArray[np.bool_] | None = None
+    complete: bool = True
+    samples: float | None = None
 
     @property
     def values(self) -> Floats:
@@ -50,34 +56,48 @@ class Outcomes:
         return np.where(self.correct, self.radius, 0.0)
 
 
-def outcomes(columns: Columns, alpha: float, sigma: float) -> Outcomes:
+def outcomes(columns: Columns, alpha: float, sigma: float, certify: CertifySpec | None = None) -> Outcomes:
     """The certificates at one alpha and sigma, ordered by image.
 
     Args:
         alpha: chance that a certificate is wrong, in (0, 1/2).
         sigma: noise level, in pixels of [0, 1].
+        certify: how they came about; None: all samples of every image were drawn.
 
     Raises:
-        BenchError: no certificate, or two of one image.
+        BenchError: no certificate, two of one image, or an alpha above the one at which the sampling was stopped.
         ValueError: alpha or sigma out of range.
     """
     if not len(columns):
         raise BenchError("there are no certificates, and nothing has no average")
-    order = np.argsort(columns.index, kind="stable")
-    index, label, selected = columns.index[order], columns.label[order], columns.selected[order]
+    complete = bool((columns.n > 0).all())
+    # Where sampling stopped for what it saw, counts are no fair sample of the classes.
+    fixed = complete and (certify is None or certify.rule == "clopper-pearson")
+    if not (np.diff(columns.index) > 0).all():
+        order = np.argsort(columns.index, kind="stable")
+        columns = Columns(*(getattr(columns, field.name)[order] for field in fields(columns)))
+    index, label = columns.index, columns.label
     if (doubled := index[1:][np.diff(index) == 0]).size:
         raise BenchError(f"image {doubled[0]} has two certificates, and each image counts once")
-    bound = lower_confidence_bounds(columns.count[order], columns.n[order], alpha)
+    if certify and certify.rule == "curtailed" and alpha > certify.stop_alpha:
+        raise BenchError(f"sampling was stopped where nothing certifies at alpha {certify.stop_alpha:g}, so alpha {alpha:g} is too large")
+    if certify and certify.rule == "confidence-sequence":
+        drawn = np.maximum(columns.n, 1)
+        bound = anytime_bounds(columns.count, drawn, alpha)[0]
+    else:
+        bound = lower_confidence_bounds(columns.count, np.maximum(columns.n, 1), alpha)
     radius = certified_radii(bound, sigma)
     abstained = np.isnan(radius)
     return Outcomes(
         index=index,
         label=label,
-        correct=(selected == label) & ~abstained,
+        correct=(columns.selected == label) & ~abstained,
         abstained=abstained,
         radius=np.where(abstained, 0.0, radius),
-        bound=bound,
-        right=columns.majority[order] == label,
+        bound=bound if fixed else None,
+        right=columns.majority == label if fixed else None,
+        complete=complete,
+        samples=float(np.mean(columns.n0 + columns.n)),
     )
 
 
@@ -97,13 +117,14 @@ def certified_accuracy(o: Outcomes, r: float) -> float:
     return int(np.count_nonzero(o.correct & (o.radius > r))) / _images(o)
 
 
-def abstention_rate(o: Outcomes) -> float:
-    """Share of all images, in [0, 1], where no class is certified.
+def abstention_rate(o: Outcomes) -> float | None:
+    """Share of all images, in [0, 1], where no class is certified; None where it is not known of every image.
 
     Raises:
         BenchError: there is no image.
     """
-    return int(np.count_nonzero(o.abstained)) / _images(o)
+    share = int(np.count_nonzero(o.abstained)) / _images(o)
+    return share if o.complete else None
 
 
 def clean_accuracy(o: Outcomes) -> float | None:
@@ -223,7 +244,10 @@ def _groups(radii: Sequence[str], classes: int) -> dict[str, list[Metric]]:
     abstain = "abstain: share of all images in % where no class is certified."
     radius = "radius q %: that quantile over all images of the certified radius, 0 where wrong or abstained."
     bound = "pA q %: that quantile over all images of the lower bound on the probability of the selected class."
-    cost = "pairs: forward and backward passes per training image; seconds: of training, on the machine of each run."
+    cost = (
+        "pairs: forward and backward passes per training image; samples: drawn per test image, in the mean; "
+        "seconds: of training, on the machine of each run."
+    )
     errors = (
         "t 95 %: half width of the t-interval of the ACR over trainings; s.e. images: standard error of the ACR over test images. "
         "They are two kinds of uncertainty and are not pooled."
@@ -233,13 +257,14 @@ def _groups(radii: Sequence[str], classes: int) -> dict[str, list[Metric]]:
         "accuracy": [_accuracy(r) for r in radii],
         "clean": [Metric(name="clean", heading="clean", of_seed=lambda o, _: _percent(clean_accuracy(o)), meaning=clean)],
         "abstention": [
-            Metric(name="abstention", heading="abstain", better="less", of_seed=lambda o, _: 100 * abstention_rate(o), meaning=abstain)
+            Metric(name="abstention", heading="abstain", better="less", of_seed=lambda o, _: _percent(abstention_rate(o)), meaning=abstain)
         ],
         "quantiles": _quantile("radius", "radius", radius_quantile, radius, 3),
         "classes": [_class(label) for label in range(classes)],
         "bound": _quantile("pA", "pA", bound_quantile, bound, 4),
         "cost": [
             Metric(name="pairs", heading="pairs", decimals=1, better=None, of_seed=lambda _, c: c.pairs, meaning=cost),
+            Metric(name="samples", heading="samples", decimals=0, better=None, of_seed=lambda o, _: o.samples, meaning=cost),
             Metric(name="seconds", heading="seconds", decimals=0, better=None, of_seed=lambda _, c: c.seconds, meaning=cost),
         ],
         "errors": [

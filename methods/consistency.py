@@ -19,6 +19,7 @@ class Consistency(Method):
     entropy_strength: float = 0.5  # eta: weight of the entropy of the averaged prediction [Appendix C.2]
 
     chunks: ClassVar = "copies"
+    separable: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.copies < 1 or self.strength < 0 or self.entropy_strength < 0:

@@ -4,6 +4,7 @@ Cohen, Rosenfeld, Kolter: "Certified Adversarial Robustness via Randomized Smoot
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier, cross_entropy
@@ -11,6 +12,8 @@ from bench.smoothing import SmoothedClassifier, cross_entropy
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian(Method):
+    separable: ClassVar = True
+
     def loss(self, g: SmoothedClassifier, batch: Batch) -> Terms:
         logits = g.logits(batch.x, g.noise(batch.x))  # 1 B K
         return {"cross_entropy": cross_entropy(logits, batch.y).mean()}

@@ -23,6 +23,7 @@ class SmoothAdv(Method):
     warmup_first: float = 1.0  # increments of the radius in epoch 0: 1 starts at epsilon/10; paper: 0, from zero [code]
 
     chunks: ClassVar = "copies"
+    separable: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.copies < 1 or self.steps < 1 or self.epsilon < 0 or self.warmup_epochs < 0:

@@ -36,6 +36,7 @@ class SmoothMix(Method):
 
     variants: ClassVar = ("eta5", "eta5-onestep", "eta1", "eta1-onestep", "eta1-norm2", "eta1-norm4", "eta1-norm6", "eta1-norm8")
     chunks: ClassVar = "copies"
+    separable: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.copies < 1 or self.steps < 1 or self.step_size <= 0 or self.strength < 0 or self.warmup_epochs < 0 or self.guard < 0:

@@ -6,6 +6,7 @@ gradient flows.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier, cross_entropy
@@ -14,6 +15,8 @@ from bench.smoothing import SmoothedClassifier, cross_entropy
 @dataclass(frozen=True, kw_only=True)
 class Stability(Method):
     strength: float = 2.0  # lambda: weight of the stability term [Appendix C.2]
+
+    separable: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.strength < 0:

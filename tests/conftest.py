@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import generated
 import pytest
 import torch
 from typer.testing import CliRunner, Result
@@ -21,6 +22,16 @@ TINY = [
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads, and on a busy machine two threads that wait for each other are far slower."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder with a generated CIFAR-10 of 1,000 training images, a CIFAR-100 and a Fashion-MNIST."""
+    root = tmp_path_factory.mktemp("made")
+    generated.cifar10(root)
+    generated.cifar100(root)
+    generated.fashion_mnist(root)
+    return root
 
 
 @pytest.fixture

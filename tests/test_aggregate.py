@@ -248,7 +248,7 @@ def test_a_row_of_several_sources_shows_no_mean_unless_mixed(store: Store) -> No
     (group,) = collect(store, mix=True)
     assert group.footnotes == (note,)
     assert rows(group)["gaussian"].stats["ACR"].n == 2
-    assert not group.mixed
+    assert group.mixed
 
 
 def test_a_source_that_changed_during_the_training_is_noted(store: Store) -> None:

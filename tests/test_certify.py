@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.bounds import certified_radius
-from bench.certify import ROWS, Sampler
+from bench.certify import Sampler
+from bench.certify.folding import fold, max_two_by_two
+from bench.certify.network import usual_batch
+from bench.certify.noise import GRID, NoisyCopies, block_rows
+from bench.datasets import DATASETS
+from bench.environment import plain_float32
 from bench.errors import BenchError
+from bench.models import build, place
 from bench.records import Certificate
+
+COLOUR = dataclasses.replace(DATASETS["mnist"], name="colour", shape=(3, 32, 32), mean=(0.49, 0.48, 0.45), std=(0.20, 0.20, 0.20))
 
 
 class Linear(nn.Module):
@@ -45,9 +58,7 @@ class Recorder(nn.Module):
         return torch.stack([first, 0.5 - first, first * 0 + 0.3], 1)
 
     def noise(self, image: Tensor) -> Tensor:
-        """The rows without the padding, which is all zeros."""
-        rows = torch.cat(self.rows)
-        return rows[rows.any(1)] - image.flatten()
+        return torch.cat(self.rows) - image.flatten()
 
 
 def image(*pixels: float) -> Tensor:
@@ -169,11 +180,145 @@ def test_counts_do_not_depend_on_the_order_of_images() -> None:
     assert len({str(row.estimation) for row in straight.values()}) == 4
 
 
-def test_every_pass_has_one_shape() -> None:
-    for batch in (1, 7, 500, 5000):
+class Undecided(nn.Module):
+    """Ties on half of the noise; in float32 their sign moves with the rows of a pass, as rounding does, only more often."""
+
+    def __init__(self, float64: bool) -> None:
+        super().__init__()
+        self.float64 = float64
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64 and not self.float64:
+            raise TypeError("this network runs in float32 alone")
+        score = (x.flatten(1)[:, 0] * 2).round()
+        moved = 1e-6 * (len(x) % 7 - 1) if x.dtype == torch.float32 else 0.0
+        return torch.stack([score, torch.zeros_like(score) + moved, -score], 1)
+
+
+@pytest.mark.parametrize("float64", [True, False])
+def test_close_calls_are_decided_in_one_way_for_every_batch(float64: bool) -> None:
+    samplers = {batch: Sampler(Undecided(float64), 0.5, 3, 0, batch) for batch in (1, 7, 99, 100, 500)}
+    rows = {batch: sampler.certify(image(0.0), 0, 0, 100, 1037) for batch, sampler in samplers.items()}
+    assert all(row == rows[500] for row in rows.values())
+    assert samplers[7].arithmetic(image(0.0))["close_calls"] == ("float64" if float64 else "float32")
+    if float64:
+        assert 1 not in rows[500].estimation  # in float64 the tie is exact and goes to class 0
+        assert rows[500].estimation[0] > 500
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_counts_do_not_depend_on_workers(workers: int) -> None:
+    alone = certified(Sampler(Net(), 0.5, 4, 0), [0, 1], n0=700, n=4_037)
+    with threads(workers):
+        sampler = Sampler(Net(), 0.5, 4, 0)
+        assert certified(sampler, [1, 0], n0=700, n=4_037) == alone
+        assert torch.get_num_threads() == workers
+        assert sampler.arithmetic(images(1)[0])["workers"] == workers
+
+
+def test_what_fails_in_a_worker_fails_the_image() -> None:
+    with threads(2), pytest.raises(BenchError, match="not finite"):
+        Sampler(Broken(math.nan, 0, 0), 0.5, 3, 0).certify(image(0.1), 0, 0, 1_000, 1_000)
+
+
+class Greedy(nn.Module):
+    """Net that runs out of memory above some rows of a pass, from some pass on."""
+
+    def __init__(self, most: int, later: int = 0) -> None:
+        super().__init__()
+        self.net, self.most, self.later, self.sizes = Net(), most, later, list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.later -= 1
+        if len(x) > self.most and self.later < 0:
+            raise torch.OutOfMemoryError("out of memory")
+        self.sizes.append(len(x))
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("most", "later"), [(499, 0), (60, 0), (60, 3), (3, 1)])
+def test_counts_are_the_same_after_memory_ran_out(most: int, later: int) -> None:
+    model = Greedy(most, later)
+    sampler = Sampler(model, 0.5, 4, 0, 500)
+    assert certified(sampler, [0, 1]) == certified(Sampler(Net(), 0.5, 4, 0), [0, 1])
+    assert most / 2 < int(sampler.arithmetic(images(1)[0])["rows_per_pass"]) <= most
+    assert max(model.sizes[-5:]) <= most
+
+
+def test_memory_for_not_even_one_row_is_a_sentence() -> None:
+    with pytest.raises(BenchError, match="memory does not hold one forward pass"):
+        certified(Sampler(Greedy(0), 0.5, 4, 0), [0])
+
+
+def test_a_pass_has_as_many_rows_as_asked_for() -> None:
+    for batch, sizes in ((1, {1}), (7, {7, 6, 3, 1}), (500, {500, 13, 1})):
         model = Recorder()
         Sampler(model, 0.5, 3, 0, batch).certify(image(0.1, 0.2), 0, 0, n0=13, n=501)
-        assert model.shapes == {(ROWS, 1, 1, 2)}
+        assert {shape[0] for shape in model.shapes} == sizes
+
+
+def test_the_usual_batch_suits_image_and_device() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [usual_batch(shape, cpu) for shape in ((1, 28, 28), (3, 32, 32), (3, 224, 224))] == [500, 125, 8]
+    assert [usual_batch(shape, cuda) for shape in ((1, 28, 28), (3, 32, 32), (3, 224, 224))] == [2000, 2000, 398]
+    assert [block_rows(shape) for shape in ((1, 28, 28), (3, 32, 32), (3, 64, 64), (3, 224, 224))] == [500, 500, 500, 40]
+
+
+# ------------------------------------------------------------------------------------------------- fewer operations, same counts
+
+
+def calibrated(seed: int) -> nn.Module:
+    """A ResNet-20 whose batch norms have seen noisy images."""
+    model, generator = build("cifar_resnet20", COLOUR, seed), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _ in range(5):
+            model(torch.rand(16, 3, 32, 32, generator=generator) + 0.5 * torch.randn(16, 3, 32, 32, generator=generator))
+    return model.eval()
+
+
+def test_folding_batch_norm_moves_logits_by_rounding_and_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = calibrated(0), torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
+    folded = fold(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    with torch.inference_mode():
+        plain, fast = model(x.expand(4, 3, 32, 32)), folded(x.expand(4, 3, 32, 32))
+    assert 0 < (plain - fast).abs().max() < 1e-5 * plain.abs().max()
+    sampler = Sampler(model, 0.5, 10, 0)
+    row = sampler.certify(x, 0, 0, 50, 200)
+    assert sampler.arithmetic(x)["folded"] is True
+    monkeypatch.setattr("bench.certify.network.fold", lambda base: base)
+    assert Sampler(model, 0.5, 10, 0).certify(x, 0, 0, 50, 200) == row
+
+
+def test_a_strangers_forward_is_left_as_it_is() -> None:
+    model = Net().eval()
+    assert fold(model) is model
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_maxima_are_the_pool(size: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size)
+    for layout in (x, x.contiguous(memory_format=torch.channels_last)):
+        assert torch.equal(max_two_by_two(layout), F.max_pool2d(x, 2))
+
+
+def test_lenet_in_fewer_operations_gives_the_same_logits() -> None:
+    model = place(build("lenet", DATASETS["mnist"], 0).eval(), torch.device("cpu"))
+    x = torch.randn(20, 1, 28, 28).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        assert torch.equal(fold(model)(x), model(x))
+    assert fold(model) is not model
 
 
 def test_a_smaller_n_is_a_prefix_of_a_larger_one() -> None:
@@ -191,7 +336,6 @@ def test_counts_are_those_of_the_rows_seen() -> None:
     model, x = Recorder(), image(0.2, 0.9)
     row = Sampler(model, 0.5, 3, 0).certify(x, 0, 2, 150, 2_300)
     rows = torch.cat(model.rows)
-    rows = rows[rows.any(1)]
     classes = model(rows.reshape(-1, 1, 1, 2)).argmax(1)
     for part, counts in ((classes[:150], row.selection), (classes[150:], row.estimation)):
         assert {c: k for c, k in enumerate(torch.bincount(part, minlength=3).tolist()) if k} == counts
@@ -248,17 +392,18 @@ def test_global_generators_are_left_alone() -> None:
 
 
 class Broken(nn.Module):
-    """Wrong logits in one row of one pass."""
+    """A wrong logit in one row of one pass of 100 rows or more."""
 
     def __init__(self, value: float, when: int, row: int) -> None:
         super().__init__()
         self.value, self.when, self.row, self.calls = value, when, row, 0
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = torch.zeros(len(x), 3)
-        if self.calls == self.when:
-            logits[self.row, 1] = self.value
-        self.calls += 1
+        logits = torch.tensor([1.0, 0.5, 0.0]).repeat(len(x), 1)
+        if len(x) >= 100:
+            if self.calls == self.when:
+                logits[self.row, 1] = self.value
+            self.calls += 1
         return logits
 
 
@@ -270,12 +415,7 @@ def test_logits_that_are_not_finite_are_refused(value: float, when: int) -> None
             Sampler(Broken(value, when, row), 0.5, 3, 0).certify(image(0.1), 0, 0, 100, 1_000)
 
 
-def test_padding_rows_may_be_anything() -> None:
-    row = Sampler(Broken(math.nan, 0, 100), 0.5, 3, 0).certify(image(0.1), 0, 0, 100, 1_000)
-    assert (row.selection, row.estimation) == ({0: 100}, {0: 1_000})
-
-
-@pytest.mark.parametrize("shape", [(ROWS, 2), (ROWS, 4), (ROWS - 1, 3), (1, 3), (ROWS,), (ROWS, 3, 1), (3, ROWS)])
+@pytest.mark.parametrize("shape", [(100, 2), (100, 4), (99, 3), (1, 3), (100,), (100, 3, 1), (3, 100)])
 def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     class Wrong(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -314,6 +454,11 @@ def test_an_impossible_batch_is_refused(batch: int) -> None:
         Sampler(Net(), 0.5, 4, 0, batch)
 
 
+def test_an_unknown_sampling_is_refused() -> None:
+    with pytest.raises(BenchError, match=r"unknown sampling 'gird'; did you mean 'grid'\?"):
+        Sampler(Net(), 0.5, 4, 0, sampling="gird")
+
+
 def test_counts_beyond_small_integers() -> None:
     row = Sampler(Linear([1.0], 100.0), 0.5, 2, 0).certify(image(0.0), 0, 1, 300, 70_000)
     assert (row.selection, row.estimation) == ({1: 300}, {1: 70_000})
@@ -326,3 +471,161 @@ def test_half_precision_logits_are_refused() -> None:
 
     with pytest.raises(BenchError, match=r"logits of torch\.bfloat16"):
         Sampler(Half(), 0.5, 3, 0).certify(torch.zeros(1, 2, 2), 0, 0, 10, 10)
+
+
+class WithMates(nn.Module):
+    """Normalises over the batch, whatever the mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x.flatten(1)[:, :3], None, None, training=True)
+
+
+class Random(nn.Module):
+    """Dropout that acts in evaluation, though it decides no class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = F.dropout(torch.ones(len(x), 100), 0.5, training=True).mean(1, keepdim=True)
+        return kept * torch.tensor([10.0, 5.0, 0.0])
+
+
+class Stubborn(nn.Module):
+    """Does not let itself be put in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Stubborn:
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :3]
+
+
+class Relapsing(nn.Module):
+    """Switches its batch norm back to training, for the next pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.norm(x.flatten(1)[:, :3].to(self.norm.weight.dtype))
+        self.norm.train()
+        return logits
+
+
+class Coarse(nn.Module):
+    """Loses precision inside, as a network that computes in half precision and returns float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = x.flatten(1)[:, :3]
+        return logits.bfloat16().float() if x.dtype == torch.float32 else logits
+
+
+def refused(model: nn.Module, words: str) -> None:
+    with pytest.raises(BenchError, match=words):
+        Sampler(model, 0.5, 3, 0).certify(image(0.1, 0.5, 0.9), 0, 0, 100, 1_000)
+
+
+def test_a_network_that_depends_on_its_batch_mates_is_refused() -> None:
+    refused(WithMates(), r"depend on the other images of its pass \(logits move by up to")
+
+
+def test_a_random_network_is_refused() -> None:
+    refused(Random(), "something random acts in evaluation")
+
+
+def test_a_module_that_stays_in_training_mode_is_refused() -> None:
+    refused(nn.Sequential(nn.Identity(), Stubborn()), r"module 1 \(Stubborn\) of the base classifier is in training mode after eval\(\)")
+
+
+def test_a_module_that_returns_to_training_mode_is_refused() -> None:
+    refused(Relapsing(), r"module norm \(BatchNorm1d\) of the base classifier is in training mode after a forward pass|depend on the other")
+
+
+def test_logits_too_coarse_to_count_are_refused() -> None:
+    refused(Coarse(), r"between torch\.float32 and torch\.float64.*too imprecise to count")
+
+
+def test_float32_products_are_computed_in_float32() -> None:
+    """Whatever shortcut is switched on outside; on this device type it is bfloat16 inside float32 products."""
+    backends: Any = torch.backends
+    settings = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cudnn.conv)
+    before = [setting.fp32_precision for setting in settings]
+    expected = certified(Sampler(Net(), 0.5, 4, 0), [0])
+    seen: list[list[str]] = []
+
+    class Looking(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append([setting.fp32_precision for setting in settings])
+            return super().forward(x)
+
+    try:
+        for setting, word in zip(settings, ("bf16", "bf16", "tf32"), strict=True):
+            setting.fp32_precision = word
+        with torch.autocast("cpu", torch.bfloat16):
+            assert certified(Sampler(Looking(), 0.5, 4, 0), [0]) == expected
+        assert [setting.fp32_precision for setting in settings] == ["bf16", "bf16", "tf32"]
+        with plain_float32():
+            assert [setting.fp32_precision for setting in settings] == ["ieee"] * 3
+    finally:
+        for setting, word in zip(settings, before, strict=True):
+            setting.fp32_precision = word
+    assert seen
+    assert all(words == ["ieee"] * 3 for words in seen)
+
+
+# -------------------------------------------------------------------------------------------------- sums that are exact in floating point
+
+HOSTILE_SIGMA, HIGH, LOW = 0.25, 66 / 255, 61 / 255  # above and below 1/4, where the spacing of float32 numbers halves
+
+
+class Hostile(nn.Module):
+    """Recognises from the last bits of x + noise whether pixels of x lay above 1/4: class 1 if they seem to.
+
+    A noisy pixel just below 0 came from x = 66/255 by noise beyond -1/4, a multiple of 2^-25, as is x. From x = 61/255 the
+    noise lay within -1/4, a multiple of 2^-26, every other time an odd one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(1).double()
+        near = (pixels < 0) & (pixels > LOW - 0.25)
+        odd = (pixels * 2**25).frac() != 0
+        lower = (near & odd).any(1).to(x.dtype)
+        return torch.stack([lower, 1 - lower], 1)
+
+
+def hostile_rows(sampling: str) -> tuple[Certificate, Certificate]:
+    sampler = Sampler(Hostile(), HOSTILE_SIGMA, 2, 0, sampling=sampling)
+    return sampler.certify(torch.full((1, 28, 28), HIGH), 0, 1, 100, 1_000), sampler.certify(torch.full((1, 28, 28), LOW), 1, 0, 100, 1_000)
+
+
+def test_float32_sampling_certifies_a_hostile_network_falsely() -> None:
+    """Both certificates hold with radii that reach the other image, and they contradict each other."""
+    high, low = hostile_rows("float32")
+    distance = (HIGH - LOW) * 28
+    radius = high.radius(0.001, HOSTILE_SIGMA)
+    assert (high.selected, low.selected) == (1, 0)
+    assert radius is not None
+    assert radius > distance
+    assert low.radius(0.001, HOSTILE_SIGMA) is not None
+
+
+def test_grid_sampling_does_not_certify_a_hostile_network_falsely() -> None:
+    high, low = hostile_rows("grid")
+    assert high.selected == low.selected == 0
+    assert min(high.count, low.count) > 900
+
+
+def test_grid_copies_lie_on_the_grid() -> None:
+    x = torch.tensor([0, 1, 128, 255]).reshape(1, 2, 2) / 255
+    noisy = NoisyCopies(x, 0, 0.5, 0, "grid").draw(700)
+    steps = (noisy.double() * GRID).round()
+    assert torch.equal((steps / GRID).float(), noisy)
+    noise = (steps - (x.double() * GRID).round()) / GRID
+    assert float(noise.mean()) == pytest.approx(0, abs=5 * 0.5 / math.sqrt(noise.numel()))
+    assert float(noise.std()) == pytest.approx(0.5, abs=5 * 0.5 / math.sqrt(2 * noise.numel()))
+    assert len(set(noise.flatten().tolist())) > 2_000
+
+
+def test_grid_counts_do_not_depend_on_the_batch() -> None:
+    rows = [certified(Sampler(Net(), 0.5, 4, 0, batch, "grid"), [0, 1]) for batch in (7, 500)]
+    assert rows[0] == rows[1]
+    assert rows[0] != certified(Sampler(Net(), 0.5, 4, 0), [0, 1])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import Result
@@ -135,11 +136,12 @@ def test_an_interrupted_run_says_so(tiny: Call, monkeypatch: pytest.MonkeyPatch)
 
     real = Sampler.certify
 
-    def press(self: Sampler, *args: object) -> object:
+    def press(self: Sampler, *args: Any, **more: Any) -> object:
         signal.raise_signal(signal.SIGINT)
-        return real(self, *args)  # type: ignore[arg-type]
+        return real(self, *args, **more)
 
     monkeypatch.setattr(Sampler, "certify", press)
+    monkeypatch.setattr("bench.run.estimate_seconds", lambda *_: {})  # it certifies, too
     result = tiny("--method", "gaussian", "--sigma", "0.25,0.5")
     assert result.exit_code == 130
     assert "the same line again continues" in result.output
@@ -331,10 +333,10 @@ def test_a_rerun_that_was_interrupted_says_how_to_continue(tiny: Call, monkeypat
     assert tiny("--method", "gaussian", "--sigma", "0.25,0.5").exit_code == 0
     real = Sampler.certify
 
-    def press(self: Sampler, *args: object) -> object:
+    def press(self: Sampler, *args: Any, **more: Any) -> object:
         if self.sigma == 0.5:
             signal.raise_signal(signal.SIGTERM)
-        return real(self, *args)  # type: ignore[arg-type]
+        return real(self, *args, **more)
 
     monkeypatch.setattr(Sampler, "certify", press)
     result = tiny("--method", "gaussian", "--sigma", "0.25,0.5", "--rerun", "all")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ from fake_store import CERTIFY, N, add, certificate, new_store, run_spec, write_
 
 from bench import store as storing
 from bench.bounds import certified_radii, certified_radius, lower_confidence_bound, lower_confidence_bounds
-from bench.columns import Columns, pack, unpack
+from bench.columns import FORMAT, Columns, pack, unpack
 from bench.errors import BenchError
 from bench.records import to_line
 from bench.store import Certification
@@ -96,6 +99,21 @@ def test_a_cache_is_checked_against_the_spec_as_the_log_is(certification: Certif
     (certification.path / "columns.bin").write_bytes(pack(Columns.of(rows), log))
     with pytest.raises(BenchError, match=r"line 2: image 1 has label 3, but label 2 in mnist"):
         certification.columns()
+
+
+@pytest.mark.parametrize(("field", "value"), [("count", N + 1), ("count", -1), ("label", 9), ("index", 7), ("n", 5), ("highest", 10)])
+def test_a_forged_cache_that_the_spec_does_not_allow_gives_way_to_the_log(certification: Certification, field: str, value: int) -> None:
+    columns, log = certification.columns(), certification.evidence.read_bytes()
+    forged = dataclasses.replace(columns, **{field: np.full(4, value)})
+    (certification.path / "columns.bin").write_bytes(pack(forged, log))
+    assert same(certification.columns(), columns)
+    assert (certification.path / "columns.bin").read_bytes() == pack(columns, log)
+
+
+def test_a_cache_of_another_shape_is_not_taken() -> None:
+    payload = b"\0" * (8 * len(FIELDS) + 8)
+    digest = hashlib.sha256(LOG).hexdigest().encode()
+    assert unpack(b"%s %s %08x\n%s" % (FORMAT, digest, zlib.crc32(payload), payload), LOG) is None
 
 
 def test_a_folder_that_cannot_be_written_is_read_all_the_same(certification: Certification, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
+from bench.attacks import ascend
 from bench.contract import check
+from bench.datasets import DATASETS
 from bench.errors import BenchError
+from bench.method import Batch
+from bench.models import build
 from bench.registry import Registry
+from bench.smoothing import SmoothedClassifier
 
 METHODS = sorted(name for name, entry in Registry().entries().items() if entry.origin == "built in")
 
@@ -53,6 +61,43 @@ def test_every_method_keeps_the_contract(name: str) -> None:
     results = check(Registry().load(name))
     assert len(results) == 7
     assert [r for r in results if r.problem] == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_on_a_network_with_batch_norm(name: str) -> None:
+    """ResNet-20: finite loss and gradients; only passes in training mode move the running statistics, so none of an attack."""
+    method = Registry().load(name).cls
+    preset = method.presets.get(("official", method.variants[0], "cifar10", 0.5)) or method()
+    base = build("cifar_resnet20", DATASETS["cifar10"], 0).train()
+    fresh = copy.deepcopy(base)
+    trained_on: list[Tensor] = []
+    base.register_forward_pre_hook(lambda module, inputs: trained_on.append(inputs[0].clone()) if module.training else None)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    g = SmoothedClassifier(base, 0.5, torch.Generator().manual_seed(2))
+    terms = preset.loss(g, Batch(x=x, y=torch.tensor([3, 7]), epoch=140.0))
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in base.parameters())
+    assert trained_on
+    with torch.no_grad():
+        for inputs in trained_on:
+            fresh(inputs)
+    wanted = dict(fresh.named_buffers())
+    for where, buffer in base.named_buffers():
+        assert torch.allclose(buffer, wanted[where], rtol=1e-4, atol=1e-6), where
+    tracked = [buffer for where, buffer in base.named_buffers() if where.endswith("num_batches_tracked")]
+    assert {int(count) for count in tracked} == {len(trained_on)}
+    assert len(trained_on) == {"stability": 2, "smoothmix": 2}.get(name, 1)
+
+
+def test_an_attack_leaves_batch_norm_alone() -> None:
+    base = build("cifar_resnet20", DATASETS["cifar10"], 0).train()
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    g = SmoothedClassifier(base, 0.5, torch.Generator().manual_seed(2))
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    path = ascend(g, x, torch.tensor([3, 7]), g.noise(x, 2), steps=2, step_size=0.5)
+    assert not torch.equal(path[-1], x)
+    assert all(torch.equal(before[name], value) for name, value in base.state_dict().items())
+    assert all(module.training for module in base.modules())
 
 
 def test_a_plain_plugin_keeps_the_contract(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import bench.data
-import bench.mnist
-from bench.data import Split, load
+import bench
+import bench.datasets.idx
+from bench.data import Split
+from bench.data import load as load_images
 from bench.datasets import DATASETS
 from bench.errors import BenchError
 
-ASSETS = Path(bench.data.__file__).parent / "assets" / "mnist"
+ASSETS = Path(bench.__file__).parent / "assets" / "mnist"
 MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -27,6 +28,12 @@ LABELS = {
     "train": [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
     "test": [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
 }
+
+
+def load(name: str, split: str) -> Split:
+    data = load_images(name, split)
+    assert isinstance(data, Split)
+    return data
 
 
 @pytest.mark.parametrize("name", MD5)
@@ -94,10 +101,10 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir(parents=True)
     for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
         (folder / name).write_bytes((ASSETS / name).read_bytes())
-    monkeypatch.setattr(bench.mnist, "files", lambda package: tmp_path)
-    load.cache_clear()
+    monkeypatch.setattr(bench.datasets.idx, "files", lambda package: tmp_path)
+    load_images.cache_clear()
     yield folder
-    load.cache_clear()
+    load_images.cache_clear()
 
 
 def test_the_own_folder_is_read(assets: Path) -> None:
@@ -141,7 +148,7 @@ def test_a_flipped_bit_is_refused_wherever_it_is(assets: Path) -> None:
         damaged = bytearray(content)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        load.cache_clear()
+        load_images.cache_clear()
         try:
             assert torch.equal(load("mnist", "test").labels, good)
         except BenchError as refusal:

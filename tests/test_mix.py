@@ -16,9 +16,11 @@ from fake_store import CERTIFY, N, add, new_store, run_spec, write_evidence
 from typer.testing import Result
 
 from bench.datasets import DATASETS
+from bench.errors import BenchError
 from bench.imported import import_logs, load_map
 from bench.store import Store
 from leaderboard.aggregate import Group, collect
+from leaderboard.compare import mark_ties
 from leaderboard.tables import caption, render
 
 
@@ -126,6 +128,7 @@ def test_words_of_the_command(store: Store, bench: Callable[..., Result]) -> Non
         (("--metric", "errors", "--metric", "cost"), 0, "t 95 %"),
         (("--ties",), 0, "~: ACR not separable from the best"),
         (("--ties", "--mix"), 0, "~"),
+        (("--ties", "--metric", "clean"), 2, "--ties marks the column ACR; add ACR to --metric"),
         (("--metric", "clear"), 2, "did you mean 'clean'"),
         (("--metric", ""), 2, "--metric is empty"),
         (("--table", "4", "--metric", "ACR"), 2, "--table has the paper's columns"),
@@ -137,3 +140,36 @@ def test_words_of_the_command(store: Store, bench: Callable[..., Result]) -> Non
     result = bench("table", "--results", store.root, "--ties", "--mix")
     assert result.exit_code == 2
     assert "not ranked" in result.output
+
+
+def test_a_method_of_several_sources_is_ranked_by_no_flag(store: Store) -> None:
+    add(store, run_spec(), (N, N, 500, 500))
+    add(store, run_spec("macer", seed=0), environment={"method_sha256": "a" * 64})
+    add(store, run_spec("macer", seed=1), environment={"method_sha256": "b" * 64})
+    add(store, run_spec(seed=1), (N, N, 500, 500))
+    (group,) = collect(store)
+    assert {row.label: row.status for row in group.sections[0].rows} == {"gaussian": "", "macer": "several sources"}
+    (group,) = collect(store, mix=True)
+    text = render([group], "terminal")
+    assert "1.2316" in text
+    assert not {"+", "*"} & set(text.replace("±", ""))
+    assert "aaaaaaaa, bbbbbbbb" in text
+    with pytest.raises(BenchError, match="not ranked"):
+        mark_ties(group)
+
+
+def test_a_run_that_failed_before_training_has_no_source_to_mix(store: Store) -> None:
+    add(store, run_spec())
+    run = add(store, run_spec(seed=1), None, state=None, failure=True)
+    (run.path / "environment.json").unlink()
+    (group,) = collect(store)
+    assert group.sections[0].rows[0].status == "1/2 seeds, 1 failed"
+
+
+def test_of_an_unknown_data_set_no_size_is_claimed(store: Store, tmp_path: Path) -> None:
+    write_log(tmp_path / "logs/plain/noise_0.5_1", (0.7, 0.7, 0.7, 0.7))
+    (tmp_path / "map.toml").write_text(MAP.replace("mnist", "toys"))
+    import_logs(tmp_path / "logs", store.root, load_map(tmp_path / "map.toml"), strict=True)
+    (group,) = collect(store)
+    assert "4 test images (first:4)" in caption(group)
+    assert "of 4" not in caption(group)

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_logs import MAP, write_log
 from fake_store import N, add, run_spec
 from typer.testing import Result
 
 from bench.bounds import certified_radius
 from bench.errors import BenchError
-from bench.imported import import_logs, load_map
+from bench.imported import default_collection, import_logs, load_map, runs_of_table
 from bench.spec import CertifySpec
 from bench.store import Store
 from leaderboard import layouts, paper
@@ -150,26 +151,93 @@ def test_our_runs_by_hand(store: Store) -> None:
 
 
 def test_rounding_up_counts_only_when_asked(store: Store) -> None:
-    """99,990 of 100,000 at sigma 0.5 is a radius of 1.745104, which three digits print as 1.75."""
+    """96,160 of 100,000 at sigma 1 is a radius of 1.74705, which three digits print as 1.75."""
     certify = CertifySpec(n0=10, n=100_000, images="first:4")
-    add(store, run_spec(), (99_990,) * 4, certify=certify)
-    assert entry(store, "1.50", compat="exact").text == "100.00"
-    run = next(store.runs())
-    values = paper._run_values(run, [certify.key], "exact", 0.001), paper._run_values(run, [certify.key], "3sig", 0.001)
-    assert [value("1.75") for value in values if value] == [0.0, 100.0]
+    assert certified_radius(96_160, 100_000, 0.001, 1.0) == pytest.approx(1.74705, abs=5e-6)
+    add(store, run_spec(sigma=1.0), (96_160,) * 4, certify=certify)
+    for compat, accuracy in (("exact", "0.0"), ("3sig", "100.0")):
+        table = paper.build(8, store, protocol="quick", compat=compat)  # type: ignore[arg-type]
+        assert [table.entries["1.00", "gaussian", r].mean for r in ("1.50", "1.75")] == ["100.0", accuracy]
 
 
 def test_an_unfinished_run_leaves_no_mean(store: Store) -> None:
     add(store, run_spec(seed=0))
     add(store, run_spec(seed=1), (N, N))
-    assert entry(store, "ACR").text == "1/2 runs"
+    assert entry(store, "ACR").text == "1/2 seeds"
+
+
+def test_a_seed_that_another_row_has_is_a_gap(store: Store) -> None:
+    """No mean over one seed beside means over two; a seed of a row that the table does not show is no gap."""
+    for seed in (0, 1):
+        add(store, run_spec("macer", seed=seed))
+    for seed in (0, 1, 2):
+        add(store, run_spec("mine", seed=seed))
+    add(store, run_spec(seed=0))
+    assert entry(store, "ACR").text == "1/2 seeds"
+    assert entry(store, "ACR", seeds=(0,)).values == pytest.approx((1.2316,), abs=1e-4)
+    assert paper.build(5, store, protocol="quick").entries["0.50", "macer", "ACR"].std == "0.0000"
+
+
+def test_several_sources_of_a_method_and_damaged_runs_are_told(store: Store) -> None:
+    add(store, run_spec(seed=0), environment={"method_sha256": "a" * 64})
+    add(store, run_spec(seed=1), environment={"method_sha256": "b" * 64})
+    damaged = add(store, run_spec(seed=2))
+    (damaged.path / "spec.json").write_text("{")
+    table = paper.build(5, store, protocol="quick")
+    assert table.entries["0.50", "gaussian", "ACR"].text == "several sources"
+    for format in ("terminal", "markdown", "latex", "csv", "json"):
+        text = paper.render(table, format)
+        assert "trained from aaaaaaaa, bbbbbbbb" in text, format
+        assert "because it is damaged" in text, format
+
+
+def import_as(root: Path, folder: Path, collection: str, *logs: str, alpha: str = "0.001") -> None:
+    """Logs of four or three images under the name of a collection."""
+    for number, name in enumerate(logs):
+        write_log(folder / collection / name, (0.7, 0.6, 0.5, 0.1 * (number + 1))[: 3 if "macer" in name else 4])
+    text = MAP.replace('"mine"', f'"{collection}"').replace("plain|other|short", "gaussian|macer").replace("0.001", alpha)
+    (folder / "map.toml").write_text(text)
+    import_logs(folder / collection, root, load_map(folder / "map.toml"), strict=True)
+
+
+def test_only_the_papers_own_logs_fill_its_tables(store: Store, tmp_path: Path) -> None:
+    """The same run ids in another collection mean other trainings."""
+    ids = runs_of_table(5, "gaussian", 0.5)
+    import_as(store.root, tmp_path, "mine", *(f"gaussian/noise_0.5_{run}" for run in ids if run.isdigit()))
+    with pytest.raises(BenchError, match="neither imported logs of smoothmix-logs nor"):
+        paper.build(5, store)
+
+
+def test_what_is_fixed_in_logs_is_not_asked_for_in_vain(store: Store, tmp_path: Path) -> None:
+    ids = runs_of_table(5, "gaussian", 0.5)
+    import_as(store.root, tmp_path, default_collection(), *(f"gaussian/noise_0.5_{run}" for run in ids))
+    table = paper.build(5, store)
+    assert len(table.entries["0.50", "gaussian", "ACR"].values) == len(ids)
+    assert not any("not comparable" in note for note in table.notes)
+    with pytest.raises(BenchError, match=r"certified at alpha 0\.001, and --alpha 0.01 cannot change that"):
+        paper.build(5, store, alpha=0.01)
+    with pytest.raises(BenchError, match="holds nothing for table 5"):
+        paper.build(5, store, protocol="quick")
+    with pytest.raises(BenchError, match="imported logs have no protocol"):
+        paper.build(5, store, source="imported", seeds=(0,))
+
+
+def test_logs_of_other_images_get_a_footnote(store: Store, tmp_path: Path) -> None:
+    for row in ("gaussian", "macer"):
+        names = [f"{row}/noise_0.5_{run}" for run in runs_of_table(5, row, 0.5)]
+        import_as(store.root, tmp_path, default_collection(), *names)
+    table = paper.build(5, store)
+    (note,) = [note for note in table.notes if "not comparable" in note]
+    assert "test images = first:" in note
+    for format in ("terminal", "markdown", "latex", "csv", "json"):
+        assert "is not comparable with the rows around it" in paper.render(table, format), format
 
 
 def test_ways_that_do_not_mix(store: Store) -> None:
     with pytest.raises(BenchError, match="holds nothing for table 4"):
         paper.build(4, store)
     add(store, run_spec())
-    with pytest.raises(BenchError, match="nothing for table 4: neither imported logs nor runs of protocol full"):
+    with pytest.raises(BenchError, match="nothing for table 4: neither imported logs of smoothmix-logs nor runs of protocol full"):
         paper.build(4, store)
     add(store, run_spec("macer"), certify=CertifySpec(n0=10, n=N, images="first:3"))
     with pytest.raises(BenchError, match="certified in several ways"):

@@ -20,7 +20,7 @@ from bench.spec import CertifySpec
 from bench.store import Store, write_json
 from leaderboard import plots
 from leaderboard.aggregate import Filters
-from leaderboard.plots.labels import Box, place_labels
+from leaderboard.plots.labels import Box, needs_line, place_labels
 
 pytest.importorskip("matplotlib")
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
@@ -350,3 +350,11 @@ def test_damaged_runs_are_named(store: Store) -> None:
     broken = add(store, run_spec("macer"))
     write_json(broken.path / "training.json", {"state": "odd"})
     assert any("left out, because it is damaged" in note for note in plots.build("curves", store).notes)
+
+
+def test_a_label_between_two_points_has_a_line_to_its_own() -> None:
+    box = Box(0, 0, 50, 9)
+    assert not needs_line(0, [(25, 15), (90, 15)], box)
+    assert needs_line(0, [(25, 15), (40, 16)], box), "another point is about as near"
+    assert needs_line(0, [(25, 25)], box), "far off"
+    assert not needs_line(0, [(25, 15)], box), "alone"

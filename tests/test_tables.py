@@ -18,7 +18,7 @@ from typer.testing import Result
 from bench.errors import BenchError
 from bench.store import Store
 from leaderboard.aggregate import Group, collect
-from leaderboard.tables import Cell, caption, cells, render
+from leaderboard.tables import Cell, caption, cells, escape_latex, render
 
 HOSTILE = r"a|b&c_%$#{}~^\x[red]*_`<b>" + '"\n=1'
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")
@@ -81,7 +81,7 @@ def test_a_difference_that_does_not_print_is_not_bold(store: Store) -> None:
     # 5e-5 of a radius that both rows print alike.
     from leaderboard.aggregate import Row, Stat
     from leaderboard.metrics import columns_of
-    from leaderboard.tables import _column
+    from leaderboard.tables.cells import _column
 
     (acr,) = columns_of(["ACR"], (), 10)
 
@@ -109,6 +109,19 @@ def test_nothing_is_bold_against_an_unfinished_baseline(store: Store) -> None:
     found = table(store)
     assert found["gaussian"] == [Cell("3/4 images"), *[Cell("-")] * 6]
     assert found["macer"][0] == Cell("1.2316")  # the only row: best of nothing
+
+
+@pytest.mark.parametrize("word", ["ACR", "clean", "cost", "0.50", "classes"])
+def test_an_unfinished_row_says_so_whatever_the_columns(store: Store, word: str) -> None:
+    add(store, run_spec(seed=0))
+    add(store, run_spec(seed=1))
+    add(store, run_spec("macer"))
+    groups = collect(store, metrics=(word,))
+    assert cells(groups[0], groups[0].sections[0])[1][0].mean == "1/2 seeds"
+    for format in ("terminal", "markdown", "latex", "csv", "json"):
+        assert "1/2 seeds" in render(groups, format)
+    # A finished row whose evidence lacks the metric is finished all the same.
+    assert json.loads(render(groups, "json"))["groups"][0]["sections"][0]["rows"][0]["status"] == "done"
 
 
 def test_sigmas_are_compared_apart(store: Store) -> None:
@@ -270,7 +283,7 @@ def test_csv_is_exact_and_inert(store: Store) -> None:
 
 
 def test_csv_of_hostile_names(store: Store) -> None:
-    from leaderboard.tables import _field
+    from leaderboard.tables.data import _field
 
     lines = list(csv.DictReader(io.StringIO(render(hostile(store), "csv"))))
     assert len(lines) == 2 * 7
@@ -337,6 +350,24 @@ def test_terminal_never_loses_a_digit(store: Store, width: int, seeds: int) -> N
     assert "smoothmix.eta5-onestep" in text
     if width == 120:
         assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_many_columns_stand_in_several_tables_that_fit(store: Store, width: int) -> None:
+    for seed in range(3):
+        add(store, run_spec("smoothmix.eta5-onestep", seed=seed), (N, 700 + seed, 620, 612))
+    (group,) = collect(store, metrics=("all",))
+    lines = render([group], "terminal", width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    heads = [line for line in lines if line.startswith("sigma")]
+    assert len(heads) > 1
+    # Every column once, in order, beside the name of its row.
+    assert [word for head in heads for word in re.split(r"  +", head.strip())[2:]] == [m.heading for m in group.metrics]
+    assert sum("smoothmix.eta5-onestep" in line for line in lines) == len(heads)
+
+
+def test_a_flag_is_no_dash_in_latex() -> None:
+    assert escape_latex("--mix, 5-10") == "-{}-mix, 5-10"
 
 
 def test_terminal_shows_hostile_names_as_text(store: Store) -> None:

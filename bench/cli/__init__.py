@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import compare, exchange, look, make, plots, run, tables
+from bench.cli import attack, certify, compare, data, exchange, look, make, plots, run, tables, verify
 
 app = typer.Typer(
     name="bench",
@@ -37,6 +37,8 @@ def main(
 
 app.command("run")(run.run)
 app.command("table")(tables.table)
+app.command("certify")(certify.certify)
+app.command("predict")(certify.predict)
 app.command("compare")(compare.compare)
 app.command("plot")(plots.plot)
 app.command("status")(look.status)
@@ -44,5 +46,8 @@ app.command("list")(look.list_)
 app.command("show")(look.show)
 app.command("check")(make.check)
 app.command("new-method")(make.new_method)
+app.add_typer(data.data, name="data")
 app.command("import")(exchange.import_)
 app.command("export")(exchange.export)
+app.command("verify")(verify.verify)
+app.command("attack")(attack.attack)

@@ -119,6 +119,16 @@ def check_folder(folder: Path, problems: list[str]) -> None:
         problems.append(f"--results {folder}: {place} cannot be written to")
 
 
+def write_file(path: Path, flag: str, content: bytes) -> None:
+    """Writes a file that a flag names, whole or not at all; exit 2 if that fails."""
+    from bench.store import write_atomically
+
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        stop([f"{flag} {path}: {error.strerror}"])
+
+
 def existing_folder(folder: Path) -> Path:
     """The results folder for reading; exit 2 if there is none."""
     try:
@@ -143,12 +153,7 @@ def deliver(text: str, out: Path | None) -> None:
     if out is None:
         typer.echo(text.rstrip("\n"))
         return
-    from bench.store import write_atomically
-
-    try:
-        write_atomically(out, (text.rstrip("\n") + "\n").encode())
-    except OSError as error:
-        stop([f"--out {out}: {error.strerror}"])
+    write_file(out, "--out", (text.rstrip("\n") + "\n").encode())
     typer.echo(f"wrote {out}")
 
 

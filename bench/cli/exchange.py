@@ -1,4 +1,4 @@
-"""`bench import` and `bench export`: the field's certification logs in, and ours out in the same form."""
+"""`bench import` and `bench export`: the field's certification logs in, and ours out in the same form; weights too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.common import Json, Results, check_folder, existing_folder, guarded, print_json, stop
+from bench.cli.common import Json, Results, check_folder, existing_folder, guarded, print_json, stop, write_file
 from bench.errors import BenchError, nearest
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bench.store import Certification, Run
 
 FORMATS = ("tsv",)
+EXPORTS = ("tsv", "checkpoint")
 
 
 def import_(
@@ -90,45 +91,74 @@ def _print(report: Report, log_map: LogMap, results: Path) -> None:
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Key or folder of a run; `bench list runs` names them.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write.")],
-    format_: Annotated[str, typer.Option("--format", help="tsv: one line per image, parted by tabs, as the field writes it.")] = "tsv",
+    format_: Annotated[
+        str, typer.Option("--format", help="tsv: the certification, one line per image; checkpoint: the weights, for torch.load.")
+    ] = "tsv",
     certification: Annotated[
         str | None, typer.Option("--certification", metavar="KEY", help="Which one, if the run was certified several times.")
     ] = None,
-    alpha: Annotated[float, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2).")] = 0.001,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")
+    ] = None,
     results: Results = Path("results/runs"),
 ) -> None:
-    """Write a finished certification as the field's log: idx, label, predict, radius, correct, time, and our count and n behind them.
+    """Write a finished certification, or the weights, as the field does.
 
-    Radii are rounded down at 4 decimals, so that the log claims nothing that was not certified; abstained is predict -1.
+    tsv: idx, label, predict, radius, correct, time, and our count and n behind them. Radii are rounded down at 4 decimals, so that
+    the log claims nothing that was not certified; abstained is predict -1.
+
+    checkpoint: a dict of epoch, arch and state_dict with names 1.*; the normalisation is not in it, as usual.
     """
     problems: list[str] = []
-    if format_ not in FORMATS:
-        problems.append(f"--format {format_} is unknown{nearest(format_, FORMATS)}")
-    if not 0 < alpha < 0.5:
+    if format_ not in EXPORTS:
+        problems.append(f"--format {format_} is unknown{nearest(format_, EXPORTS)}")
+    if alpha is not None and not 0 < alpha < 0.5:
         problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    if format_ == "checkpoint" and (alpha is not None or certification):
+        problems.append("--format checkpoint writes weights; leave out --alpha and --certification")
     if out.is_dir():
         problems.append(f"--out {out} is a folder; name a file")
     if problems:
         stop(problems)
     existing_folder(results)
+    content, told = guarded(
+        lambda: _weights(run, results) if format_ == "checkpoint" else _log(run, results, certification, alpha or 0.001)
+    )
+    write_file(out, "--out", content)
+    typer.echo(f"wrote {out}: {told}")
 
+
+def _log(word: str, results: Path, certification: str | None, alpha: float) -> tuple[bytes, str]:
+    """A certification as a log of the field, and what it is."""
+    from bench.store import Store
+
+    found, rows = finished_certification(Store(results).find(word), certification)
+    spec = found.run.spec
+    return log_of(found, rows, alpha), f"{len(rows)} images of {spec.row}, sigma {spec.sigma:g}, seed {spec.seed}"
+
+
+def log_of(certification: Certification, rows: list[Certificate], alpha: float) -> bytes:
+    """Rows of a certification as a log of the field, with the seconds that each took."""
     from bench import fieldlog
-    from bench.store import Store, write_atomically
 
-    def work() -> tuple[Certification, bytes]:
-        found, rows = _certification(Store(results).find(run), certification)
-        return found, fieldlog.write(rows, alpha=alpha, sigma=found.run.spec.sigma, seconds=_seconds(found.path / "times.csv"))
-
-    found, data = guarded(work)
-    try:
-        write_atomically(out, data)
-    except OSError as error:
-        stop([f"--out {out}: {error.strerror}"])
-    lines = data.count(b"\n") - 1
-    typer.echo(f"wrote {out}: {lines} images of {found.run.spec.row}, sigma {found.run.spec.sigma:g}, seed {found.run.spec.seed}")
+    if certification.spec.rule == "confidence-sequence":
+        raise BenchError("logs of the field hold Clopper-Pearson radii, and bound confidence-sequence gives others; see its evidence.jsonl")
+    return fieldlog.write(rows, alpha=alpha, sigma=certification.run.spec.sigma, seconds=_seconds(certification.path / "times.csv"))
 
 
-def _certification(run: Run, key: str | None) -> tuple[Certification, list[Certificate]]:
+def _weights(word: str, results: Path) -> tuple[bytes, str]:
+    """A run's weights as a checkpoint of the field, and what it is."""
+    from bench.checkpoints.export import field_checkpoint
+    from bench.checkpoints.load import Wanted, load
+
+    base = load(Wanted(word=word, results=results))
+    if base.run is None:
+        raise BenchError(f"{word} is a weights file; name the run that it is of")
+    told = f"{base.arch} of {base.name}, sigma {base.sigma:g}; normalisation {base.normalization} is not in the file"
+    return field_checkpoint(base, base.run.spec), told
+
+
+def finished_certification(run: Run, key: str | None) -> tuple[Certification, list[Certificate]]:
     """The one that was asked for and its rows, if it is finished.
 
     Raises:

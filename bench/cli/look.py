@@ -42,23 +42,12 @@ def list_(
     results: Results = Path("results/runs"),
     as_json: Json = False,
 ) -> None:
-    """List methods, data sets, protocols or runs. No method's code is run for it."""
+    """List methods, data sets, protocols or runs. No code of a method or a plug-in is run for it."""
     rows: list[dict[str, Any]]
     if what is What.METHODS:
         rows = guarded(lambda: _methods(_plugin_paths(plugin)))
     elif what is What.DATASETS:
-        from bench.datasets import DATASETS
-
-        rows = [
-            {
-                "name": d.name,
-                "classes": d.classes,
-                "image": "x".join(map(str, d.shape)),
-                "sigmas": ", ".join(f"{s:g}" for s in d.sigmas),
-                "summary": d.summary,
-            }
-            for d in DATASETS.values()
-        ]
+        rows = guarded(lambda: _datasets(_plugin_paths(plugin)))
     elif what is What.PROTOCOLS:
         from bench.spec import PROTOCOLS
 
@@ -102,6 +91,23 @@ def _methods(paths: tuple[Path, ...]) -> list[dict[str, Any]]:
         rows.append(
             {"name": entry.name, "variants": ", ".join(v for v in variants if v != "default"), "origin": entry.origin, "summary": summary}
         )
+    return rows
+
+
+def _datasets(paths: tuple[Path, ...]) -> list[dict[str, Any]]:
+    from bench.datasets import BUILT_IN, DATASETS
+    from bench.registry import Registry
+
+    rows = []
+    for entry in Registry(paths).datasets().values():
+        row: dict[str, Any] = {"name": entry.name, "classes": "", "image": "", "sigmas": "", "origin": entry.origin}
+        if entry.name in BUILT_IN:
+            info = DATASETS[entry.name]
+            row |= {"classes": info.classes, "image": "x".join(map(str, info.shape)), "sigmas": ", ".join(f"{s:g}" for s in info.sigmas)}
+            row |= {"summary": info.summary}
+        else:
+            row |= {"summary": entry.describe()[0]}
+        rows.append(row)
     return rows
 
 
@@ -305,7 +311,7 @@ def _show_run(run: Run, as_json: bool) -> None:
             columns, total = c.standing().columns, len(c.expected())
             item: dict[str, Any] = {"key": c.spec.key, "spec": to_json(c.spec), "images": f"{len(columns)}/{total}"}
             if len(columns) == total:
-                item[f"acr (alpha {ALPHA})"] = average_certified_radius(outcomes(columns, ALPHA, run.spec.sigma))
+                item[f"acr (alpha {ALPHA})"] = average_certified_radius(outcomes(columns, ALPHA, run.spec.sigma, c.spec))
             certifications.append(item)
         return {
             "path": str(run.path),
@@ -328,14 +334,10 @@ def _show_run(run: Run, as_json: bool) -> None:
         f"{run.spec.row} on {run.spec.dataset}, sigma {run.spec.sigma:g}, seed {run.spec.seed}; {run.spec.protocol}, {run.spec.recipe}"
     )
     typer.echo(f"key {run.spec.key} in {run.path}")
-    state = training["state"] if training else "unfinished"
-    cost = (
-        f", {clock(timing['training_seconds'])}, {timing['images_per_second']:.0f} images/s, {timing['pairs_per_image']:g} pairs/image"
-        if timing
-        else ""
-    )
-    typer.echo(f"training: {state}{cost}")
-    for problem in (data["failure"], training if state == "diverged" else None):
+    typer.echo(f"training: {training['state'] if training else 'unfinished'}")
+    if timing:
+        typer.echo(f"speed: {_speed(timing)}")
+    for problem in (data["failure"], training if training and training["state"] == "diverged" else None):
         if problem:
             typer.echo(f"reason: {problem['reason']}")
     typer.echo(f"train: {canonical(data['spec']['train'])}")
@@ -349,6 +351,26 @@ def _show_run(run: Run, as_json: bool) -> None:
         shown = data["curve"][:: max(1, len(data["curve"]) // 10)]
         typer.echo("training curve (some rows; all in curve.csv):")
         _print_rows([{k: "" if v is None else f"{v:.4g}" for k, v in row.items()} for row in shown])
+
+
+def _speed(timing: dict[str, Any]) -> str:
+    """A run's timing.json in words; one of an earlier release has fewer entries."""
+    parts = [
+        clock(timing["training_seconds"]),
+        f"{timing['images_per_second']:.0f} images/s",
+        f"{timing['pairs_per_image']:g} pairs/image",
+    ]
+    per_epoch, share, peak = (
+        value if isinstance(value := timing.get(name), int | float) else None
+        for name in ("seconds_per_epoch", "attack_share", "peak_memory_bytes")
+    )
+    if per_epoch is not None:
+        parts.append(f"{clock(per_epoch)} per epoch")
+    if share is not None:
+        parts.append(f"{share:.0%} of it in the attack")
+    if peak is not None:
+        parts.append(f"at most {peak / 2**30:.2f} GiB of memory")
+    return ", ".join(parts)
 
 
 def _read_curve(run: Run) -> list[dict[str, float | None]]:

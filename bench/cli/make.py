@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.common import Plugins, guarded, plain, plugins, stop
+from bench.cli.data import DataDir
 from bench.spec import NAME
 
 
@@ -49,13 +50,15 @@ def new_method(
 
 
 def check(
-    method: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A method's name, or a path to its .py file.")],
+    method: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Name of a method or data set, or a path to its .py file.")],
     plugin: Plugins = None,
+    data_dir: DataDir = None,
 ) -> None:
-    """Check a method against the public contract, on a tiny classifier. Exit code 1 if a promise is broken."""
+    """Check a method or a data set against its public contract. Exit code 1 if a promise is broken."""
     from rich.console import Console
 
-    from bench.contract import check as check_contract
+    from bench.contract import check as check_method
+    from bench.contract import check_dataset
     from bench.registry import Registry
 
     as_file = method.endswith(".py") or "/" in method
@@ -68,7 +71,11 @@ def check(
         stop([f"{method} is not a file; `bench new-method {name}` writes one"])
 
     def work() -> int:
-        results = check_contract(Registry(tuple(extra)).load(name))
+        registry = Registry(tuple(extra))
+        if name not in registry.entries() and name in registry.datasets():
+            results = check_dataset(registry.load_dataset(name), data_dir)
+        else:
+            results = check_method(registry.load(name))
         console = Console(highlight=False, soft_wrap=True)
         for result in results:
             mark = "[red]broken[/red]" if result.problem else "[green]holds [/green]"

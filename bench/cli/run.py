@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +31,7 @@ from bench.cli.common import (
     stop,
     words,
 )
+from bench.cli.data import DataDir
 from bench.errors import BenchError, UsageError, nearest
 
 if TYPE_CHECKING:
@@ -39,7 +42,8 @@ if TYPE_CHECKING:
     from bench.cli.progress import Show
     from bench.executors import Executor, Task
     from bench.executors.local import Slot
-    from bench.plan import Cell, Plan
+    from bench.plan import Cell, Plan, Request
+    from bench.registry import Registry
     from bench.run import Options, StopSignals
     from bench.store import State, Store
 
@@ -53,7 +57,8 @@ def run(
         typer.Option(
             "--method",
             metavar="NAME[.VARIANT]",
-            help="Methods, comma-separated or repeated; patterns ('NAME.*') work. Default: those of --plugin, or the nine rows of Table 4.",
+            help="Methods, comma-separated or repeated; patterns ('NAME.*') work. Default: those of --plugin, or the rows of the paper's "
+            "table for the data set (mnist: the nine of Table 4).",
         ),
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Data sets. Default: mnist.")] = None,
@@ -79,9 +84,15 @@ def run(
     ] = None,
     plugin: Plugins = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    batch: Annotated[
-        int | None, typer.Option("--batch", help="Samples per certification pass, at most 500; never changes a count.")
+    batch: Annotated[int | None, typer.Option("--batch", help="Samples per certification pass; never changes a count.")] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option("--micro-batch", metavar="K", help="Images per piece of a training step, to save memory."),
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Train through torch.compile; where it does not work, says why and does without.")
+    ] = False,
+    data_dir: DataDir = None,
     jobs: Annotated[
         str | None,
         typer.Option(
@@ -107,6 +118,13 @@ def run(
     allow_changed_source: Annotated[
         bool, typer.Option("--allow-changed-source", help="Continue trainings begun with another source of their method; recorded.")
     ] = False,
+    skip_misclassified: Annotated[
+        bool,
+        typer.Option("--skip-misclassified", help="Certify: draw no more where the selected class is wrong; abstention is then unknown."),
+    ] = False,
+    allow_other_data: Annotated[
+        bool, typer.Option("--allow-other-data", help="Take data files that are not the published ones; recorded, and tables tell.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -120,13 +138,16 @@ def run(
     sigmas = numbers(sigma, "--sigma", problems)
     chosen_seeds = seeds(seed, problems)
     wanted = changes(change, problems)
+    if skip_misclassified:
+        wanted.setdefault("certify.skip_misclassified", "true")
     paths = plugins(plugin, problems)
     check_folder(results, problems)
     if rerun is not None and rerun not in RERUN:
         problems.append(f"--rerun {rerun} is unknown{nearest(rerun, RERUN)}")
     if batch is not None and batch < 1:
         problems.append(f"--batch {batch} must be at least 1")
-
+    if micro_batch is not None and micro_batch < 1:
+        problems.append(f"--micro-batch {micro_batch} must be at least 1")
     if jobs not in (None, "auto") and not (jobs.isascii() and jobs.isdigit() and int(jobs[:4]) > 0 and len(jobs) < 5):
         problems.append(f"--jobs {jobs} is neither auto nor a whole number from 1 to 9999")
     if slots_per_gpu < 1:
@@ -139,11 +160,10 @@ def run(
     import torch
     from rich.console import Console
 
-    from bench.certify import ROWS
     from bench.faults import settings_kept
     from bench.plan import Plan, Request, make_plan
-    from bench.registry import Registry
-    from bench.run import Options, pick_device
+    from bench.registry import Registry, holds_dataset
+    from bench.run import Options, check_options, pick_device
     from bench.store import Store
     from leaderboard import layouts
 
@@ -157,28 +177,38 @@ def run(
         chosen_device = pick_device(device)
     except BenchError as error:
         problems.append(str(error))
-    plan = Plan((), ())
-    try:
-        request = Request(
-            methods=methods or [path.stem for path in paths] or layout.rows,
-            datasets=datasets or [layout.dataset],
-            sigmas=sigmas or ([] if number is None else [float(sigma) for sigma in layout.sigmas]),
-            seeds=chosen_seeds,
-            protocol=protocol,
-            recipe=recipe,
-            changes=wanted,
-        )
-        with settings_kept():  # a plug-in's file may do anything when it is read
-            plan = make_plan(request, Registry(paths))
-    except UsageError as error:
-        problems += error.problems
+    plan, registry = Plan((), ()), Registry(paths)
+    methods = methods or [path.stem for path in paths if not holds_dataset(path)]
+    request = Request(
+        methods=methods or layout.rows,
+        datasets=datasets or [layout.dataset],
+        sigmas=sigmas or ([] if number is None else [float(sigma) for sigma in layout.sigmas]),
+        seeds=chosen_seeds,
+        protocol=protocol,
+        recipe=recipe,
+        changes=wanted,
+    )
+    for part in [request] if methods or number is not None else _by_dataset(request, registry):
+        try:
+            with settings_kept():  # a plug-in's file may do anything when it is read
+                found = make_plan(part, registry)
+            plan = Plan(plan.cells + found.cells, plan.notes + found.notes)
+        except UsageError as error:
+            problems += error.problems
+    if not problems:
+        problems = check_options(plan.cells, chosen_device, micro_batch)
     if problems:
         stop(problems)
 
     console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=True)
     matrix = _Matrix(plan, Store(results), console, rerun, paths)
+    missing = matrix.check_data(data_dir, allow_other=allow_other_data, read=not dry_run)
+    if missing and not dry_run:
+        stop(missing)
+    for sentence in missing:
+        matrix.say(f"note: {sentence}")
     isolated = jobs is not None or timeout is not None
-    seconds = matrix.announce(chosen_device, protocol, recipe, detail=dry_run, isolated=isolated)
+    seconds = matrix.announce(chosen_device, data_dir, protocol, recipe, detail=dry_run, isolated=isolated)
     if dry_run:
         if as_json:
             cells = [matrix.as_json(cell) | {"seconds": seconds.get(cell.id)} for cell in plan.cells]
@@ -188,7 +218,15 @@ def run(
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
-    options = Options(device=chosen_device, batch=batch or ROWS, allow_changed_source=allow_changed_source)
+    options = Options(
+        device=chosen_device,
+        batch=batch,
+        micro_batch=micro_batch,
+        compile=compiled,
+        allow_changed_source=allow_changed_source,
+        allow_other_data=allow_other_data,
+        data_dir=data_dir,
+    )
     slots = None
     if isolated:
         from bench.executors.local import slots_here
@@ -204,6 +242,33 @@ def run(
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     raise typer.Exit(code)
+
+
+def _by_dataset(request: Request, registry: Registry) -> list[Request]:
+    """A request that names no methods: for each data set those of its published table, or of that of the data set it is like."""
+    from leaderboard import layouts
+
+    parts = []
+    for name in request.datasets:
+        try:
+            like = registry.load_dataset(name).like
+        except BenchError:
+            like = None  # the plan will say what is wrong with it
+        layout = layouts.first_of(name) or (layouts.first_of(like) if like else None)
+        parts.append(replace(request, datasets=[name], methods=layout.rows if layout else request.methods))
+    return parts
+
+
+def _flags(options: Options) -> str:
+    """What continues a cell in the way that it was begun, beyond what its specs say."""
+    from bench.run import pick_device
+
+    words = [] if options.device == pick_device("auto") else ["--device", options.device.type]
+    words += [] if options.micro_batch is None else ["--micro-batch", str(options.micro_batch)]
+    words += ["--compile"] if options.compile else []
+    words += [] if options.data_dir is None else ["--data-dir", str(options.data_dir.absolute())]
+    words += ["--allow-other-data"] if options.allow_other_data else []
+    return shlex.join(words)
 
 
 class _Matrix:
@@ -238,11 +303,32 @@ class _Matrix:
             forget_dead(folder)
         return state
 
+    def check_data(self, data_dir: Path | None, *, allow_other: bool, read: bool) -> list[str]:
+        """What is wrong with the data sets of the cells to be done.
+
+        Args:
+            read: reads them, so that nothing is begun on a damaged one; else they are only looked for.
+        """
+        from bench.data import load
+        from bench.datasets import DATASETS
+        from bench.datasets.check import folder_of
+
+        problems = []
+        for name in dict.fromkeys(cell.spec.dataset for cell in self.todo):
+            trained = all(self.states[c.id] == "certifying" and c.id not in self.again for c in self.todo if c.spec.dataset == name)
+            try:
+                folder_of(DATASETS[name], data_dir)
+                for split in (("test",) if trained else ("train", "test")) if read else ():
+                    load(name, split, data_dir, allow_other=allow_other)
+            except BenchError as error:
+                problems.append(str(error))
+        return problems
+
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
 
     def announce(
-        self, device: torch.device, protocol: str, recipe: str, *, detail: bool, isolated: bool = False
+        self, device: torch.device, data_dir: Path | None, protocol: str, recipe: str, *, detail: bool, isolated: bool = False
     ) -> dict[tuple[str, str], float]:
         """Says what will be done and how long it may take; returns estimated seconds by cell.
 
@@ -254,7 +340,7 @@ class _Matrix:
         cells = self.plan.cells
         cells_here = [cell for cell in self.todo if not (isolated and self._plugin(cell))]
         with settings_kept():
-            seconds = estimate_seconds(cells_here, self.store, device)
+            seconds = estimate_seconds(cells_here, self.store, device, data_dir)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
@@ -308,7 +394,8 @@ class _Matrix:
         # Side by side the long ones go first, so that none of them is left alone at the end.
         cells = self.todo if slots is None else sorted(self.todo, key=lambda c: -seconds.get(c.id, float("inf")))
         show = Show(self.console, [c.name for c in cells], [seconds.get(c.id, 0.0) for c in cells], len(slots or [()]))
-        planned = [self._planned(cell, seconds.get(cell.id)) for cell in cells]
+        flags = _flags(options)
+        planned = [self._planned(cell, seconds.get(cell.id), flags) for cell in cells]
         finished = {self._folder(cell) for cell in self.plan.cells} - {cell.folder for cell in planned}
         interrupted = 0
         with contextlib.ExitStack() as stack:
@@ -375,12 +462,12 @@ class _Matrix:
     def _plugin(self, cell: Cell) -> tuple[Path, ...]:
         return tuple(path.absolute() for path in self.plugins if path.stem in (cell.spec.method, cell.spec.dataset))
 
-    def _planned(self, cell: Cell, seconds: float | None) -> Planned:
+    def _planned(self, cell: Cell, seconds: float | None, flags: str) -> Planned:
         from bench.announce import Planned
         from bench.listing import command, names
 
         plugin = ",".join(map(str, self._plugin(cell)))
-        words = command(cell.spec, cell.certify)
+        words = f"{command(cell.spec, cell.certify)} {flags}".rstrip()
         folder, key = self._folder(cell), cell.certify.key
         return Planned(folder=folder, certification=key, names=names(cell.spec), words=words, plugin=plugin, seconds=seconds)
 
@@ -395,6 +482,7 @@ class _Matrix:
             plugins=self._plugin(cell),
             source_sha256=cell.source_sha256,
             options=as_words(options),
+            presets_of=cell.presets_of,
             anew=cell.id in self.again,
         )
 

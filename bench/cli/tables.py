@@ -75,13 +75,15 @@ def table(
             problems.append(f"{flag} {value} is unknown{nearest(value, known)}")
         elif number is None and flag != "--from" and value not in (None, "exact"):
             problems.append(f"{flag} goes with --table")
-    if number is not None and (chosen["datasets"] or chosen["methods"] or sigmas or chosen_seeds):
-        problems.append("--table shows a whole table of the paper; leave out --dataset, --method, --sigma and --seeds")
+    if number is not None and (chosen["datasets"] or chosen["methods"] or sigmas):
+        problems.append("--table shows a whole table of the paper; leave out --dataset, --method and --sigma")
     if number is not None and (len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1):
         problems.append("--table takes one --protocol and one --recipe")
     columns = words(metric, "--metric", problems)
     if number is not None and (columns or ties or mix):
         problems.append("--table has the paper's columns and rows; leave out --metric, --ties and --mix")
+    if ties and columns and not {"ACR", "all"} & set(columns):
+        problems.append("--ties marks the column ACR; add ACR to --metric")
     if problems:
         stop(problems)
     if not (number is not None and against):
@@ -100,9 +102,10 @@ def table(
             Store(results),
             source=cast("Source | None", source),
             compat=cast(paper.Compat, compat),
-            alpha=0.001 if alpha is None else alpha,
-            protocol=(chosen["protocols"] or ["full"])[0],
-            recipe=(chosen["recipes"] or ["official"])[0],
+            alpha=alpha,
+            protocol=next(iter(chosen["protocols"]), None),
+            recipe=next(iter(chosen["recipes"]), None),
+            seeds=chosen_seeds,
             empty=against is not None,
         )
         return paper.render(built, format_, against=against is not None)

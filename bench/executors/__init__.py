@@ -26,8 +26,8 @@ class Task:
     """One cell as words: all that a process elsewhere needs.
 
     Attributes:
-        results: folder of the runs, absolute. plugins: files of methods, absolute.
-        source_sha256: of the method's file as it was planned; a worker that finds another one refuses.
+        results: folder of the runs, absolute. plugins: files of methods and data sets, absolute.
+        source_sha256: of the method's file as it was planned; a worker that finds another one refuses. presets_of: as `Cell`.
         options: `bench.run.Options` as words, see `bench.executors.worker.as_words`.
         anew: set the old folder aside first.
     """
@@ -38,6 +38,7 @@ class Task:
     plugins: tuple[Path, ...]
     source_sha256: str
     options: Mapping[str, Any]
+    presets_of: str = ""
     anew: bool = False
 
     def to_text(self) -> str:

@@ -147,7 +147,7 @@ class LocalExecutor:
                         self._retire(place)
                     if outcome.kind == "oom" and worker.process.returncode == -signal.SIGKILL and number not in retried:
                         retried.add(number)
-                        smaller = smaller_batch(tasks[number].options.get("batch"))
+                        smaller = _smaller_batch(tasks[number])
                         watch.say(f"{_name(tasks[number])}: {outcome.reason}; tried again with {smaller} samples per certification pass")
                         options = dict(tasks[number].options) | {"batch": smaller}
                         waiting.appendleft((number, dataclasses.replace(tasks[number], options=options, anew=False)))
@@ -297,6 +297,10 @@ def _record(task: Task, outcome: Outcome, worker: _Worker) -> Outcome:
 
 def _name(task: Task) -> str:
     return f"{task.spec.row} {task.spec.dataset} sigma {task.spec.sigma} seed {task.spec.seed}"
+
+
+def _smaller_batch(task: Task) -> int:
+    return smaller_batch(task.options["batch"], Store(task.results).run(task.spec).info, torch.device(task.options["device"]))
 
 
 def _oom_kills() -> int:

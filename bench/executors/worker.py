@@ -65,15 +65,17 @@ def from_words(words: Mapping[str, Any]) -> Options:
 
 
 def cell_of(task: Task) -> Cell:
-    """The cell that a task describes, its method loaded by name or path.
+    """The cell that a task describes, its method and data set loaded by name or path.
 
     Raises:
-        BenchError: the method cannot be loaded, or is not the one that was planned with.
+        BenchError: the method or data set cannot be loaded, or the method is not the one that was planned with.
     """
-    loaded = Registry(task.plugins).load(task.spec.method)
+    registry = Registry(task.plugins)
+    registry.load_dataset(task.spec.dataset)
+    loaded = registry.load(task.spec.method)
     if loaded.source_sha256 != task.source_sha256:
         raise BenchError(f"the file of method {task.spec.method!r} was changed since the matrix was planned; start `bench run` again")
-    return Cell(task.spec, task.certify, loaded.cls(**task.spec.hyperparameters), loaded.source_sha256)
+    return Cell(task.spec, task.certify, loaded.cls(**task.spec.hyperparameters), loaded.source_sha256, task.presets_of)
 
 
 class _Events:

@@ -232,8 +232,8 @@ class _Work:
 
     def _labels(self, dataset: str) -> tuple[dict[int, int], str]:
         """Labels known before this import, and where from."""
-        if dataset in DATASETS:
-            return dict(enumerate(DATASETS[dataset].test_labels())), "the data set"
+        if dataset in DATASETS and (labels := DATASETS[dataset].known_labels()) is not None:
+            return dict(enumerate(labels)), "the data set"
         found: dict[int, int] = {}
         selections = {entry.spec.images: entry for entry in self.stored if entry.spec.dataset == dataset and self._intact(entry)}
         for entry in selections.values():

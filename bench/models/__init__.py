@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from bench.datasets import DatasetInfo
 from bench.errors import BenchError, nearest
 from bench.models.lenet import LeNet
+from bench.models.resnet import CifarResNet
 
-__all__ = ["ARCHITECTURES", "LeNet", "Normalize", "build", "check_arch", "place"]
+__all__ = ["ARCHITECTURES", "CifarResNet", "LeNet", "Normalize", "build", "check_arch", "place"]
 
 
 class Normalize(nn.Module):
@@ -32,12 +33,26 @@ class Normalize(nn.Module):
 
 
 def _lenet(info: DatasetInfo) -> nn.Module:
-    if info.shape != (1, 28, 28):
-        raise BenchError(f"lenet takes images of 1x28x28, but {info.name} has {'x'.join(map(str, info.shape))}")
+    _require("lenet", (1, 28, 28), info)
     return LeNet(info.classes)
 
 
-ARCHITECTURES: dict[str, Callable[[DatasetInfo], nn.Module]] = {"lenet": _lenet}
+def _cifar_resnet(depth: int, info: DatasetInfo) -> nn.Module:
+    _require(f"cifar_resnet{depth}", (3, 32, 32), info)
+    return CifarResNet(depth, info.classes)
+
+
+def _require(arch: str, shape: tuple[int, int, int], info: DatasetInfo) -> None:
+    if info.shape != shape:
+        wanted, found = ("x".join(map(str, size)) for size in (shape, info.shape))
+        raise BenchError(f"{arch} takes images of {wanted}, but {info.name} has {found}")
+
+
+ARCHITECTURES: dict[str, Callable[[DatasetInfo], nn.Module]] = {
+    "lenet": _lenet,
+    "cifar_resnet20": partial(_cifar_resnet, 20),
+    "cifar_resnet110": partial(_cifar_resnet, 110),
+}
 
 
 def build(arch: str, info: DatasetInfo, seed: int) -> nn.Module:

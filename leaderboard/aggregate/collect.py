@@ -17,6 +17,7 @@ from leaderboard.aggregate.select import EVERYTHING, Filters
 from leaderboard.metrics import DEFAULT
 
 ALPHA = 0.001
+NO_SUCH_FILTERS = "imported logs have no protocol, recipe or seeds; leave out --protocol, --recipe and --seeds"
 
 
 def collect(
@@ -51,7 +52,7 @@ def collect(
     logs = list(imports(store.root)) if source != "runs" else []
     if logs and (filters.protocols or filters.recipes or filters.seeds):
         if not runs:
-            raise BenchError("imported logs have no protocol, recipe or seeds; leave out --protocol, --recipe and --seeds")
+            raise BenchError(NO_SUCH_FILTERS)
         logs = []
     if not runs and damaged and not logs:
         raise BenchError(f"every run in {store.root} is damaged: {damaged[0]}")

@@ -85,9 +85,14 @@ class Row:
         return tuple(seed.outcomes for seed in self.seeds if seed.outcomes is not None)
 
     @property
+    def finished(self) -> bool:
+        """Every expected seed is done and nothing speaks against a mean, whatever metrics were asked for."""
+        return not self.refused and all(seed.outcomes is not None for seed in self.seeds)
+
+    @property
     def status(self) -> str:
         """Empty for a finished row, else what is there instead of a mean, e.g. `4/5 seeds`."""
-        if self.stats:
+        if self.finished:
             return ""
         if self.refused:
             return self.refused
@@ -117,10 +122,10 @@ class Group:
         source: own runs, imported logs, or (only if mixed) both.
         conditions: name -> value of what all rows share: `source`, `protocol`, `changes` of it, `recipe`, `network`, `train.*`
             without the batch, which a method's recipe may cut, `certify.*`, `alpha`, `rounding`.
-        images: test images of a finished certification, of test_size.
+        images: test images of a finished certification, of test_size, which is 0 where nothing is known of the data set.
         seeds: those that a complete row has; empty where rows differ in it.
         baseline: the row that others are compared with.
-        mixed: whether rows differ in conditions; nothing is ranked then.
+        mixed: whether rows differ in conditions, or average several sources of a method; nothing is ranked then.
         notes: what concerns the whole table.
     """
 
@@ -155,7 +160,7 @@ def row(
 ) -> Row:
     """A row with its statistics, if every seed is done and it is not refused."""
     plain = Row(name=name, mark=mark, method=method, seeds=tuple(seeds), images=images, stats={}, refused=refused, notes=tuple(notes))
-    if refused or len(plain.outcomes) < len(seeds):
+    if not plain.finished:
         return plain
     found = {metric.name: stat for metric in metrics if (stat := _stat(metric, plain)) is not None}
     return dataclasses.replace(plain, stats=found)

@@ -27,17 +27,23 @@ def groups_of_logs(logs: Sequence[Import], words: Sequence[str], alpha: float | 
     Raises:
         BenchError: another alpha than the logs', damaged logs, logs of one row that cover different images.
     """
+    check_alpha_of_logs(logs, alpha)
+    found: dict[str, list[Import]] = defaultdict(list)
+    for log in logs:
+        found[log.spec.dataset + canonical(conditions_of_log(log))].append(log)
+    return [_group(same, words) for _, same in sorted(found.items())]
+
+
+def check_alpha_of_logs(logs: Sequence[Import], alpha: float | None) -> None:
+    """BenchError where another alpha was asked for than that of the logs."""
     own = sorted({log.spec.alpha for log in logs})
     if alpha is not None and logs and own != [alpha]:
         told = ", ".join(map(str, own))
         raise BenchError(f"imported logs were certified at alpha {told}, and --alpha {alpha:g} cannot change that; see --from runs")
-    found: dict[str, list[Import]] = defaultdict(list)
-    for log in logs:
-        found[log.spec.dataset + canonical(_conditions(log))].append(log)
-    return [_group(same, words) for _, same in sorted(found.items())]
 
 
-def _conditions(log: Import) -> dict[str, Any]:
+def conditions_of_log(log: Import) -> dict[str, Any]:
+    """What the rows of a group of logs share."""
     s = log.spec
     return {
         "source": f"imported logs of {s.collection}",
@@ -72,9 +78,9 @@ def _group(logs: Sequence[Import], words: Sequence[str]) -> Group:
     return Group(
         dataset=spec.dataset,
         source="imported",
-        conditions=_conditions(logs[0]),
+        conditions=conditions_of_log(logs[0]),
         images=len(images),
-        test_size=info.test_size if info else len(images),
+        test_size=info.test_size if info else 0,
         seeds=(),
         baseline=layout.baseline,
         metrics=metrics,

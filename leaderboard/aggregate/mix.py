@@ -16,7 +16,9 @@ WORDS = {
     "certify.images": "test images",
     "certify.seed": "sampling seed",
     "certify.rule": "bound",
-    "certify.precision": "precision",
+    "certify.precision": "precision of the certification",
+    "train.images": "training images",
+    "train.precision": "precision of the training",
     "rounding": "radii",
 }
 

@@ -8,12 +8,13 @@ there must be seen. Where no run of the family is certified yet, the group is th
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from bench.datasets import DATASETS
 from bench.errors import BenchError, nearest
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, canonical, parse_json, to_json
 from bench.store import Certification, Damaged, Run, Store
@@ -31,7 +32,7 @@ def groups_of_runs(
         runs: all of the store; which seeds a row should have is seen from them. wanted: keys of those that are shown.
         seeds: the expected seeds; empty: those that any run of the group has.
         words: metrics, see `metrics.columns_of`.
-        mix_sources: whether a row may average trainings from several sources of its method.
+        mix_sources: whether a row may average trainings from several sources of its method; such a group is a mixture.
     """
     places: dict[str, Run] = {}
     for run in runs:
@@ -108,7 +109,7 @@ def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str],
         if not specs:
             if family.protocol not in PROTOCOLS:
                 raise BenchError(f"{members[0].path}: protocol {family.protocol!r} is unknown here{nearest(family.protocol, PROTOCOLS)}")
-            spec = PROTOCOLS[family.protocol].certify
+            spec = members[0].info.protocol(PROTOCOLS[family.protocol]).certify
             specs = {spec.key: spec}
         for run in members:
             for key in [c.spec.key for c in certified[run.spec.key]] or specs:
@@ -125,13 +126,15 @@ def _group(
     words: Sequence[str],
     mix_sources: bool,
 ) -> Group:
-    info = DATASETS[family.dataset]
+    info = members[0].run.info
     layout = layouts.of_dataset(family.dataset)
     images = len(members[0].certification.expected())
     if not images:
         raise BenchError(f"{members[0].certification.path}: images={certify.images} selects none of the {info.test_size} test images")
     columns = metrics.columns_of(words, layout.radii, info.classes)
-    read = {m.run.spec.key: _seed(m, alpha) for m in members}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
+        seeds = pool.map(lambda member: _seed(member, alpha), members)
+        read = {m.run.spec.key: seed for m, seed in zip(members, seeds, strict=True)}
     sources = _sources([m.run for m in members])
 
     cells: dict[float, dict[str, dict[str, list[Run]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
@@ -178,7 +181,8 @@ def _group(
         baseline=layout.baseline,
         metrics=columns,
         sections=tuple(sections),
-        notes=_environments(members),
+        mixed=bool(sources) and mix_sources,
+        notes=(*_environments(members), *data_notes([m.certification for m in members])),
     )
 
 
@@ -208,7 +212,7 @@ def _seed(member: _Member, alpha: float) -> Seed:
         done = len(standing.columns)
         if standing.state != "done":
             return Seed(seed=seed, state=standing.state, done=done, key=key)
-        outcomes = metrics.outcomes(standing.columns, alpha, run.spec.sigma)
+        outcomes = metrics.outcomes(standing.columns, alpha, run.spec.sigma, certification.spec)
         timing = run.timing() or {}
     except BenchError as error:
         return Seed(seed=seed, state="damaged", key=key, reason=str(error))
@@ -220,7 +224,9 @@ def _sources(runs: Sequence[Run]) -> dict[str, str]:
     """Method -> note, for methods whose runs were trained from several sources."""
     sources: dict[str, set[str]] = defaultdict(set)
     for run in runs:
-        sources[run.spec.method].add(str((run.environment() or {}).get("method_sha256") or "unknown")[:8])
+        environment = run.environment()
+        if environment or run.training():  # one that failed before its first step was made from no source
+            sources[run.spec.method].add(str((environment or {}).get("method_sha256") or "unknown")[:8])
     return {
         method: f"a mixture of method sources: {method} was trained from {', '.join(sorted(hashes))}"
         for method, hashes in sources.items()
@@ -242,6 +248,21 @@ def _environments(members: Sequence[_Member]) -> tuple[str, ...]:
             for name, field in fields.items():
                 found[name].add(str(field(entry)))
     return tuple(f"certified under different {name}: {', '.join(sorted(values))}" for name, values in found.items() if len(values) > 1)
+
+
+def data_notes(certifications: Sequence[Certification]) -> tuple[str, ...]:
+    """What is unusual about the data behind evidence: other files than the published ones, labels unchecked, another data set's presets."""
+    notes = []
+    for c in certifications:
+        name, environment = c.run.spec.dataset, c.run.environment() or {}
+        if differences := c.run.differences() + c.differences():
+            more = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
+            notes.append(f"not the published {name} data: {differences[0]}{more}")
+        elif c.path.exists() and c.labels() is None:
+            notes.append(f"the labels of {name} are not checked: its published files are not on this machine")
+        if presets_of := environment.get("presets_of"):
+            notes.append(f"no hyperparameters are published for {name}: those for {presets_of} are taken")
+    return tuple(dict.fromkeys(notes))
 
 
 def _histories(runs: Sequence[Run]) -> list[str]:

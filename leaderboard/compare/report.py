@@ -146,7 +146,7 @@ def mark_ties(group: Group) -> Group:
         raise BenchError("rows of a mixture are not ranked, so there are no ties to mark; leave out --mix or --ties")
 
     def marked(section: Section) -> Section:
-        finished = [row for row in section.rows if row.stats]
+        finished = [row for row in section.rows if row.finished]
         tied = separable_from_best([Evidence.of(row) for row in finished]) if len(finished) > 1 else ()
         return dataclasses.replace(section, rows=tuple(dataclasses.replace(row, tied=row.label in tied) for row in section.rows))
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
+from bench.bounds import Integers
 from bench.errors import BenchError
 from bench.spec import derive
 from leaderboard.aggregate import Row
@@ -47,8 +48,8 @@ class Evidence:
     label: str
     runs: tuple[str, ...]
     seeded: bool = True
-    index: NDArray[np.int64]
-    truth: NDArray[np.int64]
+    index: Integers
+    truth: Integers
     correct: NDArray[np.bool_]
     radius: Floats
 

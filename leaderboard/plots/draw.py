@@ -8,7 +8,6 @@ from __future__ import annotations
 import bisect
 import io
 import itertools
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -18,7 +17,7 @@ import numpy as np
 
 from bench.errors import BenchError, nearest
 from leaderboard import layouts
-from leaderboard.plots.labels import Box, place_labels
+from leaderboard.plots.labels import Box, needs_line, place_labels
 from leaderboard.plots.picture import Band, Kind, Picture, Points, Series, over_seeds
 
 if TYPE_CHECKING:
@@ -304,9 +303,9 @@ def _write_labels(axes: Axes, points: Sequence[tuple[float, float, float, float,
     blocked += [Box(x - 3, y - dy - 3, x + 3, y + dy + 3) for (x, y), (_, dy) in zip(at, bars, strict=True)]
     sizes = [(max(_width(line, SMALL) for line in p[4].split("\n")) * PT, 10.0 * len(p[4].split("\n")) - 1) for p in points]
     boxes = place_labels(at, sizes, blocked, (width, height))
-    for (x, y), box, point in zip(at, boxes, points, strict=True):
-        near = min(max(x, box.left), box.right), min(max(y, box.bottom), box.top)
-        if math.dist(near, (x, y)) > 9:
+    for number, ((x, y), box, point) in enumerate(zip(at, boxes, points, strict=True)):
+        if needs_line(number, at, box):
+            near = box.nearest((x, y))
             axes.plot(
                 [x / width, near[0] / width], [y / height, near[1] / height], color="#999999", linewidth=0.6, transform=axes.transAxes
             )

@@ -17,6 +17,10 @@ class Box(NamedTuple):
     right: float
     top: float
 
+    def nearest(self, point: tuple[float, float]) -> tuple[float, float]:
+        """The place in the rectangle that is nearest to a point."""
+        return min(max(point[0], self.left), self.right), min(max(point[1], self.bottom), self.top)
+
     def overlap(self, other: Box) -> float:
         """Common area."""
         wide = min(self.right, other.right) - max(self.left, other.left)
@@ -40,6 +44,12 @@ def place_labels(
     return [placed[number] for number in range(len(points))]
 
 
+def needs_line(number: int, points: Sequence[tuple[float, float]], box: Box) -> bool:
+    """Whether the label of a point stands so far off, or so near to another point, that a line must say whose it is."""
+    far = [math.dist(box.nearest(point), point) for point in points]
+    return far[number] > 9 or min((d for n, d in enumerate(far) if n != number), default=math.inf) < far[number] + 6
+
+
 def _places(x: float, y: float, w: float, h: float) -> Iterator[tuple[float, Box]]:
     """Distance and rectangle, nearest first."""
     for gap in (6.0, 12.0, 20.0, 30.0, 42.0, 56.0, 72.0):
@@ -56,7 +66,7 @@ def _sign(value: float) -> float:
 
 def _lead(point: tuple[float, float], box: Box) -> list[Box]:
     """Small rectangles along the line from a point to its label."""
-    near = min(max(point[0], box.left), box.right), min(max(point[1], box.bottom), box.top)
+    near = box.nearest(point)
     steps = [i / 12 for i in range(1, 12)]
     along = [(point[0] + t * (near[0] - point[0]), point[1] + t * (near[1] - point[1])) for t in steps]
     return [Box(x - 1, y - 1, x + 1, y + 1) for x, y in along] if math.dist(near, point) > 9 else []

@@ -196,7 +196,7 @@ def _of_evidence(kind: Kind, groups: Sequence[Group]) -> Picture:
     for section in group.sections:
         series = []
         for row in section.rows:
-            if not row.stats:
+            if not row.finished:
                 left_out.append(f"{row.label} at sigma {section.sigma:g} ({row.status})")
                 continue
             found = [Seed(acr=average_certified_radius(o), steps=certified_steps(o.correct, o.radius)) for o in row.outcomes]

@@ -1,0 +1,10 @@
+"""CERTIFY: counts of the classes that a base classifier gives to noisy copies of one image.
+
+Source: Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, procedure CERTIFY.
+What is guaranteed, what is not, and what bounds the speed: docs/certification.md.
+"""
+
+from bench.certify.sampler import Sampler
+from bench.certify.stopping import stopping
+
+__all__ = ["Sampler", "stopping"]

@@ -1,0 +1,169 @@
+"""Counts of one image."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.certify.network import Network, usual_batch
+from bench.certify.noise import NoisyCopies
+from bench.certify.stopping import BLOCKS, Stopping
+from bench.environment import plain_float32
+from bench.errors import BenchError, nearest
+from bench.records import Certificate
+from bench.spec import SAMPLINGS
+
+
+class Sampler:
+    """Draws noisy copies of images and counts the classes that the base classifier gives them.
+
+    Noise is keyed by (seed, image index) and drawn in blocks of one stream: counts depend neither on the batch, nor on workers
+    or threads, on the order of images, or on interruptions. Selection and estimation take different blocks, so they never share
+    a sample. On a CPU, as many workers as torch has threads take a block each in turn, with one thread each: short
+    operations gain little from threads that wait for each other after every one.
+
+    Args:
+        base: f, logits B K of B C H W; it is put in evaluation mode for every image and must not change otherwise.
+        sigma: noise level in pixels of [0, 1].
+        classes: K.
+        seed: the certification's seed.
+        batch: samples per forward pass; chosen by image size and device if None, halved where memory runs out.
+        sampling: `float32`, or `grid` for sums that are exact in floating point.
+
+    Raises:
+        BenchError: a batch below 1; another sampling.
+    """
+
+    def __init__(self, base: nn.Module, sigma: float, classes: int, seed: int, batch: int | None = None, sampling: str = "float32") -> None:
+        if batch is not None and batch < 1:
+            raise BenchError(f"batch {batch} must be at least 1")
+        if sampling not in SAMPLINGS:
+            raise BenchError(f"unknown sampling {sampling!r}{nearest(sampling, SAMPLINGS)}")
+        self.base, self.sigma, self.classes, self.seed, self.sampling = base, sigma, classes, seed, sampling
+        self._batch = batch
+        self._network: Network | None = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    @torch.inference_mode()
+    def certify(
+        self, x: Tensor, index: int, label: int, n0: int, n: int, stop: Stopping | None = None, *, skip_misclassified: bool = False
+    ) -> Certificate:
+        """Evidence of one image.
+
+        Args:
+            x: the image, C H W in [0, 1].
+            index: its position in the test set; with the seed it decides the noise.
+            n0: samples that choose the class. n: fresh samples that count it.
+            stop: whether a count of so many samples is enough, asked every `BLOCKS` blocks of noise.
+            skip_misclassified: draw no estimation samples where the chosen class is not the label.
+
+        Raises:
+            BenchError: logits that are not finite, not of shape B K, in half precision, random, or dependent on the rest of the batch; a
+                module that switches to training mode.
+        """
+        with plain_float32(), torch.autocast(x.device.type, enabled=False):
+            network = self._prepare(x)
+            network.begin()
+            copies = NoisyCopies(x, index, self.sigma, self.seed, self.sampling)
+            selection = self._count(network, copies, n0, audit=True)
+            selected = int(selection.argmax())
+            estimation = torch.zeros_like(selection)
+            if not (skip_misclassified and selected != label):
+                step = n if stop is None else BLOCKS * copies.block
+                for drawn in range(0, n, step):
+                    if drawn and stop is not None and stop(int(estimation[selected]), drawn):
+                        break
+                    estimation += self._count(network, copies, min(step, n - drawn))
+            network.end()
+        return Certificate(
+            index=index,
+            label=label,
+            selected=selected,
+            selection=_sparse(selection),
+            estimation=_sparse(estimation),
+        )
+
+    def arithmetic(self, x: Tensor) -> dict[str, Any]:
+        """How images of the shape of x are counted, for the record: no part of it changes a count."""
+        with torch.inference_mode(), plain_float32():
+            network = self._prepare(x)
+        return {
+            "dtype": "float32",
+            "tf32": False,
+            "rows_per_pass": network.batch,
+            "workers": _workers(x),
+            "folded": network.folded,
+            "close_calls": str(network.referee).removeprefix("torch."),
+        }
+
+    def _prepare(self, x: Tensor) -> Network:
+        if self._network is None:
+            self._network = Network(self.base, self.classes, self._batch or usual_batch(x.shape, x.device))
+            self._network.referee_in_float64(x)
+        return self._network
+
+    def _count(self, network: Network, copies: NoisyCopies, n: int, audit: bool = False) -> Tensor:
+        """Samples of each class among the next n copies: K."""
+        span = copies.block * max(1, network.batch // copies.block)
+        starts, turn = iter(range(0, n, span)), threading.Lock()
+        work = partial(self._work, network, copies, n, span, starts, turn, audit)
+        workers = min(_workers(copies.x), -(-n // span))
+        if workers == 1:
+            return work()
+        if self._pool is None:
+            self._pool = _start(_workers(copies.x))
+        tasks = [self._pool.submit(work) for _ in range(workers)]
+        try:
+            wait(tasks)
+        except BaseException:
+            with turn:
+                for _ in starts:  # a signal must not wait for the rest of the image, nor the end of the process for the workers
+                    pass
+            raise
+        return torch.stack([task.result() for task in tasks]).sum(0)
+
+    @torch.inference_mode()
+    def _work(
+        self, network: Network, copies: NoisyCopies, n: int, span: int, starts: Iterator[int], turn: threading.Lock, audit: bool
+    ) -> Tensor:
+        counts = torch.zeros(self.classes, dtype=torch.int64, device=copies.x.device)
+        try:
+            while True:
+                with turn:
+                    start = next(starts, None)
+                    if start is None:
+                        return counts
+                    noisy = copies.draw(min(span, n - start))
+                counts += torch.bincount(network.classify(noisy, audit and start == 0), minlength=self.classes)
+        except BaseException:
+            with turn:
+                for _ in starts:  # leaves nothing for the other workers
+                    pass
+            raise
+
+
+def _start(workers: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch uses one thread."""
+    pool, ready = ThreadPoolExecutor(workers, "certify"), threading.Barrier(workers)
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        ready.wait()
+
+    wait([pool.submit(alone) for _ in range(workers)])
+    torch.set_num_threads(workers)  # what a thread sets for itself is also the default of threads to come
+    return pool
+
+
+def _workers(x: Tensor) -> int:
+    return torch.get_num_threads() if x.device.type == "cpu" else 1
+
+
+def _sparse(counts: Tensor) -> dict[int, int]:
+    return {c: k for c, k in enumerate(counts.tolist()) if k}

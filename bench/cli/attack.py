@@ -1,0 +1,192 @@
+"""`bench attack`: PGD against a smoothed classifier, beside its certificates."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.common import Json, Results, existing_folder, guarded, numbers, print_json, stop
+from bench.cli.exchange import finished_certification
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.empirical import Attacked, AttackSpec, Outcome
+    from bench.store import Certification
+
+COLUMNS = ("index", "label", "certified", "radius", "eps", "distance", "predict")
+
+
+def attack(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Key or folder of a run with weights; `bench list runs` names them.")],
+    eps: Annotated[list[str], typer.Option("--eps", metavar="E", help="L2 radii in pixels of [0, 1]; several with commas.")],
+    images: Annotated[
+        str, typer.Option("--images", metavar="SELECTION", help="Of the certified images: all, every=20, first=500 or 500-999.")
+    ] = "all",
+    steps: Annotated[int, typer.Option("--steps", help="Gradient steps, each of length 2 eps / steps.")] = 20,
+    samples: Annotated[int, typer.Option("--samples", help="Noise samples that each gradient averages over.")] = 128,
+    restarts: Annotated[int, typer.Option("--restarts", help="Further starts, from random points of the ball.")] = 0,
+    n: Annotated[int, typer.Option("--n", help="Samples that evaluate the smoothed classifier at the point that was found.")] = 1000,
+    alpha: Annotated[float, typer.Option("--alpha", help="Failure probability of a prediction and of a certificate, in (0, 1/2).")] = 0.001,
+    seed: Annotated[int, typer.Option("--seed", help="Decides all noise of the attack and of its evaluation.")] = 0,
+    certification: Annotated[
+        str | None, typer.Option("--certification", metavar="KEY", help="Which one, if the run was certified several times.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write every image at every radius to a file.")] = None,
+    results: Results = Path("results/runs"),
+    as_json: Json = False,
+) -> None:
+    """Attack a smoothed classifier by PGD and compare with its certificates: robust accuracy lies between the two.
+
+    Exit codes: 0 done; 1 the class changed inside certified radii more often than alpha allows; 2 usage.
+    """
+    problems: list[str] = []
+    radii = numbers(eps, "--eps", problems)
+    if any(radius <= 0 for radius in radii):
+        problems.append("--eps must be greater than 0; the images themselves (eps 0) are evaluated in any case")
+    for flag, value, least in (
+        ("--steps", steps, 1),
+        ("--samples", samples, 1),
+        ("--n", n, 1),
+        ("--restarts", restarts, 0),
+        ("--seed", seed, 0),
+    ):
+        if value < least:
+            problems.append(f"{flag} {value} must be at least {least}")
+    if not 0 < alpha < 0.5:
+        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    if csv is not None and (csv.is_dir() or not csv.parent.is_dir()):
+        problems.append(f"--csv {csv}: name a file in a folder that is there")
+    if problems:
+        stop(problems)
+    if not Path(run).is_dir():
+        existing_folder(results)
+
+    from bench.empirical import AttackSpec
+    from bench.store import Store, write_atomically
+
+    spec = AttackSpec(eps=tuple(sorted(set(radii))), steps=steps, samples=samples, restarts=restarts, n=n, alpha=alpha, seed=seed)
+
+    def work() -> tuple[Certification, int, Outcome]:
+        found, rows = finished_certification(Store(results).find(run), certification)
+        chosen = _selection(images, found)
+        taken = [row for row in rows if row.index in chosen]
+        if not taken:
+            raise BenchError(f"--images {images} has none of the certified images, which are {found.spec.images}")
+        return found, len(taken), _attack(found, taken, dataclasses.replace(spec, rule=found.spec.rule), device)
+
+    found, total, outcome = guarded(work)
+    if csv is not None:
+        try:
+            write_atomically(csv, _csv(outcome.attacked).encode())
+        except OSError as error:
+            stop([f"--csv {csv}: {error.strerror}"])
+    if as_json:
+        print_json(_as_json(found, spec, outcome))
+    else:
+        _print(found, images, total, spec, outcome)
+        if csv is not None:
+            typer.echo(f"wrote {csv}")
+    raise typer.Exit(int(outcome.refuted))
+
+
+def _selection(images: str, found: Certification) -> range:
+    from bench.spec import select_images
+
+    try:
+        return select_images(images, found.run.info.test_size)
+    except ValueError as error:
+        raise BenchError(f"--{error}") from None
+
+
+def _attack(found: Certification, rows: Sequence[Any], spec: AttackSpec, device: str) -> Outcome:
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bench.data import load
+    from bench.empirical import attack
+    from bench.run import load_weights, pick_device
+
+    place = pick_device(device)
+    training = found.run.training() or {}
+    model = load_weights(found.run, training.get("weights_sha256", ""), place)
+    pixels = load(found.run.spec.dataset, "test").images(torch.tensor([row.index for row in rows])).to(place)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("attacking", total=len(rows))
+        return attack(
+            model, pixels, rows, found.run.spec.sigma, found.run.info.classes, spec, lambda done, total: bar.update(task, completed=done)
+        )
+
+
+def _csv(attacked: Sequence[Attacked]) -> str:
+    """One line per image and radius; classes and counts of the evaluation stand in the last column as `class:count`, parted by spaces."""
+    lines = [",".join((*COLUMNS, "counts"))]
+    for item in sorted(attacked, key=lambda item: (item.index, item.eps)):
+        radius = "" if item.radius is None else repr(item.radius)
+        counts = " ".join(f"{c}:{k}" for c, k in sorted(item.counts.items()))
+        values = (item.index, item.label, item.certified, radius, item.eps, f"{item.distance:.6g}", item.predict, counts)
+        lines.append(",".join(map(str, values)))
+    return "\n".join(lines) + "\n"
+
+
+def _as_json(found: Certification, spec: AttackSpec, outcome: Outcome) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "run": found.run.spec.key,
+        "certification": found.spec.key,
+        "attack": asdict(spec),
+        "levels": [asdict(level) | {"upper_bound": 1 - level.broken} for level in outcome.levels],
+        "attacked_inside": outcome.inside,
+        "contradictions": [asdict(item) for item in outcome.contradictions],
+        "p_value": outcome.p_value,
+        "refuted": outcome.refuted,
+        "images": [asdict(item) for item in outcome.attacked],
+    }
+
+
+def _print(found: Certification, images: str, total: int, spec: AttackSpec, outcome: Outcome) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    run = found.run.spec
+    typer.echo(
+        f"{run.row} on {run.dataset}, sigma {run.sigma:g}, seed {run.seed}; {total} images: {images} of the certified {found.spec.images}"
+    )
+    starts = f"{1 + spec.restarts} start{'s' if spec.restarts else ''}"
+    typer.echo(
+        f"PGD within [0, 1]: {spec.steps} steps of 2 eps / {spec.steps}, {spec.samples} noise samples, {starts}; "
+        f"evaluated with {spec.n} fresh samples; alpha {spec.alpha:g}"
+    )
+    table = Table(box=None, pad_edge=False)
+    for name in ("eps", "certified %", "survived %", "undecided %", "at most %", "inside a certificate", "contradictions"):
+        table.add_column(name, justify="right")
+    for level in outcome.levels:
+        shares = (level.certified, level.survived, level.undecided, 1 - level.broken)
+        table.add_row(f"{level.eps:g}", *(f"{100 * share:.2f}" for share in shares), str(level.inside), str(level.contradictions))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    console.print(table)
+    typer.echo(
+        "robust accuracy lies between `certified` (right, with a radius above eps) and `at most` (no other class was found up to eps);"
+    )
+    typer.echo("`survived`: the label is predicted at every point that was found up to eps; `undecided`: the prediction abstains at one")
+    for item in outcome.contradictions:
+        typer.echo(
+            f"CONTRADICTION: image {item.index} is certified as class {item.certified} within {item.radius or 0:.4f}, but at distance "
+            f"{item.distance:.4f} its samples are {dict(sorted(item.counts.items()))} (p = {item.p_change():.2g})"
+        )
+    if not outcome.contradictions:
+        typer.echo(f"no contradiction in {outcome.inside} images attacked inside their certified radius")
+        return
+    contradicted = len({item.index for item in outcome.contradictions})
+    typer.echo(f"{contradicted} of {outcome.inside} images attacked inside their certified radius contradict it; if each does so with")
+    verdict = "alpha does not explain it: the certificates are wrong" if outcome.refuted else "alpha explains it"
+    typer.echo(f"probability {2 * spec.alpha:g} at most, so many have probability {outcome.p_value:.2g}: {verdict}")

@@ -1,0 +1,381 @@
+"""`bench certify` and `bench predict`: numbers for anyone's base classifier."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.common import Json, Results, check_folder, clock, guarded, plain, print_json, stop, write_file
+from bench.cli.data import DataDir
+from bench.errors import BenchError, Interrupted
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+    from bench.certify import Sampler
+    from bench.checkpoints.check import Accuracy
+    from bench.checkpoints.load import Base
+    from bench.data import Images as Pictures
+    from bench.predict import Prediction
+    from bench.records import Certificate
+    from bench.run import StopSignals
+    from bench.spec import CertifySpec
+    from bench.store import Certification
+
+Checkpoint = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="A weights file (.pth, .pth.tar, .pt, .safetensors), a run's folder or key, or module:factory, where factory is a function "
+        "without arguments that returns an nn.Module for pixels of [0, 1]; that is code: the module is imported and run, with your rights.",
+    ),
+]
+Dataset = Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Whose test images. Default: the run's.")]
+Sigma = Annotated[float | None, typer.Option("--sigma", metavar="S", help="Noise level in pixels of [0, 1]. Default: the run's.")]
+Alpha = Annotated[float, typer.Option("--alpha", help="Chance that the answer for an image is wrong, in (0, 1/2).")]
+Images = Annotated[
+    str, typer.Option("--images", metavar="SELECTION", help="Test images: all, every=20, first=500 or 500-999 (both ends included).")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Decides the noise, with the image's index.")]
+Arch = Annotated[
+    str | None,
+    typer.Option("--arch", metavar="NAME", help="Of the suite, of timm, or module:factory (code, see above). Default: what the file says."),
+]
+NormalizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--normalize",
+        metavar="HOW",
+        help="What the network expects, if the file does not hold it: dataset (default), timm (of that architecture), none (default of a "
+        "factory), or MEAN/STD per channel, such as 0.1307/0.3081.",
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Tsv = Annotated[Path | None, typer.Option("--tsv", metavar="FILE", help="Also write the rows as a table parted by tabs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")]
+
+
+def certify(
+    checkpoint: Checkpoint,
+    dataset: Dataset = None,
+    sigma: Sigma = None,
+    n: Annotated[int, typer.Option("--n", help="Samples that count the class.")] = 100_000,
+    n0: Annotated[int, typer.Option("--n0", help="Samples that choose the class.")] = 100,
+    alpha: Alpha = 0.001,
+    rule: Annotated[
+        str,
+        typer.Option(
+            "--rule",
+            help="clopper-pearson; curtailed, which stops once nothing can certify; or confidence-sequence, which stops once it is "
+            "decided at every multiple of 0.25, with wider bounds.",
+        ),
+    ] = "clopper-pearson",
+    skip_misclassified: Annotated[
+        bool, typer.Option("--skip-misclassified", help="Draw no more where the selected class is wrong; abstention is then unknown.")
+    ] = False,
+    images: Images = "all",
+    seed: Seed = 0,
+    arch: Arch = None,
+    normalize: NormalizeOption = None,
+    device: Device = "auto",
+    results: Results = Path("results/runs"),
+    tsv: Tsv = None,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Certify a base classifier by randomized smoothing (CERTIFY). The same line again continues where it stopped.
+
+    The evidence goes into the run, where CHECKPOINT is one, and else into DIR/checkpoints. --tsv is the field's log: idx, label,
+    predict, radius, correct, time, and count and n behind them; radii are rounded down.
+
+    Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
+    """
+    job = _Job.prepare(
+        checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, data_dir, quiet=quiet, as_json=as_json
+    )
+    spec: dict[str, Any] = {"n0": n0, "n": n, "seed": seed, "rule": rule, "skip_misclassified": skip_misclassified}
+    if rule != "clopper-pearson":
+        spec["stop_alpha"] = alpha
+    guarded(lambda: job.certify(spec))
+
+
+def predict(
+    checkpoint: Checkpoint,
+    dataset: Dataset = None,
+    sigma: Sigma = None,
+    n: Annotated[int, typer.Option("--n", help="Samples per image.")] = 1_000,
+    alpha: Alpha = 0.001,
+    images: Images = "all",
+    seed: Seed = 0,
+    arch: Arch = None,
+    normalize: NormalizeOption = None,
+    device: Device = "auto",
+    results: Results = Path("results/runs"),
+    tsv: Tsv = None,
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Predict with the smoothed classifier (PREDICT): its class, or abstention where the samples do not show it.
+
+    --tsv has the columns idx, label, predict (-1: abstained), correct and counts (class:samples). Nothing else is kept.
+
+    Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
+    """
+    job = _Job.prepare(
+        checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, data_dir, quiet=quiet, as_json=as_json
+    )
+    guarded(lambda: job.predict(n, seed))
+
+
+@dataclass
+class _Job:
+    """What both commands know once their flags are read."""
+
+    base: Base
+    data: Pictures
+    device: torch.device
+    alpha: float
+    images: str
+    results: Path
+    tsv: Path | None
+    data_dir: Path | None
+    console: Console
+    as_json: bool
+
+    @classmethod
+    def prepare(
+        cls,
+        checkpoint: str,
+        dataset: str | None,
+        sigma: float | None,
+        alpha: float,
+        images: str,
+        arch: str | None,
+        normalize: str | None,
+        device: str,
+        results: Path,
+        tsv: Path | None,
+        data_dir: Path | None,
+        *,
+        quiet: bool,
+        as_json: bool,
+    ) -> _Job:
+        """Checks the flags, reports all that is wrong with them at once, then reads the checkpoint."""
+        from bench.bounds import check_alpha
+        from bench.spec import check_sigma, select_images
+
+        problems: list[str] = []
+        check_folder(results, problems)
+        if tsv and tsv.is_dir():
+            problems.append(f"--tsv {tsv} is a folder; name a file")
+        checks = (lambda: check_alpha(alpha), lambda: select_images(images, 1), lambda: check_sigma(1.0 if sigma is None else sigma))
+        for check in checks:
+            try:
+                check()
+            except ValueError as error:
+                problems.append(f"--{error}")
+        if problems:
+            stop(problems)
+
+        from rich.console import Console
+
+        from bench.checkpoints.load import Wanted, load
+        from bench.data import load as load_data
+        from bench.run import pick_device
+
+        def work() -> _Job:
+            place = pick_device(device)
+            base = load(Wanted(word=checkpoint, dataset=dataset, sigma=sigma, arch=arch, normalize=normalize, results=results))
+            if not select_images(images, base.info.test_size):
+                raise BenchError(f"--images {images} selects none of the {base.info.test_size} test images of {base.info.name}")
+            console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
+            data = load_data(base.info.name, "test", data_dir)
+            return cls(base, data, place, alpha, images, results, tsv, data_dir, console, as_json)
+
+        return guarded(work)
+
+    def say(self, text: str) -> None:
+        self.console.print(plain(text), markup=False)
+
+    def introduce(self) -> Accuracy:
+        """Says what was understood of the checkpoint, and warns where its accuracy makes no sense."""
+        from bench.checkpoints.check import accuracy, warnings
+
+        base = self.base
+        self.say(f"{base.name}: {base.arch} for {base.info.name}, normalisation {base.normalization}, sigma {base.sigma:g}")
+        found = accuracy(base, self.data, self.device)
+        self.say(f"base classifier: accuracy {found} at sigma {base.sigma:g}, on {found.images} test images")
+        for warning in warnings(base, found, self.data, self.device):
+            typer.echo(f"bench: warning: {plain(warning)}", err=True)
+        return found
+
+    @contextlib.contextmanager
+    def stoppable(self) -> Iterator[StopSignals]:
+        """Signals as a flag inside; exit code 128 + signal if one came."""
+        from bench.run import StopSignals
+
+        try:
+            with StopSignals().installed() as signals:
+                yield signals
+        except Interrupted as error:
+            raise typer.Exit(128 + error.signal_number) from None
+
+    def certify(self, settings: dict[str, Any]) -> None:
+        from bench.checkpoints.stored import Subject
+        from bench.cli.exchange import log_of
+        from bench.cli.progress import Show
+        from bench.executors.here import Numbered
+        from bench.models import place
+        from bench.run import Options
+        from bench.run import certify as certify_images
+        from bench.spec import CertifySpec
+
+        try:
+            spec = CertifySpec(images=self.images, **settings)
+        except ValueError as error:
+            raise BenchError(f"--{error}") from None
+        found = self.introduce()
+        certification, source = self._certification(spec)
+        with certification.run.claimed():
+            if isinstance(certification.run, Subject):
+                certification.run.begin()
+                certification.run.keep(self.base.weights, self.base.name)
+            expected, rows = certification.expected(), certification.rows()
+            estimate = (len(expected) - len(rows)) * (spec.n0 + spec.n) * found.seconds
+            left = f"; the others may take about {clock(estimate)}" if len(rows) < len(expected) else ""
+            self.say(f"{len(rows)} of {len(expected)} images are done{left}")
+            model, options = place(self.base.model, self.device), Options(device=self.device, data_dir=self.data_dir)
+            with self.stoppable() as signals, Show(self.console, [self.base.name], [estimate]) as show:
+                show.begin(0)
+                try:
+                    certify_images(certification, model, source, options, Numbered(show, 0), signals)
+                except Interrupted:
+                    self.say("interrupted; finished images are kept, and the same line again continues")
+                    raise
+            rows = certification.rows()
+        if self.tsv:
+            write_file(self.tsv, "--tsv", log_of(certification, rows, self.alpha))
+        self._report(certification, rows, found)
+
+    def _certification(self, spec: CertifySpec) -> tuple[Certification, str]:
+        """Where the evidence goes, and the hash of the code that made the classifier."""
+        from bench.checkpoints.stored import SubjectSpec, subject
+
+        base, run = self.base, self.base.run
+        if run and (run.spec.dataset, run.spec.sigma) == (base.info.name, base.sigma):
+            return run.certification(spec), str((run.environment() or {}).get("method_sha256", ""))
+        own = SubjectSpec(
+            dataset=base.info.name,
+            sigma=base.sigma,
+            arch=base.arch,
+            normalization=str(base.normalization),
+            weights_sha256=base.sha256,
+            source_sha256=base.source_sha256,
+        )
+        return subject(self.results, own).certification(spec), base.source_sha256
+
+    def _report(self, certification: Certification, rows: list[Certificate], found: Accuracy) -> None:
+        from bench.bounds import certified_radius
+        from bench.store import sha256
+        from leaderboard import metrics
+
+        base, spec = self.base, certification.spec
+        o = metrics.outcomes(certification.columns(), self.alpha, base.sigma, spec)
+        largest = certified_radius(spec.n, spec.n, self.alpha, base.sigma) or 0.0
+        step = 0.25 if base.sigma <= 0.5 else 0.5
+        radii = [k * step for k in range(1 + int(largest / step))]
+        accuracies = {f"{r:.2f}": metrics.certified_accuracy(o, r) for r in radii}
+        acr, abstained = metrics.average_certified_radius(o), metrics.abstention_rate(o)
+        if self.as_json:
+            print_json(
+                {
+                    "evidence": str(certification.evidence),
+                    "weights_sha256": sha256(certification.run.weights),
+                    "images": len(rows),
+                    "sigma": base.sigma,
+                    "alpha": self.alpha,
+                    "n0": spec.n0,
+                    "n": spec.n,
+                    "ACR": acr,
+                    "abstention": abstained,
+                    "certified_accuracy": accuracies,
+                    "base_accuracy": {"clean": found.clean, "noisy": found.noisy, "images": found.images},
+                }
+            )
+            return
+        self.say(
+            f"certified {len(rows)} of {base.info.test_size} test images ({spec.images}): sigma {base.sigma:g}, n0 {spec.n0}, n {spec.n}, "
+            f"alpha {self.alpha:g}, seed {spec.seed}"
+        )
+        told = "abstention unknown, since misclassified images were skipped" if abstained is None else f"abstained on {abstained:.2%}"
+        told += f"; {o.samples:,.0f} samples per image" if o.samples else ""
+        self.say(f"ACR {acr:.4f}; {told}; largest possible radius {largest:.4f}")
+        width = 8
+        self.say("radius              " + "".join(f"{r:>{width}}" for r in accuracies))
+        self.say("certified accuracy %" + "".join(f"{100 * value:>{width}.2f}" for value in accuracies.values()))
+        self.say(f"evidence in {certification.path}" + (f", log in {self.tsv}" if self.tsv else ""))
+
+    def predict(self, n: int, seed: int) -> None:
+        from bench import predict as procedure
+        from bench.certify import Sampler
+        from bench.models import place
+        from bench.spec import derive
+
+        procedure.check_samples(n, self.alpha)
+        self.introduce()
+        model = place(self.base.model, self.device)
+        # Noise of its own, so that predictions and certificates of one seed share none.
+        sampler = Sampler(model, self.base.sigma, self.base.info.classes, derive(seed, "predict"))
+        rows: list[Prediction] = []
+        try:
+            with self.stoppable() as signals:
+                self._predict_all(sampler, n, signals, rows)
+        finally:
+            if self.tsv and rows:
+                write_file(self.tsv, "--tsv", procedure.write(rows))
+        self._report_predictions(rows, n)
+
+    def _predict_all(self, sampler: Sampler, n: int, signals: StopSignals, rows: list[Prediction]) -> None:
+        import torch
+
+        from bench.cli.progress import Show
+        from bench.predict import predict
+        from bench.spec import select_images
+
+        indices = select_images(self.images, self.base.info.test_size)
+        with Show(self.console, [self.base.name], [0.0]) as show:
+            show.begin(0)
+            for index in indices:
+                try:
+                    signals.check()
+                except Interrupted:
+                    kept = f"; they are in {self.tsv}" if self.tsv and rows else ""
+                    self.say(f"interrupted after {len(rows)} of {len(indices)} images{kept}; the same line again starts over")
+                    raise
+                image = self.data.images(torch.tensor([index]))[0].to(self.device)
+                rows.append(predict(sampler, image, index, int(self.data.labels[index]), n, self.alpha))
+                show.progress(0, "predicting", len(rows), len(indices))
+
+    def _report_predictions(self, rows: list[Prediction], n: int) -> None:
+        base = self.base
+        right = sum(row.correct for row in rows) / len(rows)
+        abstained = sum(row.predict is None for row in rows) / len(rows)
+        if self.as_json:
+            facts = {"images": len(rows), "sigma": base.sigma, "alpha": self.alpha, "n": n}
+            print_json(facts | {"accuracy": right, "abstention": abstained})
+            return
+        images = self.images.replace("=", ":")
+        self.say(
+            f"predicted {len(rows)} of {base.info.test_size} test images ({images}): sigma {base.sigma:g}, n {n}, alpha {self.alpha:g}"
+        )
+        self.say(f"right on {right:.2%}, abstained on {abstained:.2%}, wrong on {1 - right - abstained:.2%}")
+        if self.tsv:
+            self.say(f"predictions in {self.tsv}")

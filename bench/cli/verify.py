@@ -1,0 +1,232 @@
+"""`bench verify`: whether stored results can be believed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.common import Json, Results, guarded, plain, print_json, stop
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.recertify import Recertification
+    from bench.verify import Evidence, Failure, LogFacts, Report
+
+SHOWN = 20  # failures of one file on the terminal; --json has all of them
+
+
+def verify(
+    what: Annotated[
+        Path,
+        typer.Argument(metavar="RESULTS|RUN|LOG", help="A folder of results, a run's folder or key, or a log in the field's format."),
+    ] = Path("results/runs"),
+    alpha: Annotated[float, typer.Option("--alpha", help="Failure probability at which radii are recomputed, in (0, 1/2).")] = 0.001,
+    complete: Annotated[bool, typer.Option("--complete", help="What is unfinished is a failure too.")] = False,
+    recertify: Annotated[
+        int | None,
+        typer.Option("--recertify", metavar="K", help="Also certify K rows again, drawn at random, from the stored weights. 66 is usual."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="With --recertify: decides which rows are drawn. Default: another one each time, printed.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="With --recertify: auto, cpu or cuda. Default: auto.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Of a log, which does not say it.")] = None,
+    sigma: Annotated[float | None, typer.Option("--sigma", metavar="S", help="Noise level of a log, which does not say it.")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Samples per image of a log. Default: its column n, or 100000.")] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="SELECTION", help="Images that a log must cover. Default: all, or every k-th.")
+    ] = None,
+    results: Results = Path("results/runs"),
+    as_json: Json = False,
+) -> None:
+    """Check stored results: keys, check sums, counts, labels, image sets, and every radius recomputed from its counts in two ways.
+
+    No method's code is run, and plug-ins are never imported. Exit codes: 0 all holds, 1 something fails, 2 usage.
+    """
+    problems: list[str] = []
+    if not 0 < alpha < 0.5:
+        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    if recertify is not None and recertify < 1:
+        problems.append(f"--recertify {recertify} must be at least 1; 66 rows find a forged tenth with probability .999")
+    if recertify is None:
+        problems += [f"{flag} goes with --recertify" for flag, value in (("--seed", seed), ("--device", device)) if value is not None]
+    if seed is not None and seed < 0:
+        problems.append(f"--seed {seed} must be a whole number from 0 up")
+    is_log = _is_file(what)
+    of_a_log = {"--dataset": dataset, "--sigma": sigma, "--n": n, "--images": images}
+    if is_log:
+        problems += [
+            f"{what}: a log does not say its {flag[2:]}; add {flag}" for flag in ("--dataset", "--sigma") if of_a_log[flag] is None
+        ]
+        problems += [
+            f"{flag} goes with results, not with a log" for flag, value in (("--complete", complete), ("--recertify", recertify)) if value
+        ]
+    else:
+        problems += [f"{flag} goes with a log, and {what} is no file" for flag, value in of_a_log.items() if value is not None]
+    _check_facts(sigma, n, images, problems)
+    if problems:
+        stop(problems)
+
+    from bench import verify as engine
+
+    if is_log:
+        facts = engine.LogFacts(dataset=dataset or "", sigma=sigma or 0.0, alpha=alpha, n=n, images=images)
+        report = guarded(lambda: engine.verify_log(what, facts))
+        _finish(what, report, None, as_json, facts)
+    folder = what if what.is_dir() else guarded(lambda: _folder_of(str(what), results))
+    report = guarded(lambda: engine.verify(folder, alpha=alpha, complete=complete))
+    again = guarded(lambda: _recertify(report, recertify, seed, device or "auto")) if recertify else None
+    _finish(folder, report, again, as_json)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _check_facts(sigma: float | None, n: int | None, images: str | None, problems: list[str]) -> None:
+    from bench.spec import check_sigma, select_images
+
+    try:
+        if sigma is not None:
+            check_sigma(sigma)
+        if images is not None:
+            select_images(images, 1)
+    except ValueError as error:
+        problems.append(f"--{error}")
+    if n is not None and n < 1:
+        problems.append(f"--n {n} must be at least 1")
+
+
+def _folder_of(word: str, results: Path) -> Path:
+    """The folder of the one run whose key begins with a word; a damaged run is found by its folder's name.
+
+    Raises:
+        BenchError: none, or several.
+    """
+    from bench.store import Store
+
+    entries = list(Store(results).scan())
+    found = [entry.path for entry in entries if entry.path.name.rpartition("-")[2].startswith(word)]
+    if len(found) != 1:
+        told = (
+            f"{len(found)} runs in {results} have such a key"
+            if found
+            else f"nor is it the key of one of the {len(entries)} runs in {results}"
+        )
+        raise BenchError(f"{plain(word)}: there is no such folder or file, {'and ' if found else ''}{told}; `bench list runs` names them")
+    return found[0]
+
+
+def _recertify(report: Report, rows: int, seed: int | None, device: str) -> Recertification:
+    import secrets
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bench.recertify import recertify
+    from bench.run import pick_device
+
+    chosen = pick_device(device)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("certifying again", total=None)
+        return recertify(
+            report,
+            rows,
+            secrets.randbits(32) if seed is None else seed,
+            chosen,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def _finish(what: Path, report: Report, again: Recertification | None, as_json: bool, facts: LogFacts | None = None) -> None:
+    """Prints the report and ends."""
+    if as_json:
+        print_json(_as_json(what, report, again))
+    else:
+        _print(what, report, again, facts)
+    raise typer.Exit(int(bool(report.failures)))
+
+
+def _without_weights(report: Report) -> list[Evidence]:
+    return [evidence for evidence in report.finished if not evidence.weights]
+
+
+def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[str, Any]:
+    return {
+        "checked": str(what),
+        "alpha": report.alpha,
+        "runs": report.runs,
+        "checkpoints": report.subjects,
+        "weights": report.weights,
+        "certifications": report.certifications,
+        "finished": len(report.finished),
+        "rows": report.rows,
+        "distinct_radii": report.distinct,
+        "imports": report.imports,
+        "imported_rows": report.imported_rows,
+        "log_rows": report.log_rows,
+        "unchecked": report.unchecked,
+        "unfinished": [{"path": str(item.path), "reason": item.reason} for item in report.unfinished],
+        "without_weights": [str(evidence.certification.path) for evidence in _without_weights(report)],
+        "recertified": again.as_json() if again else None,
+        "failures": [{"file": str(f.file), "line": f.line, "reason": f.reason} for f in report.failures],
+    }
+
+
+def _print(what: Path, report: Report, again: Recertification | None, facts: LogFacts | None) -> None:
+    by_file: dict[Path, list[Failure]] = defaultdict(list)
+    for failure in report.failures:
+        by_file[failure.file].append(failure)
+    for file, failures in by_file.items():
+        for failure in failures[:SHOWN]:
+            typer.echo(plain(f"fails: {failure}"))
+        if len(failures) > SHOWN:
+            typer.echo(plain(f"fails: {file}: {len(failures) - SHOWN} more; --json lists all"))
+    for reason in report.unchecked:
+        typer.echo(plain(f"not checked: {reason}"))
+    for item in report.unfinished:
+        typer.echo(plain(f"unfinished: {item.path}: {item.reason}"))
+    typer.echo(plain(f"{what}:"))
+    if facts:
+        typer.echo(f"{report.log_rows:8,} rows of a log{_of_a_log(report)}")
+    else:
+        foreign = f" and {report.subjects:,} checkpoints from outside" if report.subjects else ""
+        typer.echo(f"{report.runs:8,} runs{foreign}, {report.weights:,} of them with weights")
+        typer.echo(f"{report.certifications:8,} certifications, {len(report.finished):,} of them finished and whole, {report.rows:,} rows")
+    if report.distinct:
+        typer.echo(f"{report.distinct:8,} radii, one per distinct count, recomputed in two ways at alpha {report.alpha:g}")
+    if report.imports:
+        typer.echo(
+            f"{report.imports:8,} imported logs, {report.imported_rows:,} rows; their radii are bounded, but without counts not recomputed"
+        )
+    if again:
+        _print_again(report, again)
+    typer.echo(f"{len(report.failures):8,} failures" if report.failures else "everything that was checked holds")
+
+
+def _of_a_log(report: Report) -> str:
+    if report.distinct:
+        return ""
+    return " (a log is read entirely or not at all)" if report.failures else ", without counts to recompute radii from"
+
+
+def _print_again(report: Report, again: Recertification) -> None:
+    typer.echo(
+        f"{again.drawn:8,} rows certified again of {again.total:,} with weights (seed {again.seed}): {again.equal:,} with equal counts"
+    )
+    for line in again.remarks:
+        typer.echo(plain(f"         {line}"))
+    if without := _without_weights(report):
+        rows = sum(evidence.rows for evidence in without)
+        typer.echo(f"{rows:8,} rows of {len(without):,} certifications have no weights and cannot be certified again:")
+        for evidence in without[:SHOWN]:
+            typer.echo(plain(f"         {evidence.certification.path}"))
+        if len(without) > SHOWN:
+            typer.echo(f"         {len(without) - SHOWN} more; --json lists all")

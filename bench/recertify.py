@@ -1,0 +1,274 @@
+"""Certifies rows of stored evidence again, from the stored weights, and compares the counts.
+
+Counts inflated with all check sums made to fit can be seen in no other way. Rows are drawn at random over every finished
+certification with weights: of N rows of which F are forged, k drawn ones miss them all with probability C(N-F, k) / C(N, k).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from itertools import accumulate, groupby
+from math import comb
+from typing import Any, cast
+
+import numpy as np
+import torch
+from scipy.stats import binomtest, fisher_exact
+from torch import nn
+
+from bench import environment, models
+from bench.certify import Sampler, stopping
+from bench.checkpoints.fit import is_factory
+from bench.checkpoints.load import Wanted
+from bench.checkpoints.load import load as load_base
+from bench.checkpoints.stored import Subject
+from bench.data import load
+from bench.records import Certificate
+from bench.run import load_weights
+from bench.spec import canonical
+from bench.store import Certification, Run
+from bench.verify import Evidence, Report
+
+ERROR_LEVEL = 0.001
+"""Chance that honest counts, drawn with other noise, fail any of the statistical comparisons of one call."""
+
+SLACK = 10_000
+"""Where the noise is the same, rounding of two logits that nearly tie may move one sample, and one more for so many."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """One row, as recorded and as found again.
+
+    Attributes:
+        differing: conditions that are not, or not known to be, those of the recorded counts; see `_conditions`.
+    """
+
+    certification: Certification
+    line: int
+    recorded: Certificate
+    found: Certificate
+    differing: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        return self.recorded == self.found
+
+    @property
+    def count(self) -> int:
+        """Estimation samples that fell on the recorded class when they were drawn again."""
+        return self.found.estimation.get(self.recorded.selected, 0)
+
+    @property
+    def moved(self) -> int:
+        """Samples, of selection and estimation, that must have fallen on another class to make one row of the other."""
+        pairs = ((self.recorded.selection, self.found.selection), (self.recorded.estimation, self.found.estimation))
+        return sum(abs(a.get(c, 0) - b.get(c, 0)) for a, b in pairs for c in {*a, *b}) // 2
+
+    @property
+    def rounding(self) -> bool:
+        """Whether rounding of logits explains the difference, if the noise is the same."""
+        return self.moved <= 1 + self.recorded.n // SLACK
+
+    @property
+    def told(self) -> str:
+        recorded = self.recorded
+        return (
+            f"image {recorded.index}: {recorded.count} of {recorded.n} samples on class {recorded.selected} are recorded, "
+            f"{self.count} were found again, and {self.moved} samples fell on another class"
+        )
+
+
+@dataclass(kw_only=True)
+class Recertification:
+    """What came of certifying rows again.
+
+    Attributes:
+        seed: decided which rows were drawn.
+        total: rows they were drawn from. drawn: rows certified again.
+        equal: rows with exactly the recorded counts.
+        missed: chance that so many drawn rows miss every forged one, if a tenth of the total is forged.
+        remarks: sentences for the reader.
+    """
+
+    seed: int
+    total: int
+    drawn: int = 0
+    equal: int = 0
+    missed: float = 1.0
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def tenth(self) -> int:
+        """A tenth of the rows they were drawn from, one at least."""
+        return max(1, self.total // 10)
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def chance_of_missing(total: int, forged: int, drawn: int) -> Fraction:
+    """The exact chance that `drawn` rows of `total`, without repeats, hold none of the `forged` ones."""
+    return Fraction(comb(total - forged, drawn), comb(total, drawn))
+
+
+def draw(evidence: Sequence[Evidence], rows: int, seed: int) -> list[tuple[Certification, int]]:
+    """Rows drawn uniformly over all rows, without repeats: each a certification and a place in it, in the order of the store."""
+    ends = list(accumulate(item.rows for item in evidence))
+    total = ends[-1] if ends else 0
+    chosen = sorted(random.Random(seed).sample(range(total), min(rows, total)))
+    result, number = [], 0
+    for place in chosen:
+        while place >= ends[number]:
+            number += 1
+        result.append((evidence[number].certification, place - (ends[number] - evidence[number].rows)))
+    return result
+
+
+def recertify(
+    report: Report, rows: int, seed: int, device: torch.device, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Recertification:
+    """Draws rows of a verified store and certifies them again; what does not fit becomes a failure of the report.
+
+    Args:
+        rows: how many; all there are, if there are fewer.
+        progress: told rows done and rows to do.
+
+    Raises:
+        BenchError: data that cannot be read.
+    """
+    pool = [evidence for evidence in report.finished if evidence.weights and not _needs_code(evidence)]
+    for evidence in filter(_needs_code, report.finished):
+        arch = cast(Subject, evidence.certification.run).spec.arch
+        reason = f"{evidence.certification.path} was not among the rows to certify again: {arch} builds its network, which is code"
+        report.unchecked.append(reason)
+    drawn = draw(pool, rows, seed)
+    result = Recertification(seed=seed, total=sum(evidence.rows for evidence in pool))
+    if not drawn:
+        report.fail(report.top, "no finished certification in it has weights, so nothing can be certified again")
+        return result
+    again: list[Again] = []
+    for certification, group in groupby(drawn, key=lambda item: item[0]):
+        load(certification.run.spec.dataset, "test")
+        places = [place for _, place in group]
+        again += report.attempt(certification.run.weights, partial(_certify, certification, places, device)) or []
+        progress(len(again), len(drawn))
+    result.drawn, result.equal = len(again), sum(item.equal for item in again)
+    result.missed = float(chance_of_missing(result.total, result.tenth, len(again)))
+    _compare(again, report, result)
+    return result
+
+
+def _certify(certification: Certification, places: Sequence[int], device: torch.device) -> list[Again]:
+    """The rows in some places of a certification, certified again.
+
+    Raises:
+        BenchError: weights that are not those of the run's architecture, or logits that are not finite.
+    """
+    run, spec = certification.run, certification.spec
+    data, rows = load(run.spec.dataset, "test"), certification.rows()
+    model = _model(run, device)
+    sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, sampling=spec.sampling)
+    sample = data.images(torch.tensor([0]))[0].to(device)
+    now = _conditions(environment.describe(device, "", {}) | {"precision": sampler.arithmetic(sample)})
+    before = certification.environment() or {}
+    history = [_conditions(entry) for entry in (before, *before.get("history", []))]
+    differing = tuple(name for name in now if any(entry[name] != now[name] for entry in history))
+    again = []
+    for place in places:
+        recorded = rows[place]
+        image = data.images(torch.tensor([recorded.index]))[0].to(device)
+        enough = stopping(spec, run.spec.sigma)
+        found = sampler.certify(image, recorded.index, recorded.label, spec.n0, spec.n, enough, skip_misclassified=spec.skip_misclassified)
+        again.append(Again(certification, place + 1, recorded, found, differing))
+    return again
+
+
+def _model(run: Run, device: torch.device) -> nn.Module:
+    """The base classifier of a run, or of a checkpoint from outside, from the stored weights."""
+    if not isinstance(run, Subject):
+        return load_weights(run, (run.training() or {})["weights_sha256"], device)
+    spec = run.spec
+    wanted = Wanted(word=str(run.weights), dataset=spec.dataset, sigma=spec.sigma, arch=spec.arch, results=run.path)
+    return models.place(load_base(wanted).model, device)
+
+
+def _needs_code(evidence: Evidence) -> bool:
+    """Whether the network is built by a stranger's factory, which verification does not run."""
+    run = evidence.certification.run
+    return isinstance(run, Subject) and is_factory(run.spec.arch)
+
+
+def _conditions(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What counts depend on beyond weights, images and seeds: they move in the last bit of float32 logits, or with the noise itself."""
+    libraries = described.get("libraries")
+    return {
+        "device": described.get("device"),
+        "threads": described.get("threads"),
+        "torch version": libraries.get("torch") if isinstance(libraries, dict) else None,
+        "precision": described.get("precision"),
+        "engine": described.get("engine_sha256"),
+    }
+
+
+def _compare(again: Sequence[Again], report: Report, result: Recertification) -> None:
+    """Compares counts by the strictest rule that honest evidence passes.
+
+    Under the recorded conditions the noise is the same. Under others, rows that were recorded under the same conditions share
+    one answer to whether it is: it is if most of those that other noise would change are equal. Then a row may differ by the few
+    samples that rounding moves. Otherwise recorded and found counts are two samples of one binomial distribution: Fisher's exact
+    test on each row's selected class (of selection and of estimation samples), and over the rows of a group a sign test,
+    since a forger lifts counts. All tests of a call together fail honest evidence with probability `ERROR_LEVEL` at most.
+    """
+    groups: dict[str, list[Again]] = defaultdict(list)
+    for item in again:
+        groups[canonical([item.differing, _conditions(item.certification.environment() or {})])].append(item)
+    independent = [group for group in groups.values() if group[0].differing and not _shares_noise(group)]
+    tests = sum(2 * len(group) + 1 for group in independent)
+    for group in groups.values():
+        equal, moved = sum(item.equal for item in group), max(item.moved for item in group)
+        names = " and ".join(group[0].differing)
+        where = f"{len(group)} under {f'another {names} than recorded' if names else 'the recorded conditions'}: {equal} equal"
+        where += f", the others differ by {moved} samples at most" if moved else ""
+        if group in independent:
+            result.remarks.append(f"{where}; compared as samples of other noise, error level {ERROR_LEVEL:g} in all")
+            _compare_samples(group, ERROR_LEVEL / tests, report)
+            continue
+        result.remarks.append(where + (f"; 1 + n/{SLACK:,} samples are left to rounding" if moved else ""))
+        why = f"{equal} of {len(group)} rows are equal, so the noise is the same" if names else "under the recorded conditions"
+        for item in group:
+            if not item.rounding:
+                _fail(report, item, f"{item.told}; {why}")
+    forged = f"{result.tenth:,} of the {result.total:,} rows were forged"
+    result.remarks.append(f"if {forged}, these would all be honest ones with probability {result.missed:.2g}")
+
+
+def _shares_noise(group: Sequence[Again]) -> bool:
+    """Whether counts show that the noise is that of the record; a row whose samples all agree would be equal under any."""
+    telling = [item for item in group if len(item.found.estimation) > 1]
+    return sum(item.equal for item in telling) > len(telling) / 2
+
+
+def _compare_samples(group: Sequence[Again], level: float, report: Report) -> None:
+    for item in group:
+        chosen = item.recorded.selected
+        for name in ("estimation", "selection"):
+            recorded, found = getattr(item.recorded, name), getattr(item.found, name)
+            a, b, n = recorded.get(chosen, 0), found.get(chosen, 0), sum(recorded.values())
+            if (p := float(fisher_exact(np.array([[a, n - a], [b, n - b]])).pvalue)) < level:
+                _fail(report, item, f"{item.told}; {name} samples differ by more than chance (p = {p:.2g})")
+                break
+    higher, lower = sum(item.recorded.count > item.count for item in group), sum(item.recorded.count < item.count for item in group)
+    if higher and (p := float(binomtest(higher, higher + lower, alternative="greater").pvalue)) < level:
+        reason = f"{higher} of {higher + lower} differing rows record more samples of the selected class than were found (p = {p:.2g})"
+        report.fail(report.top, f"certified again: {reason}")
+
+
+def _fail(report: Report, item: Again, reason: str) -> None:
+    report.fail(item.certification.evidence, f"certified again: {reason}", item.line)

@@ -1,0 +1,601 @@
+"""Training speed of each method, side by side with a plain reference in one process.
+
+The reference is written the way the field's scripts are: a DataLoader that turns every image into a tensor on its own, images and
+weights in NCHW, ReLU before pooling, one forward pass per noise copy inside an attack, one loss per method without shared parts,
+`.item()` every step. Attacks freeze the parameters, as the scripts do. The suite runs its own training loop on the same task.
+
+First both take one step from the same weights, images and noise; the new weights must agree to 1e-5. That is held in float64, since
+in float32 one ReLU that rounds to the other side moves a deep network's weights by more; the float32 difference is printed, too.
+Then rounds alternate. Printed are medians over the rounds: images per second of both, forward+backward pairs per second of the suite,
+the ratio of neighbouring rounds, and the share of the machine's matrix-product speed (the best of repeated float32 products of
+2048 x 2048 matrices) that the suite's useful operations reach.
+
+    python benchmarks/train.py
+    python benchmarks/train.py --networks lenet --methods gaussian,smoothmix --rounds 9 --threads 2
+    python benchmarks/train.py --quick
+    python benchmarks/train.py --profile --methods gaussian
+
+With --profile nothing is compared: the suite's operators are timed one by one, with the operations and bytes that they need.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import itertools
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torchvision import transforms
+
+from bench.data import Split, load
+from bench.datasets import DATASETS, DatasetInfo
+from bench.errors import BenchError, nearest
+from bench.method import Batch, Method, Terms
+from bench.smoothing import SmoothedClassifier
+from bench.spec import RunSpec, TrainSpec
+from bench.train import Trainer, pairs_per_image
+from methods.consistency import Consistency
+from methods.gaussian import Gaussian
+from methods.macer import Macer
+from methods.smoothadv import SmoothAdv
+from methods.smoothmix import SmoothMix
+from methods.stability import Stability
+
+SIGMA = 0.5
+TOLERANCE = 1e-5  # of a weight after one step
+MATRIX = 2048
+CIFAR = DatasetInfo(
+    name="cifar10",
+    summary="random images of CIFAR-10's shape",
+    classes=10,
+    shape=(3, 32, 32),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2023, 0.1994, 0.2010),
+    train_size=4_096,
+    test_size=0,
+    sigmas=(SIGMA,),
+    train=TrainSpec(arch="cifar_resnet20", epochs=150, clock=150, batch=256, lr=0.1, lr_step=50),
+)
+
+
+# ---------------------------------------------------------------------------------------------- the reference's networks
+
+
+class PlainLeNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
+        self.fc1, self.fc2 = nn.Linear(800, 500), nn.Linear(500, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        return self.fc2(F.relu(self.fc1(x.view(len(x), -1))))  # type: ignore[no-any-return]
+
+
+class PlainBlock(nn.Module):
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or width_in != width:
+            self.shortcut = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class PlainResNet20(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+        blocks = [PlainBlock(a, b, 1 if a == b else 2) for a, b in itertools.pairwise(widths)]
+        self.blocks = nn.Sequential(*blocks)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.blocks(F.relu(self.bn(self.conv(x))))
+        return self.fc(F.avg_pool2d(out, 8).view(len(x), -1))  # type: ignore[no-any-return]
+
+
+class PlainNormalize(nn.Module):
+    def __init__(self, info: DatasetInfo) -> None:
+        super().__init__()
+        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (info.mean, info.std))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+def plain_copy(model: nn.Module, info: DatasetInfo) -> nn.Module:
+    """The reference's network with the weights of the suite's; parameters and buffers of both stand in the order of the forward pass."""
+    network = PlainLeNet() if info.shape[0] == 1 else PlainResNet20()
+    theirs, ours = network.state_dict(), {k: v for k, v in model.state_dict().items() if k.split(".")[-1] not in ("mean", "std")}
+    for (name, target), source in zip(theirs.items(), ours.values(), strict=True):
+        if target.shape != source.shape:
+            raise BenchError(f"weight {name} of the reference has shape {tuple(target.shape)}, not {tuple(source.shape)}")
+        target.copy_(source)
+    network = network.to(next(model.parameters()).dtype)
+    return network if info.shape[0] == 1 else nn.Sequential(PlainNormalize(info), network)
+
+
+# ------------------------------------------------------------------------------------------------ the reference's losses
+
+
+class Draws(Protocol):
+    """Where the reference gets its noise from."""
+
+    def normal(self, x: Tensor) -> Tensor: ...
+    def uniform(self, size: int) -> Tensor: ...
+
+
+class Fresh:
+    def normal(self, x: Tensor) -> Tensor:
+        return torch.randn_like(x) * SIGMA
+
+    def uniform(self, size: int) -> Tensor:
+        return torch.rand(size)
+
+
+class Replayed:
+    """The draws that the suite made in its step."""
+
+    def __init__(self, noise: list[Tensor], uniform: list[Tensor]) -> None:
+        self.copies = iter([copy for drawn in noise for copy in drawn])
+        self.numbers = iter(uniform)
+
+    def normal(self, x: Tensor) -> Tensor:
+        return next(self.copies)
+
+    def uniform(self, size: int) -> Tensor:
+        return next(self.numbers)
+
+
+def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
+    return torch.sum(-target * F.log_softmax(logits, dim=1), 1)
+
+
+def divergence(target: Tensor, logits: Tensor) -> Tensor:
+    return soft_cross_entropy(target, logits) - torch.sum(-target * torch.log(target.clamp(min=1e-38)), 1)
+
+
+def plain_gaussian(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    return F.cross_entropy(model(x + draws.normal(x)), y)
+
+
+def plain_stability(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    clean = model(x)
+    noisy = model(x + draws.normal(x))
+    return F.cross_entropy(clean, y) + method.strength * soft_cross_entropy(F.softmax(clean, dim=1), noisy).mean()
+
+
+def plain_consistency(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    noises = [draws.normal(x) for _ in range(method.copies)]
+    logits = model(torch.cat([x + noise for noise in noises]))
+    pieces = logits.chunk(method.copies)
+    mean = sum(F.softmax(piece, dim=1) for piece in pieces) / method.copies
+    spread = sum(divergence(mean, piece).mean() for piece in pieces) / method.copies
+    entropy = torch.sum(-mean * torch.log(mean.clamp(min=1e-38)), 1).mean()
+    return F.cross_entropy(logits, y.repeat(method.copies)) + method.strength * spread + method.entropy_strength * entropy
+
+
+def plain_macer(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    size, m = len(x), method.copies
+    repeated = x.repeat((1, m, 1, 1)).view(size * m, *x.shape[1:])  # image by image
+    noise = torch.stack([draws.normal(x) for _ in range(m)], 1).view_as(repeated)
+    logits = model(repeated + noise).view(size, m, -1)
+    chance = F.softmax(logits, dim=2).mean(1)
+    loss = F.nll_loss(torch.log(chance + 1e-10), y, reduction="sum")
+    sharp = F.softmax(logits * method.temperature, dim=2).mean(1)
+    top, classes = torch.topk(sharp, 2)
+    right = classes[:, 0] == y
+    first, second = top[right, 0], top[right, 1]
+    unit = torch.distributions.Normal(0.0, 1.0)
+    gap = unit.icdf(first) - unit.icdf(second)
+    fine = ~torch.isnan(gap) & ~torch.isinf(gap) & (torch.abs(gap) <= method.margin)
+    gap = unit.icdf(first[fine]) - unit.icdf(second[fine])
+    robust = (method.margin - gap).sum() * SIGMA / 2
+    return (loss + method.strength * robust) / size
+
+
+def plain_attack(
+    model: nn.Module, x: Tensor, y: Tensor, noises: list[Tensor], steps: int, move: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    model.eval()
+    model.requires_grad_(False)
+    point = x.detach()
+    for _ in range(steps):
+        point = point.clone().requires_grad_()
+        chance = sum(F.softmax(model(point + noise), dim=1) for noise in noises) / len(noises)
+        assert isinstance(chance, Tensor)
+        loss = F.nll_loss(torch.log(chance.clamp(min=1e-20)), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, [point])
+        point = move(point.detach(), gradient)
+    model.train()
+    model.requires_grad_(True)
+    return point
+
+
+def lengths(x: Tensor) -> Tensor:
+    return x.view(len(x), -1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def plain_smoothadv(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    noises = [draws.normal(x) for _ in range(method.copies)]
+    step = 2 * method.epsilon / method.steps
+
+    def move(point: Tensor, gradient: Tensor) -> Tensor:
+        shift = (point + step * gradient / lengths(gradient)).clamp(0, 1) - x
+        return x + shift * (method.epsilon / lengths(shift)).clamp(max=1)
+
+    point = plain_attack(model, x, y, noises, method.steps, move)
+    return F.cross_entropy(model(torch.cat([point + noise for noise in noises])), y.repeat(method.copies))
+
+
+def plain_smoothmix(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
+    noises = [draws.normal(x) for _ in range(method.copies)]
+    share = (draws.uniform(len(x)) / 2).view(-1, 1)
+
+    def move(point: Tensor, gradient: Tensor) -> Tensor:
+        return (point + method.step_size * gradient / (lengths(gradient) + 1e-8)).clamp(0, 1)
+
+    point = plain_attack(model, x, y, noises, method.steps, move)
+    logits = model(torch.cat([x + noise for noise in noises]))
+    mean = sum(F.softmax(piece, dim=1) for piece in logits.chunk(method.copies)) / method.copies
+    assert isinstance(mean, Tensor)
+    image_share = share.view(-1, 1, 1, 1)
+    mixed_x = (1 - image_share) * x + image_share * point
+    mixed_y = (1 - share) * mean + share / mean.shape[1]
+    mixed = model(torch.cat([mixed_x + noise for noise in noises]))
+    right = (mean.argmax(1) == y).float()
+    loss = sum((divergence(mixed_y, piece) * right).mean() for piece in mixed.chunk(method.copies)) / method.copies
+    return F.cross_entropy(logits, y.repeat(method.copies)) + method.strength * loss
+
+
+Plain = Callable[[Any, nn.Module, Tensor, Tensor, Draws], Tensor]
+METHODS: dict[str, tuple[type[Method], str, dict[str, Any], Plain]] = {
+    # class, variant, what is changed of the preset so that every part of the loss is at work from the first step; reference
+    "gaussian": (Gaussian, "default", {}, plain_gaussian),
+    "stability": (Stability, "default", {}, plain_stability),
+    "smoothadv": (SmoothAdv, "default", {"warmup_epochs": 0}, plain_smoothadv),
+    "macer": (Macer, "default", {"deferral": 0}, plain_macer),
+    "consistency": (Consistency, "default", {}, plain_consistency),
+    "smoothmix": (SmoothMix, "eta5", {"warmup_epochs": 0}, plain_smoothmix),
+}
+
+
+class Pictures(Dataset[tuple[Tensor, int]]):
+    """Images as torchvision's data sets read them: one picture at a time from an array, made a tensor by a transform."""
+
+    def __init__(self, data: Split) -> None:
+        self.arrays = data.pixels.permute(0, 2, 3, 1).squeeze(3).numpy()  # N H W, or N H W C
+        self.labels = data.labels.tolist()
+        self.transform = transforms.Compose([transforms.ToTensor()])
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.arrays[index])), self.labels[index]
+
+
+class Reference:
+    """The plain training of one method; one optimiser step per piece of a loader batch."""
+
+    def __init__(self, method: Method, loss: Plain, model: nn.Module, train: TrainSpec) -> None:
+        self.method, self.loss, self.model = method, loss, model.train()
+        self.optimiser = torch.optim.SGD(model.parameters(), lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+        self.losses: list[float] = []
+
+    def step(self, x: Tensor, y: Tensor, draws: Draws) -> None:
+        loss = self.loss(self.method, self.model, x, y, draws)
+        self.losses.append(loss.item())
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+
+    def train(self, batches: Iterator[tuple[Tensor, Tensor]], count: int, chunks: int) -> None:
+        for x, y in itertools.islice(batches, count):
+            for piece, labels in zip(x.chunk(chunks), y.chunk(chunks), strict=True):
+                self.step(piece, labels, Fresh())
+
+
+# ----------------------------------------------------------------------------------------------------------- measuring
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Method):
+    """A method that writes down its batch and its draws, for the reference to repeat."""
+
+    inner: Method
+    batches: list[Batch] = field(default_factory=list)
+    noise: list[Tensor] = field(default_factory=list)
+    uniform: list[Tensor] = field(default_factory=list)
+
+    def loss(self, g: SmoothedClassifier, batch: Batch) -> Terms:
+        batch = dataclasses.replace(batch, x=batch.x.to(next(g.base.parameters()).dtype))
+        self.batches.append(batch)
+        return self.inner.loss(Watching(g, self), batch)
+
+
+class Watching(SmoothedClassifier):
+    def __init__(self, g: SmoothedClassifier, log: Watched) -> None:
+        super().__init__(g.base, g.sigma, g.generator)
+        self.log = log
+
+    def noise(self, x: Tensor, copies: int = 1) -> Tensor:
+        self.log.noise.append(super().noise(x, copies))
+        return self.log.noise[-1]
+
+    def uniform(self, size: int, like: Tensor) -> Tensor:
+        self.log.uniform.append(super().uniform(size, like))
+        return self.log.uniform[-1]
+
+
+class Enough(Exception):
+    """The round's steps are taken."""
+
+
+def advance(trainer: Trainer, steps: int) -> None:
+    """Takes so many steps of the suite's training."""
+    last = trainer.step + steps
+
+    def after_step(trainer: Trainer) -> None:
+        if trainer.step == last:
+            raise Enough
+
+    try:
+        trainer.run(after_step)
+    except Enough:
+        return
+    raise BenchError(f"the training ended after {trainer.step} steps, before step {last}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One method on one network."""
+
+    name: str
+    network: str
+    info: DatasetInfo
+    data: Split
+    batch: int  # images per loader batch
+
+    @property
+    def method(self) -> Method:
+        cls, variant, changes, _ = METHODS[self.name]
+        preset = cls.presets.get(("official", variant, self.info.name, SIGMA), cls())
+        return dataclasses.replace(preset, **changes)
+
+    @property
+    def chunks(self) -> int:
+        chunks = self.method.chunks
+        return getattr(self.method, chunks) if isinstance(chunks, str) else chunks
+
+    def trainer(self, method: Method) -> Trainer:
+        train = dataclasses.replace(self.info.train, epochs=1_000, clock=1_000, batch=self.batch // self.chunks, nesterov=False)
+        spec = RunSpec(
+            method=self.name,
+            variant="default",
+            hyperparameters={},
+            dataset=self.info.name,
+            sigma=SIGMA,
+            seed=0,
+            recipe="official",
+            protocol="full",
+            train=train,
+        )
+        return Trainer(spec, method, self.info, self.data, torch.device("cpu"))
+
+    def reference(self, trainer: Trainer) -> Reference:
+        return Reference(self.method, METHODS[self.name][3], plain_copy(trainer.model, self.info), trainer.spec.train)
+
+
+def difference_after_one_step(task: Task, dtype: torch.dtype) -> tuple[float, int]:
+    """Largest difference of a weight after one step of both, and the operations of that step in the reference."""
+    watched = Watched(inner=task.method)
+    trainer = task.trainer(watched)
+    trainer.model.to(dtype)
+    reference = task.reference(trainer)
+    before = copy.deepcopy(reference.model.state_dict())
+    advance(trainer, 1)
+    (batch,) = watched.batches
+    with FlopCounterMode(display=False) as counter:
+        reference.step(batch.x, batch.y, Replayed(watched.noise, watched.uniform))
+    theirs = [tensor for tensor in reference.model.state_dict().values() if tensor.is_floating_point()]
+    ours = [tensor for name, tensor in trainer.model.state_dict().items() if name.split(".")[-1] not in ("mean", "std")]
+    ours = [tensor for tensor in ours if tensor.is_floating_point()]
+    moved = max(float((a - b).abs().max()) for a, b in zip(theirs, (t for t in before.values() if t.is_floating_point()), strict=True))
+    if not moved > 10 * TOLERANCE:
+        raise BenchError(f"{task.name} on {task.network}: a step moves no weight by more than {moved:.1e}, so the comparison is empty")
+    return max(float((a - b).abs().max()) for a, b in zip(theirs, ours, strict=True)), counter.get_total_flops()
+
+
+def matrix_speed(clock: Callable[[], float], seconds: float = 2.0) -> float:
+    """Operations per second of float32 matrix products; the best of many."""
+    a, b = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begun = clock()
+        a @ b
+        best = min(best, clock() - begun)
+    return 2 * MATRIX**3 / best
+
+
+def measure(task: Task, rounds: int, pairs_per_round: int, workers: int, clock: Callable[[], float]) -> tuple[float, float, float]:
+    """Median images per second of the reference and of the suite, and the median ratio of neighbouring rounds."""
+    trainer = task.trainer(task.method)
+    reference = task.reference(trainer)
+    loader = DataLoader(Pictures(task.data), batch_size=task.batch, shuffle=True, num_workers=workers, drop_last=True)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    pairs = task.batch * pairs_per_image(task.method, task.info)
+    count = max(1, round(pairs_per_round / pairs))  # loader batches per round
+    speeds: list[tuple[float, float]] = []
+    for number in range(rounds + 1):
+        begun = clock()
+        reference.train(batches, count, task.chunks)
+        between = clock()
+        advance(trainer, count * task.chunks)
+        ended = clock()
+        if number:  # the first round warms up
+            speeds.append((count * task.batch / (between - begun), count * task.batch / (ended - between)))
+    plain, ours = (statistics.median(column) for column in zip(*speeds, strict=True))
+    return plain, ours, statistics.median(b / a for a, b in speeds)
+
+
+def copy_speed(seconds: float = 1.0) -> float:
+    """Bytes read and written per second by copies of 64 MiB, larger than the caches of a core; the best of many."""
+    source, target = torch.rand(2**24), torch.rand(2**24)
+    best, end = math.inf, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begun = time.perf_counter()
+        target.copy_(source)
+        best = min(best, time.perf_counter() - begun)
+    return 2 * source.nbytes / best
+
+
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Seconds, operations and bytes (of inputs and outputs, each counted once) of every operator that runs inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.steps: list[list[tuple[str, float, int, int]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        begun = time.perf_counter()
+        result = func(*args, **(kwargs or {}))
+        seconds = time.perf_counter() - begun
+        leaves = tree_leaves((args, kwargs, result))
+        moved = sum({id(leaf): leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor)}.values())
+        operations = (
+            flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result) if func.overloadpacket in flop_registry else 0
+        )
+        shapes = " ".join("x".join(map(str, leaf.shape)) for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf.dim() > 1)
+        self.steps[-1].append((f"{func.overloadpacket.__name__} {shapes}", seconds, operations, moved))
+        return result
+
+
+def profile(task: Task, matrix: float, copying: float, count: int = 15, shown: int = 16) -> None:
+    """Prints the operators of a step, the slowest first; each time is the lower quartile over the steps."""
+    trainer = task.trainer(task.method)
+    advance(trainer, 2)
+    with Operators() as operators:
+        for _ in range(count):
+            operators.steps.append([])
+            advance(trainer, 1)
+    pairs = task.batch // task.chunks * pairs_per_image(task.method, task.info)
+    table: dict[str, list[float]] = {}
+    for calls in zip(*operators.steps, strict=True):
+        entry = table.setdefault(calls[0][0], [0.0] * 4)
+        seconds = sorted(call[1] for call in calls)[count // 4]
+        for column, value in enumerate((1, seconds, calls[0][2], calls[0][3])):
+            entry[column] += value
+    total = sum(entry[1] for entry in table.values())
+    print(f"\n{task.network} {task.name}: {1e6 * total / pairs:.1f} us per pair in operators; per operator us per pair, share, the part of")
+    print("the matrix-product speed and of the copying speed that it reaches, calls per step, shapes")
+    for name, (calls, seconds, operations, moved) in sorted(table.items(), key=lambda item: -item[1][1])[:shown]:
+        speeds = f"{operations / seconds / matrix:>5.0%} {moved / seconds / copying:>5.0%}"
+        print(f"{1e6 * seconds / pairs:>7.2f} {seconds / total:>5.0%} {speeds} {calls:>5.0f}  {name[:90]}")
+
+
+def tasks(names: list[str], networks: list[str], quick: bool) -> Iterator[Task]:
+    generator = torch.Generator().manual_seed(0)
+    for network in networks:
+        if network == "lenet":
+            info, data, batch = DATASETS["mnist"], load("mnist", "train"), 256
+            data = Split(data.pixels[:8_192], data.labels[:8_192], {})
+        else:
+            info, batch = CIFAR, 64
+            pixels = torch.randint(0, 256, (CIFAR.train_size, *CIFAR.shape), generator=generator, dtype=torch.uint8)
+            data = Split(pixels, torch.arange(CIFAR.train_size) % CIFAR.classes, {})
+        for name in names:
+            yield Task(name=name, network=network, info=info, data=data, batch=batch // 4 if quick else batch)
+
+
+def choice(text: str, known: list[str], what: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in known:
+            raise BenchError(f"unknown {what} {word!r}{nearest(word, known)}")
+    return words
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Training speed of each method, side by side with a plain reference.")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; default: all six")
+    parser.add_argument("--networks", default="lenet,resnet20", help="lenet, resnet20 or both")
+    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds after one that warms up")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--workers", type=int, default=0, help="processes of the reference's DataLoader")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="seconds of the processor, not of the wall: with one thread on a busy machine"
+    )
+    parser.add_argument("--quick", action="store_true", help="a quarter of the batch and short rounds: shows that it runs")
+    parser.add_argument("--profile", action="store_true", help="time the suite's operators one by one instead")
+    words = parser.parse_args()
+    try:
+        names = choice(words.methods, list(METHODS), "method")
+        networks = choice(words.networks, ["lenet", "resnet20"], "network")
+        if words.rounds < 1 or words.threads < 1 or words.workers < 0:
+            raise BenchError("--rounds and --threads must be at least 1, --workers not negative")
+    except BenchError as error:
+        sys.exit(f"error: {error}")
+    if words.cpu_time and (words.threads > 1 or words.workers):
+        sys.exit("error: --cpu-time adds up threads and misses workers; use it with --threads 1 and --workers 0")
+    clock = time.process_time if words.cpu_time else time.perf_counter
+    torch.set_num_threads(words.threads)
+    speed = matrix_speed(clock)
+    load_now = os.getloadavg()[0]
+    print(
+        f"torch {torch.__version__}, {platform.machine()}, {words.threads} threads, {os.cpu_count()} CPUs, load {load_now:.1f} at the start"
+    )
+    print(
+        f"matrix products: {speed / 1e9:.0f} GFLOP/s; medians of {words.rounds} rounds; sigma {SIGMA}; {words.workers} loader workers; "
+        f"{'processor' if words.cpu_time else 'wall'} time"
+    )
+    if words.profile:
+        copying = copy_speed()
+        print(f"copies: {copying / 1e9:.1f} GB/s read and written")
+        for task in tasks(names, networks, words.quick):
+            profile(task, speed, copying)
+        return
+    columns = ("network", "method", "batch", "reference", "suite", "pairs/s", "ratio", "of matmul", "float64", "float32")
+    print(("{:<9} {:<12} {:>6} {:>10} {:>8} {:>8} {:>6} {:>10} {:>8} {:>8}").format(*columns))
+    for task in tasks(names, networks, words.quick):
+        rounded, operations = difference_after_one_step(task, torch.float32)
+        difference, _ = difference_after_one_step(task, torch.float64)
+        if not difference <= TOLERANCE:
+            sys.exit(f"error: {task.name} on {task.network}: weights differ by {difference:.1e} after one step, more than {TOLERANCE:g}")
+        pairs_per_round = (1_024 if task.network == "lenet" else 128) if words.quick else (8_192 if task.network == "lenet" else 1_024)
+        plain, ours, ratio = measure(task, words.rounds, pairs_per_round, words.workers, clock)
+        share = ours * operations / (task.batch // task.chunks) / speed
+        pairs = ours * pairs_per_image(task.method, task.info)
+        print(
+            f"{task.network:<9} {task.name:<12} {task.batch // task.chunks:>6} {plain:>10.0f} {ours:>8.0f} {pairs:>8.0f} {ratio:>6.2f} "
+            f"{share:>10.0%} {difference:>8.0e} {rounded:>8.0e}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

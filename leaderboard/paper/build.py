@@ -1,0 +1,201 @@
+"""From a store to a table of the paper."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import BenchError
+from bench.imported import Import, default_collection, imports, runs_of_table
+from bench.spec import canonical
+from bench.store import Run, Store
+from leaderboard import layouts, metrics
+from leaderboard.aggregate import Filters, Row, Source, collect
+from leaderboard.aggregate.collect import ALPHA, NO_SUCH_FILTERS
+from leaderboard.aggregate.imported import check_alpha_of_logs, conditions_of_log
+from leaderboard.aggregate.mix import say
+from leaderboard.aggregate.runs import read_runs
+from leaderboard.paper.table import RULES, Compat, Entry, PaperTable
+from leaderboard.tables import conditions
+
+
+def build(
+    number: int,
+    store: Store,
+    *,
+    source: Source | None = None,
+    compat: Compat = "exact",
+    alpha: float | None = None,
+    protocol: str | None = None,
+    recipe: str | None = None,
+    seeds: Sequence[int] = (),
+    empty: bool = False,
+) -> PaperTable:
+    """A table of the paper from the store.
+
+    Args:
+        source: imported logs or our own runs; None takes the one that the store has.
+        compat: `3sig` rounds radii to 3 significant digits and compares with >=, as the paper did (also of our own exact radii).
+        alpha: chance that a certificate is wrong, 0.001 if None; imported logs have one of their own, which is fixed.
+        protocol, recipe, seeds: which of our own runs, so any of them leaves imported logs out; full, official and all that any row
+            of the table has, if not given.
+        empty: whether a table is wanted that nothing in the store fills, for the paper's numbers alone.
+
+    Raises:
+        BenchError: no such table, nothing to fill it with, both sources and no choice, runs or logs that do not share a table.
+    """
+    layout = layouts.load(number)
+    of_runs = bool(protocol or recipe or seeds)
+    if of_runs and source == "imported":
+        raise BenchError(NO_SUCH_FILTERS)
+    protocol, recipe = protocol or "full", recipe or "official"
+    logs = [] if source == "runs" or of_runs else [log for log in imports(store.root) if _is_printed(log, layout)]
+    stored, damaged = read_runs(store) if source != "imported" else ([], [])
+    runs = [run for run in stored if _belongs(run, layout, protocol, recipe)]
+    if logs and runs:
+        raise BenchError(f"{store.root} holds imported logs and runs of its own for table {number}; say --from imported or --from runs")
+    if not logs and not runs and not empty:
+        known = f"runs of protocol {protocol} and recipe {recipe} on {layout.dataset}"
+        others = sorted({f"--protocol {r.spec.protocol} --recipe {r.spec.recipe}" for r in stored if r.spec.dataset == layout.dataset})
+        hint = f"; there is {', '.join(others)}" if others else ""
+        raise BenchError(
+            f"{store.root} holds nothing for table {number}: neither imported logs of {default_collection()} nor {known}{hint}"
+        )
+    check_alpha_of_logs(logs, alpha)
+    notes: list[str] = []
+    if logs:
+        found = _of_logs(layout, logs, compat, notes)
+    elif runs:
+        found = _of_runs(layout, runs, store, seeds, compat, ALPHA if alpha is None else alpha, notes)
+    else:
+        found = {}
+        notes.append("Nothing in the store fills this table; the paper's numbers stand alone.")
+    entries = {}
+    for p in layouts.values(number):
+        runs_of_cell, status = found.get((p.sigma, p.row), ((), "missing"))
+        entries[p.sigma, p.row, p.metric] = Entry(values=tuple(of(p.metric) for of in runs_of_cell), status=status, printed=p)
+    kind: Source | Literal["nothing"] = "imported" if logs else "runs" if runs else "nothing"
+    rule = f" Certified accuracy at r in %: {RULES[compat]}." if layout.radii else ""
+    caption = f"Layout of Table {number} with {_ours(runs)}.{rule}" if runs else f"Table {number}. {layout.caption}{rule}"
+    # With imported logs, what is wrong with a run is no matter of the table.
+    notes += [] if logs else [f"Left out, because it is damaged: {reason}" for reason in damaged]
+    return PaperTable(layout=layout, entries=entries, source=kind, compat=compat, caption=caption, notes=tuple(dict.fromkeys(notes)))
+
+
+_Values = Callable[[str], float]
+_Cells = dict[tuple[str, str], tuple[Sequence[_Values], str]]
+"""(sigma, row) -> one function of the metric per run, none where any is missing; and what to say instead."""
+
+
+def _belongs(run: Run, layout: layouts.Layout, protocol: str, recipe: str) -> bool:
+    spec = run.spec
+    plain = not any(name.startswith("train.") for name in spec.changes)
+    return (spec.dataset, spec.protocol, spec.recipe) == (layout.dataset, protocol, recipe) and spec.row in layout.labels and plain
+
+
+def _is_printed(log: Import, layout: layouts.Layout) -> bool:
+    """Run ids mean what the paper averages in its own collection only."""
+    return (log.spec.dataset, log.spec.collection) == (layout.dataset, default_collection())
+
+
+def _of_logs(layout: layouts.Layout, logs: Sequence[Import], compat: Compat, notes: list[str]) -> _Cells:
+    """The runs that the paper averages; adds to the notes what differs between them."""
+    by_place: dict[tuple[str, float, str], Import] = {}
+    for log in logs:
+        place = log.spec.row, log.spec.sigma, log.spec.run
+        if (other := by_place.setdefault(place, log)) is not log:
+            raise BenchError(f"{log.path} and {other.path} hold the same run of {log.spec.row}; move one of them away")
+    cells: _Cells = {}
+    used: dict[str, list[Import]] = {}
+    for sigma, row in itertools.product(layout.sigmas, layout.rows):
+        names = runs_of_table(layout.number, row, float(sigma))
+        there = [by_place[place] for name in names if (place := (row, float(sigma), name)) in by_place]
+        status = "" if there and len(there) == len(names) else f"{len(there)}/{len(names)} runs" if there else "missing"
+        if len({canonical(conditions_of_log(log)) for log in there}) > 1:
+            status = "not comparable"
+        cells[sigma, row] = [] if status else [_log_values(log, compat) for log in there], status
+        used[f"{row} at sigma {sigma}"] = there
+    notes.append(f"From imported logs ({default_collection()}): they hold no counts, and their radii are rounded as printed.")
+    every = [conditions_of_log(log) for there in used.values() for log in there]
+    usual = max(every, key=every.count, default={})
+    for name, there in used.items():
+        for own in map(conditions_of_log, there):
+            if differ := {key: value for key, value in own.items() if value != usual[key]}:
+                others = say({key: usual[key] for key in differ})
+                notes += [f"{name} is not comparable with the rows around it: {say(differ)} instead of {others}."]
+    return cells
+
+
+def _log_values(log: Import, compat: Compat) -> _Values:
+    data = log.columns()
+    return _values(data.correct, data.radius, compat)
+
+
+def _of_runs(
+    layout: layouts.Layout, runs: Sequence[Run], store: Store, seeds: Sequence[int], compat: Compat, alpha: float, notes: list[str]
+) -> _Cells:
+    """The rows of `collect`, so that what is no mean there is none here; adds to the notes what a reader must know."""
+    spec = runs[0].spec
+    filters = Filters(
+        datasets=[spec.dataset], protocols=[spec.protocol], recipes=[spec.recipe], seeds=seeds, methods=sorted({r.spec.row for r in runs})
+    )
+    groups = [g for g in collect(store, filters, alpha=alpha, source="runs", metrics=()) if not g.conditions["changes"]]
+    table = f"table {layout.number}"
+    if len(groups) > 1:
+        raise BenchError(f"{table}: runs of one protocol were trained or certified in several ways, which never share a table")
+    if not groups:
+        raise BenchError(f"{table}: its runs were certified with --set certify.* only; see `bench table`")
+    (group,) = groups
+    by_place: dict[tuple[float, str], Row] = {}
+    for section in group.sections:
+        for row in section.rows:
+            if by_place.setdefault((section.sigma, row.name), row) is not row and row.name in layout.labels:
+                raise BenchError(f"{table}: {row.name} at sigma {section.sigma:g} was run with several settings; see `bench table`")
+    wanted = itertools.product(layout.sigmas, layout.rows)
+    places = {(sigma, name): by_place[float(sigma), name] for sigma, name in wanted if (float(sigma), name) in by_place}
+    # Rows that the table does not show may have more seeds, which are no gap of those that it shows.
+    shown = {seed.seed for row in places.values() for seed in row.seeds if seed.state != "missing"}
+    expected: set[int | str] = {*seeds} or shown
+    cells: _Cells = {}
+    for place, whole in places.items():
+        row = dataclasses.replace(whole, seeds=tuple(seed for seed in whole.seeds if seed.seed in expected))
+        begun = any(seed.state != "missing" for seed in row.seeds)
+        status = row.status if begun else "missing"
+        values = [] if status else [_values(o.correct, _rounded(o.radius, compat), compat) for o in row.outcomes]
+        cells[place] = values, status
+        notes += row.notes
+    several = any(len(values) > 1 for values, _ in cells.values())
+    notes[:0] = [*conditions(group), *(["±: sample standard deviation over the seeds."] if several else []), *group.notes]
+    return cells
+
+
+def _rounded(radius: NDArray[np.float64], compat: Compat) -> NDArray[np.float64]:
+    return np.array([float(f"{r:.3g}") for r in radius]) if compat == "3sig" else radius
+
+
+def _values(correct: NDArray[np.bool_], radius: NDArray[np.float64], compat: Compat) -> _Values:
+    """Metric -> value over all images: ACR in pixels, accuracies in %."""
+
+    def value(metric: str) -> float:
+        if metric == metrics.ACR:
+            return float((radius * correct).sum()) / len(radius)
+        return _share(correct, radius, float(metric), compat)
+
+    return value
+
+
+def _share(correct: NDArray[np.bool_], radius: NDArray[np.float64], r: float, compat: Compat) -> float:
+    beyond = radius >= r if compat == "3sig" else radius > r
+    return 100 * int(np.count_nonzero(correct & beyond)) / len(radius)
+
+
+def _ours(runs: Sequence[Run]) -> str:
+    """`our runs: mnist, protocol quick, recipe official, seeds 0, 1`."""
+    first = runs[0].spec
+    seeds = ", ".join(map(str, sorted({run.spec.seed for run in runs})))
+    return f"our runs: {first.dataset}, protocol {first.protocol}, recipe {first.recipe}, seeds {seeds}"

@@ -1,0 +1,125 @@
+"""What a table is about, in words that every format shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from bench.spec import CertifySpec
+from leaderboard.aggregate import Group
+from leaderboard.tables.cells import cells
+
+RULE = "correct and radius > r, {radii}"
+TIE = "~"
+TIED = "ACR not separable from the best of the sigma (paired bootstrap over test images, Holm's correction, 0.05)."
+SAID = ("certify.n0", "certify.n", "certify.images", "certify.seed", "certify.rule")
+
+
+def headline(group: Group) -> str:
+    """What the table is about, in one line: data, protocol and what was changed of it, recipe, network, seeds."""
+    known = group.conditions
+    changes = f" ({known['changes']})" if known.get("changes") else ""
+    words = [f"{name} {known[name]}{changes if name == 'protocol' else ''}" for name in ("protocol", "recipe", "network") if name in known]
+    source = [known["source"]] if group.source == "imported" and "source" in known else []
+    return clean(", ".join([group.dataset, *source, *words, *_trainings(group)]))
+
+
+def _trainings(group: Group) -> list[str]:
+    """`5 seeds (0-4)`, `5 runs`; nothing where rows differ in it."""
+    if group.seeds:
+        numbers = [seed for seed in group.seeds if isinstance(seed, int)]
+        return [f"seed {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} seeds ({_spans(numbers)})"]
+    counts = sorted({len(row.seeds) for section in group.sections for row in section.rows if row.finished})
+    if group.mixed or not counts:
+        return []
+    return ["1 run" if counts == [1] else f"{' or '.join(map(str, counts))} runs"]
+
+
+def details(group: Group) -> str:
+    """How the numbers came about and what they mean."""
+    meanings = [metric.meaning for metric in group.metrics if metric.meaning]
+    if radii := [metric.heading for metric in group.metrics if metric.heading.startswith("r=")]:
+        columns = "Columns r" if len(radii) > 1 else f"Column {radii[0]}"
+        meanings.insert(1 if meanings else 0, f"{columns}: certified accuracy at r in % ({rule(group)}).")
+    text = " ".join([*conditions(group), *dict.fromkeys(meanings)])
+    if any(stat.std is not None for section in group.sections for row in section.rows for stat in row.stats.values()):
+        text += f" ±: sample standard deviation over the {'runs' if group.source == 'imported' else 'seeds'}."
+    return clean(text)
+
+
+def rule(group: Group) -> str:
+    """When an image counts as certified at a radius."""
+    radii = group.conditions.get("rounding", "as each row says")
+    return RULE.format(radii="exact radii" if radii == "exact" else f"radii {radii}")
+
+
+def conditions(group: Group) -> list[str]:
+    """What all rows share of training and certification, in sentences."""
+    known = group.conditions
+    sentences = []
+    if "train.epochs" in known and "train.images" in known:
+        epochs = known["train.epochs"]
+        sentences.append(f"Training: {epochs} epoch{'s' if epochs != 1 else ''}, images {known['train.images']}.")
+    parts = [f"{word} = {known[name]:,}" for name, word in (("certify.n0", "n0"), ("certify.n", "n")) if name in known]
+    parts += [f"alpha = {known['alpha']:g}"] if "alpha" in known else []
+    parts += [f"{known['certify.rule']} bound"] if "certify.rule" in known else []
+    if group.images and "certify.images" in known:
+        of = f" of {group.test_size:,}" if group.test_size else ""
+        parts.append(f"{group.images:,}{of} test images ({known['certify.images']})")
+    parts += [f"sampling seed {known['certify.seed']}"] if "certify.seed" in known else []
+    # Whatever else a certification may be told is unusual, and is said where it is not as usual.
+    usual = {f"certify.{f.name}": f.default for f in dataclasses.fields(CertifySpec)}
+    words = {"certify.skip_misclassified": "misclassified images are skipped", "certify.sampling": "sampling on a {} of floating point"}
+    parts += [
+        words.get(name, f"{name.removeprefix('certify.').replace('_', ' ')} {{}}").format(value)
+        for name, value in known.items()
+        if name in usual and name not in SAID and value != usual[name]
+    ]
+    return [*sentences, f"Certification: {', '.join(parts)}."] if parts else sentences
+
+
+def legend(group: Group, bold: str = "Bold", underlined: str = "Underlined", tie: str = TIE) -> str:
+    """What the marks mean, empty if there are none."""
+    shown = [cell for section in group.sections for row in cells(group, section) for cell in row]
+    sentences = []
+    if any(cell.improves for cell in shown):
+        sentences.append(f"{bold}: better than {group.baseline} at the same sigma.")
+    if any(cell.best for cell in shown):
+        sentences.append(f"{underlined}: best of the sigma and column.")
+    if any(cell.tied for cell in shown):
+        sentences.append(f"{tie}: {TIED}")
+    return " ".join(sentences)
+
+
+def caption(group: Group) -> str:
+    """The whole caption as plain text."""
+    return " ".join(filter(None, [f"{headline(group)}.", details(group), legend(group)]))
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    """`0-4, 7` for 0, 1, 2, 3, 4, 7."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 2 else ", ".join(map(str, span)) for span in spans)
+
+
+def clean(text: str) -> str:
+    """One line without control characters: a name must not move the cursor or end a row."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def letters_of(group: Group) -> dict[str, str]:
+    """Footnote -> its letter: a, b, ..., z, aa, ab, ..."""
+
+    def letter(number: int) -> str:
+        return (letter(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
+
+    return {note: letter(number) for number, note in enumerate(group.footnotes)}
+
+
+def sigma_text(sigma: float) -> str:
+    return text if float(text := f"{sigma:.2f}") == sigma else repr(sigma)

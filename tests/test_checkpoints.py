@@ -1,0 +1,839 @@
+"""Weight files of strangers: what loads, what is refused, and that the same weights are the same model in every layout."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import os
+import re
+import struct
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from fake_store import run_spec
+from torch import Tensor, nn
+
+from bench.checkpoints import check, files, fit, normalize, stored
+from bench.checkpoints.export import field_checkpoint
+from bench.checkpoints.load import Base, Wanted, load
+from bench.checkpoints.normalize import Normalization, parse
+from bench.datasets import DATASETS, DatasetInfo
+from bench.errors import BenchError
+from bench.models import ARCHITECTURES, build
+from bench.spec import RunSpec, canonical, to_json
+from bench.store import Run, Store, sha256, write_atomically, write_json
+
+MNIST = DATASETS["mnist"]
+COLOUR: DatasetInfo = dataclasses.replace(
+    MNIST, name="colour", shape=(3, 32, 32), classes=7, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.201)
+)
+State = dict[str, Any]
+
+
+def network_state(arch: str = "lenet", info: DatasetInfo = MNIST, seed: int = 3) -> State:
+    """Weights of the network alone, under its own names."""
+    network = cast(nn.Sequential, build(arch, info, seed))[1]
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def prefixed(state: Mapping[str, Any], prefix: str) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def field(state: Mapping[str, Any], prefix: str = "1.", arch: object = "lenet") -> State:
+    """A checkpoint as the field's training scripts save it."""
+    return {"epoch": 90, "arch": arch, "state_dict": prefixed(state, prefix), "optimizer": {"state": {}, "param_groups": [{"lr": 0.01}]}}
+
+
+def save(path: Path, content: object, **how: Any) -> Path:
+    torch.save(content, path, **how)
+    return path
+
+
+def opened(path: Path | str, **said: Any) -> Base:
+    words: dict[str, Any] = {"dataset": "mnist", "sigma": 0.5, "results": Path("nowhere"), **said}
+    return load(Wanted(word=str(path), **words))
+
+
+def trained(results: Path, spec: RunSpec, model: nn.Module) -> Run:
+    """A run on disk with these weights, as the suite leaves it."""
+    run = Store(results).run(spec)
+    run.begin()
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"certbench": canonical({"spec": to_json(spec), "key": spec.key})}
+    write_atomically(run.weights, safetensors.torch.save(weights, metadata))
+    write_json(run.path / "training.json", {"state": "trained", "steps": 1, "weights_sha256": sha256(run.weights)})
+    return run
+
+
+# ------------------------------------------------------------------------------------------------- what loads
+
+
+@pytest.fixture(scope="module")
+def lenet() -> State:
+    return network_state()
+
+
+def logits(base: Base) -> Tensor:
+    x = torch.rand(4, *base.info.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return cast(Tensor, base.model(x))
+
+
+LAYOUTS: dict[str, Callable[[State], object]] = {
+    "1.": field,
+    "1.module.": lambda s: field(s, "1.module."),
+    "module.1.": lambda s: field(s, "module.1."),
+    "module.": lambda s: field(s, "module."),
+    "no prefix": lambda s: field(s, ""),
+    "another spelling of arch": lambda s: field(s, arch="LeNet"),
+    "state dict alone": lambda s: s,
+    "state dict alone, 1.module.": lambda s: prefixed(s, "1.module."),
+    "normalisation in the file": lambda s: {"0.mean": torch.zeros(1, 1, 1), "0.std": torch.ones(1, 1, 1), **prefixed(s, "1.")},
+    "parameters": lambda s: field({name: nn.Parameter(tensor) for name, tensor in s.items()}),
+    "channels last": lambda s: field({n: t.to(memory_format=torch.channels_last) if t.dim() == 4 else t for n, t in s.items()}),
+    "views of one storage": lambda s: field({**s, "fc2.bias": torch.zeros(3, 10).copy_(s["fc2.bias"])[1]}),
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_of_the_same_weights_is_the_same_model(lenet: State, layout: str, legacy: bool, tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pth.tar", LAYOUTS[layout](lenet), _use_new_zipfile_serialization=not legacy)
+    base = opened(path, arch=None if "alone" not in layout and "in the file" not in layout else "lenet")
+    assert base.arch == "lenet"
+    assert str(base.normalization) == "none"
+    assert {name: tensor.tolist() for name, tensor in base.model[1].state_dict().items()} == {n: t.tolist() for n, t in lenet.items()}
+    plain = save(tmp_path / "plain.pth", field(lenet))
+    assert torch.equal(logits(base), logits(opened(plain)))
+    assert base.sha256 == opened(plain).sha256
+    assert not any(module.training for module in base.model.modules())
+
+
+def test_safetensors_of_a_bare_network(lenet: State, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    safetensors.torch.save_file(lenet, path)
+    base = opened(path, arch="lenet")
+    assert base.sha256 == opened(save(tmp_path / "x.pth", field(lenet))).sha256
+    with pytest.raises(BenchError, match=r"does not say its architecture; its tensors are those of lenet: --arch lenet"):
+        opened(path)
+
+
+def test_our_own_weights_say_what_they_are(tmp_path: Path) -> None:
+    spec = run_spec(sigma=0.25, seed=4)
+    run = trained(tmp_path, spec, build("lenet", MNIST, 1))
+    for word in (run.weights, run.path, spec.key, spec.key[:6]):
+        base = load(Wanted(word=str(word), results=tmp_path))
+        assert (base.arch, base.sigma, base.info.name, str(base.normalization)) == ("lenet", 0.25, "mnist", "none")
+        assert (base.run is None) == (word == run.weights)
+        assert base.stated
+    other = load(Wanted(word=spec.key, sigma=1.0, results=tmp_path))
+    assert other.sigma == 1.0
+    run.weights.write_bytes(run.weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(BenchError, match=r"SHA-256 is .*, but training.json says"):
+        load(Wanted(word=spec.key, results=tmp_path))
+    run.weights.unlink()
+    with pytest.raises(BenchError, match="holds no weights"):
+        load(Wanted(word=spec.key, results=tmp_path))
+    (run.path / "training.json").unlink()
+    with pytest.raises(BenchError, match=r"is not trained \(training\)"):
+        load(Wanted(word=spec.key, results=tmp_path))
+
+
+def test_a_network_of_timm_with_batch_norm(tmp_path: Path) -> None:
+    state = network_state("test_resnet")
+    for name in state:
+        if name.endswith("running_mean"):
+            state[name] += 0.25
+    path = save(tmp_path / "x.pth", field(state, "1.module.", "test_resnet"))
+    base = opened(path, normalize="0.1307/0.3081")
+    assert base.normalization.mean[0] == pytest.approx(0.1307)
+    x = torch.rand(2, 1, 28, 28)
+    network = cast(nn.Sequential, build("test_resnet", MNIST, 0))[1].eval()
+    network.load_state_dict(state)
+    with torch.no_grad():
+        expected = network((x - 0.1307) / 0.3081)
+        assert torch.allclose(base.model(x), expected, atol=1e-5)
+
+
+def test_counters_of_batch_norm_may_be_missing_and_nothing_else(tmp_path: Path) -> None:
+    state = network_state("test_resnet")
+    old = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    assert len(old) < len(state)
+    whole, without = (opened(save(tmp_path / "x.pth", field(s, arch="test_resnet"))) for s in (state, old))
+    assert torch.equal(logits(whole), logits(without))
+    statistic = next(name for name in old if name.endswith("running_var"))
+    del old[statistic]
+    with pytest.raises(BenchError, match=f"tensor '{re.escape(statistic)}' of test_resnet for mnist is missing"):
+        opened(save(tmp_path / "x.pth", field(old, arch="test_resnet")))
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ("lenet", "lenet"),
+        ("LeNet", "lenet"),
+        ("mnist_lenet", "lenet"),
+        ("resnet50", "resnet50"),
+        ("ResNet-50", "resnet50"),
+        ("ResNet50", "resnet50"),
+        ("wide-resnet50-2", "wide_resnet50_2"),
+        ("resnet51", "resnet51"),
+        ("os:system", "os:system"),
+    ],
+)
+def test_names_of_the_field(said: str, known: str) -> None:
+    assert fit.known_name(said) == known
+
+
+@pytest.mark.parametrize("name", fit.ALIASES)
+def test_an_alias_stands_for_no_network_that_timm_has(name: str) -> None:
+    assert not fit.is_known(name)
+
+
+def test_a_factory_brings_its_own_weights_or_takes_those_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lenet: State) -> None:
+    source = (
+        "import torch\nfrom torch import nn\n"
+        "def make():\n    torch.manual_seed(0)\n    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).double().train()\n"
+        "def wrapped():\n    return nn.Sequential(nn.Identity(), make())\n"
+        "def number():\n    return 3\n"
+        "def fails():\n    raise ValueError('no weights here')\n"
+        "def stops():\n    raise SystemExit(3)\n"
+        "def words():\n    return nn.ModuleList()\n"
+    )
+    (tmp_path / "my_networks.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    base = opened("my_networks:make")
+    assert (base.arch, str(base.normalization), logits(base).dtype) == ("my_networks:make", "none", torch.float32)
+    assert re.fullmatch("[0-9a-f]{64}", base.source_sha256)
+    weights = {name: tensor.float() + 1 for name, tensor in base.model[1].state_dict().items()}
+    path = save(tmp_path / "x.pth", {"state_dict": prefixed(weights, "module.")})
+    taken = opened(path, arch="my_networks:make", normalize="0.5/0.5")
+    assert torch.equal(taken.model[1][1].weight, base.model[1][1].weight + 1)  # type: ignore[index]
+    assert str(taken.normalization) == "0.5/0.5"
+    # A network whose own names begin with `1.` keeps them.
+    inner = save(tmp_path / "y.pth", prefixed(weights, "1."))
+    assert torch.equal(opened(inner, arch="my_networks:wrapped").model[1][1][1].weight, taken.model[1][1].weight)  # type: ignore[index]
+    for word, told in {
+        "my_networks:number": "returned an object of type int, not an nn.Module",
+        "my_networks:fails": "gave ValueError: no weights here",
+        "my_networks:stops": "gave SystemExit: 3",
+        "my_networks:mak": "AttributeError",
+        "no_such_module_anywhere:make": "gave ModuleNotFoundError",
+        "my_networks:words": "does not take mnist's images of 1x28x28",
+    }.items():
+        with pytest.raises(BenchError, match=re.escape(told)):
+            opened(word)
+    with pytest.raises(BenchError, match="brings its own architecture; leave out --arch"):
+        opened("my_networks:make", arch="lenet")
+    with pytest.raises(BenchError, match=r"tensor '1\.weight' of my_networks:make for mnist is missing"):
+        opened(save(tmp_path / "z.pth", lenet), arch="my_networks:make")
+
+
+# ------------------------------------------------------------------------------------------------- what is refused
+
+
+class Evil:
+    """Makes a folder when it is unpickled as code."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.marker,)
+
+
+def rezipped(path: Path, change: Callable[[zipfile.ZipFile, zipfile.ZipFile], None]) -> None:
+    old = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
+    with zipfile.ZipFile(path, "w") as new:
+        change(old, new)
+
+
+def compress(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
+    for record in old.infolist():
+        new.writestr(record.filename, old.read(record), zipfile.ZIP_DEFLATED)
+
+
+def overlap(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
+    for record in old.infolist():
+        new.writestr(record.filename, old.read(record))
+    largest = max(new.filelist, key=lambda record: record.file_size)
+    twin = copy.copy(largest)
+    twin.filename = "archive/data/twin"
+    new.filelist.append(twin)
+
+
+def without_pickle(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
+    for record in old.infolist():
+        if not record.filename.endswith(".pkl"):
+            new.writestr(record.filename, old.read(record))
+
+
+def torchscript(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
+    for record in old.infolist():
+        new.writestr(record.filename, old.read(record))
+    new.writestr("archive/constants.pkl", b"\x80\x02.")
+
+
+def damaged(change: Callable[[bytes], bytes]) -> Callable[[Path, State], None]:
+    def make(path: Path, state: State) -> None:
+        path.write_bytes(change(save(path, field(state)).read_bytes()))
+
+    return make
+
+
+def bits(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def flip(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :]
+
+
+def huge_storage(path: Path, state: State) -> None:
+    """A legacy file whose storage claims 2**31 - 1 numbers."""
+    data = save(path, field(state), _use_new_zipfile_serialization=False).read_bytes()
+    claim = b"J" + struct.pack("<i", state["fc1.weight"].numel())
+    assert claim in data
+    path.write_bytes(data.replace(claim, b"J" + struct.pack("<i", 2**31 - 1)))
+
+
+def packed(path: Path, state: State) -> None:
+    with tarfile.open(path, "w") as archive:
+        archive.add(save(path.with_suffix(".inner"), field(state)), "model.pth")
+
+
+def with_tensor(name: str, change: Callable[[Tensor], object]) -> Callable[[Path, State], None]:
+    def make(path: Path, state: State) -> None:
+        save(path, field({**state, name: change(state[name])}))
+
+    return make
+
+
+def renamed(old: str, new: object) -> Callable[[Path, State], None]:
+    def make(path: Path, state: State) -> None:
+        save(path, {"arch": "lenet", "state_dict": {new if name == old else name: tensor for name, tensor in state.items()}})
+
+    return make
+
+
+def as_safetensors(change: Callable[[bytes], bytes], **metadata: str) -> Callable[[Path, State], None]:
+    def make(path: Path, state: State) -> None:
+        path.write_bytes(change(safetensors.torch.save(state, metadata or None)))
+
+    return make
+
+
+def normalised(mean: Tensor, std: Tensor) -> Callable[[Path, State], None]:
+    def make(path: Path, state: State) -> None:
+        save(path, {"arch": "lenet", "state_dict": {"0.mean": mean, "0.std": std, **prefixed(state, "1.")}})
+
+    return make
+
+
+def nan_at_the_end(tensor: Tensor) -> Tensor:
+    tensor = tensor.clone()
+    tensor.view(-1)[-1] = float("nan")
+    return tensor
+
+
+ONE = torch.ones(1, 1, 1)
+HOSTILE: dict[str, tuple[Callable[[Path, State], object], str]] = {
+    "empty": (lambda p, s: bits(p, b""), "is empty"),
+    "a web page": (lambda p, s: bits(p, b"<!DOCTYPE html><html></html>"), "is neither a file of torch.save nor safetensors"),
+    "a few bytes": (lambda p, s: bits(p, b"PK"), "is neither a file of torch.save nor safetensors"),
+    "gzip": (lambda p, s: bits(p, b"\x1f\x8b\x08" + bytes(40)), "is packed with gzip; unpack it first"),
+    "tar": (packed, "is a tar archive of other files"),
+    "a plain pickle": (lambda p, s: bits(p, b"\x80\x04}."), "is neither a file of torch.save nor safetensors"),
+    "a folder": (lambda p, s: p.mkdir(), "is a folder, but not of a run"),
+    "a pipe": (lambda p, s: os.mkfifo(p), "is not a regular file"),
+    "cut short": (damaged(lambda data: data[: len(data) // 2]), "is damaged or cut short"),
+    "header only": (damaged(lambda data: data[:40]), "is damaged or cut short"),
+    "a flipped bit": (damaged(lambda data: flip(data, len(data) // 2)), "is damaged: the check sum of its record 'model/data/"),
+    "compressed": (lambda p, s: rezipped(save(p, field(s)), compress), "has compressed records"),
+    "records that overlap": (lambda p, s: rezipped(save(p, field(s)), overlap), "has records that overlap"),
+    "no pickle in the zip": (lambda p, s: rezipped(save(p, field(s)), without_pickle), "it has no data.pkl"),
+    "TorchScript": (lambda p, s: rezipped(save(p, field(s)), torchscript), "is a TorchScript archive, which is code"),
+    "code": (lambda p, s: save(p, {**field(s), "best": Evil(p.with_suffix(".ran"))}), "asks for posix.mkdir, and only tensors"),
+    "code, legacy": (
+        lambda p, s: save(p, {**field(s), "best": Evil(p.with_suffix(".ran"))}, _use_new_zipfile_serialization=False),
+        "asks for posix.mkdir, and only tensors",
+    ),
+    "a whole module": (lambda p, s: save(p, nn.Linear(2, 2)), "asks for torch.nn.modules.linear.Linear, and only tensors"),
+    "a legacy storage that is not there": (huge_storage, "is damaged"),
+    "a list": (lambda p, s: save(p, [s]), "holds an object of type list"),
+    "a tensor": (lambda p, s: save(p, s["fc2.bias"]), "holds an object of type Tensor"),
+    "no state_dict": (lambda p, s: save(p, {"epoch": 3, "model": s}), "has no state_dict among its keys (epoch, model)"),
+    "state_dict is a list": (lambda p, s: save(p, {"state_dict": list(s.values())}), "its state_dict is an object of type list"),
+    "no tensors": (lambda p, s: save(p, field({})), "holds no tensors"),
+    "a number among tensors": (with_tensor("fc2.bias", lambda t: 3), "'1.fc2.bias' is of type int, not a tensor"),
+    "a name that is a number": (renamed("fc2.bias", 7), "one of its tensors has no proper name"),
+    "a name with an escape": (renamed("fc2.bias", "fc2\x1b[31m"), "one of its tensors has no proper name"),
+    "a name without end": (renamed("fc2.bias", "x" * 10_000), "one of its tensors has no proper name"),
+    "arch is a number": (lambda p, s: save(p, field(s, arch=110)), "its arch is not a name; say the right one with --arch"),
+    "arch is a factory": (lambda p, s: save(p, field(s, arch="os:getcwd")), "its architecture 'os:getcwd' is unknown"),
+    "arch is unknown": (
+        lambda p, s: save(p, field(s, arch="letnet5")),
+        "its architecture 'letnet5' is unknown; did you mean 'lenet'?; its tensors are those of lenet: --arch lenet",
+    ),
+    "no arch": (lambda p, s: save(p, s), "it does not say its architecture; its tensors are those of lenet: --arch lenet"),
+    "another arch": (
+        lambda p, s: save(p, field(s, arch="resnet18")),
+        "tensor 'conv1.weight' is 20x1x5x5 in the file, but 64x1x7x7 in resnet18 for mnist (and",
+    ),
+    "an arch of gigabytes": (lambda p, s: save(p, field(s, arch="vit_giant_patch14_224")), "vit_giant_patch14_224"),
+    "stride 0": (with_tensor("fc1.weight", lambda t: t[:1, :1].expand(500, 800)), "repeats its memory (stride (0, 0))"),
+    "stride 0, without end": (with_tensor("fc1.weight", lambda t: t[0, 0].expand(1 << 20, 1 << 20)), "claims 1099511627776 elements"),
+    "overlapping rows": (with_tensor("fc1.weight", lambda t: t.as_strided((500, 800), (1, 1))), "repeats its memory (stride (1, 1))"),
+    "sparse": (with_tensor("fc2.weight", lambda t: t.to_sparse()), "is sparse, quantised or without memory"),
+    "without memory": (with_tensor("fc2.weight", lambda t: t.to("meta")), "is sparse, quantised or without memory"),
+    "half precision": (
+        with_tensor("fc2.weight", lambda t: t.half()),
+        "tensor 'fc2.weight' is float16 in the file, but float32 in lenet for mnist; names and shapes agree",
+    ),
+    "double precision": (with_tensor("fc2.bias", lambda t: t.double()), "is float64 in the file, but float32 in lenet"),
+    "complex": (with_tensor("fc2.bias", lambda t: t.to(torch.complex64)), "is complex64 in the file"),
+    "NaN": (with_tensor("fc1.weight", nan_at_the_end), "tensor 'fc1.weight' holds numbers that are not finite"),
+    "infinite": (with_tensor("conv1.bias", lambda t: t / 0), "tensor 'conv1.bias' holds numbers that are not finite"),
+    "transposed": (with_tensor("fc2.weight", lambda t: t.t()), "tensor 'fc2.weight' is 500x10 in the file, but 10x500 in lenet for mnist;"),
+    "other classes": (with_tensor("fc2.weight", lambda t: t[:7]), "tensor 'fc2.weight' is 7x500 in the file, but 10x500"),
+    "a tensor missing": (
+        lambda p, s: save(p, field({n: t for n, t in s.items() if n != "conv2.bias"})),
+        "tensor 'conv2.bias' of lenet for mnist is missing; the nearest architecture is lenet, with 88% of the names and shapes",
+    ),
+    "a tensor too many": (
+        lambda p, s: save(p, field({**s, "fc3.bias": ONE})),
+        "tensor 'fc3.bias' is in the file, but not in lenet for mnist",
+    ),
+    "two layouts at once": (
+        lambda p, s: save(p, {"arch": "lenet", "state_dict": {**prefixed(s, "1."), "module.fc2.bias": s["fc2.bias"]}}),
+        "tensor 'conv1.weight' of lenet for mnist is missing",
+    ),
+    "normalisation of 3 channels": (
+        normalised(torch.zeros(3, 1, 1), torch.ones(3, 1, 1)),
+        "the normalisation's mean is no float32 tensor of 1x1x1",
+    ),
+    "deviation 0": (normalised(ONE, 0 * ONE), "must have finite means and deviations greater than 0"),
+    "mean NaN": (normalised(ONE * float("nan"), ONE), "must have finite means and deviations greater than 0"),
+    "safetensors cut short": (as_safetensors(lambda data: data[:-4]), "is damaged or no safetensors file"),
+    "safetensors with a header beyond the file": (
+        as_safetensors(lambda data: struct.pack("<Q", len(data) - 1) + data[8:]),
+        "is damaged or no safetensors file",
+    ),
+    "safetensors that claim more": (
+        as_safetensors(lambda data: data.replace(b"[500,800]", b"[900,800]")),
+        "is damaged or no safetensors file",
+    ),
+    "safetensors with wrong metadata": (as_safetensors(bytes, certbench="[]"), "its metadata are not those of a run"),
+    "safetensors with an unknown spec": (as_safetensors(bytes, certbench='{"spec":{"schema":1,"x":2}}'), "unknown key 'x'"),
+    "safetensors with numbers without end": (
+        as_safetensors(bytes, certbench='{"spec":' + "[" * 9999),
+        "its metadata are not those of a run",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_and_wrong_files_are_refused_in_one_sentence(name: str, lenet: State, tmp_path: Path) -> None:
+    make, told = HOSTILE[name]
+    path = tmp_path / "model.pth"
+    make(path, lenet)
+    with pytest.raises(BenchError) as caught:
+        opened(path)
+    sentence = str(caught.value)
+    assert told in sentence
+    assert "model.pth" in sentence
+    assert sentence.isprintable()
+    assert len(sentence.replace(str(path), "")) < 420
+    assert not path.with_suffix(".ran").exists()
+
+
+def test_there_are_many_of_them() -> None:
+    assert len(HOSTILE) >= 25
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "told"),
+    [
+        ("MAX_FILE", 1000, "more than the 0 that are read"),
+        ("MAX_PICKLE", 10, "MiB of names and plain values"),
+        ("MAX_TENSORS", 3, "names 8 tensors, more than the 3 that are read"),
+    ],
+)
+def test_sizes_are_capped(limit: str, value: int, told: str, lenet: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "x.pth", field(lenet))
+    opened(path)
+    monkeypatch.setattr(files, limit, value)
+    with pytest.raises(BenchError, match=told):
+        opened(path)
+
+
+def test_tensors_that_share_memory_are_counted_each(lenet: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = torch.zeros(1 << 20)
+    path = save(tmp_path / "x.pth", {f"w{number}": shared for number in range(10)})
+    assert path.stat().st_size < 5 << 20
+    monkeypatch.setattr(files, "MAX_FILE", 20 << 20)
+    with pytest.raises(BenchError, match=r"its tensors take 0\.0 GiB in memory, more than"):
+        files.read(path)
+
+
+def test_nothing_is_copied_into_the_model_before_names_and_shapes_agree(
+    lenet: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the check fails, no network with memory has been built."""
+    built: list[str] = []
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_, **__: built.append("loaded"))
+    real = fit.make
+
+    def make(arch: str, info: DatasetInfo, *, meta: bool = False) -> nn.Module:
+        network = real(arch, info, meta=meta)
+        built.extend(f"{arch} with memory" for tensor in network.state_dict().values() if tensor.device.type != "meta")
+        return network
+
+    monkeypatch.setattr(fit, "make", make)
+    with pytest.raises(BenchError, match="is missing"):
+        opened(save(tmp_path / "x.pth", field({n: t for n, t in lenet.items() if n != "fc2.bias"})))
+    assert built == []
+
+
+def test_the_architecture_that_fits_is_named(tmp_path: Path) -> None:
+    state = network_state("resnet18")
+    with pytest.raises(
+        BenchError, match=r"is missing \(and \d+ more such differences\); its tensors are those of resnet18: --arch resnet18"
+    ):
+        opened(save(tmp_path / "x.pth", field(state, "1.module.", "resnet34")))
+    with pytest.raises(BenchError, match="no architecture of the suite is near"):
+        opened(save(tmp_path / "x.pth", {"weight": torch.zeros(3)}), arch="lenet")
+
+
+def test_what_is_not_said_is_asked_for(lenet: State, tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pth", field(lenet))
+    for said, told in (
+        ({"dataset": None}, "give --dataset"),
+        ({"sigma": None}, "give --sigma"),
+        ({"dataset": None, "sigma": None}, "give --dataset and --sigma"),
+        ({"dataset": "minst"}, "unknown data set 'minst'; did you mean 'mnist'?"),
+        ({"arch": "lenett"}, "unknown architecture 'lenett'; did you mean 'lenet'?"),
+        ({"normalize": "timm"}, "timm states no normalisation for 'lenet'"),
+        ({"normalize": "datset"}, "did you mean 'dataset'?"),
+    ):
+        with pytest.raises(BenchError, match=re.escape(told)):
+            opened(path, **said)
+    for word, told in (
+        ("nowhere.pth", "there is no file nowhere.pth"),
+        ("no/such", "there is no file no/such"),
+        ("3f2a", "is no weights file, no module:factory and no run"),
+        ("lenet", "lenet is an architecture: name its weights file, and then --arch lenet"),
+        ("resnet50", "resnet50 is an architecture"),
+    ):
+        with pytest.raises(BenchError, match=re.escape(told)):
+            opened(word, results=tmp_path)
+
+
+def test_a_file_with_its_normalisation_takes_no_other(lenet: State, tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pth", {"0.mean": 0.25 * ONE, "0.std": 0.5 * ONE, **prefixed(lenet, "1.")})
+    assert str(opened(path, arch="lenet").normalization) == "0.25/0.5"
+    with pytest.raises(BenchError, match=r"holds its own normalisation \(0.25/0.5\); leave out --normalize"):
+        opened(path, arch="lenet", normalize="none")
+
+
+# ------------------------------------------------------------------------------------------------- normalisation
+
+
+@pytest.mark.parametrize(
+    ("word", "arch", "mean", "text"),
+    [
+        ("dataset", "resnet18", (0.4914, 0.4822, 0.4465), "0.4914,0.4822,0.4465/0.2023,0.1994,0.201"),
+        ("timm", "resnet18", (0.485, 0.456, 0.406), "0.485,0.456,0.406/0.229,0.224,0.225"),
+        ("timm", "vit_small_patch16_224", (0.5, 0.5, 0.5), "0.5,0.5,0.5/0.5,0.5,0.5"),
+        ("none", "resnet18", (0.0, 0.0, 0.0), "none"),
+        ("0/1", "resnet18", (0.0, 0.0, 0.0), "none"),
+        ("0.5/0.25", "resnet18", (0.5, 0.5, 0.5), "0.5,0.5,0.5/0.25,0.25,0.25"),
+        ("0.1,0.2,0.3/1,2,3", "resnet18", (0.1, 0.2, 0.3), "0.1,0.2,0.3/1.0,2.0,3.0"),
+    ],
+)
+def test_words_of_normalisation(word: str, arch: str, mean: tuple[float, ...], text: str) -> None:
+    found = parse(word, arch, COLOUR)
+    assert found.mean == pytest.approx(mean)
+    assert str(found) == text
+    assert parse(text, arch, COLOUR) == found
+
+
+@pytest.mark.parametrize(
+    "word", ["", "1", "a/b", "0.1,0.2/1", "0.1/0", "0.1/-1", "nan/1", "0/inf", "0/1/2", "imagenet", "0.1,0.2,0.3,0.4/1", "1e99/1"]
+)
+def test_words_that_normalise_nothing_are_refused(word: str) -> None:
+    with pytest.raises(BenchError, match="--normalize"):
+        parse(word, "resnet18", COLOUR)
+
+
+def test_candidates_are_distinct_and_fit_the_images() -> None:
+    for info in (MNIST, COLOUR):
+        found = normalize.candidates("resnet18", info)
+        assert len(set(found.values())) == len(found) >= 3
+        assert all(len(n.mean) == len(n.std) == info.shape[0] for n in found.values())
+    assert "timm" in normalize.candidates("resnet18", COLOUR)
+
+
+class Centroids(nn.Module):
+    """The nearest class mean of MNIST, for images that were normalised by mean and std before."""
+
+    def __init__(self, centroids: Tensor, mean: float, std: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+        with torch.no_grad():
+            self.linear.weight.copy_(centroids * std)
+            self.linear.bias.copy_(centroids.sum(1) * mean - centroids.square().sum(1) / 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.linear(x.flatten(1)))
+
+
+@pytest.fixture(scope="module")
+def centroids() -> Tensor:
+    from bench.data import load as load_data
+
+    data = load_data("mnist", "train")
+    x, y = data.images(torch.arange(2000)).flatten(1), data.labels[:2000]
+    return torch.stack([x[y == label].mean(0) for label in range(10)])
+
+
+def base_of(network: nn.Module, normalization: str, sigma: float = 0.25) -> Base:
+    n = parse(normalization, "lenet", MNIST)
+    from bench.models import Normalize
+
+    model = nn.Sequential(Normalize(n.mean, n.std), network).eval()
+    return Base(model=model, info=MNIST, sigma=sigma, arch="lenet", normalization=n, name="x")
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> Callable[[Base], tuple[check.Accuracy, list[str]]]:
+    from bench.data import load as load_data
+
+    data = load_data("mnist", "test")
+    cpu = torch.device("cpu")
+
+    def call(base: Base) -> tuple[check.Accuracy, list[str]]:
+        found = check.accuracy(base, data, cpu)
+        return found, check.warnings(base, found, data, cpu)
+
+    return call
+
+
+@pytest.mark.parametrize(("right", "used"), [("0.1307/0.3081", "none"), ("0.5/0.5", "none"), ("none", "0.5/0.5")])
+def test_a_wrong_normalisation_is_seen_and_the_right_one_named(
+    right: str, used: str, centroids: Tensor, warned: Callable[[Base], tuple[check.Accuracy, list[str]]]
+) -> None:
+    n = parse(right, "lenet", MNIST)
+    network = Centroids(centroids, n.mean[0], n.std[0])
+    good, silence = warned(base_of(network, right))
+    assert (good.images, silence) == (500, [])
+    assert good.clean > 0.7
+    bad, warnings = warned(base_of(network, used))
+    assert bad.clean < good.clean - 0.1
+    named = "dataset" if right == "none" else right  # the same for MNIST
+    assert any(f"test images are right {good} (cross-entropy {good.loss:.3f}) under --normalize {named}, but" in text for text in warnings)
+
+
+def test_a_normalisation_that_the_file_states_is_not_doubted(centroids: Tensor, warned: Callable[[Base], Any]) -> None:
+    base = base_of(Centroids(centroids, 0.5, 0.5), "none")
+    assert warned(base)[1] != []
+    assert warned(dataclasses.replace(base, stated=True))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("clean", "loss", "expected"),
+    [
+        (0.90, 1.0, False),
+        (0.94, 1.0, False),
+        (0.96, 1.0, True),  # ahead by more than a twentieth
+        (0.96, 9.0, True),
+        (0.90, 0.26, False),
+        (0.90, 0.24, True),  # a quarter of the loss
+        (0.895, 0.24, True),
+        (0.88, 0.24, False),  # but at a lower accuracy
+        (0.90, 0.0, True),
+    ],
+)
+def test_what_is_much_better(clean: float, loss: float, expected: bool) -> None:
+    own = check.Accuracy(clean=0.9, noisy=0.9, loss=1.0, images=500, seconds=0.0)
+    assert check.Accuracy(clean=clean, noisy=clean, loss=loss, images=500, seconds=0.0).much_better(own) == expected
+
+
+def test_accuracy_near_chance_is_said(warned: Callable[[Base], tuple[check.Accuracy, list[str]]]) -> None:
+    constant = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    nn.init.zeros_(constant[1].weight)  # type: ignore[arg-type]
+    found, warnings = warned(base_of(constant, "none"))
+    assert found.clean < 0.2
+    assert any("without noise is" in text and "chance is 10.0%" in text for text in warnings)
+
+
+def test_the_check_leaves_the_model_as_it_is(lenet: State, tmp_path: Path, warned: Callable[[Base], Any]) -> None:
+    base = opened(save(tmp_path / "x.pth", field(lenet)))
+    before = base.weights
+    warned(base)
+    assert dataclasses.replace(base).weights == before
+
+
+# ------------------------------------------------------------------------------------------------- export and back
+
+
+class PlainLeNet(nn.Module):
+    """The network of the MNIST experiments, written without the suite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
+        self.fc1, self.fc2 = nn.Linear(800, 500), nn.Linear(500, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        return cast(Tensor, self.fc2(F.relu(self.fc1(x.flatten(1)))))
+
+
+def info_for(arch: str, monkeypatch: pytest.MonkeyPatch) -> DatasetInfo:
+    """A data set whose images the architecture takes."""
+    for info in (*DATASETS.values(), COLOUR):
+        try:
+            fit.make(arch, info, meta=True)
+        except BenchError:
+            continue
+        monkeypatch.setitem(DATASETS, info.name, info)
+        return info
+    raise AssertionError(f"no data set for {arch}")
+
+
+def disturbed(model: nn.Module) -> nn.Module:
+    """Running statistics as after a training, so that their way through a file is seen."""
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in model.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+        elif name.endswith("num_batches_tracked"):
+            tensor.fill_(7)
+    return model.eval()
+
+
+@pytest.mark.parametrize("arch", [*ARCHITECTURES, "test_resnet", pytest.param("resnet50", marks=pytest.mark.slow)])
+def test_export_and_load_are_inverse(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = info_for(arch, monkeypatch)
+    model = cast(nn.Sequential, disturbed(build(arch, info, 5)))
+    run = trained(tmp_path / "runs", run_spec(dataset=info.name, train={"arch": arch}), model)
+    base = load(Wanted(word=run.spec.key, results=tmp_path / "runs"))
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(field_checkpoint(base, run.spec))
+
+    content = torch.load(path, weights_only=True)
+    assert set(content) == {"epoch", "arch", "state_dict"}
+    assert (content["epoch"], content["arch"]) == (run.spec.train.epochs, arch)
+    prefix = "1.module." if info.name == "imagenet" else "1."
+    assert all(name.startswith(prefix) for name in content["state_dict"])
+    network = PlainLeNet() if arch == "lenet" else cast(nn.Sequential, build(arch, info, 6))[1]
+    plain = nn.Sequential(nn.Identity(), network).eval()
+    plain.load_state_dict({name.replace(prefix, "1.", 1): tensor for name, tensor in content["state_dict"].items()})
+    x = torch.rand(2, *info.shape)
+    with torch.no_grad():
+        assert torch.allclose(plain((x - model[0].mean) / model[0].std), model(x), atol=1e-5)  # type: ignore[operator]
+
+    back = load(Wanted(word=str(path), dataset=info.name, sigma=0.5, results=tmp_path))
+    assert back.arch == arch
+    assert back.sha256 == base.sha256
+    assert back.normalization == base.normalization
+
+
+def test_the_names_of_imagenet_are_those_of_data_parallel(tmp_path: Path) -> None:
+    run = trained(tmp_path, run_spec(), build("lenet", MNIST, 5))
+    base = load(Wanted(word=run.spec.key, results=tmp_path))
+    content = torch.load(io.BytesIO(field_checkpoint(base, dataclasses.replace(run.spec, dataset="imagenet"))), weights_only=True)
+    wrapped = nn.Sequential(nn.Identity(), nn.DataParallel(PlainLeNet()))
+    wrapped.load_state_dict(content["state_dict"])
+
+
+# ------------------------------------------------------------------------------------------------- the place of evidence
+
+
+@pytest.fixture
+def subject_spec() -> stored.SubjectSpec:
+    return stored.SubjectSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256="a" * 64)
+
+
+def test_a_subject_keeps_its_weights_and_name(subject_spec: stored.SubjectSpec, tmp_path: Path) -> None:
+    import hashlib
+
+    weights = b"weights"
+    spec = dataclasses.replace(subject_spec, weights_sha256=hashlib.sha256(weights).hexdigest())
+    subject = stored.subject(tmp_path, spec)
+    subject.begin()
+    subject.keep(weights, "model.pth.tar")
+    subject.keep(weights, "again.pth.tar")
+    assert subject.weights.read_bytes() == weights
+    (found,) = stored.subjects(tmp_path)
+    assert (found, found.spec) == (subject, spec)
+    assert found.path.relative_to(tmp_path).parts[:3] == ("checkpoints", "mnist", "lenet")
+    subject.weights.write_bytes(b"others")
+    with pytest.raises(BenchError, match=r"SHA-256 is .*, but subject\.json says"):
+        subject.keep(weights, "model.pth.tar")
+
+
+def test_a_store_with_subjects_has_no_more_runs(subject_spec: stored.SubjectSpec, tmp_path: Path) -> None:
+    stored.subject(tmp_path, subject_spec).begin()
+    assert list(Store(tmp_path).scan()) == []
+
+
+def test_a_subject_that_was_changed_is_refused(subject_spec: stored.SubjectSpec, tmp_path: Path) -> None:
+    subject = stored.subject(tmp_path, subject_spec)
+    subject.begin()
+    path = subject.path / "subject.json"
+    path.write_text(path.read_text().replace("0.5", "0.25"))
+    with pytest.raises(BenchError, match="its key is"):
+        list(stored.subjects(tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"sigma": 0.0}, {"dataset": "../x"}, {"weights_sha256": "x"}, {"source_sha256": "x"}])
+def test_impossible_subjects(subject_spec: stored.SubjectSpec, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        dataclasses.replace(subject_spec, **change)
+
+
+def test_an_arch_never_leaves_the_folder(subject_spec: stored.SubjectSpec, tmp_path: Path) -> None:
+    for arch in ("../../x:make", "a/b:c", "A.B:Make", "x" * 300 + ":y"):
+        path = stored.subject(tmp_path, dataclasses.replace(subject_spec, arch=arch)).path
+        assert path.resolve().is_relative_to(tmp_path / "checkpoints" / "mnist")
+        assert len(path.relative_to(tmp_path).parts) == 4
+
+
+def every_stride() -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    for shape in ((3,), (2, 3), (3, 1), (2, 2, 2), (0, 3)):
+        strides: list[tuple[int, ...]] = [()]
+        for _ in shape:
+            strides = [(*s, k) for s in strides for k in range(5)]
+        yield from ((shape, stride) for stride in strides)
+
+
+def test_memory_that_is_shared_is_seen_in_every_small_case() -> None:
+    """Against the addresses themselves; a layout without overlap may be refused only if its dimensions interleave."""
+    agree = 0
+    for shape, stride in every_stride():
+        tensor = torch.zeros(64).as_strided(shape, stride)
+        addresses = torch.arange(64).as_strided(shape, stride).flatten().tolist()
+        distinct = len(set(addresses)) == len(addresses)
+        accepted = files._owns_its_elements(tensor)
+        assert distinct or not accepted or not addresses
+        agree += accepted == distinct
+    assert agree > 150
+
+
+def test_a_normalisation_is_what_float32_holds() -> None:
+    assert Normalization((0.0,), (1.0,)) == parse("none", "lenet", MNIST)
+    assert parse("0.1/0.3", "lenet", MNIST).mean[0] == torch.tensor(0.1).item()

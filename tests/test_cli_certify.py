@@ -1,0 +1,367 @@
+"""`bench certify`, `bench predict` and `bench export --format checkpoint`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from typer.testing import Result
+
+from bench import fieldlog
+from bench.certify import Sampler
+from bench.checkpoints import check
+from bench.checkpoints.stored import subjects
+from bench.records import Certificate, read_rows
+from bench.store import Run, Store, sha256
+
+Call = Callable[..., Result]
+FEW = ["--dataset", "mnist", "--sigma", "0.5", "--images", "first=3", "--device", "cpu"]
+CERTIFY = [*FEW, "--n", "200", "--n0", "20"]
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of accuracy on fewer images; `test_checkpoints` has it whole."""
+    monkeypatch.setattr(check, "IMAGES", 20)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the suite, trained and certified by `bench run` as every test of this file certifies."""
+    from conftest import TINY
+    from typer.testing import CliRunner
+
+    from bench.cli import app
+
+    root = tmp_path_factory.mktemp("own")
+    words = ["run", *TINY, "--method", "gaussian", "--sigma", "0.5", "--results", str(root)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    (run,) = Store(root).runs()
+    return run
+
+
+def evidence_of(run: Run) -> bytes:
+    (certification,) = run.certifications()
+    return certification.evidence.read_bytes()
+
+
+def field_file(run: Run, path: Path, prefix: str) -> Path:
+    """The weights of a run as the field saves them; written here by hand, with torch alone."""
+    weights = safetensors.torch.load_file(run.weights)
+    state = {name.replace("1.", prefix, 1): tensor for name, tensor in weights.items() if name.startswith("1.")}
+    assert len(state) == 8
+    torch.save({"epoch": 1, "arch": "lenet", "state_dict": state, "optimizer": {}}, path)
+    return path
+
+
+@pytest.fixture
+def checkpoint(own: Run, tmp_path: Path) -> Path:
+    return field_file(own, tmp_path / "model.pth.tar", "1.")
+
+
+@pytest.mark.parametrize("prefix", ["1.", "1.module."])
+def test_a_checkpoint_of_the_field_gives_the_evidence_of_our_own_weights(prefix: str, own: Run, bench: Call, tmp_path: Path) -> None:
+    path = field_file(own, tmp_path / "model.pth.tar", prefix)
+    result = bench("certify", path, *CERTIFY, "--results", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    (subject,) = subjects(tmp_path / "runs")
+    assert evidence_of(subject) == evidence_of(own)
+    assert len(read_rows(next(iter(subject.certifications())).evidence)) == 3
+    # The weights are kept, bound to the evidence by their hash, and are those of the run.
+    kept, ours = (safetensors.torch.load_file(weights) for weights in (subject.weights, own.weights))
+    assert kept.keys() == ours.keys()
+    assert all(torch.equal(kept[name], ours[name]) for name in ours)
+    (certification,) = subject.certifications()
+    stated = json.loads((certification.path / "subject.json").read_text())["weights_sha256"]
+    assert stated == subject.spec.weights_sha256 == sha256(subject.weights)
+    assert certification.standing().state == "done"
+
+
+def test_our_weights_file_gives_the_same_subject_as_the_fields(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
+    for word in (checkpoint, own.weights):
+        assert bench("certify", word, *CERTIFY, "--results", tmp_path / "runs").exit_code == 0
+    (subject,) = subjects(tmp_path / "runs")
+    assert json.loads(subject.origin.read_text()) == {"name": "weights.safetensors"}
+
+
+def test_a_certification_of_a_run_goes_into_the_run(own: Run, bench: Call) -> None:
+    before = list(own.certifications())
+    words = ("certify", own.spec.key[:8], "--images", "first:2", "--n", "100", "--n0", "10", "--results", own.path.parents[2])
+    result = bench(*words)
+    assert result.exit_code == 0, result.output
+    (new,) = [c for c in own.certifications() if c.spec not in [b.spec for b in before]]
+    assert len(new.rows()) == 2
+    assert str(new.path) in result.output
+    assert list(subjects(own.path.parents[2])) == []
+    # At another noise level it is another classifier, and no run of the store is of that.
+    assert bench(*words, "--sigma", "1").exit_code == 0
+    (subject,) = subjects(own.path.parents[2])
+    assert subject.spec.sigma == 1.0
+    for certification in (new, *subject.certifications()):
+        for path in certification.path.iterdir():
+            path.unlink()
+        certification.path.rmdir()
+
+
+def test_a_stopped_certification_continues_to_the_same_bytes(
+    own: Run, checkpoint: Path, bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs")
+    real = Sampler.certify
+
+    def stopped(self: Sampler, x: torch.Tensor, index: int, *rest: Any, **more: Any) -> Certificate:
+        if index == 1:
+            signal.raise_signal(signal.SIGINT)
+        return real(self, x, index, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "certify", stopped)
+        result = bench(*words)
+    assert result.exit_code == 130
+    assert "the same line again continues" in result.output
+    (subject,) = subjects(tmp_path / "runs")
+    (certification,) = subject.certifications()
+    assert len(read_rows(certification.evidence)) == 2
+    # A kill in the middle of a line.
+    with certification.evidence.open("ab") as file:
+        file.write(evidence_of(own).splitlines()[2][:30])
+
+    seen = []
+
+    def counted(self: Sampler, x: torch.Tensor, index: int, *rest: Any, **more: Any) -> Certificate:
+        seen.append(index)
+        return real(self, x, index, *rest, **more)
+
+    monkeypatch.setattr(Sampler, "certify", counted)
+    result = bench(*words)
+    assert result.exit_code == 0
+    assert "2 of 3 images are done; the others may take about" in result.output
+    assert seen == [2]
+    assert evidence_of(subject) == evidence_of(own)
+    again = bench(*words)
+    assert seen == [2]
+    assert "3 of 3 images are done\n" in again.output
+
+
+def test_evidence_of_other_weights_is_never_mixed(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
+    words = ("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs")
+    assert bench(*words).exit_code == 0
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["1.fc2.bias"] += 1
+    torch.save(content, checkpoint)
+    assert bench(*words).exit_code == 0
+    first, second = subjects(tmp_path / "runs")
+    assert first.spec.weights_sha256 != second.spec.weights_sha256
+    (certification,) = first.certifications()
+    (certification.path / "subject.json").write_text('{"weights_sha256":"' + "0" * 64 + '"}\n')
+    again = (bench(*words), bench("certify", own.weights, *CERTIFY, "--results", tmp_path / "runs"))
+    assert sorted(result.exit_code for result in again) == [0, 2]
+    assert sum("holds evidence of other weights" in result.output for result in again) == 1
+
+
+def test_the_report_and_its_json_say_what_was_certified(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
+    from leaderboard import metrics
+
+    words = ("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs")
+    result = bench(*words)
+    data = json.loads(bench(*words, "--json", "-q").stdout)
+    o = metrics.outcomes(own.certification(next(iter(own.certifications())).spec).columns(), 0.001, 0.5)
+    assert data["ACR"] == metrics.average_certified_radius(o)
+    assert data["abstention"] == metrics.abstention_rate(o)
+    assert list(data["certified_accuracy"]) == ["0.00", "0.25", "0.50", "0.75"]
+    assert data["certified_accuracy"]["0.25"] == metrics.certified_accuracy(o, 0.25)
+    assert (data["n"], data["n0"], data["images"], data["alpha"]) == (200, 20, 3, 0.001)
+    assert data["base_accuracy"]["images"] == 20
+    assert f"ACR {data['ACR']:.4f}; abstained on {data['abstention']:.2%}" in result.output
+    assert "certified 3 of 10000 test images (first:3): sigma 0.5, n0 20, n 200, alpha 0.001, seed 0" in result.output
+    assert str(checkpoint) not in (tmp_path / "runs" / "checkpoints").rglob("origin.json").__next__().read_text()
+
+
+def test_alpha_is_applied_when_evidence_is_read(checkpoint: Path, bench: Call, tmp_path: Path) -> None:
+    words = ("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs", "--json", "-q", "--alpha")
+    strict, loose = (json.loads(bench(*words, alpha).stdout) for alpha in ("0.0001", "0.05"))
+    assert strict["evidence"] == loose["evidence"]
+    assert strict["ACR"] <= loose["ACR"]
+    assert strict["abstention"] >= loose["abstention"]
+
+
+def test_the_log_is_the_fields_with_radii_rounded_down(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
+    out = tmp_path / "log.tsv"
+    assert bench("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs", "--tsv", out).exit_code == 0
+    expected = fieldlog.Expected(classes=10, test_size=10_000, images=("first:3",), n=200, alpha=0.001, sigma=0.5)
+    log = fieldlog.parse(out.read_bytes(), expected, name="log.tsv")
+    assert log.columns == fieldlog.OURS
+    rows = next(iter(own.certifications())).rows()
+    for row, back in zip(rows, log.rows, strict=True):
+        assert 0 <= (row.radius(0.001, 0.5) or 0.0) - back.radius < 1e-4
+        assert back.correct == row.correct(0.001, 0.5)
+    counts = [line.split("\t")[6:] for line in out.read_text().splitlines()[1:]]
+    assert counts == [[str(row.count), str(row.n)] for row in rows]
+
+
+def test_predict_writes_its_table(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
+    out = tmp_path / "predictions.tsv"
+    result = bench("predict", checkpoint, *FEW, "--n", "300", "--tsv", out, "--results", tmp_path / "runs")
+    assert result.exit_code == 0, result.output
+    header, *lines = out.read_text().splitlines()
+    assert header.split("\t") == ["idx", "label", "predict", "correct", "counts"]
+    assert [line.split("\t")[:2] for line in lines] == [["0", "7"], ["1", "2"], ["2", "1"]]
+    right = abstained = 0
+    for line in lines:
+        _, label, predicted, correct, counts = line.split("\t")
+        assert sum(int(part.partition(":")[2]) for part in counts.split()) == 300
+        assert int(correct) == int(label == predicted)
+        right, abstained = right + int(correct), abstained + (predicted == "-1")
+    assert f"right on {right / 3:.2%}, abstained on {abstained / 3:.2%}" in result.output
+    assert not (tmp_path / "runs").exists()
+    data = json.loads(bench("predict", own.weights, *FEW, "--n", "300", "--json", "-q", "--results", tmp_path).stdout)
+    assert (data["accuracy"], data["abstention"], data["n"]) == (right / 3, abstained / 3, 300)
+    # Selection and estimation of a certificate of the same seed come from other noise.
+    first = {int(c): int(k) for c, k in (part.split(":") for part in lines[0].split("\t")[4].split())}
+    certificate = Sampler(_model(own), 0.5, 10, 0).certify(_image(0), 0, 7, 150, 150)
+    both = {c: certificate.selection.get(c, 0) + certificate.estimation.get(c, 0) for c in range(10)}
+    assert first != {c: k for c, k in both.items() if k}
+
+
+def _model(run: Run) -> torch.nn.Module:
+    from bench.checkpoints.load import Wanted, load
+
+    return load(Wanted(word=str(run.weights), results=Path())).model
+
+
+def _image(index: int) -> torch.Tensor:
+    from bench.data import load
+
+    return load("mnist", "test").images(torch.tensor([index]))[0]
+
+
+def test_a_stopped_prediction_keeps_what_it_has(checkpoint: Path, bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Sampler.certify
+
+    def stopped(self: Sampler, x: torch.Tensor, index: int, *rest: Any, **more: Any) -> Certificate:
+        if index == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, x, index, *rest, **more)
+
+    monkeypatch.setattr(Sampler, "certify", stopped)
+    out = tmp_path / "p.tsv"
+    result = bench("predict", checkpoint, *FEW, "--n", "100", "--tsv", out)
+    assert result.exit_code == 143
+    assert f"interrupted after 2 of 3 images; they are in {out}; the same line again starts over" in result.output
+    assert len(out.read_text().splitlines()) == 3
+
+
+def test_a_factory_certifies(bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "linear_factory.py").write_text(
+        "import torch\nfrom torch import nn\n\n\ndef make():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    result = bench("certify", "linear_factory:make", *CERTIFY)
+    assert result.exit_code == 0, result.output
+    assert "linear_factory:make: linear_factory:make for mnist" in result.output  # no picture in the place of a word
+    assert "bench: warning: accuracy on 20 test images" in result.output
+    (subject,) = subjects(tmp_path / "results" / "runs")
+    assert subject.spec.arch == "linear_factory:make"
+    assert re.fullmatch("[0-9a-f]{64}", subject.spec.source_sha256)
+
+
+def test_a_classifier_without_finite_logits_is_refused_before_any_radius(
+    bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_factory.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Broken(nn.Module):\n    def forward(self, x):\n"
+        "        return x.flatten(1)[:, :10] / 0\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    result = bench("certify", "broken_factory:Broken", *CERTIFY)
+    assert result.exit_code == 2
+    assert "logits that are not finite" in result.output
+    (subject,) = subjects(tmp_path / "results" / "runs")
+    assert [path for path in subject.path.rglob("evidence.jsonl") if path.stat().st_size] == []
+
+
+MISTAKES: list[tuple[list[str], list[str]]] = [
+    (["certify", "{file}"], ["does not say what it is to be certified on; give --dataset and --sigma"]),
+    (["certify", "{file}", *FEW, "--n", "0"], ["--n=0 must be greater than 0"]),
+    (["certify", "{file}", *FEW, "--n0", "-1"], ["--n0=-1 must be greater than 0"]),
+    (["certify", "{file}", *FEW[:4], "--images", "every"], ["--images=every is no selection of images: write all, every:20"]),
+    (["certify", "{file}", *FEW[:4], "--images", "10000-20000"], ["--images 10000-20000 selects none of the 10000 test images of mnist"]),
+    (["certify", "{file}", *FEW, "--alpha", "0.5", "--sigma", "-1"], ["--alpha 0.5 must lie", "--sigma -1.0 must be a finite number"]),
+    (["certify", "{file}", *FEW, "--device", "tpu"], ["unknown device 'tpu'; there is auto, cpu, cuda"]),
+    (["certify", "{file}", *FEW, "--tsv", "{folder}"], ["is a folder; name a file"]),
+    (["certify", "{file}", *FEW, "--results", "{file}"], ["is a file, not a folder"]),
+    (["certify", "{file}", *FEW, "--arch", "lenet5"], ["unknown architecture 'lenet5'; did you mean 'lenet'?"]),
+    (["certify", "{file}", *FEW, "--arch", "resnet18"], ["its tensors are those of lenet: --arch lenet"]),
+    (["certify", "{file}", *FEW, "--normalize", "imagenet"], ["--normalize imagenet is neither dataset, timm, none nor MEAN/STD"]),
+    (["certify", "{file}", "--dataset", "mnsit", "--sigma", "1"], ["unknown data set 'mnsit'; did you mean 'mnist'?"]),
+    (["certify", "{folder}/none.pth", *FEW], ["there is no file"]),
+    (["certify", "{folder}", *FEW], ["is a folder, but not of a run"]),
+    (["certify", "abcdef", *FEW, "--results", "{folder}"], ["no run in", "'abcdef' is no weights file"]),
+    (["certify", "no_such_module_at_all:make", *FEW], ["gave ModuleNotFoundError"]),
+    (["predict", "{file}", *FEW, "--n", "10"], ["--n 10 samples always abstain at alpha 0.001; the least that can decide is 11"]),
+    (["predict", "{file}", *FEW, "--alpha", "0"], ["--alpha 0.0 must lie between 0 and 0.5"]),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES, ids=[" ".join(words[:1] + words[-2:]) for words, _ in MISTAKES])
+def test_a_mistake_is_a_sentence_and_writes_nothing(words: list[str], told: list[str], own: Run, bench: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    file = field_file(own, tmp_path / "model.pth", "1.")
+    typed = [word.format(file=file, folder=folder) for word in words]
+    if "--results" not in typed:
+        typed += ["--results", str(tmp_path / "runs")]
+    result = bench(*typed)
+    assert result.exit_code == 2, result.output
+    assert all(text in result.output for text in told), result.output
+    assert "Traceback" not in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "model.pth"]
+
+
+def test_a_log_that_cannot_be_written_loses_no_evidence(checkpoint: Path, bench: Call, tmp_path: Path) -> None:
+    result = bench("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs", "--tsv", checkpoint / "log.tsv")
+    assert result.exit_code == 2
+    assert "--tsv" in result.output
+    (subject,) = subjects(tmp_path / "runs")
+    assert len(read_rows(next(iter(subject.certifications())).evidence)) == 3
+
+
+# ------------------------------------------------------------------------------------------------- export
+
+
+def test_export_writes_what_plain_torch_loads(own: Run, bench: Call, tmp_path: Path) -> None:
+    out = tmp_path / "x.pth"
+    result = bench("export", own.spec.key, "--format", "checkpoint", "--out", out, "--results", own.path.parents[2])
+    assert result.exit_code == 0, result.output
+    assert f"wrote {out}: lenet of gaussian, seed 0, sigma 0.5; normalisation none is not in the file" in result.output
+    content: dict[str, Any] = torch.load(out, weights_only=True)
+    assert (content["epoch"], content["arch"], "optimizer" in content) == (1, "lenet", False)
+    ours = safetensors.torch.load_file(own.weights)
+    assert content["state_dict"].keys() == {name for name in ours if name.startswith("1.")}
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in content["state_dict"].items())
+    assert bench("certify", out, *CERTIFY, "--results", tmp_path / "runs").exit_code == 0
+    (subject,) = subjects(tmp_path / "runs")
+    assert evidence_of(subject) == evidence_of(own)
+
+
+def test_export_of_weights_takes_no_flags_of_a_log(own: Run, bench: Call, tmp_path: Path) -> None:
+    words = ("export", own.spec.key, "--format", "checkpoint", "--out", tmp_path / "x.pth", "--results", own.path.parents[2])
+    for extra in (("--alpha", "0.01"), ("--certification", "ab")):
+        result = bench(*words, *extra)
+        assert result.exit_code == 2
+        assert "writes weights; leave out --alpha and --certification" in result.output
+    wrong = bench("export", own.spec.key, "--format", "checkpiont", "--out", tmp_path / "x.pth", "--results", own.path.parents[2])
+    assert "--format checkpiont is unknown; did you mean 'checkpoint'?" in wrong.output
+    file = bench("export", own.weights, "--format", "checkpoint", "--out", tmp_path / "x.pth", "--results", own.path.parents[2])
+    assert "is a weights file; name the run that it is of" in file.output
+    assert not (tmp_path / "x.pth").exists()

@@ -1,0 +1,342 @@
+"""Every way in which certification goes wrong in silence, planted on purpose: each turns the one check red that watches for it.
+
+A fault is a small patch of source text. The checks are tests of other files, so what is shown here is that those tests can fail.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import test_bounds
+import test_certify
+import test_columns
+import test_metrics
+import test_models
+import test_records
+import test_store
+
+from bench import bounds, environment, models
+from bench.certify import Sampler
+from bench.certify.network import Network, _check_modes, _largest
+from bench.certify.noise import NoisyCopies
+from bench.records import Certificate
+from bench.store import Certification
+from leaderboard import metrics
+from leaderboard.paper.build import _values as values_of_paper
+
+Check = Callable[[Path], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A patch and the check that sees it.
+
+    Attributes:
+        where: the function that is patched. old, new: its source text before and after.
+        check: passes without the fault, fails with it.
+    """
+
+    where: Callable[..., Any]
+    old: str
+    new: str
+    check: Check
+
+
+def check(test: Callable[..., None], *values: Any) -> Check:
+    """A test of another file as a check, with the values of its parameters."""
+    return lambda folder: test(*values)
+
+
+def plant(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives the function the code of its patched source, so that whoever has imported it runs the fault."""
+    function = cast(FunctionType, inspect.unwrap(fault.where))
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(fault.old) == 1, f"{fault.old!r} stands {source.count(fault.old)} times in {function.__qualname__}"
+    names = dict(function.__globals__)
+    exec(compile("from __future__ import annotations\n" + source.replace(fault.old, fault.new), "planted", "exec"), names)
+    planted = cast(FunctionType, inspect.unwrap(names[function.__name__]))
+    monkeypatch.setattr(function, "__code__", planted.__code__)
+
+
+def radii_of_logs_meet_the_columns_of_tables() -> None:
+    """A logged radius that reads as the column does is at least the column's, whatever the floating point."""
+    for text in (f"{hundredths / 100:.2f}" for hundredths in range(5, 400, 5)):
+        assert values_of_paper(np.array([True]), np.array([float(text)]), "3sig")(text) == 100, text
+
+
+def torn_line(folder: Path) -> None:
+    test_store.test_a_torn_last_line_is_cut_and_done_again(folder)
+
+
+BOUND = "betaincinv(count, n - count + 1, alpha)"
+KEY = 'derive(seed, "certify", index)'
+NOT_SHARED = check(test_certify.test_images_and_seeds_do_not_share_noise)
+SAME_BATCH = check(test_certify.test_counts_do_not_depend_on_the_batch)
+SAME_ORDER = check(test_certify.test_counts_do_not_depend_on_the_order_of_images)
+NORMAL = check(test_certify.test_the_noise_is_normal_with_standard_deviation_sigma_and_not_clipped)
+SEEN = check(test_certify.test_counts_are_those_of_the_rows_seen)
+LARGE_COUNTS = check(test_certify.test_counts_beyond_small_integers)
+
+FAULTS: dict[str, Fault] = {
+    # ---- the bound and the radius
+    "two-sided bound": Fault(
+        where=bounds.lower_confidence_bound,
+        old=BOUND,
+        new="betaincinv(count, n - count + 1, alpha / 2)",
+        check=check(test_bounds.test_bound_is_where_the_tail_has_mass_alpha, 66, 100, 0.001),
+    ),
+    "doubled alpha": Fault(
+        where=bounds.lower_confidence_bound,
+        old=BOUND,
+        new="betaincinv(count, n - count + 1, 2 * alpha)",
+        check=check(test_bounds.test_exact_coverage, 1_000, 0.05),
+    ),
+    "one count too many": Fault(
+        where=bounds.lower_confidence_bound,
+        old=BOUND,
+        new="betaincinv(min(n, count + 1), max(1, n - count), alpha)",
+        check=check(test_bounds.test_exact_coverage, 100, 0.001),
+    ),
+    "normal approximation": Fault(
+        where=bounds.lower_confidence_bound,
+        old=BOUND,
+        new="max(0.0, count / n + ndtri(alpha) * math.sqrt(count * (n - count) / n**3))",
+        check=check(test_bounds.test_bound_at_100_000_samples, 99_990, test_bounds.BOUND[99_990]),
+    ),
+    "count 0 gives no number": Fault(
+        where=bounds.lower_confidence_bound,
+        old="return 0.0",
+        new="return math.nan",
+        check=check(test_bounds.test_bound_at_100_000_samples, 0, 0.0),
+    ),
+    "count n gives an infinite radius": Fault(
+        where=bounds.lower_confidence_bound,
+        old="if count == 0:\n",
+        new="if count == n:\n        return 1.0\n    if count == 0:\n",
+        check=check(test_bounds.test_largest_possible_radius, 100_000, 0.001, 3.811456563),
+    ),
+    "count above n accepted": Fault(
+        where=bounds.lower_confidence_bound,
+        old="if n < 1 or not 0 <= count <= n:",
+        new="if n < 1 or count < 0:",
+        check=check(test_bounds.test_impossible_values_are_refused, 101, 100, 0.001, 1.0, "count"),
+    ),
+    "n of 0 accepted": Fault(
+        where=bounds.lower_confidence_bound,
+        old="if n < 1 or not 0 <= count <= n:",
+        new="if not 0 <= count <= n:",
+        check=check(test_bounds.test_impossible_values_are_refused, 0, 0, 0.001, 1.0, "n 0"),
+    ),
+    "no abstention": Fault(
+        where=bounds.certified_radius,
+        old="if not bound >= 0.5:",
+        new="if bound == 0.0:",
+        check=check(test_bounds.test_least_count_that_certifies, 100_000, 50_490),
+    ),
+    "radius rounded up": Fault(
+        where=bounds.certified_radius,
+        old="return sigma * float(ndtri(bound))",
+        new='return float(f"{sigma * float(ndtri(bound)):.3g}")',
+        check=check(test_bounds.test_the_radius_that_a_three_digit_log_rounds_up),
+    ),
+    "radius above the maximum": Fault(
+        where=bounds.certified_radius,
+        old="return sigma * float(ndtri(bound))",
+        new="return sigma * float(ndtri(count / n if count < n else 1 - 0.1 / n))",
+        check=check(test_bounds.test_largest_possible_radius, 1_000, 0.001, 2.463262615),
+    ),
+    # ---- the samples
+    "selection samples counted again": Fault(
+        where=Sampler.certify,
+        old="self._count(network, copies, min(step, n - drawn))",
+        new="self._count(network, NoisyCopies(x, index, self.sigma, self.seed, self.sampling), min(step, n - drawn))",
+        check=check(test_certify.test_selection_and_estimation_samples_are_disjoint),
+    ),
+    "selection is part of the estimation": Fault(
+        where=Sampler.certify,
+        old="estimation += self._count(network, copies, min(step, n - drawn))",
+        new="estimation += selection + self._count(network, copies, min(step, n - drawn) - n0)",
+        check=SEEN,
+    ),
+    "sampling stops once it certifies": Fault(
+        where=Sampler.certify,
+        old="estimation += self._count(network, copies, min(step, n - drawn))",
+        new="estimation += self._count(network, copies, 1_000)\n"
+        "                while estimation.sum() < n and estimation.max() < 0.6 * estimation.sum():\n"
+        "                    estimation += self._count(network, copies, 500)",
+        check=check(test_certify.test_linear_classifier_with_a_known_radius, 0.5, 0.25, 0.243587),
+    ),
+    "images share their noise": Fault(where=NoisyCopies.__init__, old=KEY, new='derive(seed, "certify")', check=NOT_SHARED),
+    "seed plus index": Fault(where=NoisyCopies.__init__, old=KEY, new="seed + index", check=NOT_SHARED),
+    "seed above 32 bits": Fault(where=NoisyCopies.__init__, old=KEY, new="(seed << 32) + index", check=NOT_SHARED),
+    "ambient noise": Fault(
+        where=NoisyCopies.__init__,
+        old=f"torch.Generator(x.device).manual_seed({KEY})",
+        new="torch.default_generator",
+        check=SAME_ORDER,
+    ),
+    "noise depends on the batch": Fault(
+        where=Sampler._count,
+        old="span = copies.block * max(1, network.batch // copies.block)",
+        new="span = network.batch",
+        check=SAME_BATCH,
+    ),
+    "one worker's counts are lost": Fault(
+        where=Sampler._count, old=".sum(0)", new="[0]", check=check(test_certify.test_counts_do_not_depend_on_workers, 2)
+    ),
+    "noisy pixels clipped": Fault(where=NoisyCopies.draw, old="return noisy", new="return noisy.clamp_(0, 1)", check=NORMAL),
+    "variance taken for deviation": Fault(where=NoisyCopies.draw, old="else self.sigma\n", new="else self.sigma**2\n", check=NORMAL),
+    "noise off the grid": Fault(
+        where=NoisyCopies.draw,
+        old="noise.round_()",
+        new="noise",
+        check=check(test_certify.test_grid_copies_lie_on_the_grid),
+    ),
+    "float32 sums under the name of a grid": Fault(
+        where=NoisyCopies.__init__,
+        old='sampling == "grid"',
+        new="False",
+        check=check(test_certify.test_grid_sampling_does_not_certify_a_hostile_network_falsely),
+    ),
+    "small integer counters": Fault(where=Sampler._work, old="torch.int64", new="torch.int16", check=LARGE_COUNTS),
+    "half-precision counters": Fault(where=Sampler._work, old="torch.int64", new="torch.float16", check=LARGE_COUNTS),
+    "a torn row is kept": Fault(where=Certification.begin, old="if keep < self.evidence.stat().st_size:", new="if False:", check=torn_line),
+    # ---- the network
+    "NaN logits counted": Fault(
+        where=_largest,
+        old="if not math.isfinite(largest):",
+        new="if largest == math.inf:",
+        check=check(test_certify.test_logits_that_are_not_finite_are_refused, float("nan"), 1),
+    ),
+    "infinite logits counted": Fault(
+        where=_largest,
+        old="if not math.isfinite(largest):",
+        new="if math.isnan(largest):",
+        check=check(test_certify.test_logits_that_are_not_finite_are_refused, float("inf"), 0),
+    ),
+    "half-precision logits counted": Fault(
+        where=Network._checked,
+        old="(torch.float32, torch.float64)",
+        new="(torch.float32, torch.float64, torch.bfloat16)",
+        check=check(test_certify.test_half_precision_logits_are_refused),
+    ),
+    "logits of another shape counted": Fault(
+        where=Network._checked,
+        old="if logits.shape != (rows, self.classes):",
+        new="if False:",
+        check=check(test_certify.test_logits_of_another_shape_are_refused, (100, 4)),
+    ),
+    "training mode left on": Fault(
+        where=Network.begin, old="module.eval()", new="pass", check=check(test_certify.test_training_mode_is_never_left_on)
+    ),
+    "a module in training mode overlooked": Fault(
+        where=_check_modes,
+        old="if part.training:",
+        new="if part is module and part.training:",
+        check=check(test_certify.test_a_module_that_stays_in_training_mode_is_refused),
+    ),
+    "batch mates that matter": Fault(
+        where=Network._judge,
+        old="if not self._agree(exact, logits):",
+        new="if False:",
+        check=check(test_certify.test_a_network_that_depends_on_its_batch_mates_is_refused),
+    ),
+    "dropout at evaluation": Fault(
+        where=Network.classify, old="if audit:", new="if False:", check=check(test_certify.test_a_random_network_is_refused)
+    ),
+    "rounding decides close calls": Fault(
+        where=Network.classify,
+        old="CLOSE * self._scale",
+        new="-1.0",
+        check=check(test_certify.test_close_calls_are_decided_in_one_way_for_every_batch, True),
+    ),
+    "rows lost when memory runs out": Fault(
+        where=Network._logits,
+        old="return self._logits(network, noisy)\n",
+        new="return self._logits(network, noisy[: self.batch]).repeat(len(noisy), 1)[: len(noisy)]\n",
+        check=check(test_certify.test_counts_are_the_same_after_memory_ran_out, 60, 3),
+    ),
+    "shortcuts inside float32": Fault(
+        where=environment.plain_float32, old='"ieee"', new='"bf16"', check=check(test_certify.test_float32_products_are_computed_in_float32)
+    ),
+    "normalisation outside the model": Fault(
+        where=models.build,
+        old="nn.Sequential(Normalize(info.mean, info.std), network)",
+        new="nn.Sequential(nn.Identity(), network)",
+        check=check(test_models.test_normalisation_is_the_first_layer_and_travels_with_the_weights),
+    ),
+    # ---- the metrics
+    "label -1 accepted": Fault(
+        where=Certificate.__post_init__,
+        old='("index", "label", "selected")',
+        new='("index", "selected")',
+        check=check(test_records.test_impossible_certificates_are_refused, {"label": -1}),
+    ),
+    "ACR over certified images only": Fault(
+        where=metrics.average_certified_radius,
+        old="/ _images(o)",
+        new="/ max(1, int(o.correct.sum()))",
+        check=check(test_metrics.test_acr_counts_every_image),
+    ),
+    "ACR counts wrong classes": Fault(
+        where=metrics.average_certified_radius,
+        old="o.radius[o.correct]",
+        new="o.radius",
+        check=check(test_metrics.test_all_wrong_is_zero),
+    ),
+    "radii compared after rounding": Fault(
+        where=metrics.certified_accuracy,
+        old="(o.radius > r)",
+        new="(o.radius.round(2) > r)",
+        check=check(test_metrics.test_certified_accuracy_is_strict_and_does_not_round),
+    ),
+    "an image counted twice": Fault(
+        where=metrics.outcomes,
+        old="if (doubled := index[1:][np.diff(index) == 0]).size:",
+        new="if (doubled := index[:0]).size:",
+        check=check(test_metrics.test_an_image_counts_once),
+    ),
+    "another bound in tables than in certificates": Fault(
+        where=bounds._bound,
+        old="n - k + 1",
+        new="n - k + 2",
+        check=check(test_columns.test_many_bounds_and_radii_equal_single_ones_in_every_bit),
+    ),
+    "no abstention in tables": Fault(
+        where=bounds.certified_radii,
+        old="bounds >= 0.5",
+        new="bounds > 0.0",
+        check=check(test_columns.test_many_bounds_and_radii_equal_single_ones_in_every_bit),
+    ),
+    "columns in steps of floating point": Fault(
+        where=values_of_paper,
+        old="float(metric)",
+        new="round(float(metric) / 0.05) * 0.05",
+        check=check(radii_of_logs_meet_the_columns_of_tables),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_turns_its_check_red(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fault = FAULTS[name]
+    fault.check(tmp_path / "sound")
+    plant(fault, monkeypatch)
+    with pytest.raises((Exception, pytest.fail.Exception)) as caught:
+        fault.check(tmp_path / "faulty")
+    assert not isinstance(caught.value, (SyntaxError, NameError)), "the patch is no fault, but broken source"
+    monkeypatch.undo()
+    fault.check(tmp_path / "sound again")
+
+
+def test_the_faults_are_many_and_differ() -> None:
+    assert len(FAULTS) >= 40
+    assert len({(fault.where, fault.old, fault.new) for fault in FAULTS.values()}) == len(FAULTS)

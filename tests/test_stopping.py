@@ -1,0 +1,263 @@
+"""Certification that stops early: the same guarantee from fewer samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_store import CERTIFY, N, add, certificate, new_store, run_spec
+from scipy.special import ndtr
+from torch import Tensor, nn
+from typer.testing import Result
+
+from bench.bounds import anytime_bounds, certified_radius, least_count, lower_confidence_bound
+from bench.certify import Sampler, stopping
+from bench.columns import Columns
+from bench.errors import BenchError
+from bench.records import Certificate, to_line
+from bench.spec import CertifySpec
+from bench.store import Store
+from leaderboard.metrics import (
+    Outcomes,
+    abstention_rate,
+    average_certified_radius,
+    bound_quantile,
+    certified_accuracy,
+    clean_accuracy,
+    outcomes,
+)
+
+SPEC = CertifySpec(n0=100, n=20_000)
+CURTAILED, SEQUENCE = (dataclasses.replace(SPEC, rule=rule) for rule in ("curtailed", "confidence-sequence"))
+SKIPPED = dataclasses.replace(SPEC, skip_misclassified=True)
+
+
+class Half(nn.Module):
+    """Class 1 where the first pixel is above 0: at x the smoothed classifier gives it with probability Phi(x / sigma)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, 0]
+        return torch.stack([-first, first], dim=1)
+
+
+def certified(spec: CertifySpec, probability: float, label: int = 1, index: int = 0, seed: int = 0, sigma: float = 0.5) -> Certificate:
+    from scipy.special import ndtri
+
+    x = torch.full((1, 2, 2), float(ndtri(probability)) * sigma)
+    enough = stopping(spec, sigma)
+    sampler = Sampler(Half(), sigma, 2, seed, sampling=spec.sampling)
+    return sampler.certify(x, index, label, spec.n0, spec.n, enough, skip_misclassified=spec.skip_misclassified)
+
+
+# ---- bounds
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 66, 100, 1000, 100_000])
+@pytest.mark.parametrize("alpha", [0.05, 0.001])
+def test_least_count(n: int, alpha: float) -> None:
+    least = least_count(n, alpha)
+    assert least == next((k for k in range(max(0, least - 2), n + 1) if lower_confidence_bound(k, n, alpha) >= 0.5), n + 1)
+    assert least > n or least == 0 or lower_confidence_bound(least - 1, n, alpha) < 0.5
+
+
+@pytest.mark.parametrize("p", [0.5, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_anytime_bounds_hold_at_all_sample_sizes_at_once(p: float, alpha: float) -> None:
+    """Exactly: the probability that the bounds exclude p at any of the first 600 samples is at most alpha, and not vanishing."""
+    alive, excluded = np.ones(1), 0.0
+    for n in range(1, 601):
+        alive = np.convolve(alive, [1 - p, p])
+        lower, upper = anytime_bounds(np.arange(n + 1), np.full(n + 1, n), alpha)
+        out = (lower > p) | (upper < p)
+        excluded += float(alive[out].sum())
+        alive[out] = 0.0
+    assert 0.2 * alpha < excluded <= alpha
+
+
+def test_a_fixed_bound_looked_at_often_does_not_hold() -> None:
+    """What the test above would see: Clopper-Pearson after every sample excludes p far too often."""
+    p, alive, excluded = 0.6, np.ones(1), 0.0
+    for n in range(1, 301):
+        alive = np.convolve(alive, [0.4, 0.6])
+        out = np.array([lower_confidence_bound(k, n, 0.05) > p for k in range(n + 1)])
+        excluded += float(alive[out].sum())
+        alive[out] = 0.0
+    assert excluded > 0.15
+
+
+def test_anytime_bounds_solve_their_equation_and_are_wider_than_fixed_ones() -> None:
+    from math import lgamma, log
+
+    for k, n in ((0, 10), (1, 1), (60, 100), (9_999, 10_000), (100_000, 100_000)):
+        (lower,), (upper,) = anytime_bounds(np.array([k]), np.array([n]), 0.001)
+        assert 0 <= lower <= k / n <= upper <= 1
+        if k:
+            mixture = lgamma(k + 0.5) + lgamma(n - k + 0.5) - lgamma(n + 1) - 2 * lgamma(0.5)
+            likelihood = k * log(lower) + ((n - k) * log(1 - lower) if k < n else 0.0)
+            assert mixture - likelihood == pytest.approx(log(1000), rel=1e-6, abs=1e-6)
+            assert lower < lower_confidence_bound(k, n, 0.001)
+    with pytest.raises(ValueError, match="count 11 of n 10"):
+        anytime_bounds(np.array([11]), np.array([10]), 0.001)
+
+
+# ---- sampling
+
+
+def test_skipping_draws_nothing_for_a_wrong_class_and_the_same_for_a_right_one() -> None:
+    assert certified(SKIPPED, 0.9, label=0).estimation == {}
+    assert certified(SKIPPED, 0.9, label=1) == certified(SPEC, 0.9, label=1)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.3, 0.49, 0.5, 0.51, 0.55, 0.9, 0.999])
+def test_curtailment_changes_no_certificate(p: float) -> None:
+    """It stops only where the whole sample abstains too; where it does not stop, it has the same counts."""
+    # The class is chosen by 1 sample, so that less likely ones are chosen as well.
+    spec, whole = (dataclasses.replace(s, n0=1) for s in (CURTAILED, SPEC))
+    stopped = 0
+    for index in range(12):
+        one, other = certified(spec, p, index=index), certified(whole, p, index=index)
+        assert one.selected == other.selected
+        if one.n < other.n:
+            stopped += 1
+            assert other.radius(0.001, 0.5) is None
+            assert one.radius(0.001, 0.5) is None
+            assert one.n % 5000 == 0
+        else:
+            assert one == other
+    assert stopped or p != 0.3  # nearer to 1/2 it is open until the last samples; further off the likelier class is chosen
+
+
+def test_a_sequence_stops_once_every_radius_of_the_ladder_is_decided() -> None:
+    rows = {p: certified(SEQUENCE, p) for p in (0.6, 0.75, 0.95, 0.9999)}
+    assert rows[0.95].n < SPEC.n
+    for p, row in rows.items():
+        (lower,), (upper,) = anytime_bounds(np.array([row.count]), np.array([row.n]), 0.001)
+        reachable = anytime_bounds(np.array([SPEC.n]), np.array([SPEC.n]), 0.001)[0][0]
+        undecided = [k for k in range(40) if lower <= (q := ndtr(k * 0.25 / 0.5)) < upper and q < reachable]
+        assert not undecided or row.n == SPEC.n, p
+    # Undecided to the end: the probability lies on the ladder itself.
+    assert certified(SEQUENCE, float(ndtr(0.5))).n == SPEC.n
+
+
+@pytest.mark.parametrize("spec", [CURTAILED, SEQUENCE, SKIPPED], ids=lambda spec: spec.rule)
+def test_early_ends_do_not_depend_on_batch_or_workers(spec: CertifySpec) -> None:
+    x, enough = torch.full((1, 2, 2), 0.3), stopping(spec, 0.5)
+    rows = set()
+    for batch in (7, 500, 3000):
+        row = Sampler(Half(), 0.5, 2, 0, batch).certify(x, 3, 1, 100, spec.n, enough, skip_misclassified=spec.skip_misclassified)
+        rows.add(to_line(row))
+    assert len(rows) == 1
+
+
+def test_coverage_of_a_sequence_end_to_end() -> None:
+    """2,000 images with a true radius of 0.3 at alpha 0.05: at most 5 % may certify more; 133 is that plus 3.4 deviations."""
+    sigma, true = 0.5, 0.3
+    spec = CertifySpec(n0=1, n=1000, rule="confidence-sequence", stop_alpha=0.05)
+    enough = stopping(spec, sigma)
+    assert enough
+    rng, p, wrong, ends = np.random.default_rng(0), float(ndtr(true / sigma)), 0, set()
+    for _ in range(2000):
+        # The counts alone, in steps of 50: the stop rule of the sampler, on draws as it makes them.
+        count = drawn = 0
+        while drawn < spec.n and not (drawn and enough(count, drawn)):
+            count, drawn = count + int(rng.binomial(50, p)), drawn + 50
+        ends.add(drawn)
+        radius = certified_radius(count, drawn, 0.05, sigma, spec.rule)
+        wrong += radius is not None and radius > true
+    assert wrong <= 133
+    assert len(ends) > 5
+
+
+# ---- evidence and tables
+
+
+def rows_of(spec: CertifySpec, *cases: tuple[int, int, int]) -> Outcomes:
+    """Images of label 3 with (selected, count, n)."""
+    found = []
+    for index, (selected, count, n) in enumerate(cases):
+        if n:
+            found.append(certificate(index, 3, count, n, selected))
+        else:
+            found.append(Certificate(index=index, label=3, selected=selected, selection={selected: 10}, estimation={}))
+    return outcomes(Columns.of(found), 0.001, 0.5, spec)
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    whole = rows_of(SPEC, (3, N, N), (7, N, N))
+    skipped = rows_of(dataclasses.replace(SKIPPED, n=N), (3, N, N), (7, 0, 0))
+    assert average_certified_radius(whole) == average_certified_radius(skipped)
+    assert certified_accuracy(whole, 0.5) == certified_accuracy(skipped, 0.5) == 0.5
+    assert abstention_rate(whole) == 0
+    assert (abstention_rate(skipped), clean_accuracy(skipped), bound_quantile(skipped, 0.5)) == (None, None, None)
+    assert skipped.samples == (2 * 10 + N) / 2
+
+
+def test_a_curtailed_image_abstains_and_is_not_read_at_a_larger_alpha() -> None:
+    spec = dataclasses.replace(CURTAILED, n=N)
+    o = rows_of(spec, (3, 100, 700), (3, N, N))
+    assert abstention_rate(o) == 0.5
+    assert bound_quantile(o, 0.5) is None
+    with pytest.raises(BenchError, match=r"stopped where nothing certifies at alpha 0\.001, so alpha 0\.01 is too large"):
+        outcomes(Columns.of([certificate(0, 3, N)]), 0.01, 0.5, spec)
+
+
+def test_radii_of_a_sequence_are_those_of_its_bound() -> None:
+    o = rows_of(SEQUENCE, (3, 900, 1000), (3, 4990, 5000))
+    assert o.radius.tolist() == [certified_radius(k, n, 0.001, 0.5, "confidence-sequence") for k, n in ((900, 1000), (4990, 5000))]
+    assert o.radius[0] < (certified_radius(900, 1000, 0.001, 0.5) or 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "row", "fits"),
+    [
+        ({}, certificate(0, 7, 5, 10), False),
+        ({"rule": "confidence-sequence"}, certificate(0, 7, 5, 10), True),
+        ({"rule": "curtailed"}, certificate(0, 7, 10, 600), True),
+        ({"rule": "curtailed"}, certificate(0, 7, 500, 600), False),  # 500 of 600 may still certify
+        ({"rule": "confidence-sequence"}, certificate(0, 7, N, N + 1), False),
+        ({"skip_misclassified": True}, Certificate(index=0, label=7, selected=1, selection={1: 10}, estimation={}), True),
+        ({}, Certificate(index=0, label=7, selected=1, selection={1: 10}, estimation={}), False),
+    ],
+)
+def test_evidence_must_be_what_its_rule_can_give(tmp_path: Path, change: dict[str, object], row: Certificate, *, fits: bool) -> None:
+    from bench.verify import verify
+
+    spec = dataclasses.replace(CERTIFY, images="first:1", **change)  # type: ignore[arg-type]
+    certification = add(new_store(tmp_path), run_spec(), None).certification(spec)
+    certification.begin("0" * 64)
+    certification.evidence.write_text(to_line(row))
+    if fits:
+        assert len(certification.columns()) == 1
+    else:
+        with pytest.raises(BenchError, match="samples, but the spec says"):
+            certification.columns()
+    found = [failure.reason for failure in verify(tmp_path / "runs").failures if failure.file == certification.evidence]
+    assert bool(found) != fits, found
+
+
+def test_specs_say_what_they_take() -> None:
+    assert CertifySpec(n0=1, n=2).key == CertifySpec(n0=1, n=2, stop_alpha=0.001, radius_step=0.25, skip_misclassified=False).key
+    for field, value in (("rule", "curtaild"), ("stop_alpha", 0.5), ("radius_step", 0.0)):
+        with pytest.raises(ValueError, match=field):
+            CertifySpec(n0=1, n=2, **{field: value})  # type: ignore[arg-type]
+
+
+def test_the_commands(tiny: Callable[..., Result], bench: Callable[..., Result], tmp_path: Path) -> None:
+    for words in ((), ("--skip-misclassified",), ("--set", "certify.rule=confidence-sequence"), ("--set", "certify.rule=curtailed")):
+        result = tiny("--method", "gaussian", "--sigma", "0.5", *words)
+        assert result.exit_code == 0, result.output
+    store = Store(tmp_path / "runs")
+    (run,) = store.runs()
+    assert len(list(run.certifications())) == 4
+    result = bench("table", "--results", store.root, "--metric", "ACR,abstention,cost")
+    assert result.exit_code == 0, result.output
+    for told in ("misclassified images are skipped", "confidence-sequence bound", "curtailed bound", "clopper-pearson bound"):
+        assert told in result.output, told
+    assert len(json.loads(bench("table", "--results", store.root, "--format", "json").stdout)["groups"]) == 4
+    verified = bench("verify", store.root)
+    assert verified.exit_code == 0, verified.output
