@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+
+from forks import descendants
 
 SETTINGS = {
     "RAY_AUTH_MODE": "token",
@@ -24,21 +25,6 @@ SETTINGS = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes that a process started, and those that these did."""
-    parents: dict[int, list[int]] = {}
-    for place in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = place.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents.setdefault(int(fields[1]), []).append(int(place.parent.name))
-    found = [pid]
-    for each in found:
-        found += parents.get(each, [])
-    return found
 
 
 def main() -> None:

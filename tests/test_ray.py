@@ -128,11 +128,11 @@ def test_an_address_where_nobody_listens_is_told_at_once(bench: Call, monkeypatc
 def test_a_cluster_of_ones_own_is_heard_on_the_loopback_device_only(tmp_path: Path) -> None:
     code = """
 from bench.executors.ray import connect
-import json, os, ray_cluster
+import json, os, forks
 from pathlib import Path
 ray = connect(None, 2)
 places = []
-inodes = {os.readlink(f) for pid in ray_cluster.descendants(os.getpid()) for f in Path(f"/proc/{pid}/fd").glob("*") if f.is_symlink()}
+inodes = {os.readlink(f) for pid in forks.descendants(os.getpid()) for f in Path(f"/proc/{pid}/fd").glob("*") if f.is_symlink()}
 for name in ("tcp", "tcp6"):
     for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
         fields = line.split()
