@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bench.executors import Outcome, Task
 from bench.executors.local import LocalExecutor, share_out
@@ -25,8 +25,12 @@ class Job:
         self.texts, self.threads, self.slots, self.timeout = tuple(texts), threads, slots, timeout
         self._executor: LocalExecutor | None = None
 
-    def run(self) -> list[str]:
-        """A line of JSON per task, in their order: its outcome, and what was said."""
+    def run(self, log: Callable[[str], object]) -> list[str]:
+        """A line of JSON per task, in their order: its outcome, and what was said.
+
+        Args:
+            log: gets what was said at once.
+        """
         tasks, found = [Task.from_text(text) for text in self.texts], {}
         for number, task in enumerate(tasks):
             if not task.results.is_dir():
@@ -36,23 +40,24 @@ class Job:
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = shown.split(",") if shown and self.slots > 1 else ()  # one slot takes all that the job has
         slots = share_out(self.slots, cells=len(here), cores=self.threads * self.slots, gpus=gpus, per_gpu=self.slots)
-        watch = _Log()
+        watch = _Log(log)
         self._executor = LocalExecutor(slots, self.timeout)
         for place, outcome in self._executor.outcomes([tasks[number] for number in here], watch, StopSignals()):
             found[here[place]] = outcome
-            print(f"{tasks[here[place]].name}: {outcome.state}", flush=True)  # noqa: T201 - the log of a job is its standard output
+            log(f"{tasks[here[place]].name}: {outcome.state}")
         return [canonical({**vars(found[number]), "said": watch.said}) for number in range(len(tasks))]
 
     def stop(self) -> None:
         """Lets the cells at work finish their row or step, write a checkpoint and release their claims, within 10 seconds."""
         if self._executor:
-            self._executor.stop_all(signal.SIGTERM, _Log())
+            self._executor.stop_all(signal.SIGTERM, _Log(str))
 
 
 class _Log:
     """A watch for what the user should see; how far a cell is, its claim tells."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Callable[[str], object]) -> None:
+        self.log = log
         self.said: list[str] = []
 
     def begin(self, number: int) -> None:
@@ -63,4 +68,4 @@ class _Log:
 
     def say(self, text: str) -> None:
         self.said.append(text)
-        print(text, flush=True)  # noqa: T201 - as above
+        self.log(text)

@@ -107,7 +107,7 @@ class RayExecutor:
 
 def carry_out(text: str, threads: int, timeout: float | None) -> str:
     """What Ray calls on some machine: a task as text, its outcome as text."""
-    return Job([text], threads, timeout=timeout).run()[0]
+    return Job([text], threads, timeout=timeout).run(log=str)[0]
 
 
 def connect(address: str | None, jobs: int | None) -> Any:

@@ -7,6 +7,7 @@ module waits for nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -38,7 +39,7 @@ class SlurmJob(Job):
     """The cells of one job, as submitit calls them on a machine of the cluster."""
 
     def __call__(self) -> list[str]:
-        return self.run()
+        return self.run(logging.getLogger("submitit").info)
 
     def checkpoint(self) -> Any:
         """What submitit calls when the job's time is up or it must make room; the same job then goes back into the queue."""
