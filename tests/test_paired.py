@@ -7,7 +7,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ def radius(count: int) -> float:
     return certified_radius(count, N, 0.001, 0.5) or 0.0
 
 
-def imported(folder: Path, rows: dict[str, Sequence[float]]) -> Path:
+def imported(folder: Path, rows: Mapping[str, Sequence[float]]) -> Path:
     """A store with a log for each path below the folder of logs."""
     (folder / "map.toml").write_text(MAP)
     for name, radii in rows.items():

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bench.cli import paired as pairing
 from bench.cli.common import Results, check_out, deliver, existing_folder, guarded, numbers, plain, stop
 from bench.cli.page import Page
+from bench.cli.paired import render as render_paired
 from bench.cli.tables import SOURCES
 from bench.errors import nearest
 
@@ -83,7 +83,7 @@ def compare(
 
     if paired:
         place = existing_folder(logs or results, "--logs" if logs else "--results")
-        deliver(guarded(lambda: pairing.render(comparing.compare_paired(Store(results).find(a), b, place), format_)), out)
+        deliver(guarded(lambda: render_paired(comparing.compare_paired(Store(results).find(a), b, place), format_)), out)
         return
 
     def work() -> str:
