@@ -68,27 +68,24 @@ def times(results: Path) -> list[int]:
 # ---------------------------------------------------------------------------------------------- F1 to F5: every I/O step
 
 
-def test_f1_to_f5_a_sample_of_every_io_step(forks: Forks) -> None:
-    """Crashes before, half-way and after; power lost with what was not synced; a full disk; kills at random times."""
-    found = [
-        forks.ask(fault="crash", stride=18, offset=5),
-        forks.ask(fault="power", stride=30, offset=5),
-        forks.ask(fault="full", stride=16, offset=5),
-        forks.ask(fault="kill", count=3),
-    ]
-    assert [f["faults"] for f in found] == [[]] * 4
-    assert found[0]["steps"] > 90
-    assert sum(f["points"] for f in found) >= 30
+def test_f1_to_f3_a_crash_at_every_io_step(forks: Forks) -> None:
+    """Before, half-way and after each of them."""
+    found = forks.ask(fault="crash")
+    assert found["faults"] == []
+    assert found["steps"] > 90
+    assert found["points"] >= 150
+
+
+def test_f4_f5_a_sample_of_every_io_step(forks: Forks) -> None:
+    """Power lost with what was not synced; a full disk; kills at random times."""
+    found = [forks.ask(fault="power", stride=37, offset=5), forks.ask(fault="full", stride=16, offset=5), forks.ask(fault="kill", count=3)]
+    assert [f["faults"] for f in found] == [[]] * 3
+    assert sum(f["points"] for f in found) >= 20
 
 
 @pytest.mark.slow
 def test_f1_to_f5_every_io_step(forks: Forks) -> None:
-    for order, least in (
-        ({"fault": "crash"}, 150),
-        ({"fault": "power", "seeds": 4}, 400),
-        ({"fault": "full"}, 90),
-        ({"fault": "kill", "count": 50}, 50),
-    ):
+    for order, least in (({"fault": "power", "seeds": 4}, 400), ({"fault": "full"}, 90), ({"fault": "kill", "count": 50}, 50)):
         found = forks.ask(**order)
         print(found)
         assert found["faults"] == []
