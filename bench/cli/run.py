@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli import cost
 from bench.cli.common import Json, Plugins, Results, changes, check_folder, clock, numbers, plain, plugins, print_json, seeds, stop, words
 from bench.cli.data import DataDir
+from bench.cli.scale import Devices, Precision, SyncBatchnorm, training_changes
 from bench.errors import BenchError, UsageError, nearest
+from bench.spec import PROTOCOL_ALIASES
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from bench.cost import Estimate
     from bench.plan import Cell, Plan, Request
     from bench.registry import Registry
     from bench.run import Options
@@ -47,7 +51,7 @@ def run(
             "--seeds", metavar="N|LIST", help="5 means seeds 0 to 4; a list (0,3,4 or 3,) means just those. Default: the protocol's."
         ),
     ] = None,
-    protocol: Annotated[str, typer.Option("--protocol", help="How much is trained and certified: smoke, quick or full.")] = "quick",
+    protocol: Annotated[str, typer.Option("--protocol", help="How much is trained and certified: smoke, quick or full (paper).")] = "quick",
     recipe: Annotated[
         str, typer.Option("--recipe", help="Where paper and authors' code disagree: official (the code) or paper.")
     ] = "official",
@@ -64,6 +68,9 @@ def run(
         int | None,
         typer.Option("--micro-batch", metavar="K", help="Images per piece of a training step, to save memory."),
     ] = None,
+    devices_per_cell: Devices = 1,
+    precision: Precision = None,
+    sync_batchnorm: SyncBatchnorm = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Train through torch.compile; where it does not work, says why and does without.")
     ] = False,
@@ -95,6 +102,7 @@ def run(
     Exit codes: 0 all done, 1 some cells failed or diverged, 2 usage, 128 + signal when interrupted (130 for Ctrl-C).
     """
     problems: list[str] = []
+    protocol = PROTOCOL_ALIASES.get(protocol, protocol)
     methods = words(method, "--method", problems)
     datasets = words(dataset, "--dataset", problems)
     sigmas = numbers(sigma, "--sigma", problems)
@@ -102,6 +110,7 @@ def run(
     wanted = changes(change, problems)
     if skip_misclassified:
         wanted.setdefault("certify.skip_misclassified", "true")
+    training_changes(devices_per_cell, precision, sync_batchnorm, wanted, problems)
     paths = plugins(plugin, problems)
     check_folder(results, problems)
     if rerun is not None and rerun not in RERUN:
@@ -161,11 +170,11 @@ def run(
         stop(missing)
     for sentence in missing:
         matrix.say(f"note: {sentence}")
-    seconds = matrix.announce(chosen_device, data_dir, protocol, recipe, detail=dry_run)
+    estimates = matrix.announce(chosen_device, protocol, recipe, detail=dry_run)
     if dry_run:
         if as_json:
-            cells = [matrix.as_json(cell) | {"seconds": seconds.get(cell.id)} for cell in plan.cells]
-            print_json({"results": str(results), "cells": cells})
+            cells = [matrix.as_json(cell) | cost.as_json(estimates.get(cell.id)) for cell in plan.cells]
+            print_json({"results": str(results), "cells": cells, "total": cost.total_as_json(estimates.values())})
         return
     try:
         results.mkdir(parents=True, exist_ok=True)
@@ -180,7 +189,7 @@ def run(
         allow_other_data=allow_other_data,
         data_dir=data_dir,
     )
-    code = matrix.run(options, seconds)
+    code = matrix.run(options, {name: found.seconds for name, found in estimates.items()})
     if not code:
         where = "" if results == Path("results/runs") else f" --results {results}"
         console.print(f"next: bench table{where} --protocol {protocol}", markup=False)
@@ -245,14 +254,12 @@ class _Matrix:
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
 
-    def announce(
-        self, device: torch.device, data_dir: Path | None, protocol: str, recipe: str, *, detail: bool
-    ) -> dict[tuple[str, str], float]:
-        """Says what will be done and how long it may take; returns estimated seconds by cell."""
-        from bench.run import estimate_seconds
+    def announce(self, device: torch.device, protocol: str, recipe: str, *, detail: bool) -> dict[tuple[str, str], Estimate]:
+        """Says what will be done and how long it may take; returns estimates by cell."""
+        from bench.cost import estimate
 
         cells = self.plan.cells
-        seconds = estimate_seconds(self.todo, self.store, device, data_dir)
+        estimates = estimate(self.todo, self.store, device)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
@@ -266,12 +273,14 @@ class _Matrix:
             f"protocol {protocol}, recipe {recipe}, device {device}"
         )
         tally = Counter(self.states.values())
-        about = f"; about {clock(sum(seconds.values()))}, from timed steps" if seconds else ""
+        about = f"; about {clock(sum(found.seconds for found in estimates.values()))}, from timed passes" if estimates else ""
         self.say(f"{tally['done']} done, {tally['diverged']} diverged, {len(self.todo)} to do{about}")
         self.say(f"results in {self.store.root}")
         if detail:
-            self._print_cells(seconds)
-        return seconds
+            self._print_cells(estimates)
+            for sentence in cost.total(estimates.values(), len(self.todo)):
+                self.say(sentence)
+        return estimates
 
     def _other_source(self, cell: Cell) -> bool:
         """Whether a trained cell comes from another source of its method than the one at hand."""
@@ -283,15 +292,15 @@ class _Matrix:
             return False  # `bench status` tells what is damaged
         return bool(environment.get("method_sha256", cell.source_sha256) != cell.source_sha256)
 
-    def _print_cells(self, seconds: dict[tuple[str, str], float]) -> None:
+    def _print_cells(self, estimates: dict[tuple[str, str], Estimate]) -> None:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table("row", "data set", "sigma", "seed", "state", "estimate", box=None, pad_edge=False)
+        table = Table("row", "data set", "sigma", "seed", "state", "estimate", *cost.COLUMNS, box=None, pad_edge=False)
         for cell in self.plan.cells:
-            spec, estimate = cell.spec, seconds.get(cell.id)
-            texts = (spec.row, spec.dataset, spec.sigma, spec.seed, self.states[cell.id], "" if estimate is None else clock(estimate))
-            table.add_row(*(escape(plain(text)) for text in texts))
+            spec, found = cell.spec, estimates.get(cell.id)
+            texts = (spec.row, spec.dataset, spec.sigma, spec.seed, self.states[cell.id], "" if found is None else clock(found.seconds))
+            table.add_row(*(escape(plain(text)) for text in (*texts, *cost.columns(found))))
         self.console.print(table)
 
     def run(self, options: Options, seconds: dict[tuple[str, str], float]) -> int:
