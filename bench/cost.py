@@ -74,7 +74,7 @@ def estimate(cells: Sequence[Cell], store: Store, device: torch.device) -> dict[
             standing = certification.standing()
             network = _network(spec.train.arch, info, spec.train.precision, device)
             passes = _passes(cell.method, info)
-            sampled = _certification(spec.train.arch, info, spec.sigma, cell.certify.seed, cell.certify.sampling, device)
+            sampled = _certification(spec.train.arch, info, cell.certify.sampling, device)
         except (Exception, SystemExit):
             continue  # what fails here fails again, and says why, when its turn comes
         images = 0 if standing.state == "certifying" else len(select_images(spec.train.images, info.train_size)) * spec.train.epochs
@@ -176,9 +176,9 @@ def _bytes_per_row(work: Callable[[int], None]) -> float:
 
 
 @cache
-def _certification(arch: str, info: DatasetInfo, sigma: float, seed: int, sampling: str, device: torch.device) -> tuple[float, float]:
+def _certification(arch: str, info: DatasetInfo, sampling: str, device: torch.device) -> tuple[float, float]:
     """Seconds of an image apart from its samples, and of each sample."""
-    sampler = Sampler(place(build(arch, info, 0), device), sigma, info.classes, seed, sampling=sampling)
+    sampler = Sampler(place(build(arch, info, 0), device), info.sigmas[0], info.classes, 0, sampling=sampling)
     image = torch.rand(info.shape, generator=torch.Generator().manual_seed(0)).to(device)
 
     def seconds(n: int) -> float:

@@ -157,7 +157,7 @@ def _execute(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
 
 
 def _task(cell: Cell, options: Options) -> dict[str, Any]:
-    """A cell and how to compute it as plain values, for `bench.parallel.helper`."""
+    """A cell and how to compute it as plain values, for `bench.helper`."""
     names = ("batch", "micro_batch", "compile", "allow_other_data")
     return {name: getattr(options, name) for name in names} | {
         "spec": to_json(cell.spec),

@@ -47,6 +47,7 @@ class Case:
     arch: str = "lenet"
     micro_batch: int | None = None
     precision: str = "float32"
+    double: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -56,15 +57,24 @@ METHODS: dict[str, Method] = {
     "macer": Macer(copies=4, strength=2.0, deferral=0),
     "consistency": Consistency(),
     "smoothmix": SmoothMix(copies=2),
-    "smoothmix-onestep": SmoothMix(copies=2, one_step=True),
+    "smoothmix-onestep": SmoothMix(one_step=True, mask_wrong=False),
 }
-CASES = {name: Case(method) for name, method in METHODS.items()} | {
+CASES = {name: Case(method) for name, method in METHODS.items()}
+CASES |= {f"{name}-float64": Case(method, double=True) for name, method in METHODS.items()}
+CASES |= {
     "last-batch-of-one": Case(SmoothMix(copies=2), batch=15, images=31),
     "pieces": Case(Macer(copies=4, strength=2.0, deferral=0), batch=15, images=45, micro_batch=3),
     "pieces-of-one-process": Case(SmoothMix(copies=2), batch=15, images=45, micro_batch=7),
     "float16": Case(SmoothMix(copies=2), precision="fp16"),
     "batch-norm": Case(SmoothAdv(steps=1), batch=8, images=24, dataset="cifar10", arch="cifar_resnet20"),
 }
+
+
+class Double(Split):
+    """Images in float64, in which no rounding decides on which side of a kink of the network an image lies."""
+
+    def images(self, indices: Tensor) -> Tensor:
+        return super().images(indices).double()
 
 
 def trainer(case: Case, device: torch.device, group: Group | None) -> Trainer:
@@ -96,7 +106,11 @@ def trainer(case: Case, device: torch.device, group: Group | None) -> Trainer:
         protocol="full",
         train=train,
     )
-    return Trainer(spec, case.method, info, Split(pixels, labels, {}).to(device), device, micro_batch=case.micro_batch, group=group)
+    data = (Double if case.double else Split)(pixels, labels, {}).to(device)
+    found = Trainer(spec, case.method, info, data, device, micro_batch=case.micro_batch, group=group)
+    if case.double:
+        found.model.double()
+    return found
 
 
 def held(t: Trainer) -> dict[str, Tensor]:

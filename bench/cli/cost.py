@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 COLUMNS = ("device-hours", "memory")
 
 
-def columns(estimate: Estimate | None) -> tuple[str, str]:
+def cost_columns(estimate: Estimate | None) -> tuple[str, str]:
     """Texts of `COLUMNS`; empty where there is no estimate."""
     if estimate is None:
         return "", ""
@@ -23,7 +23,7 @@ def memory(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def total(estimates: Collection[Estimate], cells: int) -> list[str]:
+def cost_total(estimates: Collection[Estimate], cells: int) -> list[str]:
     """What all cells to do take together, in sentences."""
     if not estimates:
         return []
@@ -36,13 +36,13 @@ def total(estimates: Collection[Estimate], cells: int) -> list[str]:
     ]
 
 
-def as_json(estimate: Estimate | None) -> dict[str, Any]:
+def estimate_json(estimate: Estimate | None) -> dict[str, Any]:
     """The fields of an estimate, each None where there is none."""
     names = ("seconds", "device_seconds", "memory_bytes")
     return {name: None if estimate is None else getattr(estimate, name) for name in names}
 
 
-def total_as_json(estimates: Collection[Estimate]) -> dict[str, Any]:
+def total_json(estimates: Collection[Estimate]) -> dict[str, Any]:
     """Sums, and the largest memory."""
     return {
         "device_seconds": sum(estimate.device_seconds for estimate in estimates),

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli import cost
 from bench.cli.common import Json, Plugins, Results, changes, check_folder, clock, numbers, plain, plugins, print_json, seeds, stop, words
+from bench.cli.cost import COLUMNS, cost_columns, cost_total, estimate_json, total_json
 from bench.cli.data import DataDir
 from bench.cli.scale import Devices, Precision, SyncBatchnorm, training_changes
 from bench.errors import BenchError, UsageError, nearest
@@ -173,8 +173,8 @@ def run(
     estimates = matrix.announce(chosen_device, protocol, recipe, detail=dry_run)
     if dry_run:
         if as_json:
-            cells = [matrix.as_json(cell) | cost.as_json(estimates.get(cell.id)) for cell in plan.cells]
-            print_json({"results": str(results), "cells": cells, "total": cost.total_as_json(estimates.values())})
+            cells = [matrix.as_json(cell) | estimate_json(estimates.get(cell.id)) for cell in plan.cells]
+            print_json({"results": str(results), "cells": cells, "total": total_json(estimates.values())})
         return
     try:
         results.mkdir(parents=True, exist_ok=True)
@@ -278,7 +278,7 @@ class _Matrix:
         self.say(f"results in {self.store.root}")
         if detail:
             self._print_cells(estimates)
-            for sentence in cost.total(estimates.values(), len(self.todo)):
+            for sentence in cost_total(estimates.values(), len(self.todo)):
                 self.say(sentence)
         return estimates
 
@@ -296,11 +296,11 @@ class _Matrix:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table("row", "data set", "sigma", "seed", "state", "estimate", *cost.COLUMNS, box=None, pad_edge=False)
+        table = Table("row", "data set", "sigma", "seed", "state", "estimate", *COLUMNS, box=None, pad_edge=False)
         for cell in self.plan.cells:
             spec, found = cell.spec, estimates.get(cell.id)
             texts = (spec.row, spec.dataset, spec.sigma, spec.seed, self.states[cell.id], "" if found is None else clock(found.seconds))
-            table.add_row(*(escape(plain(text)) for text in (*texts, *cost.columns(found))))
+            table.add_row(*(escape(plain(text)) for text in (*texts, *cost_columns(found))))
         self.console.print(table)
 
     def run(self, options: Options, seconds: dict[tuple[str, str], float]) -> int:

@@ -22,7 +22,7 @@ from bench.parallel.group import Group, Lost, check_fabric, joined, rendezvous
 from bench.records import Certificate, from_line
 from bench.spec import TrainSpec
 
-HELPER = ("-P", "-m", "bench.parallel.helper")
+HELPER = ("-P", "-m", "bench.helper")
 POLL_SECONDS = 0.2
 DEATH_SECONDS = 5.0
 """From a broken connection until it is known whose process has ended."""
@@ -122,7 +122,7 @@ class Team:
     """The helpers of a cell. They start when they are first needed, keep nothing, and are killed when the block ends, however it ends.
 
     Args:
-        task: what `bench.parallel.helper` needs to know of the cell.
+        task: what `bench.helper` needs to know of the cell.
         size: processes, this one included.
         check: raises if this process is to stop; called while it waits.
     """
@@ -192,7 +192,7 @@ class Team:
         """Evidence of images and the seconds that each took, in order. The processes count them in turn, this one first.
 
         Args:
-            subject: what is certified and how, see `bench.parallel.helper`.
+            subject: what is certified and how, see `bench.helper`.
             images: their indices.
             own: what this process counts, every `size`-th from the first on.
 

@@ -1,4 +1,4 @@
-"""A process that computes its share of a cell's steps and images: `python -m bench.parallel.helper EVENTS`.
+"""A process that computes its share of a cell's steps and images: `python -m bench.helper EVENTS`.
 
 Commands come as lines of JSON on standard input, events leave on the file descriptor EVENTS. The first line says what the cell is; then
 `join` makes it one of a group, `train` trains with it, `certify` loads the weights that are on disk, and `images` counts some with them.
