@@ -1,8 +1,9 @@
 """A process that computes its share of a cell's steps and images: `python -m bench.helper EVENTS`.
 
-Commands come as lines of JSON on standard input, events leave on the file descriptor EVENTS. The first line says what the cell is; then
-`join` makes it one of a group, `train` trains with it, `certify` loads the weights that are on disk, and `images` counts some with them.
-It writes no file. Whoever started it decides when it ends: signals are ignored, and it leaves at once when its input ends.
+Commands come as lines of JSON on standard input, events leave on the file descriptor EVENTS. The first line is the cell, as a `Task`,
+the second the `rank` of this process. Then `join` makes it one of a group, `train` trains with it, `certify` loads the weights that are
+on disk, and `images` counts some with them. It writes no file. Whoever started it decides when it ends: signals are ignored, and it leaves
+at once when its input ends.
 """
 
 from __future__ import annotations
@@ -15,23 +16,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 from bench.certify import Sampler, count_images
 from bench.data import load
-from bench.datasets import BUILT_IN, DATASETS
+from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.method import Method
+from bench.executors import Task
+from bench.executors.worker import cell_of, from_words
 from bench.parallel.group import Group, Lost, joined
 from bench.parallel.team import own_device
 from bench.records import to_line
-from bench.registry import Registry
 from bench.run import load_weights, read_checkpoint, training_images
-from bench.spec import CertifySpec, RunSpec, canonical, from_json
 from bench.store import Run
 from bench.train import Trainer, line_of
 
@@ -42,20 +39,15 @@ class Helper:
     """One process's part in a cell.
 
     Args:
-        task: `rank`, and what `bench.run` says of the cell: its spec, the files and hash of its method, options.
+        commands: lines that came in. events: where answers go.
     """
 
-    def __init__(self, task: Mapping[str, Any], commands: queue.SimpleQueue[bytes], events: IO[str]) -> None:
-        self.task, self.commands, self.events = task, commands, events
-        self.spec = from_json(RunSpec, canonical(task["spec"]), "task")
-        registry = Registry(tuple(map(Path, task["plugins"])))
-        if self.spec.dataset not in BUILT_IN:
-            registry.load_dataset(self.spec.dataset)
-        self.info = DATASETS[self.spec.dataset]
-        self.loaded = registry.load(self.spec.method)
-        if self.loaded.source_sha256 != task["source_sha256"]:
-            raise BenchError(f"the file of method {self.spec.method!r} was changed since the matrix was planned; start `bench run` again")
-        self.method: Method = self.loaded.cls(**self.spec.hyperparameters)
+    def __init__(self, commands: queue.SimpleQueue[bytes], events: IO[str]) -> None:
+        self.commands, self.events = commands, events
+        task = Task.from_text(commands.get())
+        self.rank: int = self.command()["rank"]
+        self.cell, self.options = cell_of(task), from_words(task.options)
+        self.info = DATASETS[self.cell.spec.dataset]
 
     def command(self) -> Any:
         return json.loads(self.commands.get())
@@ -71,32 +63,32 @@ class Helper:
             if "join" in command:
                 self.train(command["join"])
             else:
-                self.certify(command["certify"], self.command()["images"])
+                path, weights_sha256 = command["certify"]
+                self.certify(Path(path), weights_sha256, self.command()["images"])
 
     def train(self, port: int) -> None:
         """The whole training, in step with the other processes."""
-        task, spec = self.task, self.spec
-        data = training_images(spec, task["data_dir"] and Path(task["data_dir"]), allow_other=task["allow_other_data"])
+        spec, options = self.cell.spec, self.options
+        data = training_images(spec, options)
         self.send(ready=True)
-        group = Group(task["rank"], spec.train.devices)
-        with joined(group, torch.device(task["device"]), port) as device:
-            trainer = Trainer(spec, self.method, self.info, data.to(device), device, micro_batch=task["micro_batch"], group=group)
+        group = Group(self.rank, self.cell.devices)
+        with joined(group, options.device, port) as device:
+            trainer = Trainer(spec, self.cell.method, self.info, data.to(device), device, micro_batch=options.micro_batch, group=group)
             if checkpoint := self.command()["train"]:
                 if (state := read_checkpoint(Path(checkpoint), device)) is None:
                     raise BenchError(f"{checkpoint} is damaged")
                 trainer.restore(state)
-            if task["compile"]:
+            if options.compile:
                 trainer.compile()
             trainer.run(lambda _: None)
 
-    def certify(self, subject: Mapping[str, Any], images: list[int]) -> None:
-        """Counts images with the weights on disk."""
-        task, spec = self.task, self.spec
-        device = own_device(torch.device(task["device"]), task["rank"])
-        certify = from_json(CertifySpec, canonical(subject["spec"]), "task")
-        data = load(spec.dataset, "test", task["data_dir"] and Path(task["data_dir"]), allow_other=task["allow_other_data"])
-        model = load_weights(Run(Path(subject["run"]), spec), subject["weights_sha256"], device)
-        sampler = Sampler(model, spec.sigma, self.info.classes, certify.seed, task["batch"], certify.sampling)
+    def certify(self, path: Path, weights_sha256: str, images: list[int]) -> None:
+        """Counts images with the weights of a run's folder."""
+        spec, certify, options = self.cell.spec, self.cell.certify, self.options
+        device = own_device(options.device, self.rank)
+        data = load(spec.dataset, "test", options.data_dir, allow_other=options.allow_other_data)
+        model = load_weights(Run(path, spec), weights_sha256, device)
+        sampler = Sampler(model, spec.sigma, self.info.classes, certify.seed, options.batch, certify.sampling)
         for row, seconds in count_images(sampler, data, certify, images, device, lambda: None):
             self.send(row=to_line(row), seconds=seconds)
 
@@ -113,12 +105,12 @@ def main() -> None:
     threading.Thread(target=_listen, args=(requests, commands), daemon=True).start()
     helper = None
     try:
-        helper = Helper(json.loads(commands.get()), commands, events)
+        helper = Helper(commands, events)
         helper.serve()
     except Lost:
         time.sleep(LOST_SECONDS)  # the process that keeps the results finds out whose end it was, and ends this one
     except BaseException as error:
-        where = line_of(error, helper.method) if helper else ""
+        where = line_of(error, helper.cell.method) if helper else ""
         reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}{where}"
         with contextlib.suppress(OSError):
             events.write(json.dumps({"error": reason}) + "\n")

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import hashlib
 import io
+import os
 import resource
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
-from bench import environment
+from bench import claims, environment
 from bench.certify import Sampler, count_images
+from bench.certify.network import usual_batch
 from bench.data import Images, load
-from bench.datasets import DATASETS
+from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError, Diverged, Interrupted
+from bench.executors import Outcome, Task
+from bench.faults import kind_of, out_of_memory, settings_kept
 from bench.models import build, place
 from bench.parallel.group import fabric_version
 from bench.parallel.shares import share
@@ -37,6 +42,8 @@ from bench.store import Certification, Run, State, Store, sha256, write_atomical
 from bench.train import Trainer, check_precision, check_splittable, line_of, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
+GRACE_SECONDS = 8.0
+"""From the first signal to the moment when a step or an image in the works is given up: it is done again, with the same noise."""
 
 
 class Report(Protocol):
@@ -76,6 +83,8 @@ class Options:
 class StopSignals:
     """Turns the first SIGINT, SIGTERM or SIGHUP into a flag; a second one ends the process at once.
 
+    What does not look at the flag within GRACE_SECONDS is interrupted where it is.
+
     A signal that the process ignores, as SIGHUP under nohup, stays ignored.
     """
 
@@ -94,12 +103,17 @@ class StopSignals:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             self.received = number
+            signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+        def late(number: int, frame: FrameType | None) -> None:
+            self.check()
 
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, handle) for number in numbers}
+        before = {number: signal.signal(number, handle) for number in numbers} | {signal.SIGALRM: signal.signal(signal.SIGALRM, late)}
         try:
             yield self
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -113,59 +127,114 @@ def state_of(cell: Cell, store: Store) -> State:
     return store.run(cell.spec).certification(cell.certify).standing().state
 
 
-def execute(cell: Cell, store: Store, options: Options, report: Report, stop: StopSignals) -> State:
+def execute(cell: Cell, store: Store, options: Options, report: Report, stop: StopSignals) -> State | Literal["running"]:
+    """The state of what `attempt` brings a cell to."""
+    return attempt(cell, store, options, report, stop).state
+
+
+def attempt(cell: Cell, store: Store, options: Options, report: Report, stop: StopSignals) -> Outcome:
     """Brings a cell to its end, or records why it did not get there.
 
     Returns:
-        done, diverged or failed; the reason of a failure is in the run's failure.json and was said.
+        done, diverged, failed, or running where another process is at it; the reason was said, and that of a failure is in the run's
+        failure.json, unless the disk is what failed.
 
     Raises:
         Interrupted: a signal came; everything finished is on disk.
     """
-    run = store.run(cell.spec)
+    run, process = store.run(cell.spec), os.getpid()
     try:
-        with threads_shared(cell.devices, options.device), run.claimed():
-            return _execute(cell, run, options, report, stop)
+        with threads_shared(cell.devices, options.device), run.claimed() as claim, settings_kept() as check_settings:
+            if claim.before:
+                age = f"whose last heartbeat is {claim.before.age:.0f} s old"
+                report.say(f"{cell.name}: taken over from {claim.before}, {'which is gone' if claim.before.dead else age}")
+            return _attempt(cell, run, options, _Observed(report, claim, check_settings), stop)
+    except (claims.Claimed, claims.Fenced) as error:
+        report.say(f"{cell.name}: {error}")
+        return Outcome(state="running", reason=str(error))
     except (BenchError, OSError) as error:
         if isinstance(error, Interrupted):
             raise
         report.say(f"{cell.name}: failed: {error}")
-        return "failed"
+        return Outcome(state="failed", kind=kind_of(error), reason=str(error))
+    finally:
+        if os.getpid() != process:
+            os._exit(1)  # a copy that the method forked off has no business here
 
 
-def _execute(cell: Cell, run: Run, options: Options, report: Report, stop: StopSignals) -> State:
+class _Observed:
+    """A report that also tells the claim, and looks whether the method left the process as it was."""
+
+    def __init__(self, report: Report, claim: claims.Claim, check_settings: Callable[[], None]) -> None:
+        self.report, self.claim, self.check_settings, self.process = report, claim, check_settings, os.getpid()
+        self.say = report.say
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        if os.getpid() != self.process:
+            os._exit(1)
+        self.check_settings()
+        self.claim.note(phase, done, total)
+        self.report.progress(phase, done, total)
+
+
+def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopSignals) -> Outcome:
     try:
-        if (state := run.certification(cell.certify).standing().state) in ("done", "diverged"):
-            return state
+        standing = run.certification(cell.certify).standing()
+        if standing.state in ("done", "diverged"):
+            return Outcome(state=standing.state)
         run.begin()
-        with Team(_task(cell, options), cell.devices, options.device, stop.check) as team:
+        if run.training():
+            for path in _checkpoints(run):  # the last training ended before it removed them
+                path.unlink()
+        certification = run.certification(cell.certify)
+        with _team(cell, run, options, stop) as team:
             model = _train(cell, run, options, report, stop, team)
-            certify(run.certification(cell.certify), model, cell.source_sha256, options, report, stop, team)
-    except (Interrupted, KeyboardInterrupt):
+            try:
+                certify(certification, model, cell.source_sha256, options, report, stop, team)
+                return Outcome(state="done")
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+        # Here and not above, where the error still keeps the tensors of its frames, and helpers go on with the old number.
+        options = dataclasses.replace(options, batch=smaller_batch(options.batch, run.info, options.device))
+        report.say(f"{cell.name}: out of memory; certification goes on with {options.batch} samples per pass, which changes no count")
+        with _team(cell, run, options, stop) as team:
+            certify(certification, model, cell.source_sha256, options, report, stop, team)
+    except (Interrupted, KeyboardInterrupt, claims.Fenced):
         raise
     except Diverged as error:
         write_json(run.path / "training.json", {"state": "diverged", "reason": str(error)})
         report.say(f"{cell.name}: diverged: {error}")
-        return "diverged"
+        return Outcome(state="diverged", reason=str(error))
     except (Exception, SystemExit) as error:
         reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}{line_of(error, cell.method)}"
-        with contextlib.suppress(OSError):
-            write_json(run.path / "failure.json", {"reason": reason, "trace": traceback.format_exc()})
+        kind = kind_of(error)
+        if kind == "oom" and run.training() is None:
+            reason += "; give the training more memory, or run fewer cells side by side (--jobs)"
+        with contextlib.suppress(OSError, BenchError):
+            run.fail(kind, reason, traceback.format_exc())
         report.say(f"{cell.name}: failed: {reason}; the trace is in {run.path / 'failure.json'}")
-        return "failed"
-    return "done"
+        return Outcome(state="failed", kind=kind, reason=reason)
+    return Outcome(state="done")
 
 
-def _task(cell: Cell, options: Options) -> dict[str, Any]:
-    """A cell and how to compute it as plain values, for `bench.helper`."""
-    names = ("batch", "micro_batch", "compile", "allow_other_data")
-    return {name: getattr(options, name) for name in names} | {
-        "spec": to_json(cell.spec),
-        "plugins": [str(path) for path in cell.plugins],
-        "source_sha256": cell.source_sha256,
-        "device": options.device.type,
-        "data_dir": None if options.data_dir is None else str(options.data_dir.absolute()),
-    }
+def smaller_batch(batch: int | None, info: DatasetInfo, device: torch.device) -> int:
+    """Samples per certification pass after one that did not fit into memory."""
+    return max(1, (batch or usual_batch(info.shape, device)) // 2)
+
+
+def _team(cell: Cell, run: Run, options: Options, stop: StopSignals) -> Team:
+    """The processes of a cell; this one alone, where the cell is for one device."""
+    words = {name: getattr(options, name) for name in ("batch", "micro_batch", "compile", "allow_other_data")}
+    task = Task(
+        spec=cell.spec,
+        certify=cell.certify,
+        results=run.path,
+        plugins=cell.plugins,
+        source_sha256=cell.source_sha256,
+        options=words | {"device": options.device.type, "data_dir": options.data_dir and str(options.data_dir.absolute())},
+    )
+    return Team(task, cell.devices, options.device, stop.check)
 
 
 def set_aside(cell: Cell, store: Store) -> Path | None:
@@ -184,6 +253,7 @@ def set_aside(cell: Cell, store: Store) -> Path | None:
         number += 1
     with run.claimed():
         run.path.rename(target)
+        claims.sweep(target)
     return target
 
 
@@ -191,9 +261,9 @@ def _images(dataset: str, split: str, options: Options) -> Images:
     return load(dataset, split, options.data_dir, allow_other=options.allow_other_data)
 
 
-def training_images(spec: RunSpec, data_dir: Path | None, *, allow_other: bool) -> Images:
+def training_images(spec: RunSpec, options: Options) -> Images:
     """The training split, for one of the processes that share a cell's steps."""
-    return load(spec.dataset, "train", data_dir, allow_other=allow_other).shared(spec.train.devices)
+    return _images(spec.dataset, "train", options).shared(spec.train.devices)
 
 
 def _describe(source_sha256: str, data: Images, options: Options) -> dict[str, Any]:
@@ -222,7 +292,7 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
     """The trained base classifier, from disk if it is there."""
     if training := run.training():
         return load_weights(run, training["weights_sha256"], options.device)
-    data = training_images(cell.spec, options.data_dir, allow_other=options.allow_other_data)
+    data = training_images(cell.spec, options)
     if not select_images(cell.spec.train.images, len(data)):
         raise BenchError(f"images={cell.spec.train.images} selects none of the {len(data)} training images that are there")
     _record_environment(cell, run, options, data)
@@ -414,7 +484,7 @@ def certify(
     data = _images(run.spec.dataset, "test", options)
     before = certification.environment()
     weights_sha256 = sha256(run.weights)
-    certification.begin(weights_sha256)
+    end = certification.begin(weights_sha256)
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, options.batch, spec.sampling)
     sample = data.images(torch.tensor([0]))[0].to(options.device)
     now = _describe(source_sha256, data, options) | {"precision": sampler.arithmetic(sample)}
@@ -424,14 +494,13 @@ def certify(
     write_json(certification.path / "environment.json", environment.with_history(before, now))
     expected = certification.expected()
     todo = [index for index in expected if index not in done]
-    size = 1 if team is None else team.size
+    size = 1 if team is None or len(todo) < 2 else team.size
     rows = count_images(sampler, data, spec, todo[::size], options.device, stop.check)
-    if team is not None and team.size > 1 and len(todo) > 1:
-        subject = {"run": str(run.path.absolute()), "weights_sha256": weights_sha256, "spec": to_json(spec)}
-        rows = team.rows(subject, todo, rows)
-    for done_now, (row, seconds) in enumerate(rows, start=len(done) + 1):
-        certification.append(row, seconds)
-        report.progress("certifying", done_now, len(expected))
+    if team is not None and size > 1:
+        rows = team.rows(run.path, weights_sha256, todo, rows)
+    for finished, (row, seconds) in enumerate(rows, start=len(done) + 1):
+        end = certification.append(row, seconds, end)
+        report.progress("certifying", finished, len(expected))
     certification.columns()  # writes their fast form for the tables
 
 

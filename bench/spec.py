@@ -307,11 +307,12 @@ class RunSpec:
 def row_name(method: str, variant: str, changes: Mapping[str, Scalar]) -> str:
     """The name of a table row, e.g. `smoothmix.eta5[step_size=0.5]`: changed hyperparameters stand in its brackets."""
     name = method if variant == "default" else f"{method}.{variant}"
-    own = [f"{k}={_word(v)}" for k, v in sorted(changes.items())]
+    own = [f"{k}={scalar_word(v)}" for k, v in sorted(changes.items())]
     return f"{name}[{','.join(own)}]" if own else name
 
 
-def _word(value: Scalar) -> str:
+def scalar_word(value: Scalar) -> str:
+    """A value as --set takes it."""
     return value if isinstance(value, str) else "none" if value is None else canonical(value)
 
 

@@ -8,7 +8,8 @@
         training.json        written last: state trained or diverged, steps, SHA-256 of the weights
         weights.safetensors  the base classifier
         checkpoint.bin       only while training is unfinished
-        failure.json         only while the last attempt failed
+        failure.json         only while the last attempt failed: kind, reason, trace, end of its log
+        claim-1.json         only while a process computes the run (bench.claims)
         timing.json          seconds and images per second (side file)
         certify-<key>/       one folder per certification
             spec.json        CertifySpec
@@ -24,7 +25,6 @@ Names are for people; what a run is stands in its spec.json and is checked again
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -32,11 +32,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import claims
 from bench.bounds import least_count
 from bench.columns import Columns, pack, unpack
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
@@ -49,34 +50,39 @@ CACHED_ROWS = 1000
 """Evidence of fewer rows is read fast enough without columns.bin."""
 NOTHING = Columns.of([])
 
-_HELD: set[TextIO] = set()
-
-
-def _let_go() -> None:
-    """Closes the locks that a forked process inherits: a worker that outlives a killed run must not keep it claimed."""
-    for file in _HELD:
-        file.close()
-    _HELD.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
-
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file so that a reader or a crash sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replaces a file so that a reader or a crash sees the old content or the new, never a part.
+
+    Raises:
+        BenchError: the file belongs to a run that this process claimed and lost.
+    """
+    claims.guard(path)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        claims.guard(path)
         temporary.replace(path)
-    except OSError:
+    except (OSError, BenchError):
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, each of which outlives a loss of power."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -186,6 +192,8 @@ class Certification:
         self._check(columns)
         if len(columns) >= CACHED_ROWS:
             with contextlib.suppress(OSError):
+                for leftover in self.path.glob(f".{cache.name}.*.tmp"):  # of a run that is done nobody sweeps any more
+                    leftover.unlink()
                 write_atomically(cache, pack(columns, log))
         return columns
 
@@ -225,8 +233,11 @@ class Certification:
         """What it was certified with, None before its first start."""
         return _environment(self.path)
 
-    def begin(self, weights_sha256: str) -> None:
+    def begin(self, weights_sha256: str) -> int:
         """Writes the spec and the hash of the weights, and cuts a torn last line.
+
+        Returns:
+            bytes of the finished rows: where the next one goes.
 
         Raises:
             BenchError: there is evidence of other weights, which must not be mixed with these.
@@ -239,24 +250,47 @@ class Certification:
             )
         write_json(self.path / "spec.json", to_json(self.spec))
         write_json(subject, {"weights_sha256": weights_sha256})
-        if self.evidence.exists():
-            keep = len(read_log(self.evidence))
-            if keep < self.evidence.stat().st_size:
-                with self.evidence.open("r+b") as file:
-                    file.truncate(keep)
-                    os.fsync(file.fileno())
+        if not self.evidence.exists():
+            return 0
+        keep = len(read_log(self.evidence))
+        if keep < self.evidence.stat().st_size:
+            with self.evidence.open("r+b") as file:
+                file.truncate(keep)
+                os.fsync(file.fileno())
+        return keep
 
-    def append(self, row: Certificate, seconds: float) -> None:
-        """Adds a row; it counts as done once this returns (it is synced)."""
-        first = not self.evidence.exists()
-        with self.evidence.open("ab") as file:
-            file.write(to_line(row).encode())
-            file.flush()
-            os.fsync(file.fileno())
+    def append(self, row: Certificate, seconds: float, at: int | None = None) -> int:
+        """Adds a row; it counts as done once this returns (it is synced).
+
+        Args:
+            at: where the row goes, from `begin` and the append before; the end if None. A holder that is fenced off between its check and
+                its write thereby writes what the new one wrote, in the same place, and no second row.
+
+        Returns:
+            where the next one goes.
+
+        Raises:
+            BenchError: this process lost its claim.
+        """
+        claims.guard(self.evidence)
+        with (self.path / "times.csv").open("a") as file:  # first, so that nothing can fail once the row is done
+            file.write(f"{row.index},{seconds:.6f}\n")
+        line, first = to_line(row).encode(), not self.evidence.exists()
+        at = at if at is not None else 0 if first else self.evidence.stat().st_size
+        try:
+            with os.fdopen(os.open(self.evidence, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:  # never cuts what is there
+                file.seek(at)
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:  # a line that may not have reached the disk must not be taken for a finished row
+            with contextlib.suppress(OSError, BenchError):
+                claims.guard(self.evidence)
+                os.truncate(self.evidence, at)
+            raise
         if first:
             _sync_folder(self.path)
-        with (self.path / "times.csv").open("a") as file:
-            file.write(f"{row.index},{seconds:.6f}\n")
+        return at + len(line)
 
 
 @dataclass(frozen=True)
@@ -305,7 +339,7 @@ class Run:
         return _require(path, data, fields[data["state"]])
 
     def failure(self) -> dict[str, Any] | None:
-        """What the last attempt failed of (`reason`), None if it did not."""
+        """What the last attempt failed of: `reason`, and since claims exist `kind`, `trace` and `log`; None if it did not fail."""
         path = self.path / "failure.json"
         return _require(path, read_json(path), {"reason": str}) if path.exists() else None
 
@@ -355,23 +389,25 @@ class Run:
             certification.environment()
 
     @contextlib.contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Keeps other processes of this machine from the run; the system lets go of it when the process ends, however it ends.
+    def claimed(self) -> Iterator[claims.Claim]:
+        """Keeps other processes from the run, on this machine and on others that share its file system.
 
         Raises:
-            BenchError: another process is at it.
+            Claimed: another process is at it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BenchError(f"{self.path} is being computed by another process; this one leaves it alone") from None
-            _HELD.add(file)
-            try:
-                yield
-            finally:
-                _HELD.discard(file)
+        make_folder(self.path)
+        with claims.held(self.path) as claim:
+            yield claim
+
+    def fail(self, kind: str, reason: str, trace: str = "", log: str = "") -> None:
+        """Records why the last attempt came to nothing; the next one removes it.
+
+        Args:
+            kind: a word for it, such as oom. log: the end of what the attempt printed.
+        """
+        if not (self.path / "spec.json").exists():
+            write_json(self.path / "spec.json", to_json(self.spec))
+        write_json(self.path / "failure.json", {"kind": kind, "reason": reason, "trace": trace, "log": log})
 
     def begin(self) -> None:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
@@ -398,17 +434,24 @@ class Store:
         row = re.sub(r"[^a-z0-9._-]+", "_", f"{spec.method}.{spec.variant}")
         return Run(self.root / spec.dataset / row / f"{spec.sigma:g}-seed{spec.seed}-{spec.key}", spec)
 
+    def folders(self) -> list[Path]:
+        """Those of all runs, in order."""
+        return sorted(path.parent for path in self.root.glob("[!.]*/*/*/spec.json"))  # not those set aside in .replaced
+
+    def at(self, folder: Path) -> Run | Damaged:
+        """The run in a folder; `Damaged` if its spec is unreadable or does not fit its key."""
+        path = folder / "spec.json"
+        try:
+            spec = from_json(RunSpec, _read(path), str(path))
+            if not folder.name.endswith(f"-{spec.key}"):
+                raise BenchError(f"{path}: its key is {spec.key}, but the folder is {folder.name}")
+        except BenchError as error:
+            return Damaged(folder, str(error))
+        return Run(folder, spec)
+
     def scan(self) -> Iterator[Run | Damaged]:
-        """Every run, ordered by folder; a folder whose spec is unreadable or does not fit its key as `Damaged`."""
-        for path in sorted(self.root.glob("[!.]*/*/*/spec.json")):  # not those set aside in .replaced
-            try:
-                spec = from_json(RunSpec, _read(path), str(path))
-                if not path.parent.name.endswith(f"-{spec.key}"):
-                    raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
-            except BenchError as error:
-                yield Damaged(path.parent, str(error))
-            else:
-                yield Run(path.parent, spec)
+        """Every run, ordered by folder."""
+        return map(self.at, self.folders())
 
     def runs(self) -> Iterator[Run]:
         """Every run whose spec is whole, ordered by folder."""

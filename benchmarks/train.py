@@ -69,7 +69,7 @@ CIFAR = DatasetInfo(
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
     train_size=4_096,
-    test_size=0,
+    test_size=1,
     sigmas=(SIGMA,),
     train=TrainSpec(arch="cifar_resnet20", epochs=150, clock=150, batch=256, lr=0.1, lr_step=50),
 )
@@ -285,18 +285,21 @@ METHODS: dict[str, tuple[type[Method], str, dict[str, Any], Plain]] = {
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Images as torchvision's data sets read them: one picture at a time from an array, made a tensor by a transform."""
+    """Images one at a time, with the operations of torchvision's MNIST (tensors) and CIFAR10 (arrays): a picture, then a tensor."""
 
     def __init__(self, data: Split) -> None:
-        self.arrays = data.pixels.permute(0, 2, 3, 1).squeeze(3).numpy()  # N H W, or N H W C
-        self.labels = data.labels.tolist()
         self.transform = transforms.Compose([transforms.ToTensor()])
+        self.grey = data.pixels.shape[1] == 1
+        self.pixels = data.pixels.squeeze(1) if self.grey else data.pixels.permute(0, 2, 3, 1).numpy()  # N H W, or N H W C
+        self.labels = data.labels if self.grey else data.labels.tolist()
 
     def __len__(self) -> int:
-        return len(self.arrays)
+        return len(self.pixels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.arrays[index])), self.labels[index]
+        image, label = self.pixels[index], int(self.labels[index])
+        picture = Image.fromarray(image.numpy(), mode="L") if self.grey else Image.fromarray(image)
+        return self.transform(picture), label
 
 
 class Reference:

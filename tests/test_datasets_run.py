@@ -202,7 +202,7 @@ def test_evidence_of_other_files_has_no_known_labels(made: Path, tmp_path: Path,
 
 
 def test_a_worker_that_outlives_its_run_does_not_hold_the_claim(tmp_path: Path) -> None:
-    """Processes that decode images inherit the lock of the run; after a kill -9 of their parent they live on for seconds."""
+    """Processes that decode images are copies of the one that holds the run; after a kill -9 of that one they live on for seconds."""
     run = Store(tmp_path).run(cell("cifar10").spec)
     reader, writer = os.pipe()
     with run.claimed():

@@ -24,6 +24,7 @@ from two_processes import CASES, CPU, PROCESSES, held, trainer
 from typer.testing import Result
 
 from bench.errors import BenchError
+from bench.executors.local import share_out
 from bench.parallel import team
 from bench.parallel.group import rendezvous
 from bench.parallel.shares import pieces, share
@@ -347,6 +348,14 @@ def test_one_device_needs_no_fabric_and_has_the_key_it_had() -> None:
     done = subprocess.run([sys.executable, "-c", line], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     assert "devices" not in to_json(cell().spec)["train"]
+
+
+def test_a_cell_of_several_gpus_gets_them_all() -> None:
+    slots = share_out(None, cells=9, cores=8, gpus=("0", "1", "2", "3", "4"), devices=2)
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0,1", "2,3"]
+    assert len(share_out(None, cells=9, cores=8, devices=2)) == 4
+    with pytest.raises(BenchError, match=r"--jobs 3 is more than 5 GPUs / 2 per cell x 1 slots"):
+        share_out(3, cells=9, cores=8, gpus=("0", "1", "2", "3", "4"), devices=2)
 
 
 @pytest.mark.parametrize(("word", "name"), [("32", "float32"), ("16", "fp16"), ("bf16", "bf16"), ("float32", "float32")])

@@ -119,7 +119,13 @@ class Sampler:
         if self._pool is None:
             self._pool = _start(_workers(copies.x))
         tasks = [self._pool.submit(work) for _ in range(workers)]
-        wait(tasks)
+        try:
+            wait(tasks)
+        except BaseException:
+            with turn:
+                for _ in starts:  # a signal must not wait for the rest of the image, nor the end of the process for the workers
+                    pass
+            raise
         return torch.stack([task.result() for task in tasks]).sum(0)
 
     @torch.inference_mode()

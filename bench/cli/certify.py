@@ -232,6 +232,7 @@ class _Job:
         from bench.checkpoints.stored import Subject
         from bench.cli.exchange import log_of
         from bench.cli.progress import Show
+        from bench.executors.here import Numbered
         from bench.models import place
         from bench.run import Options
         from bench.run import certify as certify_images
@@ -251,11 +252,11 @@ class _Job:
             estimate = (len(expected) - len(rows)) * (spec.n0 + spec.n) * found.seconds
             left = f"; the others may take about {clock(estimate)}" if len(rows) < len(expected) else ""
             self.say(f"{len(rows)} of {len(expected)} images are done{left}")
-            model = place(self.base.model, self.device)
-            with self.stoppable() as signals, Show(self.console, [estimate]) as show:
-                show.begin(0, self.base.name)
+            model, options = place(self.base.model, self.device), Options(device=self.device, data_dir=self.data_dir)
+            with self.stoppable() as signals, Show(self.console, [self.base.name], [estimate]) as show:
+                show.begin(0)
                 try:
-                    certify_images(certification, model, source, Options(device=self.device, data_dir=self.data_dir), show, signals)
+                    certify_images(certification, model, source, options, Numbered(show, 0), signals)
                 except Interrupted:
                     self.say("interrupted; finished images are kept, and the same line again continues")
                     raise
@@ -350,8 +351,8 @@ class _Job:
         from bench.spec import select_images
 
         indices = select_images(self.images, self.base.info.test_size)
-        with Show(self.console, [0.0]) as show:
-            show.begin(0, self.base.name)
+        with Show(self.console, [self.base.name], [0.0]) as show:
+            show.begin(0)
             for index in indices:
                 try:
                     signals.check()
@@ -361,7 +362,7 @@ class _Job:
                     raise
                 image = self.data.images(torch.tensor([index]))[0].to(self.device)
                 rows.append(predict(sampler, image, index, int(self.data.labels[index]), n, self.alpha))
-                show.progress("predicting", len(rows), len(indices))
+                show.progress(0, "predicting", len(rows), len(indices))
 
     def _report_predictions(self, rows: list[Prediction], n: int) -> None:
         base = self.base

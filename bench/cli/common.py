@@ -131,14 +131,14 @@ def write_file(path: Path, flag: str, content: bytes) -> None:
         stop([f"{flag} {path}: {error.strerror}"])
 
 
-def existing_folder(folder: Path) -> Path:
-    """The results folder for reading; exit 2 if there is none."""
+def existing_folder(folder: Path, flag: str = "--results") -> Path:
+    """The results folder for reading, as a flag names it; exit 2 if there is none."""
     try:
         found = folder.is_dir()
     except OSError as error:
-        stop([f"--results {folder}: {error.strerror}"])
+        stop([f"{flag} {folder}: {error.strerror}"])
     if not found:
-        stop([f"--results {folder}: there is no such folder; `bench run` fills results/runs"])
+        stop([f"{flag} {folder}: there is no such folder; `bench run` fills results/runs"])
     return folder
 
 

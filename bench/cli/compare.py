@@ -6,13 +6,15 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from bench.cli.common import Results, check_out, deliver, existing_folder, guarded, numbers, plain, stop
+from bench.cli.page import Page
+from bench.cli.paired import render as render_paired
 from bench.cli.tables import SOURCES
 from bench.errors import nearest
 
@@ -34,9 +36,13 @@ LEGEND = (
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="The row to compare with, such as gaussian.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="The row to compare with, such as gaussian; a run's folder or key with --paired.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other row, or a pattern such as 'smoothmix*' for several.")],
-    dataset: Annotated[str, typer.Option("--dataset", metavar="NAME", help="The data set.")] = "mnist",
+    paired: Annotated[bool, typer.Option("--paired", help="Run A against the imported logs of row B, image by image.")] = False,
+    logs: Annotated[
+        Path | None, typer.Option("--logs", metavar="DIR", help="With --paired: where the imported logs are. Default: --results.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="The data set; mnist unless given.")] = None,
     sigma: Annotated[list[str] | None, typer.Option("--sigma", metavar="S", help="Only these noise levels.")] = None,
     protocol: Annotated[str | None, typer.Option("--protocol", help="The protocol of our runs.")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="The recipe of our runs.")] = None,
@@ -48,8 +54,17 @@ def compare(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
     results: Results = Path("results/runs"),
 ) -> None:
-    """Compare row A with row B: differences across seeds and across test images, two kinds of uncertainty that are never pooled."""
+    """Compare row A with row B: differences across seeds and across test images, two kinds of uncertainty that are never pooled.
+
+    With --paired, one run is compared with published logs on the same test images: is it one of theirs?
+    """
     problems: list[str] = []
+    if paired:
+        given = {"--dataset": dataset, "--sigma": sigma, "--protocol": protocol, "--recipe": recipe, "--alpha": alpha, "--from": source}
+        if unused := [flag for flag, value in given.items() if value is not None]:
+            problems.append(f"{', '.join(unused)}: with --paired the run says what is compared; leave it out")
+    elif logs is not None:
+        problems.append("--logs says where --paired finds imported logs; give --paired, or leave it out")
     sigmas = numbers(sigma, "--sigma", problems)
     if alpha is not None and not 0 < alpha < 0.5:
         problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
@@ -60,15 +75,21 @@ def compare(
         check_out(out, "compare.md", problems)
     if problems:
         stop(problems)
-    existing_folder(results)
+    if not (paired and Path(a).is_dir()):
+        existing_folder(results)
 
     from bench.store import Store
     from leaderboard import compare as comparing
 
+    if paired:
+        place = existing_folder(logs or results, "--logs" if logs else "--results")
+        deliver(guarded(lambda: render_paired(comparing.compare_paired(Store(results).find(a), b, place), format_)), out)
+        return
+
     def work() -> str:
         chosen = cast("Source | None", source)
         report = comparing.compare(
-            Store(results), a, b, dataset=dataset, sigmas=sigmas, protocol=protocol, recipe=recipe, alpha=alpha, source=chosen
+            Store(results), a, b, dataset=dataset or "mnist", sigmas=sigmas, protocol=protocol, recipe=recipe, alpha=alpha, source=chosen
         )
         return render(report, format_)
 
@@ -84,46 +105,16 @@ def render(report: Report, format: str) -> str:
 
         data = {"schema": 1, "meanings": MEANINGS, "differences": "B - A", **dataclasses.asdict(report)}
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    parts = "\n\n".join(map(_plain_lines, _parts(report, format))) + "\n"
-    return f"% needs \\usepackage{{booktabs}}\n{parts}" if format == "latex" else parts
+    page = Page(format)
+    return page.whole(_parts(report, page))
 
 
-def _plain_lines(text: str) -> str:
-    """Text without control characters but its line ends."""
-    return "\n".join(map(plain, text.split("\n")))
-
-
-def _parts(report: Report, format: str) -> Iterator[str]:
-    from tabulate import tabulate
-
+def _parts(report: Report, page: Page) -> Iterator[str]:
     from leaderboard.compare import MEANINGS
-    from leaderboard.tables import escape_latex
 
-    markdown, latex = format == "markdown", format == "latex"
-
-    def name(label: str) -> str:
-        # In a code span nothing is markup but the bar, which would end the cell.
-        return f"`{label.replace('`', chr(39))}`".replace("|", "\\|") if markdown else label
-
-    def prose(text: str) -> str:
-        if latex:
-            return escape_latex(text)
-        return "".join(f"\\{c}" if c in "\\`*_[]<>|~$#" else c for c in text) if markdown else text
-
-    def table(head: Sequence[str], lines: Sequence[Sequence[str]], texts: int) -> str:
-        if latex:
-            rows = [" & ".join(map(escape_latex, line)) + r" \\" for line in (head, *lines)]
-            columns = "l" * texts + "r" * (len(head) - texts)
-            small = r"{\footnotesize\setlength{\tabcolsep}{3pt}"
-            begin = rf"\noindent{small}\begin{{tabular}}{{{columns}}}"
-            return "\n".join([begin, r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}}"])
-        align = ["left"] * texts + ["right"] * (len(head) - texts)
-        return tabulate(lines, head, tablefmt="pipe" if markdown else "simple", disable_numparse=True, colalign=align)
-
-    strong = "**" if markdown else ""
+    name, prose, table = page.name, page.prose, page.table
     rows = report.comparisons
-    first = f"A = {name(rows[0].a)}: "
-    yield rf"\noindent\textbf{{{prose(first + report.title)}}}" if latex else f"{strong}{first}{prose(report.title)}{strong}"
+    yield page.title(f"A = {name(rows[0].a)}: ", report.title)
     seeds = [[_sigma(c), name(c.b), *_seed_cells(c.seeds)] for c in rows]
     yield table(("sigma", "B", "runs", "ACR of A", "ACR of B", "B - A", "95 % interval", "effect", "p", "Holm"), seeds, 3)
     yield prose(MEANINGS["seeds"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
+import time
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 
 from bench.cli.common import Json, Plugins, Results, clock, existing_folder, guarded, plain, plugins, print_json, stop
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 
 
 ALPHA = 0.001  # of the ACR that `bench show` prints
-RUN_COLUMNS = ("key", "row", "data set", "sigma", "seed", "protocol", "recipe", "state", "images certified")
-ORDER = ("diverged", "failed", "missing", "training", "certifying", "done")  # the worst first
+WATCH_SECONDS = 2.0
+QUEUED_SHOWN = 20
+LOG_LINES = 5
 
 
 class What(StrEnum):
@@ -129,65 +132,85 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 
 def _run_rows(results: Path) -> list[dict[str, Any]]:
     """One row per run, damaged ones too."""
-    from bench.store import Damaged, Store
+    from bench.listing import COLUMNS, Listing
+    from bench.store import Store
 
-    rows = []
-    for run in Store(results).scan():
-        if isinstance(run, Damaged):
-            rows.append(dict.fromkeys(RUN_COLUMNS, "") | {"state": "damaged", "path": str(run.path), "reason": run.reason})
-            continue
-        try:
-            rows.append(_run_row(run))
-        except BenchError as error:
-            rows.append(_named(run) | {"state": "damaged", "images certified": "", "path": str(run.path), "reason": str(error)})
-    return rows
-
-
-def _named(run: Run) -> dict[str, Any]:
-    spec = run.spec
-    names = {"key": spec.key, "row": spec.row, "data set": spec.dataset, "sigma": f"{spec.sigma}", "seed": spec.seed}
-    return names | {"protocol": spec.protocol, "recipe": spec.recipe}
-
-
-def _run_row(run: Run) -> dict[str, Any]:
-    """Names of a run, the state of the certification that is furthest behind, and the reason where it failed or diverged."""
-    certifications = list(run.certifications())
-    standings = [c.standing() for c in certifications]
-    states = [standing.state for standing in standings]
-    training, failure = run.training(), run.failure()
-    if not states:
-        states = [run.state()]
-    state = min(states, key=ORDER.index)
-    progress = ", ".join(f"{len(s.columns)}/{len(c.expected())}" for c, s in zip(certifications, standings, strict=True))
-    record = training if state == "diverged" else failure if state == "failed" else None
-    outcome = {
-        "state": state,
-        "images certified": progress or "none",
-        "path": str(run.path),
-        "reason": record["reason"] if record else None,
-    }
-    return _named(run) | outcome
+    return [{name: row[name] for name in (*COLUMNS, "path", "reason")} for row in Listing(Store(results)).rows()]
 
 
 def _print_runs(rows: list[dict[str, Any]]) -> None:
-    _print_rows([{name: row[name] for name in RUN_COLUMNS} for row in rows])
+    from bench.listing import COLUMNS
+
+    _print_rows([{name: row[name] for name in COLUMNS} for row in rows])
     for row in rows:
         if row["reason"]:
             typer.echo(plain(f"{row['state']}: {row['path']}: {row['reason']}"))
 
 
-def status(results: Results = Path("results/runs"), as_json: Json = False) -> None:
-    """What is done, unfinished, failed, diverged and damaged in a results folder, with reasons. Exit code 1 if anything is damaged."""
+def status(
+    results: Results = Path("results/runs"),
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What is done, running, queued, failed, interrupted or damaged in a results folder, why, and the line that retries it.
+
+    Exit code 1 if anything is damaged.
+    """
+    from bench.status import standings
+    from bench.store import Store
+
+    if watch and as_json:
+        stop(["--watch and --json exclude each other; call --json as often as you like"])
     existing_folder(results)
-    rows = guarded(lambda: _run_rows(results))
-    if as_json:
-        print_json(rows)
-    else:
-        tally = Counter(row["state"] for row in rows)
-        typer.echo(f"{results}: {len(rows)} runs" + "".join(f", {count} {state}" for state, count in sorted(tally.items())))
-        if rows:
-            _print_runs([row for row in rows if row["state"] != "done"] or rows)
-    raise typer.Exit(int(any(row["state"] == "damaged" for row in rows)))
+    while True:
+        rows = guarded(lambda: standings(Store(results)))
+        if as_json:
+            hidden = ("certifications", "lines", "own", "epochs", "source")
+            print_json([{name: value for name, value in row.items() if name not in hidden} for row in rows])
+        else:
+            if watch:
+                click.clear()
+            _print_status(results, rows)
+        if not watch:
+            raise typer.Exit(int(any(row["state"] == "damaged" for row in rows)))
+        try:
+            time.sleep(WATCH_SECONDS)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+def _print_status(results: Path, rows: list[dict[str, Any]]) -> None:
+    from bench.listing import COLUMNS
+
+    tally = Counter(row["state"] for row in rows)
+    typer.echo(f"{results}: {len(rows)} runs" + "".join(f", {count} {state}" for state, count in sorted(tally.items())))
+    queued = [row for row in rows if row["state"] == "queued"]
+    shown = [row for row in rows if row["state"] not in ("done", "queued")] + queued[:QUEUED_SHOWN]
+    if rows:
+        _print_rows([{name: row[name] for name in COLUMNS} for row in shown or rows])
+    if len(queued) > QUEUED_SHOWN:
+        typer.echo(f"and {len(queued) - QUEUED_SHOWN} more queued")
+    for row in shown:
+        if row["state"] == "running":
+            typer.echo(plain(f"running: {row['path']}: {_pace(row)}; {row['holder']}"))
+        elif row["reason"]:
+            typer.echo(plain(f"{row['state']}: {row['path']}: {row['reason']}"))
+        for line in row["log"].splitlines()[-LOG_LINES:]:
+            typer.echo(f"    | {plain(line)}")
+        if row["retry"]:
+            typer.echo(f"  {plain(row['retry'])}")
+
+
+def _pace(row: dict[str, Any]) -> str:
+    """`training, epoch 2 of 3 (step 70 of 120), about 40 s left of it`."""
+    if not row["total"]:
+        return "begins"
+    share = f"image {row['done']} of {row['total']}"
+    if row["phase"] == "training":
+        epoch = min(row["epochs"], 1 + row["epochs"] * row["done"] // row["total"])
+        share = f"epoch {epoch} of {row['epochs']} (step {row['done']} of {row['total']})" if row["epochs"] else f"step {row['done']}"
+    left = "" if row["left"] is None else f", about {clock(row['left'])} left of it"
+    return f"{row['phase']}, {share}{left}"
 
 
 def show(

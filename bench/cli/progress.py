@@ -9,7 +9,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from bench.cli.common import clock, plain
 
@@ -20,15 +20,21 @@ class Show:
     """Shows where a matrix stands. The time left is the plan's estimate, scaled by how the finished cells compared with theirs.
 
     Args:
-        estimates: seconds per cell, in order.
+        names: of the cells, in the order in which they are handed out. estimates: seconds of each. slots: cells side by side.
+
+    Attributes:
+        numbers: places of the cells that are handed out now, where not all of them are.
     """
 
-    def __init__(self, console: Console, estimates: Sequence[float]) -> None:
-        self.console = console
-        self.estimates = estimates
+    def __init__(self, console: Console, names: Sequence[str], estimates: Sequence[float], slots: int = 1) -> None:
+        self.console, self.names, self.estimates, self.slots = console, names, estimates, slots
+        self.numbers: Sequence[int] = range(len(names))
         self.live = console.is_terminal and not console.quiet
-        self.number = 0
-        self.begun = self.cell_begun = self.last_line = time.monotonic()
+        self.begun: dict[int, float] = {}  # of the cells in the works
+        self.untouched = sum(estimates)  # of the cells that are not begun
+        self.finished = self.spent = 0.0  # of the cells that ended: their estimates, their seconds
+        self.ended = 0
+        self.last_line = time.monotonic()
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,46 +44,55 @@ class Show:
             console=console,
             transient=True,
         )
-        self.whole = self.bars.add_task("all cells", total=max(1, len(estimates)), note="")
-        self.cell = self.bars.add_task("", total=None, note="", visible=False)
+        self.whole = self.bars.add_task("all cells", total=max(1, len(names)), note="")
+        self.tasks: dict[int, TaskID] = {}
 
     def __enter__(self) -> Self:
         if self.live:
             self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.live:
             self.bars.stop()
 
-    def begin(self, number: int, name: str) -> None:
-        """A cell starts."""
-        self.number, self.name = number, name
-        self.cell_begun = time.monotonic()
-        self.bars.reset(self.cell, description=escape(plain(name)), total=None, visible=True, note="")
+    def begin(self, number: int) -> None:
+        """Part of `bench.executors.Watch`."""
+        place = self.numbers[number]
+        self.begun[place] = time.monotonic()
+        if place not in self.tasks:
+            self.untouched -= self.estimates[place]
+            self.tasks[place] = self.bars.add_task(escape(plain(self.names[place])), total=None, note="")
 
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """Part of `bench.run.Report`."""
-        now = time.monotonic()
+    def progress(self, number: int, phase: str, done: int, total: int) -> None:
+        """Part of `bench.executors.Watch`."""
+        place, now = self.numbers[number], time.monotonic()
         if self.live:
-            self.bars.update(self.cell, completed=done, total=total, note=phase)
-            self.bars.update(self.whole, completed=self.number, note=f"about {clock(self._left(now))} left")
+            self.bars.update(self.tasks[place], completed=done, total=total, note=phase)
+            self.bars.update(self.whole, completed=self.ended, note=f"about {clock(self._left(now))} left")
         elif now - self.last_line > PLAIN_SECONDS:
             self.last_line = now
-            self.say(f"[{self.number + 1}/{len(self.estimates)}] {self.name}: {phase} {done}/{total}, about {clock(self._left(now))} left")
+            self.say(f"{self._head(place)}: {phase} {done}/{total}, about {clock(self._left(now))} left")
+
+    def _head(self, place: int) -> str:
+        return f"[{place + 1}/{len(self.names)}] {self.names[place]}"
 
     def _left(self, now: float) -> float:
-        finished = sum(self.estimates[: self.number])
-        pace = (self.cell_begun - self.begun) / finished if finished else 1.0
-        current = max(0.0, self.estimates[self.number] * pace - (now - self.cell_begun))
-        return current + pace * sum(self.estimates[self.number + 1 :])
+        pace = self.spent / self.finished if self.finished else 1.0
+        at_work = sum(max(0.0, pace * self.estimates[place] - (now - begun)) for place, begun in self.begun.items())
+        return (pace * self.untouched + at_work) / self.slots
 
-    def end(self, name: str, state: str) -> None:
+    def end(self, number: int, state: str) -> None:
         """A cell ended."""
-        seconds = time.monotonic() - self.cell_begun
-        self.say(f"[{self.number + 1}/{len(self.estimates)}] {name}: {state} in {clock(seconds)}")
-        self.bars.update(self.whole, completed=self.number + 1)
+        place = self.numbers[number]
+        seconds = time.monotonic() - self.begun.pop(place)
+        self.ended += 1
+        self.finished += self.estimates[place]
+        self.spent += seconds
+        self.say(f"{self._head(place)}: {state} in {clock(seconds)}")
+        self.bars.remove_task(self.tasks.pop(place))
+        self.bars.update(self.whole, completed=self.ended)
 
     def say(self, text: str) -> None:
-        """Part of `bench.run.Report`."""
+        """Part of `bench.executors.Watch`."""
         self.console.print(plain(text), markup=False)

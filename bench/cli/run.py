@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import shlex
 import signal
+import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.common import Json, Plugins, Results, changes, check_folder, clock, numbers, plain, plugins, print_json, seeds, stop, words
+from bench.cli.common import (
+    Json,
+    Plugins,
+    Results,
+    changes,
+    check_folder,
+    clock,
+    guarded,
+    numbers,
+    plain,
+    plugins,
+    print_json,
+    seeds,
+    stop,
+    words,
+)
 from bench.cli.cost import COLUMNS, cost_columns, cost_total, estimate_json, total_json
 from bench.cli.data import DataDir
 from bench.cli.scale import Devices, Precision, SyncBatchnorm, training_changes
@@ -21,13 +41,18 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from bench.announce import Planned
+    from bench.cli.progress import Show
     from bench.cost import Estimate
+    from bench.executors import Executor, Task
+    from bench.executors.local import Slot
     from bench.plan import Cell, Plan, Request
     from bench.registry import Registry
-    from bench.run import Options
+    from bench.run import Options, StopSignals
     from bench.store import State, Store
 
 RERUN = ("diverged", "all")
+AWAIT_SECONDS = 0.5
 
 
 def run(
@@ -75,6 +100,19 @@ def run(
         bool, typer.Option("--compile", help="Train through torch.compile; where it does not work, says why and does without.")
     ] = False,
     data_dir: DataDir = None,
+    jobs: Annotated[
+        str | None,
+        typer.Option(
+            "--jobs",
+            metavar="auto|N",
+            help="Cells side by side, each slot in a process of its own: a crash, a lack of memory or a hang costs one cell. auto: one per "
+            "GPU slot, else one per core. Default: one after the other in this process.",
+        ),
+    ] = None,
+    slots_per_gpu: Annotated[int, typer.Option("--slots-per-gpu", metavar="K", help="Cells that share a GPU under --jobs.")] = 1,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Give a cell up after this time; implies --jobs 1.")
+    ] = None,
     results: Results = Path("results/runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     number: Annotated[
@@ -119,12 +157,19 @@ def run(
         problems.append(f"--batch {batch} must be at least 1")
     if micro_batch is not None and micro_batch < 1:
         problems.append(f"--micro-batch {micro_batch} must be at least 1")
+    if jobs not in (None, "auto") and not (jobs.isascii() and jobs.isdigit() and int(jobs[:4]) > 0 and len(jobs) < 5):
+        problems.append(f"--jobs {jobs} is neither auto nor a whole number from 1 to 9999")
+    if slots_per_gpu < 1:
+        problems.append(f"--slots-per-gpu {slots_per_gpu} must be at least 1")
+    if timeout is not None and not 0 < timeout < float("inf"):
+        problems.append(f"--timeout {timeout:g} must be a number of seconds greater than 0")
     if number is not None and (methods or datasets or sigmas):
         problems.append("--table says which methods, data set and noise levels; leave out --method, --dataset and --sigma")
 
     import torch
     from rich.console import Console
 
+    from bench.faults import settings_kept
     from bench.plan import Plan, Request, make_plan
     from bench.registry import Registry, holds_dataset
     from bench.run import Options, check_options, pick_device
@@ -154,7 +199,8 @@ def run(
     )
     for part in [request] if methods or number is not None else _by_dataset(request, registry):
         try:
-            found = make_plan(part, registry)
+            with settings_kept():  # a plug-in's file may do anything when it is read
+                found = make_plan(part, registry)
             plan = Plan(plan.cells + found.cells, plan.notes + found.notes)
         except UsageError as error:
             problems += error.problems
@@ -164,13 +210,14 @@ def run(
         stop(problems)
 
     console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=True)
-    matrix = _Matrix(plan, Store(results), console, rerun)
+    matrix = _Matrix(plan, Store(results), console, rerun, paths)
     missing = matrix.check_data(data_dir, allow_other=allow_other_data, read=not dry_run)
     if missing and not dry_run:
         stop(missing)
     for sentence in missing:
         matrix.say(f"note: {sentence}")
-    estimates = matrix.announce(chosen_device, protocol, recipe, detail=dry_run)
+    isolated = jobs is not None or timeout is not None
+    estimates = matrix.announce(chosen_device, protocol, recipe, detail=dry_run, isolated=isolated)
     if dry_run:
         if as_json:
             cells = [matrix.as_json(cell) | estimate_json(estimates.get(cell.id)) for cell in plan.cells]
@@ -189,7 +236,16 @@ def run(
         allow_other_data=allow_other_data,
         data_dir=data_dir,
     )
-    code = matrix.run(options, {name: found.seconds for name, found in estimates.items()})
+    slots = None
+    if isolated:
+        from bench.executors.local import slots_here
+
+        count = None if jobs == "auto" else int(jobs or 1)
+        devices = max(cell.devices for cell in plan.cells)
+        slots = guarded(lambda: slots_here(count, chosen_device, slots_per_gpu, len(plan.cells), devices))
+        threads = slots[0].environment["OMP_NUM_THREADS"]
+        console.print(f"{len(slots)} cells side by side, {threads} CPU threads each", markup=False)
+    code = matrix.run(options, {name: found.seconds for name, found in estimates.items()}, slots, timeout)
     if not code:
         where = "" if results == Path("results/runs") else f" --results {results}"
         console.print(f"next: bench table{where} --protocol {protocol}", markup=False)
@@ -213,22 +269,49 @@ def _by_dataset(request: Request, registry: Registry) -> list[Request]:
     return parts
 
 
+def _flags(options: Options) -> str:
+    """What continues a cell in the way that it was begun, beyond what its specs say."""
+    from bench.run import pick_device
+
+    words = [] if options.device == pick_device("auto") else ["--device", options.device.type]
+    words += [] if options.micro_batch is None else ["--micro-batch", str(options.micro_batch)]
+    words += ["--compile"] if options.compile else []
+    words += [] if options.data_dir is None else ["--data-dir", str(options.data_dir.absolute())]
+    words += ["--allow-other-data"] if options.allow_other_data else []
+    return shlex.join(words)
+
+
 class _Matrix:
     """The cells of one command and where each of them stands."""
 
-    def __init__(self, plan: Plan, store: Store, console: Console, rerun: str | None) -> None:
-        self.plan, self.store, self.console, self.rerun = plan, store, console, rerun
+    def __init__(self, plan: Plan, store: Store, console: Console, rerun: str | None, plugins: tuple[Path, ...] = ()) -> None:
+        from bench.listing import Listing
+
+        self.plan, self.store, self.console, self.rerun, self.plugins = plan, store, console, rerun, plugins
+        self._listing = Listing(store)
+        self.sources: dict[tuple[str, str], str | None] = {}
         self.states = {cell.id: self._state(cell) for cell in plan.cells}
+        self._listing.save()
+        self.reasons: dict[tuple[str, str], str] = {}
         self.again = {c.id for c in plan.cells if rerun == "all" or (rerun == "diverged" and self.states[c.id] == "diverged")}
         self.todo = [c for c in plan.cells if c.id in self.again or self.states[c.id] not in ("done", "diverged")]
 
     def _state(self, cell: Cell) -> State:
-        from bench.run import state_of
+        from bench.claims import forget_dead
 
-        try:
-            return state_of(cell, self.store)
-        except BenchError:
+        folder = self.store.run(cell.spec).path
+        if not folder.exists():
+            return "missing"
+        if not (folder / "spec.json").exists():
+            return "training"  # claimed, and no more
+        row = self._listing.row(folder)
+        if row["state"] == "damaged":
             return "failed"  # the attempt to continue it will say why
+        self.sources[cell.id] = row["source"]
+        state: State = row["certifications"].get(cell.certify.key, [row["own"]])[0]
+        if state == "done":
+            forget_dead(folder)
+        return state
 
     def check_data(self, data_dir: Path | None, *, allow_other: bool, read: bool) -> list[str]:
         """What is wrong with the data sets of the cells to be done.
@@ -254,12 +337,20 @@ class _Matrix:
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
 
-    def announce(self, device: torch.device, protocol: str, recipe: str, *, detail: bool) -> dict[tuple[str, str], Estimate]:
-        """Says what will be done and how long it may take; returns estimates by cell."""
+    def announce(
+        self, device: torch.device, protocol: str, recipe: str, *, detail: bool, isolated: bool = False
+    ) -> dict[tuple[str, str], Estimate]:
+        """Says what will be done and how long it may take; returns estimates by cell.
+
+        An estimate runs the method's loss once. Where cells are isolated, a plug-in's is not run here, so its cells have none.
+        """
         from bench.cost import estimate
+        from bench.faults import settings_kept
 
         cells = self.plan.cells
-        estimates = estimate(self.todo, self.store, device)
+        cells_here = [cell for cell in self.todo if not (isolated and self._plugin(cell))]
+        with settings_kept():
+            estimates = estimate(cells_here, self.store, device)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
@@ -286,11 +377,7 @@ class _Matrix:
         """Whether a trained cell comes from another source of its method than the one at hand."""
         if self.states[cell.id] not in ("done", "certifying") or cell.id in self.again:
             return False
-        try:
-            environment = self.store.run(cell.spec).environment() or {}
-        except BenchError:
-            return False  # `bench status` tells what is damaged
-        return bool(environment.get("method_sha256", cell.source_sha256) != cell.source_sha256)
+        return self.sources.get(cell.id) not in (None, cell.source_sha256)
 
     def _print_cells(self, estimates: dict[tuple[str, str], Estimate]) -> None:
         from rich.markup import escape
@@ -303,28 +390,41 @@ class _Matrix:
             table.add_row(*(escape(plain(text)) for text in (*texts, *cost_columns(found))))
         self.console.print(table)
 
-    def run(self, options: Options, seconds: dict[tuple[str, str], float]) -> int:
-        """Runs what is to do, cell by cell; returns the exit code."""
+    def run(
+        self, options: Options, seconds: dict[tuple[str, str], float], slots: Sequence[Slot] | None = None, timeout: float | None = None
+    ) -> int:
+        """Runs what is to do, in this process or in one per slot; returns the exit code."""
+        from bench.announce import announced, withdraw
         from bench.cli.progress import Show
         from bench.errors import Interrupted
-        from bench.run import StopSignals, execute, set_aside
+        from bench.executors.here import Here
+        from bench.executors.local import LocalExecutor
+        from bench.listing import INDEXED_RUNS, Listing
+        from bench.run import StopSignals
 
+        executor: Executor = Here({cell.id: cell for cell in self.todo}, options) if slots is None else LocalExecutor(slots, timeout)
+        # Side by side the long ones go first, so that none of them is left alone at the end.
+        cells = self.todo if slots is None else sorted(self.todo, key=lambda c: -seconds.get(c.id, float("inf")))
+        show = Show(self.console, [c.name for c in cells], [seconds.get(c.id, 0.0) for c in cells], len(slots or [()]))
+        flags = _flags(options)
+        planned = [self._planned(cell, seconds.get(cell.id), flags) for cell in cells]
+        finished = {self._folder(cell) for cell in self.plan.cells} - {cell.folder for cell in planned}
         interrupted = 0
-        with StopSignals().installed() as signals, Show(self.console, [seconds.get(c.id, 0.0) for c in self.todo]) as show:
-            for number, cell in enumerate(self.todo):
-                show.begin(number, cell.name)
-                try:
-                    if cell.id in self.again and (moved := set_aside(cell, self.store)):
-                        self.say(f"moved the old run to {moved}")
-                    self.states[cell.id] = execute(cell, self.store, options, show, signals)
-                except (Interrupted, KeyboardInterrupt) as error:
-                    interrupted = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
-                    self.states[cell.id] = self._state(cell)
-                    break
-                except (BenchError, OSError) as error:
-                    self.say(f"{cell.name}: failed: {error}")
-                    self.states[cell.id] = "failed"
-                show.end(cell.name, self.states[cell.id])
+        with contextlib.ExitStack() as stack:
+            signals = stack.enter_context(StopSignals().installed())
+            announcement = stack.enter_context(announced(self.store.root, planned, finished)) if cells else None
+            stack.enter_context(show)
+            try:
+                self._carry_out(executor, cells, options, show, signals)
+            except (Interrupted, KeyboardInterrupt) as error:
+                interrupted = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
+            if announcement and not interrupted and all(self.states[cell.id] in ("done", "diverged") for cell in cells):
+                withdraw(announcement)
+        for cell in cells:
+            if interrupted and self.states[cell.id] not in ("done", "diverged", "failed"):
+                self.states[cell.id] = self._state(cell)
+        if len(cells) >= INDEXED_RUNS:
+            Listing(self.store).rows()  # keeps an index, for whoever lists the folder next
         tally = Counter(self.states.values())
         self.say(", ".join(f"{count} {state}" for state, count in sorted(tally.items())) + f" of {len(self.plan.cells)} cells")
         if interrupted:
@@ -334,6 +434,69 @@ class _Matrix:
         if tally["diverged"]:
             self.say("diverged cells are not tried again unless you say --rerun diverged")
         return int(tally["done"] != len(self.plan.cells))
+
+    def _carry_out(self, executor: Executor, cells: Sequence[Cell], options: Options, show: Show, signals: StopSignals) -> None:
+        """Hands cells out until each has an outcome; those that another process is at are waited for."""
+        tasks = [self._task(cell, options) for cell in cells]
+        waiting = list(range(len(cells)))
+        while waiting:
+            elsewhere = []
+            show.numbers = waiting
+            for number, outcome in executor.outcomes([tasks[place] for place in waiting], show, signals):
+                place = waiting[number]
+                cell = cells[place]
+                if outcome.state == "running":
+                    elsewhere.append(place)
+                    tasks[place] = dataclasses.replace(tasks[place], anew=False)
+                    continue
+                self.states[cell.id] = outcome.state
+                if outcome.reason:
+                    self.reasons[cell.id] = outcome.reason
+                show.end(number, f"failed ({outcome.kind})" if outcome.kind not in ("", "error") else outcome.state)
+                if outcome.kind in ("crash", "timeout"):
+                    self.say(f"{cell.name}: failed: {outcome.reason}; what it printed last is in {self._folder(cell)}/failure.json")
+            waiting = elsewhere
+            if waiting:
+                self._await([cells[place] for place in waiting], signals)
+
+    def _await(self, cells: Sequence[Cell], signals: StopSignals) -> None:
+        """Waits until one of the cells is free: finished, given up, or its claim expired."""
+        from bench.claims import holder
+
+        self.say(f"waiting for other processes to finish {len(cells)} cells; Ctrl-C leaves them to it")
+        while all((found := holder(self.store.run(cell.spec).path)) and not found.stale for cell in cells):
+            signals.check()
+            time.sleep(AWAIT_SECONDS)
+
+    def _folder(self, cell: Cell) -> str:
+        return self.store.run(cell.spec).path.relative_to(self.store.root).as_posix()
+
+    def _plugin(self, cell: Cell) -> tuple[Path, ...]:
+        return tuple(path.absolute() for path in self.plugins if path.stem in (cell.spec.method, cell.spec.dataset))
+
+    def _planned(self, cell: Cell, seconds: float | None, flags: str) -> Planned:
+        from bench.announce import Planned
+        from bench.listing import command, names
+
+        plugin = ",".join(map(str, self._plugin(cell)))
+        words = f"{command(cell.spec, cell.certify)} {flags}".rstrip()
+        folder, key = self._folder(cell), cell.certify.key
+        return Planned(folder=folder, certification=key, names=names(cell.spec), words=words, plugin=plugin, seconds=seconds)
+
+    def _task(self, cell: Cell, options: Options) -> Task:
+        from bench.executors import Task
+        from bench.executors.worker import as_words
+
+        return Task(
+            spec=cell.spec,
+            certify=cell.certify,
+            results=self.store.root.absolute(),
+            plugins=self._plugin(cell),
+            source_sha256=cell.source_sha256,
+            options=as_words(options),
+            presets_of=cell.presets_of,
+            anew=cell.id in self.again,
+        )
 
     def as_json(self, cell: Cell) -> dict[str, Any]:
         """A cell and its state, with the reason where it failed or diverged."""
@@ -351,5 +514,5 @@ class _Matrix:
             "certification": cell.certify.key,
             "state": state,
             "path": str(run.path),
-            "reason": record["reason"] if record else None,
+            "reason": self.reasons.get(cell.id) or (record["reason"] if record else None),
         }

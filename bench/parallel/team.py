@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +21,9 @@ from bench.errors import BenchError
 from bench.parallel.group import Group, Lost, check_fabric, joined, rendezvous
 from bench.records import Certificate, from_line
 from bench.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from bench.executors import Task
 
 HELPER = ("-P", "-m", "bench.helper")
 POLL_SECONDS = 0.2
@@ -61,7 +64,7 @@ def threads_shared(devices: int, device: torch.device) -> Iterator[None]:
 class Helper:
     """One helping process: commands go in as lines of JSON, events come back as such."""
 
-    def __init__(self, rank: int, task: Mapping[str, Any]) -> None:
+    def __init__(self, rank: int, task: Task) -> None:
         self.rank = rank
         self.events, theirs = os.pipe()
         home = str(Path(bench.__file__).parent.parent)
@@ -75,12 +78,16 @@ class Helper:
         )
         os.close(theirs)
         self._lines = b""
-        self.send(dict(task) | {"rank": rank})
+        self._write(task.to_text())
+        self.send(rank=rank)
 
-    def send(self, command: Mapping[str, Any]) -> None:
+    def send(self, **command: Any) -> None:
+        self._write(json.dumps(command))
+
+    def _write(self, line: str) -> None:
         assert self.process.stdin
         with contextlib.suppress(OSError):  # one that is gone is noticed where its answer is waited for
-            self.process.stdin.write(json.dumps(command).encode() + b"\n")
+            self.process.stdin.write(line.encode() + b"\n")
             self.process.stdin.flush()
 
     def event(self, seconds: float) -> dict[str, Any] | None:
@@ -122,12 +129,12 @@ class Team:
     """The helpers of a cell. They start when they are first needed, keep nothing, and are killed when the block ends, however it ends.
 
     Args:
-        task: what `bench.helper` needs to know of the cell.
+        task: the cell and its options, in the words in which helpers get them.
         size: processes, this one included.
         check: raises if this process is to stop; called while it waits.
     """
 
-    def __init__(self, task: Mapping[str, Any], size: int, device: torch.device, check: Callable[[], None]) -> None:
+    def __init__(self, task: Task, size: int, device: torch.device, check: Callable[[], None]) -> None:
         self.task, self.size, self.device, self.check = task, size, device, check
         self.helpers: list[Helper] = []
 
@@ -144,7 +151,7 @@ class Team:
             for rank in range(1, self.size):  # one by one, so that those that did start are ended if one does not
                 self.helpers.append(Helper(rank, self.task))
         for helper in self.helpers:
-            helper.send(command)
+            helper.send(**command)
 
     def _event(self, helper: Helper) -> dict[str, Any]:
         while (event := helper.event(POLL_SECONDS)) is None:
@@ -187,22 +194,21 @@ class Team:
         return None
 
     def rows(
-        self, subject: Mapping[str, Any], images: Sequence[int], own: Iterator[tuple[Certificate, float]]
+        self, run: Path, weights_sha256: str, images: Sequence[int], own: Iterator[tuple[Certificate, float]]
     ) -> Iterator[tuple[Certificate, float]]:
         """Evidence of images and the seconds that each took, in order. The processes count them in turn, this one first.
 
         Args:
-            subject: what is certified and how, see `bench.helper`.
+            run: the folder of the weights, whose hash must be that.
             images: their indices.
             own: what this process counts, every `size`-th from the first on.
 
         Raises:
             BenchError: a helper failed or died.
         """
-        shares = [images[rank :: self.size] for rank in range(self.size)]
-        self._send(certify=dict(subject))
+        self._send(certify=[str(run.absolute()), weights_sha256])
         for helper in self.helpers:
-            helper.send({"images": list(shares[helper.rank])})
+            helper.send(images=list(images[helper.rank :: self.size]))
         for place, index in enumerate(images):
             self.check()
             if not (rank := place % self.size):

@@ -71,7 +71,7 @@ def _group(logs: Sequence[Import], words: Sequence[str]) -> Group:
         rows = []
         for name, method in names:
             same = [log for log in logs if (log.spec.row, log.spec.sigma) == (name, sigma)]
-            seeds, notes = _seeds(name, sigma, same, outcomes) if same else ([Seed(seed="only", state="missing")], [])
+            seeds, notes = _seeds(same, outcomes) if same else ([Seed(seed="only", state="missing")], [])
             rows.append(row(name=name, method=method, seeds=seeds, images=len(images), metrics=metrics, notes=notes))
         sections.append(Section(sigma=sigma, rows=tuple(rows)))
     _same_images([r for section in sections for r in section.rows])
@@ -89,8 +89,15 @@ def _group(logs: Sequence[Import], words: Sequence[str]) -> Group:
     )
 
 
-def _seeds(name: str, sigma: float, logs: Sequence[Import], outcomes: dict[Any, Outcomes]) -> tuple[list[Seed], list[str]]:
-    """The runs that the paper averages, where it says which, else all; and what to know about the choice."""
+def runs_of_row(logs: Sequence[Import]) -> tuple[dict[str, Import | None], list[str]]:
+    """Run id -> log of one row at one sigma: the runs that the paper averages, where it says which, else all; and notes on the choice.
+
+    None: a run that the paper averages and that is not imported.
+
+    Raises:
+        BenchError: two different logs of one run.
+    """
+    name, sigma = logs[0].spec.row, logs[0].spec.sigma
     by_run: dict[str, Import] = {}
     for log in {log.spec.rows_sha256: log for log in reversed(logs)}.values():  # the same file in several folders is one run
         if (other := by_run.setdefault(log.spec.run, log)) is not log:
@@ -103,11 +110,16 @@ def _seeds(name: str, sigma: float, logs: Sequence[Import], outcomes: dict[Any, 
         notes.append(f"{name} at sigma {sigma:g}: of {len(by_run)} imported runs the {len(by_run) - len(unused)} that the paper averages")
     if missing := [run for run in listed if run not in by_run]:
         notes.append(f"{name} at sigma {sigma:g}: the paper also averages run {', '.join(missing)}, which is not imported")
+    return {run: by_run.get(run) for run in chosen}, notes
+
+
+def _seeds(logs: Sequence[Import], outcomes: dict[Any, Outcomes]) -> tuple[list[Seed], list[str]]:
+    chosen, notes = runs_of_row(logs)
     seeds = [
         Seed(seed=run, state="done", done=len(o.index), outcomes=o)
-        if run in by_run and (o := outcomes[by_run[run].path])
+        if log and (o := outcomes[log.path])
         else Seed(seed=run, state="missing")
-        for run in chosen
+        for run, log in chosen.items()
     ]
     return seeds, notes
 

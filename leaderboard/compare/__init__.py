@@ -1,9 +1,11 @@
 """Is one row better than another? Two kinds of uncertainty, side by side and never pooled.
 
 statistics.py   differences of two rows across seeds and across test images
+paired.py       a run of ours against imported logs, image by image
 report.py       from a store to all differences of a row to others, corrected for their number
 """
 
+from leaderboard.compare.paired import Accuracy, Paired, compare_paired
 from leaderboard.compare.report import MEANINGS, Comparison, Report, compare, mark_ties
 from leaderboard.compare.statistics import (
     AccuracyDifference,
@@ -22,16 +24,19 @@ from leaderboard.compare.statistics import (
 
 __all__ = [
     "MEANINGS",
+    "Accuracy",
     "AccuracyDifference",
     "Comparison",
     "Evidence",
     "ImageDifference",
+    "Paired",
     "Report",
     "SeedDifference",
     "bootstrap_means",
     "compare",
     "compare_accuracy",
     "compare_images",
+    "compare_paired",
     "compare_seeds",
     "holm",
     "least_p",

@@ -1,0 +1,118 @@
+"""What every `bench run` has in hand, told in the results folder, so that any shell can tell a queued cell from a forgotten one.
+
+    ROOT/.matrix/<id>.json    its cells and its process; its modification time is the last heartbeat
+
+The file goes when all of its cells are done. That of a process that ended before stays, and says what was never begun, until a later
+`bench run` takes all of its cells in hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import threading
+import time
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import claims
+from bench.errors import BenchError
+from bench.store import read_json, write_json
+
+FOLDER = ".matrix"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A cell that a `bench run` has in hand.
+
+    Attributes:
+        folder: of its run, below the results folder. certification: key. names: row, data set, sigma, seed, as a listing shows them.
+        words: after `bench run`, for this cell alone. plugin: files that it needs, with commas; empty if it needs none. seconds: estimated.
+    """
+
+    folder: str
+    certification: str
+    names: dict[str, Any]
+    words: str
+    plugin: str
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """The cells of one `bench run`, in the order in which they are handed out.
+
+    Attributes:
+        alive: it is still at it.
+    """
+
+    path: Path
+    cells: tuple[Planned, ...]
+    alive: bool
+
+
+@contextlib.contextmanager
+def announced(root: Path, cells: Sequence[Planned], done: Collection[str]) -> Iterator[Path]:
+    """Tells what is in hand for the length of the block; the file stays, unless the block removes it.
+
+    Args:
+        done: folders of the runs of the same matrix that need nothing more.
+
+    A folder that cannot be written to is none of its concern: the first cell will say so.
+    """
+    path = root / FOLDER / f"{uuid.uuid4().hex}.json"
+    with contextlib.suppress(OSError):
+        mine = {cell.folder for cell in cells} | set(done)
+        for old in matrices(root):
+            if not old.alive and mine.issuperset(cell.folder for cell in old.cells):
+                old.path.unlink(missing_ok=True)
+        write_json(path, claims.identity() | {"cells": [vars(cell) for cell in cells]})
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(claims.HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    heart = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    heart.start()
+    try:
+        yield path
+    finally:
+        ended.set()
+        heart.join()
+
+
+def withdraw(path: Path) -> None:
+    """Removes an announcement whose cells are done."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()  # fails while there are others
+
+
+def matrices(root: Path) -> list[Matrix]:
+    """What was announced; a file that cannot be read is left out, since it decides nothing but words on a screen."""
+    found = []
+    for path in sorted((root / FOLDER).glob("*.json")):
+        with contextlib.suppress(BenchError, OSError, KeyError, TypeError, ValueError):
+            data, age = read_json(path), time.time() - path.stat().st_mtime
+            cells = tuple(_planned(cell) for cell in data["cells"])
+            alive = age < claims.STALE_SECONDS and not claims.is_dead(data)
+            found.append(Matrix(path=path, cells=cells, alive=alive))
+    return found
+
+
+def _planned(data: dict[str, Any]) -> Planned:
+    """A cell of an announcement; BenchError if it is not of a kind that this release writes, for people paste its words into a shell."""
+    cell = Planned(**data)
+    texts = (cell.folder, cell.certification, cell.words, cell.plugin)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(cell.names, dict):
+        raise BenchError(f"{cell.folder!r} is not a cell")
+    if shlex.join(shlex.split(cell.words)) != cell.words or Path(cell.folder).is_absolute() or ".." in Path(cell.folder).parts:
+        raise BenchError(f"{cell.folder} with {cell.words!r} is not a cell of this folder")
+    return cell

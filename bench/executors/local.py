@@ -1,0 +1,316 @@
+"""Side by side on this machine: a process per slot, so that a crash, a lack of memory or a hang costs one cell."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bench
+from bench.errors import BenchError, Interrupted, UsageError
+from bench.executors import Outcome, Task, Watch
+from bench.run import GRACE_SECONDS, StopSignals, smaller_batch
+from bench.store import Store
+
+WORKER = (sys.executable, "-P", "-m", "bench.executors.worker")
+START_SECONDS = 600.0
+"""For the start of a worker, which imports torch from a disk that may be slow."""
+LOG_BYTES = 16_384
+"""Kept of what a cell prints."""
+LAST_SECONDS = 1.0
+"""What a worker gets beyond the grace before it is killed: all of it ends within 10 s of the first signal."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one process: what its environment says of threads and GPUs."""
+
+    environment: Mapping[str, str]
+
+
+def share_out(
+    jobs: int | None, *, cells: int, cores: int, gpus: Sequence[str] = (), per_gpu: int = 1, threads: int | None = None, devices: int = 1
+) -> list[Slot]:
+    """The slots of a machine.
+
+    The thread count of a slot depends on `jobs`, the machine and the size of the whole matrix, never on what is left to do: counts
+    may depend on it, and the same command must give the same again.
+
+    Args:
+        jobs: cells side by side; None: one per GPU slot, else one per core, but no more than cells.
+        gpus: names for CUDA_VISIBLE_DEVICES; none: the cores are shared out.
+        threads: OMP_NUM_THREADS of the user, an upper limit.
+        devices: GPUs (or CPU processes) of one cell; GPUs that are left over by a division stay idle.
+
+    Raises:
+        UsageError: more jobs than GPU slots.
+    """
+    groups = [",".join(gpus[start : start + devices]) for start in range(0, len(gpus) - devices + 1, devices)]
+    places = len(groups) * per_gpu if gpus else max(1, cores // devices)
+    if gpus and jobs is not None and jobs > places:
+        by = f" / {devices} per cell" if devices > 1 else ""
+        raise UsageError([f"--jobs {jobs} is more than {len(gpus)} GPUs{by} x {per_gpu} slots; raise --slots-per-gpu"])
+    count = min(places, cells) if jobs is None else jobs
+    each = max(1, cores // max(1, count))
+    each = min(each, threads) if threads else each
+    base = {"OMP_NUM_THREADS": str(each), "MKL_NUM_THREADS": str(each)}
+    return [Slot(base | ({"CUDA_VISIBLE_DEVICES": groups[number % len(groups)]} if gpus else {})) for number in range(max(1, count))]
+
+
+def slots_here(jobs: int | None, device: torch.device, per_gpu: int, cells: int, devices: int = 1) -> list[Slot]:
+    """`share_out` of the machine that this process is on."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = shown.split(",") if shown else [str(number) for number in range(torch.cuda.device_count())]
+    word = os.environ.get("OMP_NUM_THREADS", "")
+    return share_out(
+        jobs,
+        cells=cells,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        gpus=names if device.type == "cuda" else (),
+        per_gpu=per_gpu,
+        threads=int(word) if word.isascii() and word.isdigit() else None,
+        devices=devices,
+    )
+
+
+@dataclass
+class _Worker:
+    """A process in a slot, and what it is at."""
+
+    process: subprocess.Popen[bytes]
+    events: int
+    output: int
+    plugins: tuple[Path, ...]
+    number: int = -1  # of the task at hand; -1: idle
+    begun: float = 0.0  # in the future until it says so
+    asked: float = 0.0  # when it was told to stop
+    outcome: Outcome | None = None
+    trace: str = ""
+    oom_kills: int = 0
+    log: bytes = b""
+    lines: bytes = field(default=b"", repr=False)
+
+    def tell(self, number: int) -> None:
+        """Sends a signal to the worker."""
+        self.asked = self.asked or time.monotonic()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Ends the worker and whatever it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class LocalExecutor:
+    """One worker process per slot. A worker serves many cells, unless one fails; a plug-in's cells share one with no other method.
+
+    Args:
+        timeout: seconds that a cell may take once its worker is up; it then fails, and continues in the next run.
+        command: starts a worker; the number of the file that its events go to is added. -P: a folder of the user's that is named like
+            one of ours must not be taken for it.
+    """
+
+    def __init__(self, slots: Sequence[Slot], timeout: float | None = None, command: Sequence[str] = WORKER) -> None:
+        self.slots, self.timeout, self.command = slots, timeout, command
+        self.workers: list[_Worker | None] = [None] * len(slots)
+        self.selector = selectors.DefaultSelector()
+
+    def outcomes(self, tasks: Sequence[Task], watch: Watch, stop: StopSignals) -> Iterator[tuple[int, Outcome]]:
+        """As `bench.executors.Executor`."""
+        waiting = deque(enumerate(tasks))
+        retried: set[int] = set()
+        try:
+            while waiting or any(worker and worker.number >= 0 for worker in self.workers):
+                stop.check()
+                for place, worker in enumerate(self.workers):
+                    if worker and worker.number < 0 and worker.process.poll() is not None:
+                        self._retire(place)
+                    if waiting and (worker is None or worker.number < 0):
+                        self._hand_out(place, *waiting.popleft(), watch)
+                self._pump(watch, 0.2)
+                for place, worker in enumerate(self.workers):
+                    if worker is None or worker.number < 0 or (outcome := self._outcome(worker, watch)) is None:
+                        continue
+                    number, worker.number = worker.number, -1
+                    if outcome.state not in ("done", "diverged") or worker.asked:
+                        self._retire(place)
+                    if outcome.kind == "oom" and worker.process.returncode == -signal.SIGKILL and number not in retried:
+                        retried.add(number)
+                        smaller = _smaller_batch(tasks[number])
+                        watch.say(f"{_name(tasks[number])}: {outcome.reason}; tried again with {smaller} samples per certification pass")
+                        options = dict(tasks[number].options) | {"batch": smaller}
+                        waiting.appendleft((number, dataclasses.replace(tasks[number], options=options, anew=False)))
+                        continue
+                    if outcome.state == "failed":
+                        outcome = _record(tasks[number], outcome, worker)
+                    yield number, outcome
+        except Interrupted as error:
+            self._stop_all(error.signal_number, watch)
+            raise
+        finally:
+            for place in range(len(self.workers)):
+                self._retire(place)
+
+    def _hand_out(self, place: int, number: int, task: Task, watch: Watch) -> None:
+        worker = self.workers[place]
+        if worker is None or worker.plugins != task.plugins:
+            self._retire(place)
+            worker = self._start(place, task.plugins)
+        worker.number, worker.begun, worker.outcome, worker.log = number, time.monotonic() + START_SECONDS, None, b""
+        worker.oom_kills = _oom_kills()
+        assert worker.process.stdin
+        with contextlib.suppress(OSError):  # a worker that is gone is noticed below
+            worker.process.stdin.write(task.to_text().encode() + b"\n")
+            worker.process.stdin.flush()
+        watch.begin(number)
+
+    def _start(self, place: int, plugins: tuple[Path, ...]) -> _Worker:
+        ours, theirs = os.pipe()
+        printed, out = os.pipe()
+        home = str(Path(bench.__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+        process = subprocess.Popen(
+            [*self.command, str(theirs)],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=out,
+            env=os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | dict(self.slots[place].environment),
+            pass_fds=[theirs],
+            start_new_session=True,  # Ctrl-C is for the parent, which passes it on
+        )
+        os.close(theirs)
+        os.close(out)
+        worker = self.workers[place] = _Worker(process, ours, printed, plugins)
+        for handle, kind in ((ours, "events"), (printed, "output")):
+            os.set_blocking(handle, False)
+            self.selector.register(handle, selectors.EVENT_READ, (worker, kind))
+        return worker
+
+    def _retire(self, place: int) -> None:
+        if (worker := self.workers[place]) is None:
+            return
+        worker.kill()
+        self.workers[place] = None
+        for handle in (worker.events, worker.output):
+            self.selector.unregister(handle)
+            os.close(handle)
+        assert worker.process.stdin
+        with contextlib.suppress(OSError):
+            worker.process.stdin.close()
+
+    def _pump(self, watch: Watch, seconds: float) -> None:
+        """Reads what workers say, waiting for some time."""
+        for key, _ in self.selector.select(seconds):
+            worker, kind = key.data
+            self._read(worker, kind, watch)
+        if not self.selector.get_map():
+            time.sleep(seconds)
+
+    def _read(self, worker: _Worker, kind: str, watch: Watch) -> bool:
+        """Whether there was anything."""
+        try:
+            data = os.read(worker.events if kind == "events" else worker.output, 65_536)
+        except BlockingIOError:
+            return False
+        if kind == "output":
+            worker.log = (worker.log + data)[-LOG_BYTES:]
+            return bool(data)
+        *lines, worker.lines = (worker.lines + data).split(b"\n")
+        for line in lines:
+            _understand(worker, json.loads(line), watch)
+        return bool(data)
+
+    def _outcome(self, worker: _Worker, watch: Watch) -> Outcome | None:
+        """How the task of a worker ended, None while it has not."""
+        code = worker.process.poll()
+        if code is not None:  # what it still said is in the pipes
+            for kind in ("events", "output"):
+                while self._read(worker, kind, watch):
+                    pass
+        if worker.outcome is not None:
+            while self._read(worker, "output", watch):
+                pass
+            return worker.outcome
+        now = time.monotonic()
+        overdue = self.timeout is not None and now - worker.begun > self.timeout
+        if code is None:
+            if overdue and not worker.asked:
+                worker.tell(signal.SIGTERM)
+            elif worker.asked and now - worker.asked > GRACE_SECONDS + LAST_SECONDS:
+                worker.kill()
+            return None
+        if worker.asked:
+            return Outcome(
+                state="failed", kind="timeout", reason=f"took longer than --timeout {self.timeout:g} s; the same line continues it"
+            )
+        if code == -signal.SIGKILL and _oom_kills() > worker.oom_kills:
+            return Outcome(state="failed", kind="oom", reason="its process was killed by the system for want of memory")
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code} in the middle"
+        return Outcome(state="failed", kind="crash", reason=f"its process {how}")
+
+    def _stop_all(self, number: int, watch: Watch) -> None:
+        """Passes a signal on and waits for the workers, but not for long."""
+        signal.setitimer(signal.ITIMER_REAL, 0)  # the limit is kept here
+        for worker in filter(None, self.workers):
+            worker.tell(number)
+        limit = time.monotonic() + GRACE_SECONDS + LAST_SECONDS
+        while any(worker and worker.number >= 0 and worker.process.poll() is None for worker in self.workers) and time.monotonic() < limit:
+            self._pump(watch, 0.1)
+
+
+def _understand(worker: _Worker, event: Mapping[str, Any], watch: Watch) -> None:
+    if "say" in event:
+        watch.say(event["say"])
+    elif "progress" in event:
+        watch.progress(worker.number, *event["progress"])
+    elif "begin" in event:
+        worker.begun = time.monotonic()
+    elif "outcome" in event:
+        state, kind, reason = event["outcome"]
+        worker.outcome, worker.trace = Outcome(state=state, kind=kind, reason=reason), event["trace"]
+
+
+def _record(task: Task, outcome: Outcome, worker: _Worker) -> Outcome:
+    """Writes a failure with the end of its log, which only this process has."""
+    run = Store(task.results).run(task.spec)
+    try:
+        with run.claimed():
+            if outcome.kind in ("crash", "timeout") and run.certification(task.certify).standing().state == "done":
+                return Outcome(state="done")  # it died after the last row
+            before = run.failure() or {}
+            run.fail(outcome.kind, outcome.reason, worker.trace or str(before.get("trace", "")), worker.log.decode(errors="replace"))
+    except (BenchError, OSError):
+        pass  # the reason is printed all the same
+    return outcome
+
+
+def _name(task: Task) -> str:
+    return f"{task.spec.row} {task.spec.dataset} sigma {task.spec.sigma} seed {task.spec.seed}"
+
+
+def _smaller_batch(task: Task) -> int:
+    return smaller_batch(task.options["batch"], Store(task.results).run(task.spec).info, torch.device(task.options["device"]))
+
+
+def _oom_kills() -> int:
+    """How often this system killed a process for want of memory since it started; 0 where it does not tell."""
+    try:
+        words = Path("/proc/vmstat").read_text().split()
+        return int(words[words.index("oom_kill") + 1])
+    except (OSError, ValueError):
+        return 0

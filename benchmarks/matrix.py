@@ -1,0 +1,169 @@
+"""How a matrix scales: cells side by side, and ten thousand of them.
+
+    python benchmarks/matrix.py jobs [--rounds 3]       two Gaussian cells on two cores: one after the other, and side by side
+    python benchmarks/matrix.py scale [--cells 10000]   planning, status and listing of a large matrix
+
+`jobs` runs `bench run --jobs 1` and `--jobs 2` in turn, with one thread each, so that both compute the same bytes; the cells are
+protocol quick at sigma 0.25 and 0.5 unless `--set` makes them smaller. Seconds are of the whole command, its imports included, and
+of the cells alone, as timing.json and times.csv tell them: what two processes on two cores cost each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from bench import claims
+from bench.datasets import DATASETS, recipe_train
+from bench.records import Certificate, to_line
+from bench.spec import PROTOCOLS, CertifySpec, RunSpec, canonical, protocol_train, to_json
+from bench.store import Store
+
+LINE = [sys.executable, "-c", "from bench.cli import app; app()"]
+
+
+def jobs(words: argparse.Namespace) -> None:
+    """Seconds of two cells, by how many run side by side."""
+    whole: dict[int, list[float]] = {1: [], 2: []}
+    inside: dict[int, list[float]] = {1: [], 2: []}
+    sets = [part for change in words.set for part in ("--set", change)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for _ in range(words.rounds):
+        for count in whole:
+            root = Path(tempfile.mkdtemp())
+            line = [*LINE, "run", "--method", "gaussian", "--sigma", "0.25,0.5", "--protocol", "quick", "--device", "cpu", *sets, "--quiet"]
+            begun = time.perf_counter()
+            subprocess.run([*line, "--jobs", str(count), "--results", str(root)], env=environment, check=True)
+            whole[count].append(time.perf_counter() - begun)
+            inside[count].append(sum(cell_seconds(path) for path in root.glob("*/*/*/timing.json")))
+            shutil.rmtree(root)
+    ratios = [one / two for one, two in zip(whole[1], whole[2], strict=True)]
+    print(
+        f"two Gaussian cells, {os.cpu_count()} cores, 1 thread per cell, {words.rounds} rounds in turn; load now {os.getloadavg()[0]:.1f}"
+    )
+    for count in whole:
+        print(f"--jobs {count}: {statistics.median(whole[count]):6.1f} s, of which in cells {statistics.median(inside[count]):6.1f} s")
+    print(
+        "one after the other / side by side: " + ", ".join(f"{ratio:.2f}" for ratio in ratios) + f"; median {statistics.median(ratios):.2f}"
+    )
+
+
+def cell_seconds(timing: Path) -> float:
+    """Training and certification of one run."""
+    rows = [line.split(",") for path in timing.parent.glob("*/times.csv") for line in path.read_text().splitlines()]
+    return float(json.loads(timing.read_text())["training_seconds"]) + sum(float(seconds) for _, seconds in rows)
+
+
+def generate(root: Path, cells: int) -> None:
+    """Finished runs of one row, three noise levels and many seeds, of two images each."""
+    info, certify = DATASETS["mnist"], CertifySpec(n0=10, n=1000, images="first:2", changes={"n0": 10, "n": 1000, "images": "first:2"})
+    train = protocol_train(recipe_train(info, "official", 1), PROTOCOLS["quick"])
+    rows = [
+        to_line(Certificate(index=index, label=label, selected=label, selection={label: 10}, estimation={label: 1000}))
+        for index, label in enumerate(info.test_labels()[:2])
+    ]
+    for number in range(cells):
+        spec = RunSpec(
+            method="gaussian",
+            variant="default",
+            hyperparameters={},
+            dataset="mnist",
+            sigma=info.sigmas[number % 3],
+            seed=number // 3,
+            recipe="official",
+            protocol="quick",
+            train=train,
+        )
+        run = Store(root).run(spec)
+        certification = run.certification(certify)
+        certification.path.mkdir(parents=True)
+        files = {
+            run.path / "spec.json": canonical(to_json(spec)),
+            run.path / "environment.json": "{}",
+            run.path / "training.json": canonical({"state": "trained", "steps": 1, "weights_sha256": "0" * 64}),
+            certification.path / "spec.json": canonical(to_json(certify)),
+            certification.path / "subject.json": canonical({"weights_sha256": "0" * 64}),
+            certification.evidence: "".join(rows),
+        }
+        for path, text in files.items():
+            path.write_text(text)
+
+
+def seconds(work: Callable[[], object], rounds: int) -> str:
+    """Median and extremes."""
+    found = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - begun)
+    return f"{statistics.median(found):6.2f} s ({min(found):.2f} to {max(found):.2f})"
+
+
+def scale(words: argparse.Namespace) -> None:
+    """Seconds beyond imports of what a person waits for."""
+    import torch
+    from rich.console import Console
+
+    from bench.announce import announced
+    from bench.cli.run import _Matrix
+    from bench.listing import Listing
+    from bench.plan import Request, make_plan
+    from bench.registry import Registry
+    from bench.status import standings
+
+    root = words.folder or Path(tempfile.mkdtemp())
+    try:
+        if not root.exists() or not any(root.iterdir()):
+            generate(root, words.cells)
+        store, console = Store(root), Console(quiet=True)
+        changes = {"certify.n0": "10", "certify.n": "1000", "certify.images": "first:2"}
+        # Half of the cells are done, the other half is not begun.
+        request = Request(methods=("gaussian",), seeds=range(words.cells // 6, words.cells // 2), changes=changes)
+        registry = Registry()
+        registry.load("gaussian")
+        plan = make_plan(request, registry)
+        load = os.getloadavg()[0]
+        print(f"{words.cells} runs on disk, {len(plan.cells)} cells planned; {words.rounds} rounds; load now {load:.1f}")
+        print("listing without an index  ", seconds(lambda: Listing(store).rows(), 1))
+        time.sleep(3)  # what was written a moment ago is not believed
+        Listing(store).rows()
+        print("listing                   ", seconds(lambda: Listing(store).rows(), words.rounds))
+        print("planning: cells           ", seconds(lambda: make_plan(request, registry), words.rounds))
+        print("planning: what is done    ", seconds(lambda: _Matrix(plan, store, console, None), words.rounds))
+        matrix = _Matrix(plan, store, console, None)
+        announce = partial(matrix.announce, torch.device("cpu"), "quick", "official", detail=False)
+        announce()
+        print("planning: estimate        ", seconds(announce, words.rounds))
+        cells = [matrix._planned(cell, 1.0) for cell in matrix.todo]
+        with announced(root, cells, []):
+            assert sum(row["state"] == "queued" for row in standings(store)) == len(cells) == words.cells // 2
+            print("status, half of it queued ", seconds(lambda: standings(store), words.rounds))
+        assert claims.holder(root) is None
+    finally:
+        if words.folder is None:
+            shutil.rmtree(root)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("jobs", "scale"))
+    parser.add_argument("--cells", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--folder", type=Path, help="Keep the generated results here and take them from here.")
+    words = parser.parse_args()
+    (jobs if words.what == "jobs" else scale)(words)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""One run of ours against imported logs, image by image: is the model trained here one of theirs?
+
+The same test images, certified with the same n: an image that is hard for one training is hard for another, so differences of pairs
+are much smaller than those of means. Radii of the run are rounded as those of the logs are, because rounding does not average out
+where many images reach the same, largest radius.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from bench.bounds import Integers
+from bench.errors import BenchError, nearest
+from bench.imported import Import, ImportSpec, imports
+from bench.spec import CertifySpec
+from bench.store import Certification, Run
+from leaderboard import layouts
+from leaderboard.aggregate.imported import runs_of_row
+from leaderboard.compare.statistics import LEVEL, Floats, bootstrap_means
+from leaderboard.metrics import outcomes
+
+SIGNIFICANT = 3  # digits of a radius in the field's logs, as a rule
+
+
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """What one training certifies on I images.
+
+    Attributes:
+        predict: I, the certified class, -1 for abstain.
+        values: I, certified L2 radius in pixels of [0, 1] where the class is right, else 0.
+    """
+
+    predict: NDArray[np.int64]
+    values: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Certified accuracy at a radius, in %; the difference in points, with its 95 % paired bootstrap interval across images."""
+
+    radius: str
+    run: float
+    logs: tuple[float, ...]
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """A run and K logs on I images that all of them certified. Differences are the run minus the mean of the logs.
+
+    Attributes:
+        key, seed: of the run.
+        runs: ids of the logs.
+        n, alpha: of the certification. selection: which test images.
+        acr_exact: ACR of the run in pixels of [0, 1], not rounded. acr: with its radii rounded as the logs' are.
+        acr_logs: K ACRs, on these images.
+        difference, error: of the ACR, and its standard error over the images.
+        low, high: 95 % paired bootstrap interval of the difference across images.
+        spread: the largest distance of one log's ACR from the mean of all; None for a single log.
+        predicted: half the width of the 95 % prediction interval for one more training, from the logs (Student); None for a single log.
+        agreement, correlation: of the run with each log: share of images with the same answer, abstaining included; Pearson's
+            correlation of radius where correct; None where one of the two does not vary.
+        agreement_among, correlation_among: the same of each two logs.
+    """
+
+    dataset: str
+    sigma: float
+    row: str
+    row_logs: str
+    collection: str
+    key: str
+    seed: int
+    protocol: str
+    n: int
+    alpha: float
+    selection: str
+    images: int
+    runs: tuple[str, ...]
+    acr_exact: float
+    acr: float
+    acr_logs: tuple[float, ...]
+    difference: float
+    error: float
+    low: float
+    high: float
+    spread: float | None
+    predicted: float | None
+    agreement: tuple[float, ...]
+    agreement_among: tuple[float, ...]
+    correlation: tuple[float | None, ...]
+    correlation_among: tuple[float | None, ...]
+    accuracies: tuple[Accuracy, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def half_width(self) -> float:
+        """Of the interval across images: to the end that is farther from the difference."""
+        return max(self.high - self.difference, self.difference - self.low)
+
+    @property
+    def within(self) -> bool | None:
+        """Whether the difference lies within the spread among the logs plus the paired interval; None without a spread."""
+        return None if self.spread is None else abs(self.difference) <= self.spread + self.half_width
+
+
+def compare_paired(run: Run, row: str, root: Path) -> Paired:
+    """A finished run against the imported logs of a row, on the run's test images, at the alpha of the logs.
+
+    Args:
+        row: name of the logs' row, such as `gaussian`; data set and sigma are the run's.
+        root: folder that `bench import` filled.
+
+    Raises:
+        BenchError: no such logs, logs that are certified in another way, or that do not cover the run's images; an unfinished run.
+    """
+    logs = _logs(run, row, root)
+    first = logs[0].spec
+    chosen, notes = runs_of_row(logs)
+    present = {name: log for name, log in chosen.items() if log}
+    certification = _certification(run, first)
+    standing = certification.standing()
+    exact = outcomes(standing.columns, first.alpha, run.spec.sigma, certification.spec)
+    if len(exact.index) < 2:
+        raise BenchError(f"{run.path} was certified on one image, and a comparison needs at least two")
+    selected = standing.columns.selected[np.argsort(standing.columns.index, kind="stable")]
+    printed, digits = _printing([row.radius_text for log in present.values() for row in log.rows()])
+    radius = np.array([printed(r) for r in exact.radius.tolist()])
+    mine = Certified(np.where(exact.abstained, -1, selected).astype(np.int64), np.where(exact.correct, radius, 0.0))
+    theirs = [_on(log, exact.index, exact.label) for log in present.values()]
+    if run.spec.row != first.row:
+        notes.append(f"the run is {run.spec.row}, the logs are {first.row}")
+    if run.spec.protocol != "full":
+        notes.append(f"the run was trained by protocol {run.spec.protocol}, not by the full recipe")
+    notes.append(f"The radii of the run are rounded to {digits}, as the logs print them; its exact ACR is {exact.values.mean():.4f}.")
+
+    values = np.stack([log.values for log in theirs])  # K I
+    acrs = values.mean(axis=1).tolist()
+    mean = statistics.fmean(acrs)
+    difference = mine.values - values.mean(axis=0)  # I
+    low, high = _interval(difference)
+    pairs = list(itertools.combinations(theirs, 2))
+    return Paired(
+        dataset=run.spec.dataset,
+        sigma=run.spec.sigma,
+        row=run.spec.row,
+        row_logs=first.row,
+        collection=first.collection,
+        key=run.spec.key,
+        seed=run.spec.seed,
+        protocol=run.spec.protocol,
+        n=first.n,
+        alpha=first.alpha,
+        selection=certification.spec.images,
+        images=len(exact.index),
+        runs=tuple(present),
+        acr_exact=float(exact.values.mean()),
+        acr=float(mine.values.mean()),
+        acr_logs=tuple(acrs),
+        difference=float(difference.mean()),
+        error=float(difference.std(ddof=1)) / math.sqrt(len(exact.index)),
+        low=low,
+        high=high,
+        spread=max(abs(acr - mean) for acr in acrs) if len(acrs) > 1 else None,
+        predicted=_predicted(acrs),
+        agreement=tuple(_agreement(mine, log) for log in theirs),
+        agreement_among=tuple(_agreement(a, b) for a, b in pairs),
+        correlation=tuple(_correlation(mine, log) for log in theirs),
+        correlation_among=tuple(_correlation(a, b) for a, b in pairs),
+        accuracies=tuple(_accuracies(mine.values, values, layouts.of_dataset(run.spec.dataset).radii)),
+        notes=tuple(notes),
+    )
+
+
+def _accuracies(run: Floats, logs: Floats, radii: Sequence[str]) -> Iterator[Accuracy]:
+    """At each radius that any image reaches; of the run's I values and the K I of the logs."""
+    for radius in radii:
+        a, b = 100.0 * (run > float(radius)), 100.0 * (logs > float(radius))
+        if a.any() or b.any():
+            difference = a - b.mean(axis=0)
+            low, high = _interval(difference)
+            yield Accuracy(
+                radius=radius,
+                run=float(a.mean()),
+                logs=tuple(b.mean(axis=1).tolist()),
+                difference=float(difference.mean()),
+                low=low,
+                high=high,
+            )
+
+
+def _interval(difference: Floats) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean over images."""
+    low, high = np.quantile(bootstrap_means(difference[None]), (LEVEL / 2, 1 - LEVEL / 2))
+    return float(low), float(high)
+
+
+def _logs(run: Run, row: str, root: Path) -> list[Import]:
+    """The imported logs of a row at the run's data set and sigma."""
+    there = [log for log in imports(root) if (log.spec.dataset, log.spec.sigma) == (run.spec.dataset, run.spec.sigma)]
+    if not there:
+        told = f"{root} holds no imported log of {run.spec.dataset} at sigma {run.spec.sigma:g}"
+        raise BenchError(f"{told}; `bench import FOLDER --results {root}` reads the field's logs")
+    found = [log for log in there if log.spec.row == row]
+    if not found:
+        names = sorted({log.spec.row for log in there})
+        raise BenchError(f"no imported log at sigma {run.spec.sigma:g} is of row {row!r}{nearest(row, names)}")
+    ways = {(log.spec.collection, log.spec.arch, log.spec.n0, log.spec.n, log.spec.alpha) for log in found}
+    if len(ways) > 1:
+        told = "; ".join(f"{c}: {arch}, n0={n0}, n={n}, alpha={alpha:g}" for c, arch, n0, n, alpha in sorted(ways))
+        raise BenchError(f"the imported logs of {row} at sigma {run.spec.sigma:g} do not belong together: {told}")
+    if found[0].spec.arch != run.spec.train.arch:
+        raise BenchError(f"{run.path} is a {run.spec.train.arch}, but the logs are of {found[0].spec.arch}")
+    return found
+
+
+def _certification(run: Run, log: ImportSpec) -> Certification:
+    """The run's finished certification that was made as the logs' were; of several the one with the most images."""
+    wanted = dataclasses.replace(CertifySpec(n0=log.n0, n=log.n), changes={})
+    fitting, seen = [], []
+    for certification in run.certifications():
+        spec = certification.spec
+        state = certification.standing().state
+        seen.append(f"{spec.images} with n0={spec.n0}, n={spec.n}, {spec.rule} ({state})")
+        if state == "done" and dataclasses.replace(spec, images="all", seed=0, changes={}) == wanted:
+            fitting.append(certification)
+    if not fitting:
+        told = f"; there is {', '.join(seen)}" if seen else ""
+        need = f"n0={log.n0}, n={log.n}, clopper-pearson, as the logs have it"
+        raise BenchError(f"{run.path} has no finished certification with {need}{told}")
+    return max(fitting, key=lambda certification: (len(certification.expected()), -certification.spec.seed))
+
+
+def _on(log: Import, index: Integers, label: Integers) -> Certified:
+    """A log on some of its images."""
+    data = log.columns()
+    places = np.searchsorted(data.index, index).clip(max=len(data.index) - 1)
+    if missing := index[data.index[places] != index][:1].tolist():
+        raise BenchError(f"{log.spec.source} does not hold image {missing[0]}, which the run was certified on")
+    if wrong := index[data.label[places] != label][:1].tolist():
+        raise BenchError(f"{log.spec.source} gives image {wrong[0]} another label than the run: these are not the same test images")
+    radius = data.radius[places]
+    return Certified(data.predict[places], np.where(data.correct[places], radius, 0.0))
+
+
+def _printing(texts: Sequence[str]) -> tuple[Callable[[float], float], str]:
+    """How radii are rounded in logs, and the words for it."""
+    numbers = [Decimal(text).as_tuple() for text in set(texts)]
+    if all(len(number.digits) <= SIGNIFICANT for number in numbers):
+        return lambda radius: float(f"{radius:.{SIGNIFICANT}g}"), f"{SIGNIFICANT} significant digits"
+    decimals = max(-int(number.exponent) for number in numbers)
+    return lambda radius: round(radius, decimals), f"{decimals} decimals"
+
+
+def _agreement(a: Certified, b: Certified) -> float:
+    return float((a.predict == b.predict).mean())
+
+
+def _correlation(a: Certified, b: Certified) -> float | None:
+    if np.ptp(a.values) == 0 or np.ptp(b.values) == 0:
+        return None
+    return float(np.corrcoef(a.values, b.values)[0, 1])
+
+
+def _predicted(acrs: Sequence[float]) -> float | None:
+    """Half the width of Student's 95 % prediction interval for one more training."""
+    if len(acrs) < 2:
+        return None
+    quantile = float(stats.t.ppf(1 - LEVEL / 2, len(acrs) - 1))
+    return quantile * statistics.stdev(acrs) * math.sqrt(1 + 1 / len(acrs))

@@ -1,0 +1,285 @@
+"""What a listing says, however it was kept, and where every cell stands."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_store import CERTIFY, N, add, run_spec, write_evidence
+from test_claims import ended_process, forge
+from test_contract import GOOD
+from typer.testing import Result
+
+from bench import announce, claims, listing
+from bench.announce import Planned, announced, matrices, withdraw
+from bench.listing import Listing, command, names
+from bench.status import standings
+from bench.store import Store, write_json
+
+Call = Callable[..., Result]
+
+
+def by_seed(store: Store) -> dict[int, dict[str, Any]]:
+    return {row["seed"]: row for row in standings(store)}
+
+
+def planned(store: Store, seed: int, plugin: str = "") -> Planned:
+    spec = run_spec(seed=seed)
+    folder = store.run(spec).path.relative_to(store.root).as_posix()
+    return Planned(folder=folder, certification=CERTIFY.key, names=names(spec), words=command(spec, CERTIFY), plugin=plugin, seconds=5.0)
+
+
+def test_every_state_is_told_from_the_others(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, run_spec(seed=0))
+    for seed in range(1, 10):
+        add(store, run_spec(seed=seed), counts=[N, N], state="diverged" if seed == 3 else None if seed == 4 else "trained")
+    store.run(run_spec(seed=1)).fail("error", "RuntimeError: no", "trace", "line 1\nline 2")
+    store.run(run_spec(seed=2)).fail("oom", "no memory")
+    forge(store.run(run_spec(seed=5)).path, phase="training", done=30, total=60, left=12.5)
+    forge(store.run(run_spec(seed=6)).path, age=claims.STALE_SECONDS + 9)
+    forge(store.run(run_spec(seed=7)).path, system=claims._system(), pid=ended_process())
+    (store.run(run_spec(seed=8)).path / "training.json").write_text("{")
+    forge(store.run(run_spec(seed=2)).path, age=0)  # it is being tried again
+    with announced(store.root, [planned(store, 9), planned(store, 10)], []):
+        found = by_seed(store)
+    assert {seed: row["state"] for seed, row in found.items()} == {
+        0: "done",
+        1: "failed",
+        2: "running",
+        3: "diverged",
+        4: "interrupted",
+        5: "running",
+        6: "stale",
+        7: "interrupted",
+        8: "damaged",
+        9: "queued",
+        10: "queued",
+    }
+    assert (found[1]["reason"], found[1]["log"]) == ("RuntimeError: no", "line 1\nline 2")
+    assert (found[5]["phase"], found[5]["done"], found[5]["total"], found[5]["left"]) == ("training", 30, 60, 12.5)
+    assert "last heard of 69 s ago" in found[6]["reason"]
+    assert "is gone" in found[7]["reason"]
+    assert found[3]["retry"].endswith("--rerun diverged")
+    (store.run(run_spec(seed=2)).path / "claim-1.json").unlink()
+    assert by_seed(store)[2]["state"] == "oom"
+
+
+def test_cells_of_a_process_that_ended_are_not_queued(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with announced(store.root, [planned(store, 1, "/plug ins/gaussian.py")], []) as path:
+        pass
+    data = json.loads(path.read_text())
+    write_json(path, data | {"pid": ended_process()})
+    (row,) = standings(store)
+    assert (row["state"], row["reason"]) == ("interrupted", "not begun; its `bench run` ended")
+    assert row["retry"].endswith(f"--plugin '/plug ins/gaussian.py' --results {tmp_path}")
+    with announced(store.root, [planned(store, 1)], []):
+        assert len(matrices(store.root)) == 1, "who takes all of its cells in hand replaces it"
+        assert standings(store)[0]["state"] == "queued"
+        with announced(store.root, [planned(store, 2)], []) as other:
+            assert len(matrices(store.root)) == 2
+        withdraw(other)
+    (tmp_path / announce.FOLDER / "x.json").write_text("{")
+    (tmp_path / announce.FOLDER / "y.json").write_text('{"cells":[{}]}')
+    assert len(matrices(store.root)) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"words": "--method x; rm -rf ~"},
+        {"words": "--method $(reboot)"},
+        {"words": "--method 'x"},
+        {"words": ["--method", "x"]},
+        {"folder": "../../elsewhere"},
+        {"folder": "/etc"},
+        {"names": "x"},
+        {"more": 1},
+    ],
+)
+def test_a_forged_announcement_puts_no_line_into_anybodys_shell(tmp_path: Path, fields: dict[str, Any]) -> None:
+    store = Store(tmp_path)
+    with announced(store.root, [planned(store, 1)], []) as path:
+        data = json.loads(path.read_text())
+        assert len(standings(store)) == 1
+        write_json(path, data | {"cells": [data["cells"][0] | fields]})
+        assert standings(store) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method": "smoothmix.eta1", "sets": {"step_size": "0.5", "train.epochs": "2", "certify.n": "300"}},
+        {"method": "smoothmix.eta1[steps=1]", "sets": {"train.images": "first:64", "certify.images": "10-20"}},
+        {"method": "macer", "sets": {"train.weight_decay": "1e-07", "train.nesterov": "true"}, "recipe": "paper", "sigma": "1.0"},
+    ],
+)
+def test_the_line_that_retries_a_cell_names_that_cell(bench: Call, tmp_path: Path, changes: dict[str, Any]) -> None:
+    from bench.plan import Request, make_plan
+    from bench.registry import Registry
+
+    request = Request(
+        methods=(changes.get("method", "gaussian"),),
+        sigmas=(float(changes.get("sigma", "0.25")),),
+        seeds=(3,),
+        protocol="smoke",
+        recipe=changes.get("recipe", "official"),
+        changes=changes.get("sets", {}),
+    )
+    (cell,) = make_plan(request, Registry()).cells
+    import shlex
+
+    words = shlex.split(command(cell.spec, cell.certify))
+    (found,) = json.loads(bench("run", *words, "--results", tmp_path, "--dry-run", "--json").stdout)["cells"]
+    assert (found["key"], found["certification"]) == cell.id
+
+
+def test_status_from_any_shell(bench: Call, tiny: Call, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(GOOD.replace("        logits", "        raise RuntimeError('out of cheese')\n        logits"))
+    assert tiny("--plugin", path, "--method", "mine,gaussian", "--sigma", "0.25").exit_code == 1
+    runs = tmp_path / "runs"
+    result = bench("status", "--results", runs)
+    assert result.exit_code == 0
+    assert "2 runs, 1 done, 1 failed" in result.output
+    assert "RuntimeError: out of cheese (mine.py, line" in result.output
+    (row,) = [row for row in json.loads(bench("status", "--results", runs, "--json").stdout) if row["state"] == "failed"]
+    assert f"  {row['retry']}" in result.output
+    assert "tiny" not in row["retry"]
+    path.write_text(GOOD)
+    import shlex
+
+    assert row["retry"].startswith("bench run ")
+    again = bench(*shlex.split(row["retry"])[1:])
+    assert again.exit_code == 0, again.output
+    assert "1 done of 1 cells" in again.output
+    assert "2 runs, 2 done" in bench("status", "--results", runs).output
+    assert bench("status", "--results", runs, "--watch", "--json").exit_code == 2
+
+
+def test_a_running_cell_tells_epoch_and_image(bench: Call, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    one, two = (add(store, run_spec(seed=seed, train={"epochs": 3}), counts=[N]) for seed in (1, 2))
+    forge(one.path, phase="training", done=45, total=90, left=30.0)
+    forge(two.path, phase="certifying", done=1, total=4, left=None)
+    output = bench("status", "--results", tmp_path).output
+    assert "training, epoch 2 of 3 (step 45 of 90), about 30 s left of it; process 1 on another" in output
+    assert "certifying, image 1 of 4; process 1 on another" in output
+    assert "2 running" in output
+
+
+# ------------------------------------------------------------------------------------------------------------------ index
+
+
+@pytest.fixture
+def indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Five runs, long settled, and an index of them."""
+    monkeypatch.setattr(listing, "INDEXED_RUNS", 2)
+    monkeypatch.setattr(listing, "SETTLED_SECONDS", 0.0)
+    store = Store(tmp_path)
+    for seed in range(5):
+        add(store, run_spec(seed=seed), counts=[N, N, N][: 1 + seed % 3])
+    time.sleep(0.02)
+    Listing(store).rows()
+    assert (tmp_path / ".index.json").exists()
+    return store
+
+
+def read_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, Any]], int]:
+    """The rows, and how many runs were not taken from the index."""
+    fresh = Listing(store)
+    rows = [fresh.row(folder) for folder in store.folders()]
+    return rows, fresh._read
+
+
+def without_index(store: Store) -> list[dict[str, Any]]:
+    fresh = Listing(store)
+    fresh._old = {}
+    return [fresh.row(folder) for folder in store.folders()]
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a row more": lambda path: write_evidence(next(certification(path)), (N, N, N, N)),
+    "a failure": lambda path: write_json(path / "failure.json", {"reason": "no"}),
+    "training.json in place": lambda path: (path / "training.json").write_text("{"),
+    "a byte of the spec": lambda path: (path / "spec.json").write_text((path / "spec.json").read_text().replace('"seed":0', '"seed":9')),
+    "a byte of evidence and its time": lambda path: flip(next(path.glob("*/evidence.jsonl"))),
+    "a certification less": lambda path: next(path.glob("certify-*")).rename(path / "x"),
+    "evidence less": lambda path: next(path.glob("*/evidence.jsonl")).unlink(),
+}
+
+
+def certification(path: Path) -> Any:
+    return Store(path.parents[2]).runs().__next__().certifications()
+
+
+def flip(path: Path) -> None:
+    before = path.stat()
+    path.write_bytes(path.read_bytes().replace(b'"label":7', b'"label":1'))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_that_changed_is_read_anew(indexed: Store, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    rows, count = read_anew(indexed, monkeypatch)
+    assert count == 0
+    folder = sorted(indexed.folders(), key=lambda path: "seed0" not in path.name)[0]
+    time.sleep(0.02)
+    CHANGES[change](folder)
+    changed, count = read_anew(indexed, monkeypatch)
+    assert count == 1
+    assert changed != rows
+    assert changed == without_index(indexed)
+
+
+@pytest.mark.parametrize("text", ["runs", "row", b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_a_damaged_index_changes_nothing(indexed: Store, text: bytes | str) -> None:
+    """Whatever its text, and also where the format is right and the runs, or one of them, are not what they should be."""
+    rows = without_index(indexed)
+    if isinstance(text, str):
+        data = json.loads((indexed.root / ".index.json").read_text())
+        wrong: Any = [] if text == "runs" else {name: [entry[0], None] for name, entry in data["runs"].items()}
+        text = json.dumps(data | {"runs": wrong}).encode()
+    (indexed.root / ".index.json").write_bytes(text)
+    assert Listing(indexed).rows() == rows
+    assert Listing(indexed).rows() == rows
+
+
+def test_an_index_of_other_folders_is_not_believed(
+    indexed: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    copy = tmp_path_factory.mktemp("copy") / "runs"
+    shutil.copytree(indexed.root, copy)
+    rows, count = read_anew(Store(copy), monkeypatch)
+    assert count == 5, "times of a copy are others"
+    assert [row["key"] for row in rows] == [row["key"] for row in without_index(indexed)]
+
+
+def test_what_was_changed_a_moment_ago_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "INDEXED_RUNS", 1)
+    store = Store(tmp_path)
+    add(store, run_spec())
+    assert len(Listing(store).rows()) == 1
+    assert not (tmp_path / ".index.json").exists()
+
+
+def test_claims_do_not_spoil_the_index(indexed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    forge(indexed.folders()[0])
+    assert read_anew(indexed, monkeypatch)[1] == 0
+
+
+def test_small_folders_get_no_index(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    add(store, run_spec())
+    os.utime(tmp_path)
+    Listing(store).rows()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mnist"]
