@@ -61,10 +61,13 @@ class _Network:
     weights: int
 
 
-def estimate(cells: Sequence[Cell], store: Store, device: torch.device) -> dict[tuple[str, str], Estimate]:
+def estimate(cells: Sequence[Cell], store: Store, device: torch.device, micro_batch: int | None = None) -> dict[tuple[str, str], Estimate]:
     """Estimates by `Cell.id`, on random images of the data sets' shapes; cells that cannot be estimated are left out.
 
-    Every network is timed once: as many rows as one step has, or as take `ENOUGH_SECONDS`.
+    Every network is timed once: `MOST_ROWS` rows, or as many as take `ENOUGH_SECONDS`.
+
+    Args:
+        micro_batch: images per piece of a training step, which decides the memory; all at once if None.
     """
     result = {}
     for cell in cells:
@@ -77,14 +80,15 @@ def estimate(cells: Sequence[Cell], store: Store, device: torch.device) -> dict[
             sampled = _certification(spec.train.arch, info, cell.certify.sampling, device)
         except (Exception, SystemExit):
             continue  # what fails here fails again, and says why, when its turn comes
-        images = 0 if standing.state == "certifying" else len(select_images(spec.train.images, info.train_size)) * spec.train.epochs
+        trained = standing.state in ("certifying", "done", "diverged")
+        images = 0 if trained else len(select_images(spec.train.images, info.train_size)) * spec.train.epochs
         left = len(certification.expected()) - len(standing.columns)
         training = images * (passes.trained * network.trained + passes.attacked * network.attacked)
         certifying = left * (sampled[0] + sampled[1] * (cell.certify.n0 + cell.certify.n))
         result[cell.id] = Estimate(
             seconds=(training + certifying) / cell.devices,
             device_seconds=training + certifying,
-            memory_bytes=_memory(network, passes, spec.train, info),
+            memory_bytes=_memory(network, passes, spec.train, info, micro_batch),
         )
     return result
 
@@ -94,9 +98,10 @@ def _passes(method: Method, info: DatasetInfo) -> Passes:
     return passes_per_image(method, info)
 
 
-def _memory(network: _Network, passes: Passes, train: TrainSpec, info: DatasetInfo) -> int:
+def _memory(network: _Network, passes: Passes, train: TrainSpec, info: DatasetInfo, micro_batch: int | None) -> int:
     """Bytes of one device; see `Estimate`."""
     images = len(share(train.batch, 0, train.devices))
+    images = min(images, micro_batch or images)
     pixels = math.prod(info.shape)
     kept = images * max(passes.trained * network.trained_bytes, passes.at_once * network.attacked_bytes)
     copies = max(passes.trained, passes.at_once)

@@ -1,8 +1,8 @@
 """What a run is: frozen specs, their canonical JSON, their keys, and the seeds derived from them.
 
 A run is a training and any number of certifications of the model it gave, so each has a key of its own.
-The confidence parameter alpha is applied when evidence is read and is in no key; neither are paths, devices,
-batch sizes and worker counts. Precision changes results, so it is.
+The confidence parameter alpha is applied when evidence is read and is in no key; neither are paths, the kind of device,
+samples per pass and worker counts. Precision and the number of devices that train one model change results, so they are.
 """
 
 from __future__ import annotations

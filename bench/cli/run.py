@@ -217,7 +217,7 @@ def run(
     for sentence in missing:
         matrix.say(f"note: {sentence}")
     isolated = jobs is not None or timeout is not None
-    estimates = matrix.announce(chosen_device, protocol, recipe, detail=dry_run, isolated=isolated)
+    estimates = matrix.announce(chosen_device, protocol, recipe, micro_batch, detail=dry_run, isolated=isolated)
     if dry_run:
         if as_json:
             cells = [matrix.as_json(cell) | estimate_json(estimates.get(cell.id)) for cell in plan.cells]
@@ -338,7 +338,7 @@ class _Matrix:
         self.console.print(plain(text), markup=False)
 
     def announce(
-        self, device: torch.device, protocol: str, recipe: str, *, detail: bool, isolated: bool = False
+        self, device: torch.device, protocol: str, recipe: str, micro_batch: int | None, *, detail: bool, isolated: bool = False
     ) -> dict[tuple[str, str], Estimate]:
         """Says what will be done and how long it may take; returns estimates by cell.
 
@@ -350,7 +350,7 @@ class _Matrix:
         cells = self.plan.cells
         cells_here = [cell for cell in self.todo if not (isolated and self._plugin(cell))]
         with settings_kept():
-            estimates = estimate(cells_here, self.store, device)
+            estimates = estimate(cells_here, self.store, device, micro_batch)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
