@@ -141,10 +141,10 @@ def scale(words: argparse.Namespace) -> None:
         print("planning: cells           ", seconds(lambda: make_plan(request, registry), words.rounds))
         print("planning: what is done    ", seconds(lambda: _Matrix(plan, store, console, None), words.rounds))
         matrix = _Matrix(plan, store, console, None)
-        announce = partial(matrix.announce, torch.device("cpu"), "quick", "official", detail=False)
+        announce = partial(matrix.announce, torch.device("cpu"), None, "quick", "official", detail=False)
         announce()
         print("planning: estimate        ", seconds(announce, words.rounds))
-        cells = [matrix._planned(cell, 1.0) for cell in matrix.todo]
+        cells = [matrix._planned(cell, 1.0, "") for cell in matrix.todo]
         with announced(root, cells, []):
             assert sum(row["state"] == "queued" for row in standings(store)) == len(cells) == words.cells // 2
             print("status, half of it queued ", seconds(lambda: standings(store), words.rounds))

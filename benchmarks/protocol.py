@@ -8,6 +8,7 @@ No test image is looked at. Trains on every second training image, as `quick` do
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 
 import torch
@@ -28,6 +29,7 @@ N0, N, ALPHA = 100, 500, 0.001
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     info, data, device = DATASETS["mnist"], load("mnist", "train"), torch.device("cpu")
     print(f"n0={N0}, n={N}, alpha={ALPHA}, {len(HELD_OUT)} held-out training images, seed 0")
     print(f"{'method':<12} {'sigma':>5} {'batch':>5} {'lr':>5} {'accuracy':>9} {'ACR':>7}")

@@ -18,6 +18,9 @@ the ratio of neighbouring rounds, and the share of the machine's matrix-product 
 With --profile nothing is compared: the suite's operators are timed one by one, with the operations and bytes that they need.
 """
 
+# Networks and losses of the reference are as untyped as the scripts are.
+# mypy: disable-error-code="no-any-return, no-untyped-call"
+
 from __future__ import annotations
 
 import argparse
@@ -87,7 +90,7 @@ class PlainLeNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.conv1(x)), 2)
         x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        return self.fc2(F.relu(self.fc1(x.view(len(x), -1))))  # type: ignore[no-any-return]
+        return self.fc2(F.relu(self.fc1(x.view(len(x), -1))))
 
 
 class PlainBlock(nn.Module):
@@ -115,7 +118,7 @@ class PlainResNet20(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.blocks(F.relu(self.bn(self.conv(x))))
-        return self.fc(F.avg_pool2d(out, 8).view(len(x), -1))  # type: ignore[no-any-return]
+        return self.fc(F.avg_pool2d(out, 8).view(len(x), -1))
 
 
 class PlainNormalize(nn.Module):
@@ -290,7 +293,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     def __init__(self, data: Split) -> None:
         self.transform = transforms.Compose([transforms.ToTensor()])
         self.grey = data.pixels.shape[1] == 1
-        self.pixels = data.pixels.squeeze(1) if self.grey else data.pixels.permute(0, 2, 3, 1).numpy()  # N H W, or N H W C
+        self.pixels: Any = data.pixels.squeeze(1) if self.grey else data.pixels.permute(0, 2, 3, 1).numpy()  # N H W, or N H W C
         self.labels = data.labels if self.grey else data.labels.tolist()
 
     def __len__(self) -> int:
@@ -314,7 +317,7 @@ class Reference:
         loss = self.loss(self.method, self.model, x, y, draws)
         self.losses.append(loss.item())
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimiser.step()
 
     def train(self, batches: Iterator[tuple[Tensor, Tensor]], count: int, chunks: int) -> None:
@@ -477,11 +480,11 @@ def copy_speed(seconds: float = 1.0) -> float:
     return 2 * source.nbytes / best
 
 
-class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Operators(TorchDispatchMode):
     """Seconds, operations and bytes (of inputs and outputs, each counted once) of every operator that runs inside."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.steps: list[list[tuple[str, float, int, int]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -516,17 +519,18 @@ def profile(task: Task, matrix: float, copying: float, count: int = 15, shown: i
     total = sum(entry[1] for entry in table.values())
     print(f"\n{task.network} {task.name}: {1e6 * total / pairs:.1f} us per pair in operators; per operator us per pair, share, the part of")
     print("the matrix-product speed and of the copying speed that it reaches, calls per step, shapes")
-    for name, (calls, seconds, operations, moved) in sorted(table.items(), key=lambda item: -item[1][1])[:shown]:
+    for name, (times, seconds, operations, moved) in sorted(table.items(), key=lambda item: -item[1][1])[:shown]:
         speeds = f"{operations / seconds / matrix:>5.0%} {moved / seconds / copying:>5.0%}"
-        print(f"{1e6 * seconds / pairs:>7.2f} {seconds / total:>5.0%} {speeds} {calls:>5.0f}  {name[:90]}")
+        print(f"{1e6 * seconds / pairs:>7.2f} {seconds / total:>5.0%} {speeds} {times:>5.0f}  {name[:90]}")
 
 
 def tasks(names: list[str], networks: list[str], quick: bool) -> Iterator[Task]:
     generator = torch.Generator().manual_seed(0)
     for network in networks:
         if network == "lenet":
-            info, data, batch = DATASETS["mnist"], load("mnist", "train"), 256
-            data = Split(data.pixels[:8_192], data.labels[:8_192], {})
+            info, digits, batch = DATASETS["mnist"], load("mnist", "train"), 256
+            assert isinstance(digits, Split)
+            data = Split(digits.pixels[:8_192], digits.labels[:8_192], {})
         else:
             info, batch = CIFAR, 64
             pixels = torch.randint(0, 256, (CIFAR.train_size, *CIFAR.shape), generator=generator, dtype=torch.uint8)
