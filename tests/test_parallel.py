@@ -295,9 +295,18 @@ def running(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[byte
             process.wait()
 
 
+def listening(process: int) -> set[str]:
+    """Addresses, in hexadecimal, at which a process waits for connections."""
+    sockets = {os.readlink(path) for path in Path(f"/proc/{process}/fd").iterdir()}
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{process}/net/{name}").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
 def test_no_process_outlives_the_other(running: Callable[[], tuple[subprocess.Popen[bytes], int]]) -> None:
-    """Ctrl-C reaches both; the first finishes its step and leaves. Killed, it takes the helper along."""
+    """Ctrl-C reaches both; the first finishes its step and leaves. Killed, it takes the helper along. Nothing listens to the network."""
     process, helper = running()
+    assert listening(process.pid) == {"0100007F"}, "127.0.0.1"
+    assert listening(helper) <= {"0100007F"}
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(20) == 130
     wait_for(lambda: not alive(helper), 10)
