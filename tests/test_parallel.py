@@ -297,7 +297,7 @@ def running(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[byte
 
 def listening(process: int) -> set[str]:
     """Addresses, in hexadecimal, at which a process waits for connections."""
-    sockets = {os.readlink(path) for path in Path(f"/proc/{process}/fd").iterdir()}
+    sockets = {str(path.readlink()) for path in Path(f"/proc/{process}/fd").iterdir()}
     rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{process}/net/{name}").read_text().splitlines()[1:]]
     return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
 
