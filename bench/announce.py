@@ -3,13 +3,14 @@
     ROOT/.matrix/<id>.json    its cells and its process; its modification time is the last heartbeat
 
 The file goes when all of its cells are done. That of a process that ended before stays, and says what was never begun, until a later
-`bench run` takes all of its cells in hand.
+`bench run` takes all of its cells in hand. Where a batch system has the cells, the file names their jobs instead of a process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import threading
 import time
@@ -19,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import claims
+from bench import claims, squeue
 from bench.errors import BenchError
-from bench.store import read_json, write_json
+from bench.store import DEFAULT_ROOT, read_json, write_json
 
 FOLDER = ".matrix"
+PLAIN = re.compile(r"[A-Za-z0-9@%+=:,./_-]+(?: [A-Za-z0-9@%+=:,./_-]+)*")
+"""Words that need no quotes, which nearly all are; taking ten thousand lines apart as a shell does takes a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,7 @@ class Planned:
     Attributes:
         folder: of its run, below the results folder. certification: key. names: row, data set, sigma, seed, as a listing shows them.
         words: after `bench run`, for this cell alone. plugin: files that it needs, with commas; empty if it needs none. seconds: estimated.
+        job: of a batch system that has the cell, empty if none has.
     """
 
     folder: str
@@ -41,6 +45,7 @@ class Planned:
     words: str
     plugin: str
     seconds: float | None
+    job: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +53,7 @@ class Matrix:
     """The cells of one `bench run`, in the order in which they are handed out.
 
     Attributes:
-        alive: it is still at it.
+        alive: its process is still at it; what jobs are at is for the batch system to say.
     """
 
     path: Path
@@ -67,10 +72,7 @@ def announced(root: Path, cells: Sequence[Planned], done: Collection[str]) -> It
     """
     path = root / FOLDER / f"{uuid.uuid4().hex}.json"
     with contextlib.suppress(OSError):
-        mine = {cell.folder for cell in cells} | set(done)
-        for old in matrices(root):
-            if not old.alive and mine.issuperset(cell.folder for cell in old.cells):
-                old.path.unlink(missing_ok=True)
+        _forget(root, {cell.folder for cell in cells} | set(done))
         write_json(path, claims.identity() | {"cells": [vars(cell) for cell in cells]})
     ended = threading.Event()
 
@@ -88,6 +90,34 @@ def announced(root: Path, cells: Sequence[Planned], done: Collection[str]) -> It
         heart.join()
 
 
+def handed_over(root: Path, cells: Sequence[Planned], done: Collection[str]) -> None:
+    """Tells which jobs of a batch system have which cells, for as long as anybody asks.
+
+    Args:
+        done: as of `announced`.
+    """
+    _forget(root, {cell.folder for cell in cells} | set(done))
+    write_json(root / FOLDER / f"{uuid.uuid4().hex}.json", {"cells": [vars(cell) for cell in cells]})
+
+
+def _forget(root: Path, mine: Collection[str]) -> None:
+    """Removes the announcements of others who are gone and whose cells are all in hand now."""
+    old = [matrix for matrix in matrices(root) if not matrix.alive and set(mine).issuperset(cell.folder for cell in matrix.cells)]
+    at_work = squeue.alive({cell.job for matrix in old for cell in matrix.cells} - {""})
+    for matrix in old:
+        jobs = {cell.job for cell in matrix.cells} - {""}
+        if not jobs or (at_work is not None and not jobs & at_work):
+            matrix.path.unlink(missing_ok=True)
+
+
+def line(words: str, plugin: str, root: Path) -> str:
+    """A `bench run` of its own for one cell. words: after `bench run`, quoted. plugin: files, with commas."""
+    parts = [f"bench run {words}"]
+    parts += [f"--plugin {shlex.quote(plugin)}"] if plugin else []
+    parts += [f"--results {shlex.quote(str(root))}"] if root != DEFAULT_ROOT else []
+    return " ".join(parts)
+
+
 def withdraw(path: Path) -> None:
     """Removes an announcement whose cells are done."""
     with contextlib.suppress(OSError):
@@ -102,7 +132,7 @@ def matrices(root: Path) -> list[Matrix]:
         with contextlib.suppress(BenchError, OSError, KeyError, TypeError, ValueError):
             data, age = read_json(path), time.time() - path.stat().st_mtime
             cells = tuple(_planned(cell) for cell in data["cells"])
-            alive = age < claims.STALE_SECONDS and not claims.is_dead(data)
+            alive = "pid" in data and age < claims.STALE_SECONDS and not claims.is_dead(data)
             found.append(Matrix(path=path, cells=cells, alive=alive))
     return found
 
@@ -110,9 +140,10 @@ def matrices(root: Path) -> list[Matrix]:
 def _planned(data: dict[str, Any]) -> Planned:
     """A cell of an announcement; BenchError if it is not of a kind that this release writes, for people paste its words into a shell."""
     cell = Planned(**data)
-    texts = (cell.folder, cell.certification, cell.words, cell.plugin)
+    texts = (cell.folder, cell.certification, cell.words, cell.plugin, cell.job)
     if not all(isinstance(text, str) for text in texts) or not isinstance(cell.names, dict):
         raise BenchError(f"{cell.folder!r} is not a cell")
-    if shlex.join(shlex.split(cell.words)) != cell.words or Path(cell.folder).is_absolute() or ".." in Path(cell.folder).parts:
+    quoted = PLAIN.fullmatch(cell.words) or shlex.join(shlex.split(cell.words)) == cell.words
+    if not quoted or Path(cell.folder).is_absolute() or ".." in Path(cell.folder).parts:
         raise BenchError(f"{cell.folder} with {cell.words!r} is not a cell of this folder")
     return cell

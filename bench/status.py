@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
+from typing import Literal
 
-from bench import announce, claims
+from bench import announce, claims, squeue
 from bench.listing import COLUMNS, Listing, Row
-from bench.store import DEFAULT_ROOT, Store
+from bench.store import Store
 
+Alive = Literal["yes", "no", "unknown"]
 UNFINISHED = ("missing", "training", "certifying", "failed")
 
 
 def standings(store: Store) -> list[Row]:
     """The rows of `Listing`, and one for every cell that is planned and not begun, with the state that a person asks for.
 
-    done; running (with `phase`, `done`, `total`, `left`: seconds of the phase); queued: a `bench run` that lives will come to it;
+    done; running (with `phase`, `done`, `total`, `left`: seconds of the phase); queued: a `bench run` that lives or a
+    job will come to it;
     failed, oom, diverged, damaged (`reason`, `log`); interrupted: nobody is at it; stale: somebody seems to be, but was not heard of.
     `retry` is the line that continues a cell or tries it again.
     """
-    planned: dict[str, tuple[announce.Planned, bool]] = {}
-    for matrix in announce.matrices(store.root):
-        for cell in matrix.cells:
-            if matrix.alive or cell.folder not in planned:
-                planned[cell.folder] = (cell, matrix.alive)
+    planned = in_hand(store)
     rows = []
     for row in Listing(store).rows():
         found = planned.pop(Path(row["path"]).relative_to(store.root).as_posix(), None)
-        rows.append(_standing(store, row, *(found or (None, False))))
+        rows.append(_standing(store, row, *(found or (None, "no"))))
     blank = dict.fromkeys(COLUMNS, "") | {
         "state": "missing",
         "images certified": "none",
@@ -41,9 +39,24 @@ def standings(store: Store) -> list[Row]:
     return rows
 
 
-def _standing(store: Store, row: Row, cell: announce.Planned | None, alive: bool) -> Row:
+def in_hand(store: Store) -> dict[str, tuple[announce.Planned, Alive]]:
+    """By folder: every cell that was announced, and whether somebody will come to it."""
+    matrices = announce.matrices(store.root)
+    jobs = squeue.alive({cell.job for matrix in matrices for cell in matrix.cells} - {""})
+    found: dict[str, tuple[announce.Planned, Alive]] = {}
+    for matrix in matrices:
+        for cell in matrix.cells:
+            alive: Alive = "yes" if matrix.alive else "no"
+            if cell.job:
+                alive = "unknown" if jobs is None else "yes" if cell.job in jobs else "no"
+            if alive != "no" or cell.folder not in found:
+                found[cell.folder] = (cell, alive)
+    return found
+
+
+def _standing(store: Store, row: Row, cell: announce.Planned | None, alive: Alive) -> Row:
     more = cell is not None and cell.certification not in row.get("certifications", {})  # planned beyond what is on disk
-    row = row | {"holder": None, "retry": None}
+    row = row | {"holder": None, "retry": None, "job": (cell.job if cell else "") or None}
     if row["state"] in UNFINISHED or (row["state"] == "done" and more):
         holder = claims.holder(Path(row["path"]))
         if holder and not holder.stale:
@@ -53,10 +66,12 @@ def _standing(store: Store, row: Row, cell: announce.Planned | None, alive: bool
             row |= {"state": "stale", "holder": str(holder), "reason": f"{holder} was last heard of {holder.age:.0f} s ago"}
         elif row["state"] == "failed":
             row |= {"state": "oom" if row["kind"] == "oom" else "failed"}
-        elif alive:
-            row |= {"state": "queued", "reason": None}
+        elif alive != "no":
+            unsure = f"its job {row['job']} was submitted; Slurm cannot be asked here" if alive == "unknown" else None
+            row |= {"state": "queued", "reason": unsure}
         else:
-            begun = "not begun; its `bench run` ended" if row["state"] == "missing" or more else "nobody is at it"
+            who = f"job {row['job']}" if row["job"] else "`bench run`"
+            begun = f"not begun; its {who} ended" if row["state"] == "missing" or more else "nobody is at it"
             row |= {"state": "interrupted", "reason": f"{holder} is gone" if holder else begun}
     if row["state"] not in ("done", "queued"):
         row["retry"] = _retry(store, row, cell)
@@ -67,9 +82,5 @@ def _retry(store: Store, row: Row, cell: announce.Planned | None) -> str | None:
     words = cell.words if cell else next(iter(row.get("lines", {}).values()), None)
     if words is None:
         return None  # a damaged run does not say what it was
-    line = f"bench run {words}"
-    if cell and cell.plugin:
-        line += f" --plugin {shlex.quote(cell.plugin)}"
-    if store.root != DEFAULT_ROOT:
-        line += f" --results {shlex.quote(str(store.root))}"
+    line = announce.line(words, cell.plugin if cell else "", store.root)
     return line + (" --rerun diverged" if row["state"] == "diverged" else "")

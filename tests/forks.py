@@ -109,3 +109,18 @@ def rows(results: Path) -> int:
 def kill(command: Command) -> None:
     command.send(signal.SIGKILL)
     assert command.wait() == -signal.SIGKILL
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes that a process started, and those that these did."""
+    parents: dict[int, list[int]] = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = place.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(place.parent.name))
+    found = [pid]
+    for each in found:
+        found += parents.get(each, [])
+    return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +15,11 @@ import pytest
 from fake_store import CERTIFY, N, add, run_spec, write_evidence
 from test_claims import ended_process, forge
 from test_contract import GOOD
-from typer.testing import Result
+from typer.testing import CliRunner, Result
 
-from bench import announce, claims, listing
-from bench.announce import Planned, announced, matrices, withdraw
+from bench import announce, claims, listing, squeue
+from bench.announce import Planned, announced, handed_over, matrices, withdraw
+from bench.cli import app
 from bench.listing import Listing, command, names
 from bench.status import standings
 from bench.store import Store, write_json
@@ -283,3 +286,82 @@ def test_small_folders_get_no_index(tmp_path: Path) -> None:
     os.utime(tmp_path)
     Listing(store).rows()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mnist"]
+
+
+# ------------------------------------------------------------------------------------------------------------- cells with jobs
+
+
+def says(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A squeue of our own, first on the path."""
+    folder.mkdir(exist_ok=True)
+    place = folder / "squeue"
+    place.write_text(f"#!/bin/sh\n{script}\n")
+    place.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_what_slurm_says_of_a_job_decides_what_its_cell_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "runs")
+    add(store, run_spec(seed=0))
+    for seed in (2, 3):
+        add(store, run_spec(seed=seed), counts=[N, N])
+    store.run(run_spec(seed=2)).fail("oom", "no memory")
+    forge(store.run(run_spec(seed=3)).path, phase="training", done=30, total=60, left=12.5)
+    cells = [dataclasses.replace(planned(store, seed), job=f"12_{seed}") for seed in range(6)]
+    handed_over(store.root, cells, [])
+
+    says(tmp_path / "bin", 'case "$*" in *"--jobs=12"*) printf "12_4\\n13_5\\n";; esac', monkeypatch)
+    states = {0: "done", 1: "interrupted", 2: "oom", 3: "running", 4: "queued", 5: "interrupted"}
+    found = by_seed(store)
+    assert {seed: row["state"] for seed, row in found.items()} == states
+    assert found[1]["reason"] == "not begun; its job 12_1 ended"
+    assert found[4]["job"] == "12_4"
+
+    says(tmp_path / "bin", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", monkeypatch)
+    assert by_seed(store)[4]["state"] == "interrupted", "Slurm has forgotten it"
+
+    for script in ("echo 'Unable to contact slurm controller' >&2; exit 1", "exec sleep 60"):
+        monkeypatch.setattr(squeue, "SECONDS", 0.3)
+        says(tmp_path / "bin", script, monkeypatch)
+        found = by_seed(store)
+        assert found[4]["state"] == found[1]["state"] == "queued"
+        assert found[4]["reason"] == "its job 12_4 was submitted; Slurm cannot be asked here"
+        assert found[2]["state"] == "oom"
+
+
+def test_an_announcement_of_jobs_goes_when_they_ended_and_its_cells_are_in_hand_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "runs")
+    store.root.mkdir()
+    cells = [planned(store, seed) for seed in range(2)]
+    handed_over(store.root, [dataclasses.replace(cell, job="7") for cell in cells], [])
+    for script, left in (("echo 7", 1), ("exit 9", 1), ("true", 0)):
+        says(tmp_path / "bin", script, monkeypatch)
+        with announced(store.root, cells, []) as mine:
+            assert len(matrices(store.root)) == 1 + left
+        mine.unlink()
+
+
+def test_a_shell_line_for_every_cell(tiny: Call, tmp_path: Path) -> None:
+    """What `--emit commands` prints computes the matrix, whoever runs the lines."""
+    plugin = tmp_path / "my folder" / "mine.py"
+    plugin.parent.mkdir()
+    plugin.write_text(GOOD)
+    words = ("--method", "gaussian,mine", "--plugin", plugin, "--sigma", "0.25")
+    result = tiny(*words, "--emit", "commands")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2
+    assert not (tmp_path / "runs").exists()
+    assert f"--results {tmp_path / 'runs'}" in lines[0]
+    for line in lines:
+        name, *rest = shlex.split(line)
+        assert name == "bench"
+        assert CliRunner().invoke(app, rest).exit_code == 0
+    again = tiny(*words, "--emit", "commands")
+    assert again.exit_code == 0
+    assert again.stdout == ""
+    whole = tiny(*words, "--emit", "commands", "--rerun", "all")
+    assert [line.endswith(" --rerun all") for line in whole.stdout.splitlines()] == [True, True]
+    assert tiny(*words, "--emit", "command").exit_code == 2

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import shlex
 import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +34,7 @@ from bench.cli.common import (
 )
 from bench.cli.cost import COLUMNS, cost_columns, cost_total, estimate_json, total_json
 from bench.cli.data import DataDir
+from bench.cli.engines import Engine
 from bench.cli.scale import Devices, Precision, SyncBatchnorm, training_changes
 from bench.errors import BenchError, UsageError, nearest
 from bench.spec import PROTOCOL_ALIASES
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from bench.cli.progress import Show
     from bench.cost import Estimate
     from bench.executors import Executor, Task
-    from bench.executors.local import Slot
     from bench.plan import Cell, Plan, Request
     from bench.registry import Registry
     from bench.run import Options, StopSignals
@@ -113,6 +114,32 @@ def run(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Give a cell up after this time; implies --jobs 1.")
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            "--executor",
+            metavar="local|ray|slurm",
+            help="Who carries cells out: processes of this machine (as --jobs), a Ray cluster, or Slurm jobs, which are submitted and not "
+            "waited for; --jobs then limits the cells or jobs at a time.",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="Of a Ray cluster. Default: one of this machine alone.")
+    ] = None,
+    resources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resources",
+            metavar="[METHOD:]NAME=VALUE,...",
+            help="What a cell asks of a cluster: cpus, gpus (0.25 lets four share one under Ray), memory in GB; for Slurm also minutes, "
+            "partition, account, qos and constraint.",
+        ),
+    ] = None,
+    cells_per_job: Annotated[int, typer.Option("--cells-per-job", metavar="K", help="Cells of a Slurm job, one after the other.")] = 1,
+    emit: Annotated[
+        str | None,
+        typer.Option("--emit", metavar="commands", help="Print one shell line per cell to be done, for any scheduler, and stop."),
+    ] = None,
     results: Results = Path("results/runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     number: Annotated[
@@ -157,12 +184,19 @@ def run(
         problems.append(f"--batch {batch} must be at least 1")
     if micro_batch is not None and micro_batch < 1:
         problems.append(f"--micro-batch {micro_batch} must be at least 1")
-    if jobs not in (None, "auto") and not (jobs.isascii() and jobs.isdigit() and int(jobs[:4]) > 0 and len(jobs) < 5):
-        problems.append(f"--jobs {jobs} is neither auto nor a whole number from 1 to 9999")
-    if slots_per_gpu < 1:
-        problems.append(f"--slots-per-gpu {slots_per_gpu} must be at least 1")
-    if timeout is not None and not 0 < timeout < float("inf"):
-        problems.append(f"--timeout {timeout:g} must be a number of seconds greater than 0")
+    if emit not in (None, "commands"):
+        problems.append(f"--emit {emit} is unknown{nearest(emit, ['commands'])}")
+    engine = Engine(
+        name=executor,
+        address=address,
+        jobs=jobs,
+        slots_per_gpu=slots_per_gpu,
+        timeout=timeout,
+        resources=tuple(resources or ()),
+        cells_per_job=cells_per_job,
+        device=device,
+    )
+    problems += engine.problems() or engine.missing()
     if number is not None and (methods or datasets or sigmas):
         problems.append("--table says which methods, data set and noise levels; leave out --method, --dataset and --sigma")
 
@@ -172,7 +206,7 @@ def run(
     from bench.faults import settings_kept
     from bench.plan import Plan, Request, make_plan
     from bench.registry import Registry, holds_dataset
-    from bench.run import Options, check_options, pick_device
+    from bench.run import Options, check_options
     from bench.store import Store
     from leaderboard import layouts
 
@@ -183,7 +217,7 @@ def run(
         problems.append(str(error))
     chosen_device = torch.device("cpu")
     try:
-        chosen_device = pick_device(device)
+        chosen_device = engine.pick_device()
     except BenchError as error:
         problems.append(str(error))
     plan, registry = Plan((), ()), Registry(paths)
@@ -209,24 +243,20 @@ def run(
     if problems:
         stop(problems)
 
-    console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=True)
+    console = Console(stderr=as_json or emit is not None, quiet=quiet, highlight=False, soft_wrap=True)
     matrix = _Matrix(plan, Store(results), console, rerun, paths)
-    missing = matrix.check_data(data_dir, allow_other=allow_other_data, read=not dry_run)
+    missing = matrix.check_data(data_dir, allow_other=allow_other_data, read=not (dry_run or engine.cluster or emit))
     if missing and not dry_run:
         stop(missing)
     for sentence in missing:
         matrix.say(f"note: {sentence}")
-    isolated = jobs is not None or timeout is not None
-    estimates = matrix.announce(chosen_device, protocol, recipe, micro_batch, detail=dry_run, isolated=isolated)
+    estimates = matrix.announce(chosen_device, protocol, recipe, micro_batch, detail=dry_run, isolated=engine.isolated)
+    seconds = {name: found.seconds for name, found in estimates.items()}
     if dry_run:
         if as_json:
             cells = [matrix.as_json(cell) | estimate_json(estimates.get(cell.id)) for cell in plan.cells]
             print_json({"results": str(results), "cells": cells, "total": total_json(estimates.values())})
         return
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        stop([f"--results {results}: {error.strerror}"])
     options = Options(
         device=chosen_device,
         batch=batch,
@@ -236,17 +266,17 @@ def run(
         allow_other_data=allow_other_data,
         data_dir=data_dir,
     )
-    slots = None
-    if isolated:
-        from bench.executors.local import slots_here
-
-        count = None if jobs == "auto" else int(jobs or 1)
-        devices = max(cell.devices for cell in plan.cells)
-        slots = guarded(lambda: slots_here(count, chosen_device, slots_per_gpu, len(plan.cells), devices))
-        threads = slots[0].environment["OMP_NUM_THREADS"]
-        console.print(f"{len(slots)} cells side by side, {threads} CPU threads each", markup=False)
-    code = matrix.run(options, {name: found.seconds for name, found in estimates.items()}, slots, timeout)
-    if not code:
+    if emit:
+        for line in matrix.lines(options, seconds, replace(engine, name=None, address=None, resources=())):
+            typer.echo(line)
+        return
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        stop([f"--results {results}: {error.strerror}"])
+    submitted = executor == "slurm"
+    code = guarded(lambda: matrix.submit(options, seconds, engine) if submitted else matrix.run(options, seconds, engine))
+    if not code and not submitted:
         where = "" if results == Path("results/runs") else f" --results {results}"
         console.print(f"next: bench table{where} --protocol {protocol}", markup=False)
     if as_json:
@@ -269,16 +299,14 @@ def _by_dataset(request: Request, registry: Registry) -> list[Request]:
     return parts
 
 
-def _flags(options: Options) -> str:
+def _flags(options: Options, engine: Engine) -> str:
     """What continues a cell in the way that it was begun, beyond what its specs say."""
-    from bench.run import pick_device
-
-    words = [] if options.device == pick_device("auto") else ["--device", options.device.type]
+    words = [] if engine.device == "auto" else ["--device", engine.device]
     words += [] if options.micro_batch is None else ["--micro-batch", str(options.micro_batch)]
     words += ["--compile"] if options.compile else []
     words += [] if options.data_dir is None else ["--data-dir", str(options.data_dir.absolute())]
     words += ["--allow-other-data"] if options.allow_other_data else []
-    return shlex.join(words)
+    return shlex.join(words + engine.flags())
 
 
 class _Matrix:
@@ -390,32 +418,28 @@ class _Matrix:
             table.add_row(*(escape(plain(text)) for text in (*texts, *cost_columns(found))))
         self.console.print(table)
 
-    def run(
-        self, options: Options, seconds: dict[tuple[str, str], float], slots: Sequence[Slot] | None = None, timeout: float | None = None
-    ) -> int:
-        """Runs what is to do, in this process or in one per slot; returns the exit code."""
+    def run(self, options: Options, seconds: dict[tuple[str, str], float], engine: Engine) -> int:
+        """Runs what is to do and waits for it; returns the exit code."""
         from bench.announce import announced, withdraw
         from bench.cli.progress import Show
         from bench.errors import Interrupted
-        from bench.executors.here import Here
-        from bench.executors.local import LocalExecutor
         from bench.listing import INDEXED_RUNS, Listing
         from bench.run import StopSignals
 
-        executor: Executor = Here({cell.id: cell for cell in self.todo}, options) if slots is None else LocalExecutor(slots, timeout)
-        # Side by side the long ones go first, so that none of them is left alone at the end.
-        cells = self.todo if slots is None else sorted(self.todo, key=lambda c: -seconds.get(c.id, float("inf")))
-        show = Show(self.console, [c.name for c in cells], [seconds.get(c.id, 0.0) for c in cells], len(slots or [()]))
-        flags = _flags(options)
+        cells = self._longest_first(seconds) if engine.isolated else self.todo
+        executor, room = engine.executor({cell.id: cell for cell in cells}, options, len(self.plan.cells), self.say)
+        tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
+        show = Show(self.console, [c.name for c in cells], [seconds.get(c.id, 0.0) for c in cells], room)
+        flags = _flags(options, engine)
         planned = [self._planned(cell, seconds.get(cell.id), flags) for cell in cells]
-        finished = {self._folder(cell) for cell in self.plan.cells} - {cell.folder for cell in planned}
+        finished = self._finished(planned)
         interrupted = 0
         with contextlib.ExitStack() as stack:
             signals = stack.enter_context(StopSignals().installed())
             announcement = stack.enter_context(announced(self.store.root, planned, finished)) if cells else None
             stack.enter_context(show)
             try:
-                self._carry_out(executor, cells, options, show, signals)
+                self._carry_out(executor, cells, tasks, show, signals)
             except (Interrupted, KeyboardInterrupt) as error:
                 interrupted = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
             if announcement and not interrupted and all(self.states[cell.id] in ("done", "diverged") for cell in cells):
@@ -435,9 +459,50 @@ class _Matrix:
             self.say("diverged cells are not tried again unless you say --rerun diverged")
         return int(tally["done"] != len(self.plan.cells))
 
-    def _carry_out(self, executor: Executor, cells: Sequence[Cell], options: Options, show: Show, signals: StopSignals) -> None:
+    def submit(self, options: Options, seconds: dict[tuple[str, str], float], engine: Engine) -> int:
+        """Hands what is to do over to Slurm, but for cells that its jobs have already; returns the exit code."""
+        from bench.announce import handed_over
+        from bench.status import in_hand
+
+        planned = {cell.id: self._planned(cell, seconds.get(cell.id), _flags(options, engine)) for cell in self.todo}
+        known = in_hand(self.store)
+        has = {folder for folder, (cell, alive) in known.items() if cell.job and alive != "no"}
+        cells = [cell for cell in self._longest_first(seconds) if planned[cell.id].folder not in has]
+        if len(cells) < len(self.todo):
+            self.say(f"{len(self.todo) - len(cells)} cells are with jobs that were submitted before")
+        if not cells:
+            return 0
+        tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
+        slurm = engine.slurm(self.store.root)
+        slurm.check(tasks)
+        jobs = slurm.submit(tasks)
+        mine = [replace(planned[cell.id], job=job) for cell, job in zip(cells, jobs, strict=True)]
+        handed_over(self.store.root, mine, self._finished(mine))
+        where = "" if self.store.root == Path("results/runs") else f" --results {self.store.root}"
+        self.say(f"submitted {len(cells)} cells as {len(set(jobs))} jobs; their logs are in {slurm.folder}")
+        self.say(f"next: bench status{where}; the same line again submits what is then unfinished")
+        return 0
+
+    def lines(self, options: Options, seconds: dict[tuple[str, str], float], engine: Engine) -> Iterator[str]:
+        """A shell line for each cell to be done, the long ones first."""
+        from bench.announce import line
+
+        flags = _flags(options, engine)
+        for cell in self._longest_first(seconds):
+            rerun = f" --rerun {self.rerun}" if cell.id in self.again else ""
+            planned = self._planned(cell, None, flags)
+            yield line(planned.words, planned.plugin, self.store.root.absolute()) + rerun
+
+    def _longest_first(self, seconds: dict[tuple[str, str], float]) -> list[Cell]:
+        """What is to do, so that side by side no long cell is left alone at the end."""
+        return sorted(self.todo, key=lambda cell: -seconds.get(cell.id, math.inf))
+
+    def _finished(self, planned: Sequence[Planned]) -> set[str]:
+        """Folders of the runs that need nothing more."""
+        return {self._folder(cell) for cell in self.plan.cells} - {cell.folder for cell in planned}
+
+    def _carry_out(self, executor: Executor, cells: Sequence[Cell], tasks: list[Task], show: Show, signals: StopSignals) -> None:
         """Hands cells out until each has an outcome; those that another process is at are waited for."""
-        tasks = [self._task(cell, options) for cell in cells]
         waiting = list(range(len(cells)))
         while waiting:
             elsewhere = []

@@ -41,6 +41,11 @@ class Task:
     presets_of: str = ""
     anew: bool = False
 
+    @property
+    def name(self) -> str:
+        """What a person calls its cell."""
+        return f"{self.spec.row} {self.spec.dataset} sigma {self.spec.sigma} seed {self.spec.seed}"
+
     def to_text(self) -> str:
         """One line of JSON."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

@@ -74,16 +74,21 @@ def slots_here(jobs: int | None, device: torch.device, per_gpu: int, cells: int,
     """`share_out` of the machine that this process is on."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = shown.split(",") if shown else [str(number) for number in range(torch.cuda.device_count())]
-    word = os.environ.get("OMP_NUM_THREADS", "")
     return share_out(
         jobs,
         cells=cells,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         gpus=names if device.type == "cuda" else (),
         per_gpu=per_gpu,
-        threads=int(word) if word.isascii() and word.isdigit() else None,
+        threads=thread_limit(),
         devices=devices,
     )
+
+
+def thread_limit() -> int | None:
+    """OMP_NUM_THREADS of the user."""
+    word = os.environ.get("OMP_NUM_THREADS", "")
+    return int(word) if word.isascii() and word.isdigit() and int(word) else None
 
 
 @dataclass
@@ -152,15 +157,15 @@ class LocalExecutor:
                     if outcome.kind == "oom" and worker.process.returncode == -signal.SIGKILL and number not in retried:
                         retried.add(number)
                         smaller = _smaller_batch(tasks[number])
-                        watch.say(f"{_name(tasks[number])}: {outcome.reason}; tried again with {smaller} samples per certification pass")
+                        watch.say(f"{tasks[number].name}: {outcome.reason}; tried again with {smaller} samples per certification pass")
                         options = dict(tasks[number].options) | {"batch": smaller}
                         waiting.appendleft((number, dataclasses.replace(tasks[number], options=options, anew=False)))
                         continue
                     if outcome.state == "failed":
-                        outcome = _record(tasks[number], outcome, worker)
+                        outcome = record(tasks[number], outcome, worker.trace, worker.log.decode(errors="replace"))
                     yield number, outcome
-        except Interrupted as error:
-            self._stop_all(error.signal_number, watch)
+        except (Interrupted, KeyboardInterrupt) as error:
+            self.stop_all(error.signal_number if isinstance(error, Interrupted) else signal.SIGINT, watch)
             raise
         finally:
             for place in range(len(self.workers)):
@@ -263,7 +268,7 @@ class LocalExecutor:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code} in the middle"
         return Outcome(state="failed", kind="crash", reason=f"its process {how}")
 
-    def _stop_all(self, number: int, watch: Watch) -> None:
+    def stop_all(self, number: int, watch: Watch) -> None:
         """Passes a signal on and waits for the workers, but not for long."""
         signal.setitimer(signal.ITIMER_REAL, 0)  # the limit is kept here
         for worker in filter(None, self.workers):
@@ -285,22 +290,18 @@ def _understand(worker: _Worker, event: Mapping[str, Any], watch: Watch) -> None
         worker.outcome, worker.trace = Outcome(state=state, kind=kind, reason=reason), event["trace"]
 
 
-def _record(task: Task, outcome: Outcome, worker: _Worker) -> Outcome:
-    """Writes a failure with the end of its log, which only this process has."""
+def record(task: Task, outcome: Outcome, trace: str = "", log: str = "") -> Outcome:
+    """Writes a failure that the cell's own process could not write, with the end of its log."""
     run = Store(task.results).run(task.spec)
     try:
         with run.claimed():
             if outcome.kind in ("crash", "timeout") and run.certification(task.certify).standing().state == "done":
                 return Outcome(state="done")  # it died after the last row
             before = run.failure() or {}
-            run.fail(outcome.kind, outcome.reason, worker.trace or str(before.get("trace", "")), worker.log.decode(errors="replace"))
+            run.fail(outcome.kind, outcome.reason, trace or str(before.get("trace", "")), log)
     except (BenchError, OSError):
         pass  # the reason is printed all the same
     return outcome
-
-
-def _name(task: Task) -> str:
-    return f"{task.spec.row} {task.spec.dataset} sigma {task.spec.sigma} seed {task.spec.seed}"
 
 
 def _smaller_batch(task: Task) -> int:

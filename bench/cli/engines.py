@@ -1,0 +1,189 @@
+"""Who carries the cells of `bench run` out, as its flags say it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import BenchError, UsageError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.executors import Executor, Task
+    from bench.executors.resources import Resources
+    from bench.executors.slurm import Slurm
+    from bench.plan import Cell
+    from bench.run import Options
+
+CLUSTERS = ("ray", "slurm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """The flags `--executor`, `--address`, `--jobs`, `--slots-per-gpu`, `--timeout`, `--resources`, `--cells-per-job`, as given."""
+
+    name: str | None = None
+    address: str | None = None
+    jobs: str | None = None
+    slots_per_gpu: int = 1
+    timeout: float | None = None
+    resources: tuple[str, ...] = ()
+    cells_per_job: int = 1
+    device: str = "auto"
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with them."""
+        found = []
+        if self.name is not None and self.name not in ("local", *CLUSTERS):
+            found.append(f"--executor {self.name} is unknown{nearest(self.name, ('local', *CLUSTERS))}")
+        if self.address is not None and self.name != "ray":
+            found.append(f"--address {self.address} is for --executor ray")
+        if self.resources and not self.cluster:
+            found.append("--resources is for --executor ray and slurm; on one machine --jobs shares the cores out")
+        if self.cells_per_job < 1:
+            found.append(f"--cells-per-job {self.cells_per_job} must be at least 1")
+        elif self.cells_per_job > 1 and self.name != "slurm":
+            found.append(f"--cells-per-job {self.cells_per_job} is for --executor slurm")
+        jobs = self.jobs
+        if jobs not in (None, "auto") and not (jobs.isascii() and jobs.isdigit() and int(jobs[:4]) > 0 and len(jobs) < 5):
+            found.append(f"--jobs {jobs} is neither auto nor a whole number from 1 to 9999")
+        if self.slots_per_gpu < 1:
+            found.append(f"--slots-per-gpu {self.slots_per_gpu} must be at least 1")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            found.append(f"--timeout {self.timeout:g} must be a number of seconds greater than 0")
+        if not found and self.cluster:
+            try:
+                self.needs_of("")
+            except UsageError as error:
+                found += error.problems
+        return found
+
+    @property
+    def cluster(self) -> bool:
+        """Cells run on other machines."""
+        return self.name in CLUSTERS
+
+    @property
+    def isolated(self) -> bool:
+        """Every cell has a process of its own."""
+        return self.name is not None or self.jobs is not None or self.timeout is not None
+
+    @cached_property
+    def count(self) -> int | None:
+        """Cells at a time; None: as many as there is room for."""
+        if self.jobs == "auto" or (self.jobs is None and self.cluster):
+            return None
+        return int(self.jobs or 1)
+
+    def flags(self) -> list[str]:
+        """The words that hand a cell to the same cluster again."""
+        found = [] if self.name is None else ["--executor", self.name]
+        found += [] if self.address is None else ["--address", self.address]
+        found += [part for word in self.resources for part in ("--resources", word)]
+        return found + ([] if self.timeout is None else ["--timeout", f"{self.timeout:g}"])
+
+    def needs_of(self, row: str, devices: int = 1) -> Resources:
+        """What a cell of a row asks of a cluster, if it is computed on so many devices.
+
+        Raises:
+            UsageError: `--resources` that make no sense.
+        """
+        from bench.executors.resources import Resources, resources_for
+
+        # Slurm gives whole GPUs, which the slots of a job share.
+        share = 0.0 if self.device != "cuda" else float(devices) if devices > 1 or self.name == "slurm" else 1 / self.slots_per_gpu
+        return resources_for(row, self.resources, Resources(cpus=devices, gpus=share))
+
+    def needs(self) -> Callable[[Task], Resources]:
+        """`needs_of` for tasks, worked out once per row and number of devices."""
+        known: dict[tuple[str, int], Resources] = {}
+
+        def of(task: Task) -> Resources:
+            asked = task.spec.row, task.spec.train.devices
+            if asked not in known:
+                known[asked] = self.needs_of(*asked)
+            return known[asked]
+
+        return of
+
+    def pick_device(self) -> torch.device:
+        """The device of this machine's cells. Of a cluster's only its kind is known: a GPU where one is asked for.
+
+        Raises:
+            BenchError: one that is not here.
+        """
+        import torch
+
+        from bench.run import pick_device
+
+        return torch.device("cuda") if self.cluster and self.device == "cuda" else pick_device("cpu" if self.cluster else self.device)
+
+    def options_for(self, cell: Cell, options: Options) -> Options:
+        """Options with the device of a cell on a cluster."""
+        import torch
+
+        if not self.cluster or self.device != "auto":
+            return options
+        return dataclasses.replace(options, device=torch.device("cuda" if self.needs_of(cell.spec.row).gpus else "cpu"))
+
+    def executor(
+        self, cells: Mapping[tuple[str, str], Cell], options: Options, planned: int, say: Callable[[str], None]
+    ) -> tuple[Executor, int]:
+        """What carries cells out while this process waits, and how many at a time, as far as that is known.
+
+        Args:
+            cells: those to do, by `Cell.id`. planned: cells of the whole matrix.
+
+        Raises:
+            BenchError: it is not there, or cannot be had so.
+        """
+        from bench.executors.here import Here
+        from bench.executors.local import LocalExecutor, slots_here
+
+        if self.name == "ray":
+            from bench.executors.ray import RayExecutor
+
+            executor = RayExecutor(self.needs(), self.address, self.count, self.timeout)
+            say(f"Ray: {executor.describe()}")
+            return executor, self.count or executor.room()
+        if not self.isolated:
+            return Here(cells, options), 1
+        devices = max((cell.devices for cell in cells.values()), default=1)
+        slots = slots_here(self.count, options.device, self.slots_per_gpu, planned, devices)
+        say(f"{len(slots)} cells side by side, {slots[0].environment['OMP_NUM_THREADS']} CPU threads each")
+        return LocalExecutor(slots, self.timeout), len(slots)
+
+    def slurm(self, results: Path) -> Slurm:
+        """What submits cells to Slurm."""
+        from bench.executors import slurm
+
+        return slurm.Slurm(
+            needs=self.needs(),
+            folder=slurm.folder_of(results),
+            cells_per_job=self.cells_per_job,
+            slots=self.slots_per_gpu,
+            cap=self.count,
+            timeout=self.timeout,
+            cluster=slurm.CLUSTER,
+        )
+
+    def missing(self) -> list[str]:
+        """What this machine lacks for it, told before anything is planned."""
+        try:
+            if self.name == "slurm":
+                from bench.executors import slurm
+
+                slurm.check_installed()
+            if self.name == "ray":
+                from bench.executors import ray
+
+                ray.check_installed(self.address)
+        except BenchError as error:
+            return [str(error)]
+        return []
