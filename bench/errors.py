@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+LONGEST = 1000
 MANY = 40  # more names than this are not listed in a sentence
 
 
@@ -38,6 +39,11 @@ class Interrupted(BenchError):
     def __init__(self, signal_number: int) -> None:
         self.signal_number = signal_number
         super().__init__(f"stopped by signal {signal_number}")
+
+
+def clipped(text: str) -> str:
+    """A sentence that quotes what came from outside, cut where that is endless."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -178,8 +178,10 @@ def _guarded(entry: Entry, kind: str, work: Callable[[Entry], T]) -> T:
 
 
 def holds_dataset(path: Path) -> bool:
-    """Whether a file assigns `DATASET`, read from its text."""
+    """Whether a file assigns `DATASET`, read from its text. What is no file, as a pipe that would never end, does not."""
     try:
+        if not path.is_file():
+            return False
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
         return False  # its import as a method will say what is wrong

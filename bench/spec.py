@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, clipped, nearest
 
 SCHEMA = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
@@ -387,7 +387,10 @@ def from_json(cls: type[T], text: str | bytes, where: str) -> T:
     if not isinstance(data, dict) or type(data.get("schema")) is not int or data["schema"] != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
         raise BenchError(f"{where}: schema version {found!r} is not {SCHEMA}, the one this release reads")
-    return typing.cast(T, _build(cls, {k: v for k, v in data.items() if k != "schema"}, where))
+    try:
+        return typing.cast(T, _build(cls, {k: v for k, v in data.items() if k != "schema"}, where))
+    except BenchError as error:
+        raise BenchError(clipped(str(error))) from None
 
 
 def select_images(text: str, size: int) -> range:

@@ -46,6 +46,8 @@ from bench.records import Certificate, parse_log, read_log, read_rows, to_line
 from bench.spec import CertifySpec, RunSpec, canonical, describe_type, from_json, parse_json, select_images, to_json
 
 DEFAULT_ROOT = Path("results/runs")
+JSON_BYTES = 128 << 20
+"""No record is larger: the largest tells of the cells of a `bench run`, 10,000 of them in 5 MB."""
 CACHED_ROWS = 1000
 """Evidence of fewer rows is read fast enough without columns.bin."""
 NOTHING = Columns.of([])
@@ -105,8 +107,8 @@ def read_json(path: Path) -> dict[str, Any]:
         BenchError: unreadable, or not an object.
     """
     try:
-        data = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
+        data = parse_json(_read(path))
+    except ValueError as error:
         raise BenchError(f"{path}: {error}") from None
     if not isinstance(data, dict):
         raise BenchError(f"{path}: expected an object, found {type(data).__name__}")
@@ -475,9 +477,13 @@ class Store:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(JSON_BYTES + 1)
     except OSError as error:
         raise BenchError(f"{path}: {error.strerror}") from None
+    if len(content) > JSON_BYTES:
+        raise BenchError(f"{path} has more than {JSON_BYTES >> 20} MB, which no record of a run has")
+    return content
 
 
 @lru_cache(maxsize=16)

@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 def stop(problems: Iterable[str], code: int = 2) -> NoReturn:
     """Prints every problem on a line of its own and ends with exit code 2."""
     for problem in dict.fromkeys(problems):
-        typer.echo(f"bench: {problem}", err=True)
+        typer.echo(f"bench: {plain(problem)}", err=True)
     raise typer.Exit(code)
 
 

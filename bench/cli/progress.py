@@ -67,6 +67,8 @@ class Show:
     def progress(self, number: int, phase: str, done: int, total: int) -> None:
         """Part of `bench.executors.Watch`."""
         place, now = self.numbers[number], time.monotonic()
+        if place not in self.begun:
+            self.begin(number)
         if self.live:
             self.bars.update(self.tasks[place], completed=done, total=total, note=phase)
             self.bars.update(self.whole, completed=self.ended, note=f"about {clock(self._left(now))} left")
@@ -85,6 +87,8 @@ class Show:
     def end(self, number: int, state: str) -> None:
         """A cell ended."""
         place = self.numbers[number]
+        if place not in self.begun:  # of what was done before it was delivered again, an engine may only tell that it is over
+            self.begin(number)
         seconds = time.monotonic() - self.begun.pop(place)
         self.ended += 1
         self.finished += self.estimates[place]

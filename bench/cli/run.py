@@ -427,6 +427,7 @@ class _Matrix:
         from bench.run import StopSignals
 
         cells = self._longest_first(seconds) if engine.isolated else self.todo
+        cells = self._set_aside(cells) if engine.cluster else cells
         executor, room = engine.executor({cell.id: cell for cell in cells}, options, len(self.plan.cells), self.say)
         tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
         show = Show(self.console, [c.name for c in cells], [seconds.get(c.id, 0.0) for c in cells], room)
@@ -472,6 +473,7 @@ class _Matrix:
             self.say(f"{len(self.todo) - len(cells)} cells are with jobs that were submitted before")
         if not cells:
             return 0
+        cells = self._set_aside(cells)
         tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
         slurm = engine.slurm(self.store.root)
         slurm.check(tasks)
@@ -493,6 +495,22 @@ class _Matrix:
             planned = self._planned(cell, None, flags)
             yield line(planned.words, planned.plugin, self.store.root.absolute()) + rerun
 
+    def _set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Moves what is to be computed anew away here and now, for a cluster may deliver a cell twice; returns those that can be run."""
+        from bench.run import set_aside
+
+        ready = []
+        for cell in cells:
+            try:
+                if cell.id in self.again and (moved := set_aside(cell, self.store)):
+                    self.say(f"moved the old run to {moved}")
+                self.again.discard(cell.id)
+                ready.append(cell)
+            except (BenchError, OSError) as error:
+                self.say(f"{cell.name}: failed: {error}")
+                self.states[cell.id] = "failed"
+        return ready
+
     def _longest_first(self, seconds: dict[tuple[str, str], float]) -> list[Cell]:
         """What is to do, so that side by side no long cell is left alone at the end."""
         return sorted(self.todo, key=lambda cell: -seconds.get(cell.id, math.inf))
@@ -502,25 +520,31 @@ class _Matrix:
         return {self._folder(cell) for cell in self.plan.cells} - {cell.folder for cell in planned}
 
     def _carry_out(self, executor: Executor, cells: Sequence[Cell], tasks: list[Task], show: Show, signals: StopSignals) -> None:
-        """Hands cells out until each has an outcome; those that another process is at are waited for."""
-        waiting = list(range(len(cells)))
+        """Hands cells out until each has an outcome; those that another process is at are waited for.
+
+        An engine may deliver a task twice, and so its outcome: the first one counts.
+        """
+        waiting, ended = list(range(len(cells))), set[int]()
         while waiting:
-            elsewhere = []
+            elsewhere: list[int] = []
             show.numbers = waiting
             for number, outcome in executor.outcomes([tasks[place] for place in waiting], show, signals):
                 place = waiting[number]
                 cell = cells[place]
+                if place in ended:
+                    continue
                 if outcome.state == "running":
                     elsewhere.append(place)
                     tasks[place] = dataclasses.replace(tasks[place], anew=False)
                     continue
+                ended.add(place)
                 self.states[cell.id] = outcome.state
                 if outcome.reason:
                     self.reasons[cell.id] = outcome.reason
                 show.end(number, f"failed ({outcome.kind})" if outcome.kind not in ("", "error") else outcome.state)
                 if outcome.kind in ("crash", "timeout"):
                     self.say(f"{cell.name}: failed: {outcome.reason}; what it printed last is in {self._folder(cell)}/failure.json")
-            waiting = elsewhere
+            waiting = [place for place in dict.fromkeys(elsewhere) if place not in ended]
             if waiting:
                 self._await([cells[place] for place in waiting], signals)
 
