@@ -42,7 +42,7 @@ def ascend(
         for _ in range(steps):
             point = iterates[-1].requires_grad_()
             loss = -gather(log_soft_vote(g.logits(point, noise)), y).clamp_min(LOG_FLOOR).sum()
-            (gradient,) = torch.autograd.grad(loss, point)
+            gradient = g.gradient_of_images(loss, point)
             point.requires_grad_(False)
             norm = _norm(gradient) + guard
             moved = point + step_size * gradient / norm.clamp_min(torch.finfo(norm.dtype).tiny)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from pathlib import Path
 
 from bench.datasets import DATASETS, DatasetInfo, recipe_train
 from bench.errors import BenchError, UsageError, nearest
@@ -54,6 +55,12 @@ class Cell:
     method: Method
     source_sha256: str
     presets_of: str = ""  # the data set that the method's presets were made for, where it is another
+    plugins: tuple[Path, ...] = ()  # files that its method and data set may come from, for processes that help with it
+
+    @property
+    def devices(self) -> int:
+        """How many devices it computes on at once, each with a process of its own."""
+        return self.spec.train.devices
 
     @property
     def name(self) -> str:
@@ -93,6 +100,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         problems.append(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
         recipe = RECIPES[0]
     infos = _datasets(request.datasets, registry, problems)
+    plugins = tuple(path.absolute() for path in registry.plugins)
     problems += [f"seed {seed} must lie in 0 .. 2**63 - 1" for seed in request.seeds if not 0 <= seed < 2**63]
     sigmas = _sigmas(request.sigmas, problems)
     problems += [
@@ -115,7 +123,7 @@ def make_plan(request: Request, registry: Registry) -> Plan:
                 if preset is None:
                     (notes if row.by_pattern else problems).append(problem)
                 elif resolved := _resolve(row, preset, info, sigma, recipe, own, request.changes, problems):
-                    found.append(Cell(resolved[0], certify, resolved[1], row.loaded.source_sha256, presets_of))
+                    found.append(Cell(resolved[0], certify, resolved[1], row.loaded.source_sha256, presets_of, plugins))
                     if presets_of:
                         notes.append(f"no published hyperparameters for {info.name}: those for {presets_of} are taken")
     if not problems and not found:

@@ -25,26 +25,25 @@ import torch
 from torch import nn
 
 from bench import claims, environment
-from bench.certify import Sampler, stopping
+from bench.certify import Sampler, count_images
 from bench.certify.network import usual_batch
 from bench.data import Images, load
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError, Diverged, Interrupted
-from bench.executors import Outcome
+from bench.executors import Outcome, Task
 from bench.faults import kind_of, out_of_memory, settings_kept
-from bench.method import Method
 from bench.models import build, place
+from bench.parallel.group import fabric_version
+from bench.parallel.shares import share
+from bench.parallel.team import Team, check_devices, threads_shared
 from bench.plan import Cell
-from bench.smoothing import now
-from bench.spec import canonical, select_images, to_json
+from bench.spec import RunSpec, canonical, select_images, to_json
 from bench.store import Certification, Run, State, Store, sha256, write_atomically, write_json
 from bench.train import Trainer, check_precision, check_splittable, line_of, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
 GRACE_SECONDS = 8.0
 """From the first signal to the moment when a step or an image in the works is given up: it is done again, with the same noise."""
-TIMED_STEPS, TIMED_SECONDS = 8, 0.5  # of a method's training, for the estimate: so many steps, or what fits into so many seconds
-TIMED_SAMPLES = (1_000, 4_000)  # of an image's certification, for the estimate
 
 
 class Report(Protocol):
@@ -145,7 +144,7 @@ def attempt(cell: Cell, store: Store, options: Options, report: Report, stop: St
     """
     run, process = store.run(cell.spec), os.getpid()
     try:
-        with run.claimed() as claim, settings_kept() as check_settings:
+        with threads_shared(cell.devices, options.device), run.claimed() as claim, settings_kept() as check_settings:
             if claim.before:
                 age = f"whose last heartbeat is {claim.before.age:.0f} s old"
                 report.say(f"{cell.name}: taken over from {claim.before}, {'which is gone' if claim.before.dead else age}")
@@ -187,18 +186,20 @@ def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
         if run.training():
             for path in _checkpoints(run):  # the last training ended before it removed them
                 path.unlink()
-        model = _train(cell, run, options, report, stop)
         certification = run.certification(cell.certify)
-        try:
-            certify(certification, model, cell.source_sha256, options, report, stop)
-            return Outcome(state="done")
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-        # Here and not above, where the error still keeps the tensors of its frames.
-        smaller = smaller_batch(options.batch, run.info, options.device)
-        report.say(f"{cell.name}: out of memory; certification goes on with {smaller} samples per pass, which changes no count")
-        certify(certification, model, cell.source_sha256, dataclasses.replace(options, batch=smaller), report, stop)
+        with _team(cell, run, options, stop) as team:
+            model = _train(cell, run, options, report, stop, team)
+            try:
+                certify(certification, model, cell.source_sha256, options, report, stop, team)
+                return Outcome(state="done")
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+        # Here and not above, where the error still keeps the tensors of its frames, and helpers go on with the old number.
+        options = dataclasses.replace(options, batch=smaller_batch(options.batch, run.info, options.device))
+        report.say(f"{cell.name}: out of memory; certification goes on with {options.batch} samples per pass, which changes no count")
+        with _team(cell, run, options, stop) as team:
+            certify(certification, model, cell.source_sha256, options, report, stop, team)
     except (Interrupted, KeyboardInterrupt, claims.Fenced):
         raise
     except Diverged as error:
@@ -220,6 +221,20 @@ def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
 def smaller_batch(batch: int | None, info: DatasetInfo, device: torch.device) -> int:
     """Samples per certification pass after one that did not fit into memory."""
     return max(1, (batch or usual_batch(info.shape, device)) // 2)
+
+
+def _team(cell: Cell, run: Run, options: Options, stop: StopSignals) -> Team:
+    """The processes of a cell; this one alone, where the cell is for one device."""
+    words = {name: getattr(options, name) for name in ("batch", "micro_batch", "compile", "allow_other_data")}
+    task = Task(
+        spec=cell.spec,
+        certify=cell.certify,
+        results=run.path,
+        plugins=cell.plugins,
+        source_sha256=cell.source_sha256,
+        options=words | {"device": options.device.type, "data_dir": options.data_dir and str(options.data_dir.absolute())},
+    )
+    return Team(task, cell.devices, options.device, stop.check)
 
 
 def set_aside(cell: Cell, store: Store) -> Path | None:
@@ -246,6 +261,11 @@ def _images(dataset: str, split: str, options: Options) -> Images:
     return load(dataset, split, options.data_dir, allow_other=options.allow_other_data)
 
 
+def training_images(spec: RunSpec, options: Options) -> Images:
+    """The training split, for one of the processes that share a cell's steps."""
+    return _images(spec.dataset, "train", options).shared(spec.train.devices)
+
+
 def _describe(source_sha256: str, data: Images, options: Options) -> dict[str, Any]:
     """The environment, with what is unusual about the data."""
     differs = {"data_differs": list(data.differences)} if data.differences else {}
@@ -255,7 +275,8 @@ def _describe(source_sha256: str, data: Images, options: Options) -> dict[str, A
 def _record_environment(cell: Cell, run: Run, options: Options, data: Images) -> None:
     """Writes what a training is made with; refuses to continue one that was begun with another source or other data."""
     presets = {"presets_of": cell.presets_of} if cell.presets_of else {}
-    how = {k: v for k, v in {"micro_batch": options.micro_batch, "compile": options.compile}.items() if v}
+    used = {"micro_batch": options.micro_batch, "compile": options.compile, "fabric": fabric_version() if cell.devices > 1 else None}
+    how = {k: v for k, v in used.items() if v}
     now = _describe(cell.source_sha256, data, options) | presets | how
     before = run.environment() if _checkpoints(run) else None
     changed = environment.mixture(before or {}, now, ("method_sha256", "engine_sha256", "data_md5"))
@@ -267,21 +288,31 @@ def _record_environment(cell: Cell, run: Run, options: Options, data: Images) ->
     write_json(run.path / "environment.json", environment.with_history(before, now))
 
 
-def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSignals) -> nn.Module:
+def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSignals, team: Team) -> nn.Module:
     """The trained base classifier, from disk if it is there."""
-    info = DATASETS[cell.spec.dataset]
     if training := run.training():
         return load_weights(run, training["weights_sha256"], options.device)
-    data = _images(cell.spec.dataset, "train", options)
+    data = training_images(cell.spec, options)
     if not select_images(cell.spec.train.images, len(data)):
         raise BenchError(f"images={cell.spec.train.images} selects none of the {len(data)} training images that are there")
     _record_environment(cell, run, options, data)
-    trainer = Trainer(cell.spec, cell.method, info, data.to(options.device), options.device, micro_batch=options.micro_batch)
-    seconds = _restore(trainer, run, report)
-    _say_how(cell, trainer, options, report)
+    with team.training() as (group, device):
+        trainer = Trainer(
+            cell.spec, cell.method, DATASETS[cell.spec.dataset], data.to(device), device, micro_batch=options.micro_batch, group=group
+        )
+        seconds, checkpoint = _restore(trainer, run, report)
+        team.begin(checkpoint)
+        _say_how(cell, trainer, options, report)
+        model = _trained(cell, run, trainer, seconds, options, report, stop)
+    # A model of several processes may hold layers that only work among them.
+    return model if team.size == 1 else load_weights(run, sha256(run.weights), options.device)
+
+
+def _trained(cell: Cell, run: Run, trainer: Trainer, seconds: float, options: Options, report: Report, stop: StopSignals) -> nn.Module:
+    """Trains from where the trainer stands, after so many seconds of training, and writes the results."""
     begun = saved = time.monotonic()
     start = trainer.images
-    memory = PeakMemory(options.device)
+    memory = PeakMemory(trainer.device)
 
     def after_step(trainer: Trainer) -> None:
         nonlocal saved
@@ -303,7 +334,7 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
     timing = {
         "training_seconds": seconds + elapsed,
         "images_per_second": speed,
-        "pairs_per_image": pairs_per_image(cell.method, info),
+        "pairs_per_image": pairs_per_image(cell.method, DATASETS[cell.spec.dataset]),
         "seconds_per_epoch": len(trainer.chosen) / speed if speed else None,
         "attack_share": trainer.attack_share,
         "peak_memory_bytes": memory.read(),
@@ -321,10 +352,13 @@ def _say_how(cell: Cell, trainer: Trainer, options: Options, report: Report) -> 
         report.say(f"{cell.name}: trained without torch.compile, which fails here: {reason}")
     kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     found = {type(module).__name__ for module in trainer.model.modules() if isinstance(module, kinds)}
-    if options.micro_batch is not None and found:
+    batch = cell.spec.train.batch
+    largest = len(share(batch, 0, cell.devices))
+    piece = min(options.micro_batch or largest, largest) * (cell.devices if cell.spec.train.sync_batchnorm else 1)
+    if piece < batch and found:
         report.say(
-            f"{cell.name}: {' and '.join(sorted(found))} see pieces of {options.micro_batch} images, so the training differs from one "
-            f"with whole steps of {cell.spec.train.batch}"
+            f"{cell.name}: {' and '.join(sorted(found))} see pieces of {piece} images, so the training differs from one "
+            f"with whole steps of {batch}"
         )
 
 
@@ -378,21 +412,28 @@ def _save(trainer: Trainer, run: Run, seconds: float) -> None:
     write_atomically(run.checkpoint, hashlib.sha256(payload).hexdigest().encode() + payload)
 
 
-def _restore(trainer: Trainer, run: Run, report: Report) -> float:
-    """Continues from the newest checkpoint that is whole; returns the seconds of training behind it."""
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """What a checkpoint holds, None if it is damaged."""
+    content = path.read_bytes()
+    digest, payload = content[:64], content[64:]
+    if hashlib.sha256(payload).hexdigest().encode() != digest:
+        return None
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location=device)
+    return state
+
+
+def _restore(trainer: Trainer, run: Run, report: Report) -> tuple[float, Path | None]:
+    """Continues from the newest checkpoint that is whole; returns the seconds of training behind it, and which it was."""
     for path in _checkpoints(run):
-        content = path.read_bytes()
-        digest, payload = content[:64], content[64:]
-        if hashlib.sha256(payload).hexdigest().encode() != digest:
+        if (state := read_checkpoint(path, trainer.device)) is None:
             report.say(f"{path} is damaged and was left out")
             continue
-        state = torch.load(io.BytesIO(payload), weights_only=True, map_location=trainer.device)
         try:
             trainer.restore(state)
-            return float(state["seconds"])
+            return float(state["seconds"]), path
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BenchError(f"{path} is not a checkpoint of this release ({error}); --rerun all starts over") from None
-    return 0.0
+    return 0.0, None
 
 
 def load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
@@ -419,23 +460,31 @@ def load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
 
 
 def certify(
-    certification: Certification, model: nn.Module, source_sha256: str, options: Options, report: Report, stop: StopSignals
+    certification: Certification,
+    model: nn.Module,
+    source_sha256: str,
+    options: Options,
+    report: Report,
+    stop: StopSignals,
+    team: Team | None = None,
 ) -> None:
     """Counts every image of a certification that is not on disk yet.
 
     Args:
         model: the base classifier of the run's weights file, on the device.
         source_sha256: of the code that made it; recorded.
+        team: the processes that share the images, this one among them; None: this one alone.
 
     Raises:
-        BenchError: evidence of other weights, or a base classifier that is refused.
+        BenchError: evidence of other weights, a base classifier that is refused, or a process of the team that ended.
         Interrupted: a signal came; finished images are on disk.
     """
     run = certification.run
     spec = certification.spec
     data = _images(run.spec.dataset, "test", options)
     before = certification.environment()
-    end = certification.begin(sha256(run.weights))
+    weights_sha256 = sha256(run.weights)
+    end = certification.begin(weights_sha256)
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, options.batch, spec.sampling)
     sample = data.images(torch.tensor([0]))[0].to(options.device)
     now = _describe(source_sha256, data, options) | {"precision": sampler.arithmetic(sample)}
@@ -443,96 +492,16 @@ def certify(
     if done and environment.mixture(before or {}, now, ("data_md5",)):
         raise BenchError(f"{certification.path} holds evidence of other test images; --rerun all starts over")
     write_json(certification.path / "environment.json", environment.with_history(before, now))
-    expected, enough = certification.expected(), stopping(spec, run.spec.sigma)
-    for index in expected:
-        if index in done:
-            continue
-        stop.check()
-        begun = time.monotonic()
-        image = data.images(torch.tensor([index]))[0].to(options.device)
-        label = int(data.labels[index])
-        row = sampler.certify(image, index, label, spec.n0, spec.n, enough, skip_misclassified=spec.skip_misclassified)
-        end = certification.append(row, time.monotonic() - begun, end)
-        done.add(index)
-        report.progress("certifying", len(done), len(expected))
+    expected = certification.expected()
+    todo = [index for index in expected if index not in done]
+    size = 1 if team is None or len(todo) < 2 else team.size
+    rows = count_images(sampler, data, spec, todo[::size], options.device, stop.check)
+    if team is not None and size > 1:
+        rows = team.rows(run.path, weights_sha256, todo, rows)
+    for finished, (row, seconds) in enumerate(rows, start=len(done) + 1):
+        end = certification.append(row, seconds, end)
+        report.progress("certifying", finished, len(expected))
     certification.columns()  # writes their fast form for the tables
-
-
-def estimate_seconds(
-    cells: Sequence[Cell], store: Store, device: torch.device, data_dir: Path | None = None
-) -> dict[tuple[str, str], float]:
-    """Seconds that each cell will take, from real steps of each method and a real certification of one image, both cut short.
-
-    Methods are timed once per network and batch; their cells differ in passes per image, by which the time is scaled.
-
-    Returns:
-        cell.id -> seconds; cells that cannot be estimated are left out.
-    """
-    pairs: dict[tuple[str, Method], float] = {}
-    training: dict[tuple[object, ...], float] = {}  # seconds per forward and backward pair
-    certifying: dict[tuple[object, ...], float] = {}  # seconds per image
-    result = {}
-    for cell in cells:
-        spec, info = cell.spec, DATASETS[cell.spec.dataset]
-        trains_like = (info.name, spec.train.arch, spec.train.batch, spec.train.precision, spec.method)
-        certifies_like = (info.name, spec.train.arch, cell.certify.key)
-        cost = (info.name, cell.method)
-        try:
-            if cost not in pairs:
-                pairs[cost] = pairs_per_image(cell.method, info)
-            if trains_like not in training:
-                training[trains_like] = _time_training(cell, device, data_dir) / pairs[cost]
-            if certifies_like not in certifying:
-                certifying[certifies_like] = _time_certification(cell, device, data_dir)
-            certification = store.run(spec).certification(cell.certify)
-            standing = certification.standing()
-            left = len(certification.expected()) - len(standing.columns)
-        except (Exception, SystemExit):
-            continue  # what fails here fails again, and says why, when its turn comes
-        images = 0 if standing.state == "certifying" else len(select_images(spec.train.images, info.train_size)) * spec.train.epochs
-        result[cell.id] = images * pairs[cost] * training[trains_like] + left * certifying[certifies_like]
-    return result
-
-
-class _Enough(Exception):
-    """Enough steps were timed."""
-
-
-def _time_training(cell: Cell, device: torch.device, data_dir: Path | None) -> float:
-    """Seconds per training image: the mean of a few steps after the first."""
-    data = load(cell.spec.dataset, "train", data_dir).to(device)
-    trainer = Trainer(cell.spec, cell.method, DATASETS[cell.spec.dataset], data, device)
-    seen = [(now(device), 0)]
-
-    def after_step(trainer: Trainer) -> None:
-        seen.append((now(device), trainer.images))
-        if len(seen) > 2 and (len(seen) > TIMED_STEPS + 1 or seen[-1][0] - seen[1][0] > TIMED_SECONDS):
-            raise _Enough
-
-    with contextlib.suppress(_Enough):
-        trainer.run(after_step)
-    (begun, before), (ended, after) = seen[1 if len(seen) > 2 else 0], seen[-1]
-    return (ended - begun) / (after - before)
-
-
-def _time_certification(cell: Cell, device: torch.device, data_dir: Path | None) -> float:
-    """Seconds per image, from one that gets fewer samples where there are to be many."""
-    info, certify = DATASETS[cell.spec.dataset], cell.certify
-    model = place(build(cell.spec.train.arch, info, 0), device)
-    sampler = Sampler(model, cell.spec.sigma, info.classes, certify.seed)
-    image = load(cell.spec.dataset, "test", data_dir).images(torch.tensor([0]))[0].to(device)
-
-    def seconds(n: int) -> float:
-        begun = now(device)
-        sampler.certify(image, 0, 0, certify.n0, n)
-        return now(device) - begun
-
-    few, more = TIMED_SAMPLES
-    seconds(min(few, certify.n))  # warms up
-    if certify.n <= more:
-        return seconds(certify.n)
-    first, second = seconds(few), seconds(more)
-    return second + max(0.0, second - first) * (certify.n - more) / (more - few)
 
 
 def check_options(cells: Sequence[Cell], device: torch.device, micro_batch: int | None) -> list[str]:
@@ -540,8 +509,9 @@ def check_options(cells: Sequence[Cell], device: torch.device, micro_batch: int 
     problems = []
     for cell in cells:
         try:
-            check_splittable(cell.method, cell.spec.method, micro_batch)
+            check_splittable(cell.method, cell.spec.method, micro_batch, cell.devices)
             check_precision(cell.spec.train.precision, device)
+            check_devices(cell.spec.train, device)
         except BenchError as error:
             problems.append(str(error))
     return list(dict.fromkeys(problems))

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 
+FLOAT16_SCALE = 1024.0
+"""Of what is differentiated in float16, so that the small gradients of confident images do not vanish."""
+
 
 class SmoothedClassifier:
     """g(x) = the class that the base classifier f most likely gives to x + noise, noise ~ N(0, sigma^2 I).
@@ -25,17 +28,17 @@ class SmoothedClassifier:
         base: f, maps B C H W in [0, 1] plus noise to logits B K; normalisation is its first layer.
         sigma: noise level in pixels of [0, 1].
         generator: decides every draw; lives on the device of the images.
-        bfloat16: whether the base classifier's passes are computed in bfloat16 where that is safe (autocast); logits are float32.
+        reduced: the base classifier's passes are computed in this dtype where that is safe (autocast); logits are float32.
 
     Attributes:
         attack_seconds: seconds spent in `frozen`, the mode of an attack; counted only while it is not None.
     """
 
-    def __init__(self, base: nn.Module, sigma: float, generator: torch.Generator, *, bfloat16: bool = False) -> None:
+    def __init__(self, base: nn.Module, sigma: float, generator: torch.Generator, *, reduced: torch.dtype | None = None) -> None:
         self.base = base
         self.sigma = sigma
         self.generator = generator
-        self.bfloat16 = bfloat16
+        self.reduced = reduced
         self.attack_seconds: float | None = None
 
     def noise(self, x: Tensor, copies: int = 1) -> Tensor:
@@ -55,11 +58,18 @@ class SmoothedClassifier:
         return self._base_logits(noisy).unflatten(0, noise.shape[:2])  # type: ignore[no-any-return, no-untyped-call]
 
     def _base_logits(self, x: Tensor) -> Tensor:
-        if not self.bfloat16:
+        if self.reduced is None:
             return self.base(_fast_layout(x))  # type: ignore[no-any-return]
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with torch.autocast(x.device.type, dtype=self.reduced):
             logits: Tensor = self.base(_fast_layout(x))
         return logits.float()
+
+    def gradient_of_images(self, loss: Tensor, x: Tensor) -> Tensor:
+        """Gradient of a scalar with respect to the images that it was computed from: B C H W."""
+        if self.reduced != torch.float16:
+            return torch.autograd.grad(loss, x)[0]
+        gradient = torch.autograd.grad(loss * FLOAT16_SCALE, x)[0] / FLOAT16_SCALE
+        return gradient.nan_to_num(0.0, 0.0, 0.0)  # one that left float16's range all the same; such an image stays where it is
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -89,12 +99,13 @@ class Piecewise(SmoothedClassifier):
 
     Args:
         whole: g of the unsplit batch. images: its size.
+        own: its rows that the pieces will be of, all of them if None; of the others the draws are made but not kept.
     """
 
-    def __init__(self, whole: SmoothedClassifier, images: int) -> None:
-        super().__init__(whole.base, whole.sigma, whole.generator, bfloat16=whole.bfloat16)
+    def __init__(self, whole: SmoothedClassifier, images: int, own: range | None = None) -> None:
+        super().__init__(whole.base, whole.sigma, whole.generator, reduced=whole.reduced)
         self.attack_seconds = whole.attack_seconds
-        self._images = images
+        self._images, self._own = images, range(images) if own is None else own
         self._draws: list[Tensor] = []
         self._rows = slice(0, images)
         self._next = 0
@@ -113,12 +124,14 @@ class Piecewise(SmoothedClassifier):
     def _cut(self, size: int, dim: int, draw: Callable[[], Tensor]) -> Tensor:
         count = self._rows.stop - self._rows.start
         if size != count:
-            raise BenchError(f"a draw for {size} images in a piece of {count} cannot be split; train without --micro-batch")
+            raise BenchError(f"a draw for {size} images in a piece of {count} cannot be split; train on one device, without --micro-batch")
         if self._next == len(self._draws):
-            self._draws.append(draw())
+            drawn = draw()
+            whole = len(self._own) == self._images
+            self._draws.append(drawn if whole else drawn.narrow(dim, self._own.start, len(self._own)).clone())
         drawn = self._draws[self._next]
         self._next += 1
-        return drawn.narrow(dim, self._rows.start, count)
+        return drawn.narrow(dim, self._rows.start - self._own.start, count)
 
 
 def now(device: torch.device) -> float:

@@ -1,8 +1,8 @@
 """What a run is: frozen specs, their canonical JSON, their keys, and the seeds derived from them.
 
 A run is a training and any number of certifications of the model it gave, so each has a key of its own.
-The confidence parameter alpha is applied when evidence is read and is in no key; neither are paths, devices,
-batch sizes and worker counts. Precision changes results, so it is.
+The confidence parameter alpha is applied when evidence is read and is in no key; neither are paths, the kind of device,
+samples per pass and worker counts. Precision and the number of devices that train one model change results, so they are.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ LATER = {"later": True}
 """Metadata of a field that came after keys had been published: it is written only where it is not the default, so that those keys stay."""
 SAMPLINGS = ("float32", "grid")
 RULES = ("clopper-pearson", "curtailed", "confidence-sequence")
-TRAIN_PRECISIONS = ("float32", "tf32", "bf16")
-"""Of a training's passes: float32; its products in TF32 (CUDA only); or bfloat16 where that is safe (autocast). Weights are float32."""
+TRAIN_PRECISIONS = ("float32", "tf32", "bf16", "fp16")
+"""Of a training's passes: float32; its products in TF32 (CUDA only); bfloat16 or float16 where that is safe (autocast). Weights are
+float32."""
 
 
 def derive(seed: int, *purpose: str | int) -> int:
@@ -200,6 +201,8 @@ class TrainSpec:
     images: str = "all"  # which training images, see `select_images`
     precision: str = "float32"  # of the base classifier's passes, see TRAIN_PRECISIONS
     augment: str = field(default="none", metadata=LATER)  # one of AUGMENTS
+    devices: int = field(default=1, metadata=LATER)  # that share each step; the order of their sums and batch norm make it another training
+    sync_batchnorm: bool = field(default=False, metadata=LATER)  # batch norm over the whole step, not over each device's share
 
     def __post_init__(self) -> None:
         _normalise(self)
@@ -213,6 +216,10 @@ class TrainSpec:
             raise ValueError(f"precision={self.precision} is not supported{nearest(self.precision, TRAIN_PRECISIONS)}")
         if self.augment not in AUGMENTS:
             raise ValueError(f"augment={self.augment} is unknown{nearest(self.augment, AUGMENTS)}")
+        if not 1 <= self.devices <= self.batch:
+            raise ValueError(f"devices={self.devices} must lie between 1 and batch={self.batch}, the images of a step that they share")
+        if self.sync_batchnorm and self.devices == 1:
+            raise ValueError("sync_batchnorm=true needs devices greater than 1")
         select_images(self.images, 1)
 
     def lr_at(self, epoch: int) -> float:
@@ -450,6 +457,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
     )
 }
 DEFAULT_PROTOCOL = "quick"
+PROTOCOL_ALIASES = {"paper": "full"}
+"""Words that are understood for a protocol on the command line; a spec has its name."""
 RECIPES = ("official", "paper")
 
 

@@ -7,6 +7,7 @@ import inspect
 import math
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from bench.datasets import DatasetInfo
 from bench.errors import BenchError, Diverged
 from bench.method import Batch, Method, Terms
 from bench.models import build, place
+from bench.parallel.group import Group, running_statistics
+from bench.parallel.shares import pieces, share
 from bench.smoothing import Piecewise, SmoothedClassifier, now
 from bench.spec import NAME, RunSpec, derive, select_images
 
 CurveRow = dict[str, float]
 CURVE = ("epoch", "step", "lr", "loss")
 """Columns of the training curve that no term may be named as."""
+REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+SMALLEST_SCALE = 2.0**-10  # of the loss in float16; it halves at each step without finite gradients
 TIMED_EVERY = 10  # steps from one that is timed to the next; on CUDA a timed step waits for the device
 
 
@@ -36,6 +41,8 @@ class Trainer:
         micro_batch: images per piece of a step, so that less is in memory at once; all at once if None. The method must be
             `separable`. Gradients are those of the unsplit step to rounding, except under batch norm, whose statistics are
             then those of a piece, and dropout, which draws piece by piece.
+        group: the processes that share each step, of which this is one; None: no others. Each computes its rows of the same batch under
+            the same noise, and one sum over all of them per step gives the whole batch's gradient. The method must be `separable`.
 
     Attributes:
         step: optimiser steps taken. total: steps of the whole training. images: images seen by them.
@@ -52,18 +59,25 @@ class Trainer:
         device: torch.device,
         *,
         micro_batch: int | None = None,
+        group: Group | None = None,
     ) -> None:
-        check_splittable(method, spec.method, micro_batch)
-        check_precision(spec.train.precision, device)
-        self.spec, self.method, self.data, self.micro_batch = spec, method, data, micro_batch
         train = spec.train
+        if (size := 1 if group is None else group.size) != train.devices:
+            raise BenchError(f"the training is one of {train.devices} devices, but {size} take part")
+        check_splittable(method, spec.method, micro_batch, size)
+        check_precision(train.precision, device)
+        self.spec, self.method, self.data, self.micro_batch, self.group = spec, method, data, micro_batch, group
         self.chosen = torch.tensor(select_images(train.images, len(data)), dtype=torch.int64)
         self.per_epoch = math.ceil(len(self.chosen) / train.batch)
         self.total = self.per_epoch * train.epochs
         self.step = 0
-        self.model = place(build(train.arch, info, derive(spec.seed, "init")), device)
+        model = build(train.arch, info, derive(spec.seed, "init"))
+        if train.sync_batchnorm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        self.model = place(model, device)
         generator = torch.Generator(device).manual_seed(derive(spec.seed, "noise"))
-        self.g = SmoothedClassifier(self.model, spec.sigma, generator, bfloat16=train.precision == "bf16")
+        self.g = SmoothedClassifier(self.model, spec.sigma, generator, reduced=REDUCED.get(train.precision))
+        self.scaler = torch.amp.GradScaler(device.type) if train.precision == "fp16" else None
         self.optimiser = torch.optim.SGD(
             self.model.parameters(),
             lr=train.lr,
@@ -138,6 +152,8 @@ class Trainer:
                 after_step(self)
         self._uncompile()
         self.check_finite()
+        if self.group is not None:
+            self.group.agree(self.model)
         return self.model
 
     def _ambient_state(self) -> list[Tensor]:
@@ -167,41 +183,70 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         for name, term in self._gradients(batch).items():
             self._sums[name] = self._sums.get(name, 0) + term.double()
-        self.optimiser.step()
+        if self.scaler is None:
+            self.optimiser.step()
+        else:
+            self.scaler.step(self.optimiser)
+            self.scaler.update()
         self._summed += 1
         self.step += 1
         if self.epoch != epoch or self.step == self.total:
             self._close_row(epoch, lr)
 
     def _gradients(self, batch: Batch) -> Terms:
-        """Adds the gradient of the loss to the parameters; returns its terms, detached."""
-        images = len(batch.y)
-        if self.micro_batch is None or self.micro_batch >= images:
+        """Adds the gradient of the loss to the parameters; returns its terms, detached.
+
+        Args:
+            batch: the images of the step that this process computes.
+        """
+        images = min(self.spec.train.batch, len(self.chosen) - self.step % self.per_epoch * self.spec.train.batch)
+        rank, processes = (0, 1) if self.group is None else (self.group.rank, self.group.size)
+        parts = pieces(images, rank, processes, self.micro_batch)
+        if processes == 1 and len(parts) == 1:
             terms = check_terms(self.method.loss(self.g, batch))
-            torch.autograd.backward(torch.stack(list(terms.values())).sum())
+            self._backward(terms)
             return {name: term.detach() for name, term in terms.items()}
+        own = share(images, rank, processes)
+        if self.group is not None:  # seeded at every step, so that no process but this one need be asked for its state at a checkpoint
+            torch.manual_seed(derive(self.spec.seed, "ambient", self.step, rank))
         total: Terms = {}
-        g = Piecewise(self.g, images)
-        for start in range(0, images, self.micro_batch):
-            rows = slice(start, min(start + self.micro_batch, images))
-            g.take(rows)
+        g = Piecewise(self.g, images, own)
+        for part in parts:
+            g.take(part.rows)
+            rows = slice(part.rows.start - own.start, part.rows.stop - own.start)
             piece = Batch(x=batch.x[rows], y=batch.y[rows], epoch=batch.epoch)
-            share = len(piece.y) / images
-            terms = {name: share * term for name, term in check_terms(self.method.loss(g, piece)).items()}
-            torch.autograd.backward(torch.stack(list(terms.values())).sum())
+            terms = {name: part.weight * term for name, term in check_terms(self.method.loss(g, piece)).items()}
+            self._backward(terms)
             for name, term in terms.items():
                 total[name] = total.get(name, 0) + term.detach()
         self.g.attack_seconds = g.attack_seconds
-        return total
+        return total if self.group is None else self._summed_over(self.group, total, sum(part.weight for part in parts))
+
+    def _backward(self, terms: Terms) -> None:
+        loss = torch.stack(list(terms.values())).sum()
+        torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
+
+    @torch.no_grad()
+    def _summed_over(self, group: Group, terms: Terms, weight: float) -> Terms:
+        """Gradients and terms of the whole batch from those of its shares, and the mean of what batch norm has seen of it."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        statistics = running_statistics(self.model)
+        values = list(terms.values())
+        group.sum([*gradients, *(value.mul_(weight) for value in statistics), *values])
+        return terms
 
     def _next(self) -> tuple[Tensor, Tensor]:
-        """The coming batch, images and labels: a fresh shuffle per epoch, the last batch kept."""
+        """The coming batch, or this process's share of it, images and labels: a fresh shuffle per epoch, the last batch kept."""
         epoch, position = divmod(self.step, self.per_epoch)
         if self._batches is None or not position:
-            generator = torch.Generator().manual_seed(derive(self.spec.seed, "order", epoch))
-            order = self.chosen[torch.randperm(len(self.chosen), generator=generator)]
             train, seed = self.spec.train, derive(self.spec.seed, "augment", epoch)
-            self._batches = self.data.batches(order, train.batch, augment=train.augment, seed=seed, first=position)
+            generator = torch.Generator().manual_seed(derive(self.spec.seed, "order", epoch))
+            order, size = self.chosen[torch.randperm(len(self.chosen), generator=generator)], train.batch
+            if self.group is not None:
+                shares = [share(len(batch), self.group.rank, self.group.size) for batch in torch.split(order, size)]
+                order = torch.cat([batch[own.start : own.stop] for batch, own in zip(torch.split(order, size), shares, strict=True)])
+                size = len(shares[0])
+            self._batches = self.data.batches(order, size, augment=train.augment, seed=seed, first=position)
         return next(self._batches)
 
     def _close_row(self, epoch: int, lr: float) -> None:
@@ -209,6 +254,8 @@ class Trainer:
         for name, mean in means.items():
             if not math.isfinite(mean):
                 raise Diverged(f"term {name} of the loss became {mean} in epoch {epoch}, by step {self.step} of {self.total}")
+        if self.scaler is not None and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise Diverged(f"no gradient is finite in float16, however small the loss is scaled, by step {self.step} of {self.total}")
         self.curve.append({"epoch": epoch, "step": self.step, "lr": lr, **means, "loss": sum(means.values())})
         self._sums, self._summed = {}, 0
 
@@ -232,7 +279,7 @@ class Trainer:
             "curve": self.curve,
             "sums": self._sums,
             "summed": self._summed,
-        }
+        } | ({} if self.scaler is None else {"scaler": self.scaler.state_dict()})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from what `state()` gave."""
@@ -242,17 +289,18 @@ class Trainer:
         self._ambient = [tensor.cpu() for tensor in state["ambient"]]
         self.step, self.curve = state["step"], state["curve"]
         self._sums, self._summed = state["sums"], state["summed"]
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
         self._batches = None
 
 
-def check_splittable(method: Method, name: str, micro_batch: int | None) -> None:
-    """BenchError if a step of this method cannot be computed in pieces of so many images."""
-    if micro_batch is None:
-        return
-    if micro_batch < 1:
+def check_splittable(method: Method, name: str, micro_batch: int | None, devices: int = 1) -> None:
+    """BenchError if a step of this method cannot be computed in pieces of so many images, or on so many devices."""
+    flags = [f"--micro-batch {micro_batch}"] * (micro_batch is not None) + [f"--devices-per-cell {devices}"] * (devices > 1)
+    if micro_batch is not None and micro_batch < 1:
         raise BenchError(f"--micro-batch {micro_batch} must be at least 1")
-    if not method.separable:
-        raise BenchError(f"--micro-batch {micro_batch}: {name} does not declare its loss a mean over images (separable = True)")
+    if flags and not method.separable:
+        raise BenchError(f"{' '.join(flags)}: {name} does not declare its loss a mean over images (separable = True)")
 
 
 def check_precision(precision: str, device: torch.device) -> None:
@@ -300,27 +348,48 @@ def line_of(error: BaseException, method: Method) -> str:
 
 
 class _Counter(nn.Module):
-    """A tiny classifier that counts the rows that pass through it."""
+    """A tiny classifier that counts the rows that pass through it, in training mode and, by pass, in evaluation mode."""
 
     def __init__(self, info: DatasetInfo) -> None:
         super().__init__()
         self.linear = nn.Linear(info.shape[0], info.classes)
-        self.rows = 0
+        self.trained = 0
+        self.attacked: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        self.rows += len(x)
+        if self.training:
+            self.trained += len(x)
+        else:
+            self.attacked.append(len(x))
         return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def pairs_per_image(method: Method, info: DatasetInfo) -> float:
-    """Forward and backward passes per training image in the last epoch: the cost that ACR is bought with.
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """What the loss of one image sends through the base classifier, forward and backward.
 
-    Counted by running the loss once, not declared.
+    Attributes:
+        trained: rows whose gradient goes to the weights; all of them are kept until the backward pass.
+        attacked: rows whose gradient goes to the images. at_once: those of the largest such pass.
     """
+
+    trained: float
+    attacked: float
+    at_once: float
+
+
+def passes_per_image(method: Method, info: DatasetInfo) -> Passes:
+    """Forward and backward passes per training image in the last epoch, counted by running the loss once, not declared."""
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         base = _Counter(info)
         batch = Batch(x=torch.rand(2, *info.shape), y=torch.arange(2) % info.classes, epoch=float(info.train.clock - 1))
         method.loss(SmoothedClassifier(base, info.sigmas[0], generator), batch)
-    return base.rows / 2
+    return Passes(trained=base.trained / 2, attacked=sum(base.attacked) / 2, at_once=max(base.attacked, default=0) / 2)
+
+
+def pairs_per_image(method: Method, info: DatasetInfo) -> float:
+    """Forward and backward passes per training image, of either kind: the cost that ACR is bought with."""
+    passes = passes_per_image(method, info)
+    return passes.trained + passes.attacked

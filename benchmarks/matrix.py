@@ -144,7 +144,7 @@ def scale(words: argparse.Namespace) -> None:
         print("planning: cells           ", seconds(lambda: make_plan(request, registry), words.rounds))
         print("planning: what is done    ", seconds(lambda: _Matrix(plan, store, console, None), words.rounds))
         matrix = _Matrix(plan, store, console, None)
-        announce = partial(matrix.announce, torch.device("cpu"), None, "quick", "official", detail=False)
+        announce = partial(matrix.announce, torch.device("cpu"), "quick", "official", None, detail=False)
         announce()
         print("planning: estimate        ", seconds(announce, words.rounds))
         cells = [matrix._planned(cell, 1.0, "") for cell in matrix.todo]

@@ -83,8 +83,7 @@ def test_every_method_learns_what_it_did(method: str, tmp_path: Path) -> None:
 FAULTS: Mapping[str, tuple[str, Callable[..., object], str, str]] = {
     "loss": ("gaussian", Gaussian.loss, "cross_entropy(", "-cross_entropy("),
     "stability term": ("stability", Stability.loss, "self.strength *", "-self.strength *"),
-    "attack of SmoothAdv": ("smoothadv", ascend, "point + step_size", "point - step_size"),
-    "attack of SmoothMix": ("smoothmix", ascend, "point + step_size", "point - step_size"),
+    "attack": ("smoothadv", ascend, "point + step_size", "point - step_size"),
     "robustness term": ("macer", Macer.loss, "self.strength *", "-self.strength *"),
     "consistency term": ("consistency", Consistency.loss, "self.strength *", "-self.strength *"),
     "entropy term": ("consistency", Consistency.loss, "self.entropy_strength *", "-self.entropy_strength *"),

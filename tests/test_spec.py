@@ -161,10 +161,13 @@ def test_every_field_is_in_the_key() -> None:
         "weight_decay": 0.0,
         "images": "first:10",
         "augment": "crop",
+        "devices": 2,
     }
-    assert set(train_changes) | {"precision"} == {f.name for f in dataclasses.fields(TrainSpec)}
+    assert set(train_changes) | {"precision", "sync_batchnorm"} == {f.name for f in dataclasses.fields(TrainSpec)}
     keys = {dataclasses.replace(RUN, train=dataclasses.replace(TRAIN, **{k: v})).key for k, v in train_changes.items()}
     assert len(keys | {RUN.key}) == len(train_changes) + 1
+    synchronised = dataclasses.replace(RUN, train=dataclasses.replace(TRAIN, devices=2, sync_batchnorm=True))
+    assert synchronised.key not in keys
     certify_changes: dict[str, Any] = {"n0": 101, "n": 99, "images": "every:20", "seed": 1, "sampling": "grid", "changes": {"n": 99}}
     certify_changes |= {"skip_misclassified": True, "stop_alpha": 0.01, "radius_step": 0.5}
     assert set(certify_changes) | {"rule", "precision"} == {f.name for f in dataclasses.fields(CertifySpec)}

@@ -20,7 +20,7 @@ from typer.testing import Result
 import bench.models
 from bench.data import Split
 from bench.datasets import DATASETS, DatasetInfo
-from bench.errors import BenchError
+from bench.errors import BenchError, Diverged
 from bench.method import Batch, Method, Terms
 from bench.models import place
 from bench.models.lenet import PIECE, FirstLayer, LeNet, first_layer
@@ -450,7 +450,7 @@ def passes(t: Trainer) -> Iterator[tuple[torch.dtype, torch.dtype]]:
     yield seen[0], logits.dtype
 
 
-@pytest.mark.parametrize(("precision", "inside"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(("precision", "inside"), [("float32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_the_precision_of_the_passes(precision: str, inside: torch.dtype) -> None:
     t = trainer(METHODS["smoothadv"], precision=precision)
     assert next(passes(t)) == (inside, torch.float32)
@@ -458,14 +458,57 @@ def test_the_precision_of_the_passes(precision: str, inside: torch.dtype) -> Non
     assert {tensor.dtype for tensor in t.model.state_dict().values()} == {torch.float32}
 
 
-def test_bf16_changes_the_result_but_not_much() -> None:
+@pytest.mark.parametrize("lower", ["bf16", "fp16"])
+def test_lower_precision_changes_the_result_but_not_much(lower: str) -> None:
     finals = []
-    for precision in ("float32", "bf16"):
+    for precision in ("float32", lower):
         t = trainer(METHODS["smoothadv"], precision=precision)
         t.run(lambda _: None)
         finals.append(torch.cat([p.detach().flatten() for p in t.model.parameters()]))
     assert not torch.equal(*finals)
     assert float((finals[0] - finals[1]).norm() / finals[0].norm()) < 0.05
+
+
+def test_float16_scales_the_loss_and_leaves_out_steps_without_a_finite_gradient() -> None:
+    t = trainer(Gaussian(), images=36, precision="fp16")
+    assert t.scaler is not None
+    t.scaler.load_state_dict(t.scaler.state_dict() | {"scale": 2.0**60})  # overflows where a gradient enters float16
+    before = {name: p.detach().clone() for name, p in t.model.named_parameters()}
+    steps(t, 2)
+    assert all(torch.equal(before[name], p) for name, p in t.model.named_parameters())
+    assert t.scaler.get_scale() == 2.0**58
+    state = t.state()
+    other = trainer(Gaussian(), images=36, precision="fp16")
+    other.restore(state)
+    assert other.scaler is not None
+    assert other.scaler.get_scale() == 2.0**58
+
+
+def test_a_loss_without_finite_gradients_in_float16_diverges() -> None:
+    t = trainer(Exploding(), images=120, batch=4, precision="fp16")
+    with pytest.raises(Diverged, match="no gradient is finite in float16"):
+        t.run(lambda _: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploding(Gaussian):
+    """A finite loss whose gradient is infinite at any scale that float16 training goes down to."""
+
+    def loss(self, g: SmoothedClassifier, batch: Batch) -> Terms:
+        terms = super().loss(g, batch)
+        return terms | {"zero": (terms["cross_entropy"] - terms["cross_entropy"].detach()).abs().sqrt() * 0}
+
+
+def test_an_attack_in_float16_sees_gradients_that_float16_would_lose() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    g, full = (SmoothedClassifier(network, 0.5, torch.Generator(), reduced=dtype) for dtype in (torch.float16, None))
+    x = torch.full((1, 1, 2, 2), 0.5, requires_grad=True)
+    (lost,) = torch.autograd.grad(g.logits(x).sum() * 1e-8, x)
+    assert not lost.any()
+    found, exact = (g.gradient_of_images(g.logits(x).sum() * 1e-8, x) for g in (g, full))
+    assert float((found - exact).norm()) < 0.05 * float(exact.norm())
+    assert not g.gradient_of_images(g.logits(x).sum() * 1e6, x).any(), "out of range: the image stays"
 
 
 def test_tf32_needs_a_gpu() -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from bench.errors import BenchError, UsageError
+from bench.spec import PROTOCOL_ALIASES
 
 T = TypeVar("T")
 
@@ -63,7 +64,8 @@ def filters(
         "protocols": ("--protocol", protocol),
         "recipes": ("--recipe", recipe),
     }
-    return {name: words(values, flag, problems) for name, (flag, values) in flags.items()}
+    found = {name: words(values, flag, problems) for name, (flag, values) in flags.items()}
+    return found | {"protocols": [PROTOCOL_ALIASES.get(name, name) for name in found["protocols"]]}
 
 
 def numbers(values: Sequence[str] | None, flag: str, problems: list[str]) -> list[float]:

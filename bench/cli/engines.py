@@ -88,8 +88,8 @@ class Engine:
         found += [part for word in self.resources for part in ("--resources", word)]
         return found + ([] if self.timeout is None else ["--timeout", f"{self.timeout:g}"])
 
-    def needs_of(self, row: str) -> Resources:
-        """What a row of the table asks of a cluster.
+    def needs_of(self, row: str, devices: int = 1) -> Resources:
+        """What a cell of a row asks of a cluster, if it is computed on so many devices.
 
         Raises:
             UsageError: `--resources` that make no sense.
@@ -97,18 +97,18 @@ class Engine:
         from bench.executors.resources import Resources, resources_for
 
         # Slurm gives whole GPUs, which the slots of a job share.
-        share = 0.0 if self.device != "cuda" else 1.0 if self.name == "slurm" else 1 / self.slots_per_gpu
-        return resources_for(row, self.resources, Resources(gpus=share))
+        share = 0.0 if self.device != "cuda" else float(devices) if devices > 1 or self.name == "slurm" else 1 / self.slots_per_gpu
+        return resources_for(row, self.resources, Resources(cpus=devices, gpus=share))
 
     def needs(self) -> Callable[[Task], Resources]:
-        """`needs_of` for tasks, worked out once per row."""
-        known: dict[str, Resources] = {}
+        """`needs_of` for tasks, worked out once per row and number of devices."""
+        known: dict[tuple[str, int], Resources] = {}
 
         def of(task: Task) -> Resources:
-            row = task.spec.row
-            if row not in known:
-                known[row] = self.needs_of(row)
-            return known[row]
+            asked = task.spec.row, task.spec.train.devices
+            if asked not in known:
+                known[asked] = self.needs_of(*asked)
+            return known[asked]
 
         return of
 
@@ -154,7 +154,8 @@ class Engine:
             return executor, self.count or executor.room()
         if not self.isolated:
             return Here(cells, options), 1
-        slots = slots_here(self.count, options.device, self.slots_per_gpu, planned)
+        devices = max((cell.devices for cell in cells.values()), default=1)
+        slots = slots_here(self.count, options.device, self.slots_per_gpu, planned, devices)
         say(f"{len(slots)} cells side by side, {slots[0].environment['OMP_NUM_THREADS']} CPU threads each")
         return LocalExecutor(slots, self.timeout), len(slots)
 

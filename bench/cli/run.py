@@ -32,9 +32,12 @@ from bench.cli.common import (
     stop,
     words,
 )
+from bench.cli.cost import COLUMNS, cost_columns, cost_total, estimate_json, total_json
 from bench.cli.data import DataDir
 from bench.cli.engines import Engine
+from bench.cli.scale import Devices, Precision, SyncBatchnorm, training_changes
 from bench.errors import BenchError, UsageError, nearest
+from bench.spec import PROTOCOL_ALIASES
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
     from bench.announce import Planned
     from bench.cli.progress import Show
+    from bench.cost import Estimate
     from bench.executors import Executor, Task
     from bench.plan import Cell, Plan, Request
     from bench.registry import Registry
@@ -73,7 +77,7 @@ def run(
             "--seeds", metavar="N|LIST", help="5 means seeds 0 to 4; a list (0,3,4 or 3,) means just those. Default: the protocol's."
         ),
     ] = None,
-    protocol: Annotated[str, typer.Option("--protocol", help="How much is trained and certified: smoke, quick or full.")] = "quick",
+    protocol: Annotated[str, typer.Option("--protocol", help="How much is trained and certified: smoke, quick or full (paper).")] = "quick",
     recipe: Annotated[
         str, typer.Option("--recipe", help="Where paper and authors' code disagree: official (the code) or paper.")
     ] = "official",
@@ -90,6 +94,9 @@ def run(
         int | None,
         typer.Option("--micro-batch", metavar="K", help="Images per piece of a training step, to save memory."),
     ] = None,
+    devices_per_cell: Devices = 1,
+    precision: Precision = None,
+    sync_batchnorm: SyncBatchnorm = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Train through torch.compile; where it does not work, says why and does without.")
     ] = False,
@@ -160,6 +167,7 @@ def run(
     Exit codes: 0 all done, 1 some cells failed or diverged, 2 usage, 128 + signal when interrupted (130 for Ctrl-C).
     """
     problems: list[str] = []
+    protocol = PROTOCOL_ALIASES.get(protocol, protocol)
     methods = words(method, "--method", problems)
     datasets = words(dataset, "--dataset", problems)
     sigmas = numbers(sigma, "--sigma", problems)
@@ -167,6 +175,7 @@ def run(
     wanted = changes(change, problems)
     if skip_misclassified:
         wanted.setdefault("certify.skip_misclassified", "true")
+    training_changes(devices_per_cell, precision, sync_batchnorm, wanted, problems)
     paths = plugins(plugin, problems)
     check_folder(results, problems)
     if rerun is not None and rerun not in RERUN:
@@ -241,11 +250,12 @@ def run(
         stop(missing)
     for sentence in missing:
         matrix.say(f"note: {sentence}")
-    seconds = matrix.announce(chosen_device, data_dir, protocol, recipe, detail=dry_run, isolated=engine.isolated)
+    estimates = matrix.announce(chosen_device, protocol, recipe, micro_batch, detail=dry_run, isolated=engine.isolated)
+    seconds = {name: found.seconds for name, found in estimates.items()}
     if dry_run:
         if as_json:
-            cells = [matrix.as_json(cell) | {"seconds": seconds.get(cell.id)} for cell in plan.cells]
-            print_json({"results": str(results), "cells": cells})
+            cells = [matrix.as_json(cell) | estimate_json(estimates.get(cell.id)) for cell in plan.cells]
+            print_json({"results": str(results), "cells": cells, "total": total_json(estimates.values())})
         return
     options = Options(
         device=chosen_device,
@@ -356,19 +366,19 @@ class _Matrix:
         self.console.print(plain(text), markup=False)
 
     def announce(
-        self, device: torch.device, data_dir: Path | None, protocol: str, recipe: str, *, detail: bool, isolated: bool = False
-    ) -> dict[tuple[str, str], float]:
-        """Says what will be done and how long it may take; returns estimated seconds by cell.
+        self, device: torch.device, protocol: str, recipe: str, micro_batch: int | None, *, detail: bool, isolated: bool = False
+    ) -> dict[tuple[str, str], Estimate]:
+        """Says what will be done and how long it may take; returns estimates by cell.
 
         An estimate runs the method's loss once. Where cells are isolated, a plug-in's is not run here, so its cells have none.
         """
+        from bench.cost import estimate
         from bench.faults import settings_kept
-        from bench.run import estimate_seconds
 
         cells = self.plan.cells
         cells_here = [cell for cell in self.todo if not (isolated and self._plugin(cell))]
         with settings_kept():
-            seconds = estimate_seconds(cells_here, self.store, device, data_dir)
+            estimates = estimate(cells_here, self.store, device, micro_batch)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
@@ -382,12 +392,14 @@ class _Matrix:
             f"protocol {protocol}, recipe {recipe}, device {device}"
         )
         tally = Counter(self.states.values())
-        about = f"; about {clock(sum(seconds.values()))}, from timed steps" if seconds else ""
+        about = f"; about {clock(sum(found.seconds for found in estimates.values()))}, from timed passes" if estimates else ""
         self.say(f"{tally['done']} done, {tally['diverged']} diverged, {len(self.todo)} to do{about}")
         self.say(f"results in {self.store.root}")
         if detail:
-            self._print_cells(seconds)
-        return seconds
+            self._print_cells(estimates)
+            for sentence in cost_total(estimates.values(), len(self.todo)):
+                self.say(sentence)
+        return estimates
 
     def _other_source(self, cell: Cell) -> bool:
         """Whether a trained cell comes from another source of its method than the one at hand."""
@@ -395,15 +407,15 @@ class _Matrix:
             return False
         return self.sources.get(cell.id) not in (None, cell.source_sha256)
 
-    def _print_cells(self, seconds: dict[tuple[str, str], float]) -> None:
+    def _print_cells(self, estimates: dict[tuple[str, str], Estimate]) -> None:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table("row", "data set", "sigma", "seed", "state", "estimate", box=None, pad_edge=False)
+        table = Table("row", "data set", "sigma", "seed", "state", "estimate", *COLUMNS, box=None, pad_edge=False)
         for cell in self.plan.cells:
-            spec, estimate = cell.spec, seconds.get(cell.id)
-            texts = (spec.row, spec.dataset, spec.sigma, spec.seed, self.states[cell.id], "" if estimate is None else clock(estimate))
-            table.add_row(*(escape(plain(text)) for text in texts))
+            spec, found = cell.spec, estimates.get(cell.id)
+            texts = (spec.row, spec.dataset, spec.sigma, spec.seed, self.states[cell.id], "" if found is None else clock(found.seconds))
+            table.add_row(*(escape(plain(text)) for text in (*texts, *cost_columns(found))))
         self.console.print(table)
 
     def run(self, options: Options, seconds: dict[tuple[str, str], float], engine: Engine) -> int:

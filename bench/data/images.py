@@ -30,6 +30,9 @@ class Images(Protocol):
     def to(self, device: torch.device) -> Images:
         """The same split, whose images come on that device."""
 
+    def shared(self, processes: int) -> Images:
+        """The same split, for one of several processes that read it side by side."""
+
     def images(self, indices: Tensor) -> Tensor:
         """The chosen images as they are tested on, float32 in [0, 1]: B C H W."""
 

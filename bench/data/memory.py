@@ -43,6 +43,10 @@ class Split:
     def to(self, device: torch.device) -> Split:
         return dataclasses.replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
+    def shared(self, processes: int) -> Split:
+        """Nothing to share out: no process but the caller works for it."""
+        return self
+
     def images(self, indices: Tensor) -> Tensor:
         """The chosen images as float32 in [0, 1]: B C H W."""
         return self.pixels[indices].to(torch.float32).div_(255)

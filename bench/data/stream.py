@@ -59,6 +59,10 @@ class Stream:
     def to(self, device: torch.device) -> Stream:
         return dataclasses.replace(self, labels=self.labels.to(device), device=device)
 
+    def shared(self, processes: int) -> Stream:
+        """The same split for one of several processes that read it side by side, with its share of the workers."""
+        return dataclasses.replace(self, workers=-(-self.workers // processes))
+
     def images(self, indices: Tensor) -> Tensor:
         """The chosen images, resized and cropped in the middle, as float32 in [0, 1]: B C H W."""
         decoder = _Decoder(self.listing, self.shape, "none", 0)

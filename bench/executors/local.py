@@ -42,7 +42,7 @@ class Slot:
 
 
 def share_out(
-    jobs: int | None, *, cells: int, cores: int, gpus: Sequence[str] = (), per_gpu: int = 1, threads: int | None = None
+    jobs: int | None, *, cells: int, cores: int, gpus: Sequence[str] = (), per_gpu: int = 1, threads: int | None = None, devices: int = 1
 ) -> list[Slot]:
     """The slots of a machine.
 
@@ -53,21 +53,24 @@ def share_out(
         jobs: cells side by side; None: one per GPU slot, else one per core, but no more than cells.
         gpus: names for CUDA_VISIBLE_DEVICES; none: the cores are shared out.
         threads: OMP_NUM_THREADS of the user, an upper limit.
+        devices: GPUs (or CPU processes) of one cell; GPUs that are left over by a division stay idle.
 
     Raises:
         UsageError: more jobs than GPU slots.
     """
-    places = len(gpus) * per_gpu if gpus else cores
+    groups = [",".join(gpus[start : start + devices]) for start in range(0, len(gpus) - devices + 1, devices)]
+    places = len(groups) * per_gpu if gpus else max(1, cores // devices)
     if gpus and jobs is not None and jobs > places:
-        raise UsageError([f"--jobs {jobs} is more than {len(gpus)} GPUs x {per_gpu} slots; raise --slots-per-gpu"])
+        by = f" / {devices} per cell" if devices > 1 else ""
+        raise UsageError([f"--jobs {jobs} is more than {len(gpus)} GPUs{by} x {per_gpu} slots; raise --slots-per-gpu"])
     count = min(places, cells) if jobs is None else jobs
     each = max(1, cores // max(1, count))
     each = min(each, threads) if threads else each
     base = {"OMP_NUM_THREADS": str(each), "MKL_NUM_THREADS": str(each)}
-    return [Slot(base | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})) for number in range(max(1, count))]
+    return [Slot(base | ({"CUDA_VISIBLE_DEVICES": groups[number % len(groups)]} if gpus else {})) for number in range(max(1, count))]
 
 
-def slots_here(jobs: int | None, device: torch.device, per_gpu: int, cells: int) -> list[Slot]:
+def slots_here(jobs: int | None, device: torch.device, per_gpu: int, cells: int, devices: int = 1) -> list[Slot]:
     """`share_out` of the machine that this process is on."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = shown.split(",") if shown else [str(number) for number in range(torch.cuda.device_count())]
@@ -78,6 +81,7 @@ def slots_here(jobs: int | None, device: torch.device, per_gpu: int, cells: int)
         gpus=names if device.type == "cuda" else (),
         per_gpu=per_gpu,
         threads=thread_limit(),
+        devices=devices,
     )
 
 

@@ -75,7 +75,7 @@ def cell_of(task: Task) -> Cell:
     loaded = registry.load(task.spec.method)
     if loaded.source_sha256 != task.source_sha256:
         raise BenchError(f"the file of method {task.spec.method!r} was changed since the matrix was planned; start `bench run` again")
-    return Cell(task.spec, task.certify, loaded.cls(**task.spec.hyperparameters), loaded.source_sha256, task.presets_of)
+    return Cell(task.spec, task.certify, loaded.cls(**task.spec.hyperparameters), loaded.source_sha256, task.presets_of, task.plugins)
 
 
 class _Events:

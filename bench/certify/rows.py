@@ -1,0 +1,36 @@
+"""Evidence of many images, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+
+from bench.certify.sampler import Sampler
+from bench.certify.stopping import stopping
+from bench.data import Images
+from bench.records import Certificate
+from bench.spec import CertifySpec
+
+
+def count_images(
+    sampler: Sampler, data: Images, spec: CertifySpec, indices: Iterable[int], device: torch.device, check: Callable[[], None]
+) -> Iterator[tuple[Certificate, float]]:
+    """Evidence of each image, and the seconds that it took.
+
+    Args:
+        data: the test images. indices: which of them.
+        check: called before each image; raises if no more are wanted.
+
+    Raises:
+        BenchError: as `Sampler.certify`.
+    """
+    enough = stopping(spec, sampler.sigma)
+    for index in indices:
+        check()
+        begun = time.monotonic()
+        image = data.images(torch.tensor([index]))[0].to(device)
+        label = int(data.labels[index])
+        row = sampler.certify(image, index, label, spec.n0, spec.n, enough, skip_misclassified=spec.skip_misclassified)
+        yield row, time.monotonic() - begun

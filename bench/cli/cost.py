@@ -1,0 +1,51 @@
+"""Estimates in words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.cost import Estimate
+
+COLUMNS = ("device-hours", "memory")
+
+
+def cost_columns(estimate: Estimate | None) -> tuple[str, str]:
+    """Texts of `COLUMNS`; empty where there is no estimate."""
+    if estimate is None:
+        return "", ""
+    return f"{estimate.device_seconds / 3600:.3g}", memory(estimate.memory_bytes)
+
+
+def memory(size: int) -> str:
+    """Bytes as `1.3 GiB` or `250 MiB`."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def cost_total(estimates: Collection[Estimate], cells: int) -> list[str]:
+    """What all cells to do take together, in sentences."""
+    if not estimates:
+        return []
+    hours = sum(estimate.device_seconds for estimate in estimates) / 3600
+    largest = max(estimate.memory_bytes for estimate in estimates)
+    lacking = f" ({cells - len(estimates)} cells could not be estimated)" if len(estimates) < cells else ""
+    return [
+        f"in all {hours:.3g} device-hours{lacking}, from timed passes on random images; memory up to {memory(largest)} per device:",
+        "weights, gradients, momentum, noise, training images, and what a step keeps for its backward pass, but no libraries",
+    ]
+
+
+def estimate_json(estimate: Estimate | None) -> dict[str, Any]:
+    """The fields of an estimate, each None where there is none."""
+    names = ("seconds", "device_seconds", "memory_bytes")
+    return {name: None if estimate is None else getattr(estimate, name) for name in names}
+
+
+def total_json(estimates: Collection[Estimate]) -> dict[str, Any]:
+    """Sums, and the largest memory."""
+    return {
+        "device_seconds": sum(estimate.device_seconds for estimate in estimates),
+        "memory_bytes": max((estimate.memory_bytes for estimate in estimates), default=0),
+        "cells": len(estimates),
+    }

@@ -1,0 +1,38 @@
+"""The flags that say on what, and in what arithmetic, a cell is trained: short forms of `--set train.NAME=...`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Devices = Annotated[
+    int,
+    typer.Option(
+        "--devices-per-cell", metavar="N", help="Devices that share a cell's steps and images, a process each; part of the training's key."
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision", metavar="32|bf16|16|tf32", help="Of the training's passes; part of its key. Certification is always float32."
+    ),
+]
+SyncBatchnorm = Annotated[
+    bool, typer.Option("--sync-batchnorm", help="Batch norm over all devices of a cell (CUDA), not over each one's share of a step.")
+]
+
+PRECISIONS = {"32": "float32", "16": "fp16"}
+"""Words of --precision that have another name in a spec."""
+
+
+def training_changes(devices: int, precision: str | None, sync_batchnorm: bool, wanted: dict[str, str], problems: list[str]) -> None:
+    """Adds what the flags say to the changes that --set asks for; a contradiction between the two is a problem."""
+    flags = {
+        "train.devices": ("--devices-per-cell", str(devices) if devices != 1 else None),
+        "train.precision": ("--precision", PRECISIONS.get(precision, precision) if precision else None),
+        "train.sync_batchnorm": ("--sync-batchnorm", "true" if sync_batchnorm else None),
+    }
+    for name, (flag, value) in flags.items():
+        if value is not None and wanted.setdefault(name, value) != value:
+            problems.append(f"{flag} says {name}={value}, but --set says {name}={wanted[name]}")

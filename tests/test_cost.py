@@ -1,0 +1,148 @@
+"""Estimates of a run's cost, before it runs and without its data."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_run import Quiet, cell, options
+from typer.testing import Result
+
+from bench import cost
+from bench.cli.cost import cost_columns, cost_total, memory
+from bench.cost import Estimate, estimate
+from bench.datasets import DATASETS
+from bench.method import Method
+from bench.run import StopSignals, execute
+from bench.spec import PROTOCOLS
+from bench.store import Store
+from bench.train import Passes, passes_per_image
+from methods.consistency import Consistency
+from methods.gaussian import Gaussian
+from methods.macer import Macer
+from methods.smoothadv import SmoothAdv
+from methods.smoothmix import SmoothMix
+from methods.stability import Stability
+
+Call = Callable[..., Result]
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("method", "trained", "attacked", "at_once"),
+    [
+        (Gaussian(), 1, 0, 0),
+        (Stability(), 2, 0, 0),
+        (Consistency(), 2, 0, 0),
+        (Macer(), 16, 0, 0),
+        (SmoothAdv(copies=8), 8, 80, 8),
+        (SmoothMix(copies=2, steps=4), 4, 8, 2),
+        (SmoothMix(copies=1, steps=1, one_step=True), 2, 1, 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_passes_of_either_kind(method: Method, trained: int, attacked: int, at_once: int) -> None:
+    assert passes_per_image(method, DATASETS["mnist"]) == Passes(trained=trained, attacked=attacked, at_once=at_once)
+
+
+def test_bytes_that_autograd_keeps_are_counted_once_and_without_weights() -> None:
+    weight = torch.rand(100, 100, requires_grad=True)
+
+    def work(rows: int) -> None:
+        hidden = (torch.rand(rows, 100) @ weight).exp()  # keeps its input and its result, 100 numbers each, and the weight
+        (hidden * hidden).sum().backward()  # type: ignore[no-untyped-call]
+
+    assert cost._bytes_per_row(work) == 2 * 100 * 4
+
+
+def test_the_paper_on_cifar10_is_estimated_without_its_data(bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "nothing"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    words = ("run", "--dry-run", "--protocol", "paper", "--dataset", "cifar10", "--device", "cpu", "--results", tmp_path / "runs")
+    begun = time.process_time()
+    text = bench(*words)
+    assert time.process_time() - begun < 40, "each network is timed once for the whole matrix"
+    assert text.exit_code == 0, text.output
+    assert "data set cifar10 is not here" in text.output
+    assert "105 cells: rows 7, noise levels 3, seeds 5; protocol full" in text.output
+    assert "device-hours, from timed passes on random images; memory up to" in text.output
+    assert not (tmp_path / "runs").exists()
+
+    found = json.loads(bench(*words, "--json").stdout)
+    assert len(found["cells"]) == 105
+    assert all(entry["device_seconds"] > 0 and entry["memory_bytes"] > 2**28 for entry in found["cells"])
+    assert found["total"]["device_seconds"] == pytest.approx(sum(entry["device_seconds"] for entry in found["cells"]))
+    assert found["total"]["memory_bytes"] == max(entry["memory_bytes"] for entry in found["cells"])
+    seconds = {entry["row"]: entry["device_seconds"] for entry in found["cells"] if (entry["sigma"], entry["seed"]) == (0.5, 0)}
+    pairs = {"gaussian": 1, "stability": 2, "consistency": 2, "macer": 16}  # all of one kind; certification costs all the same
+    for row, count in pairs.items():
+        expected = (count - 1) * (seconds["stability"] - seconds["gaussian"])
+        assert seconds[row] - seconds["gaussian"] == pytest.approx(expected, rel=1e-6)
+    assert seconds["smoothadv"] > seconds["smoothmix.eta5"] > seconds["consistency"]
+
+
+def macer(batch: str, devices: str) -> Estimate:
+    which = cell("macer", train__images="all", train__batch=batch, train__devices=devices)
+    return estimate([which], Store(Path("nowhere")), CPU)[which.id]
+
+
+def test_devices_share_the_time_and_the_memory() -> None:
+    one, four = macer("256", "1"), macer("256", "4")
+    assert four.device_seconds == one.device_seconds == one.seconds
+    assert four.seconds == pytest.approx(one.seconds / 4)
+    images = 60_000 * 28 * 28
+    noise = 256 * 16 * 28 * 28 * 4
+    weights = 431_080 * 4
+    kept = [found.memory_bytes - images - noise - copies * weights for found, copies in ((one, 3), (four, 4))]
+    assert kept[0] == pytest.approx(4 * kept[1], rel=1e-6)
+    which = cell("macer", train__images="all", train__batch="256")
+    pieces = estimate([which], Store(Path("nowhere")), CPU, micro_batch=32)[which.id]
+    assert kept[0] == pytest.approx(8 * (pieces.memory_bytes - images - noise - 3 * weights), rel=1e-6)
+
+
+def test_what_is_done_costs_nothing_more(tmp_path: Path) -> None:
+    which, store = cell(), Store(tmp_path)
+    before = estimate([which], store, CPU)[which.id]
+    assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
+    after = estimate([which], store, CPU)[which.id]
+    assert before.device_seconds > 0
+    assert after.device_seconds == 0
+
+
+def test_an_estimate_is_near_what_a_cell_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In processor time, which other jobs on the machine disturb least. Loading and compiling is not part of an estimate."""
+    monkeypatch.setattr(cost, "now", lambda device: time.process_time())
+    for cached in (cost._network, cost._certification):
+        cached.cache_clear()
+    which = cell("smoothmix", train__images="first:1024", certify__images="first:2", certify__n="10000")
+    expected = estimate([which], Store(tmp_path), CPU)[which.id].seconds
+    execute(cell(), Store(tmp_path), options(), Quiet(), StopSignals())  # warms up
+    begun = time.process_time()
+    assert execute(which, Store(tmp_path), options(), Quiet(), StopSignals()) == "done"
+    taken = time.process_time() - begun
+    assert taken / 3 < expected < 3 * taken
+    for cached in (cost._network, cost._certification):
+        cached.cache_clear()
+
+
+def test_words_of_an_estimate() -> None:
+    found = Estimate(seconds=1800.0, device_seconds=3600.0, memory_bytes=3 * 2**30)
+    assert cost_columns(found) == ("1", "3.0 GiB")
+    assert cost_columns(None) == ("", "")
+    assert memory(250 * 2**20) == "250 MiB"
+    assert "in all 1 device-hours (2 cells could not be estimated)" in cost_total([found], 3)[0]
+    assert cost_total([], 3) == []
+
+
+def test_the_alias_of_a_protocol_is_no_protocol(bench: Call, tmp_path: Path) -> None:
+    assert "paper" not in PROTOCOLS
+    keys: list[Any] = []
+    for protocol in ("paper", "full"):
+        words = ("run", "--dry-run", "--json", "--method", "gaussian", "--protocol", protocol, "--results", tmp_path)
+        keys.append([entry["key"] for entry in json.loads(bench(*words).stdout)["cells"]])
+    assert keys[0] == keys[1]
