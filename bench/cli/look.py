@@ -294,9 +294,17 @@ def _show_method(loaded: Loaded, as_json: bool) -> None:
             cost = f"its loss fails, see `bench check` ({type(error).__name__}: {error}{line_of(error, cls())})"
         typer.echo(f"\nno presets: the defaults serve every data set and noise level; {plain(cost)}")
         return
-    varying = [k for k in presets[0] if len({repr(p[k]) for p in presets}) > 1 or k in ("recipe", "pairs/image")]
-    typer.echo("\npresets (fields that vary among them; pairs/image = forward+backward pairs per training image):")
-    _print_rows([{k: p[k] for k in varying} for p in presets])
+    typer.echo("\npresets (pairs = forward+backward pairs per training image; settings: what is not the default above):")
+    defaults = {field["field"]: field["default"] for field in fields}
+    rows = [
+        {
+            **{name: preset[name] for name in ("recipe", "variant", "data set", "sigma")},
+            "pairs": f"{preset['pairs/image']:g}",
+            "settings": ", ".join(f"{k}={v}" for k, v in preset.items() if k in defaults and v != defaults[k]) or "-",
+        }
+        for preset in presets
+    ]
+    _print_rows(rows)
     for line in sources:
         typer.echo(f"\n{line}")
 
