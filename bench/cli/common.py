@@ -138,7 +138,8 @@ def existing_folder(folder: Path, flag: str = "--results") -> Path:
     except OSError as error:
         stop([f"{flag} {folder}: {error.strerror}"])
     if not found:
-        stop([f"{flag} {folder}: there is no such folder; `bench run` fills results/runs"])
+        hint = "`bench import` fills one with logs" if flag == "--logs" else "`bench run` fills results/runs"
+        stop([f"{flag} {folder}: there is no such folder; {hint}"])
     return folder
 
 
