@@ -478,12 +478,11 @@ class Store:
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(JSON_BYTES + 1)
+            if (size := os.fstat(file.fileno()).st_size) > JSON_BYTES:
+                raise BenchError(f"{path} has more than {JSON_BYTES >> 20} MB, which no record of a run has")
+            return file.read(size)
     except OSError as error:
         raise BenchError(f"{path}: {error.strerror}") from None
-    if len(content) > JSON_BYTES:
-        raise BenchError(f"{path} has more than {JSON_BYTES >> 20} MB, which no record of a run has")
-    return content
 
 
 @lru_cache(maxsize=16)

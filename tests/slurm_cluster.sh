@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Slurm cluster of one machine: munged, slurmctld and slurmd on the loopback device of this one, from Debian's packages slurm-wlm and munge.
 #
-#     sudo tests/slurm_cluster.sh FOLDER     prints "ready" and waits; the end of standard input ends the cluster
+#     sudo tests/slurm_cluster.sh FOLDER PORT PORT     prints "ready" and waits; the end of standard input ends the cluster
 #
 # With SLURM_CONF=FOLDER/slurm.conf the commands of Slurm talk to it.
 set -euo pipefail
@@ -17,8 +17,8 @@ host=$(hostname -s)
 cat > "$folder/slurm.conf" <<END
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=${SLURMCTLD_PORT:-16817}
-SlurmdPort=${SLURMD_PORT:-16818}
+SlurmctldPort=$2
+SlurmdPort=$3
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 AuthType=auth/munge
 CredType=cred/munge

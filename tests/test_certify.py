@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -629,3 +631,28 @@ def test_grid_counts_do_not_depend_on_the_batch() -> None:
     rows = [certified(Sampler(Net(), 0.5, 4, 0, batch, "grid"), [0, 1]) for batch in (7, 500)]
     assert rows[0] == rows[1]
     assert rows[0] != certified(Sampler(Net(), 0.5, 4, 0), [0, 1])
+
+
+def test_a_signal_ends_the_workers_of_an_image() -> None:
+    """Else the end of the process would wait for them, until the last of an image's samples."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(number: int, frame: object) -> None:
+        raise Stop
+
+    sampler = Sampler(Linear([1.0] * 4, 0.0), 0.5, 2, 0)
+    with threads(2):
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            with pytest.raises(Stop):
+                sampler.certify(torch.zeros(1, 2, 2), 0, 0, 10, 100_000_000)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    assert sampler._pool
+    begun = time.monotonic()
+    sampler._pool.shutdown(wait=True)
+    assert time.monotonic() - begun < 5

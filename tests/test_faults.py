@@ -83,7 +83,7 @@ def test_f1_to_f3_a_crash_at_every_io_step(forks: Forks) -> None:
 
 def test_f4_f5_a_sample_of_every_io_step(forks: Forks) -> None:
     """Power lost with what was not synced; a full disk; kills at random times."""
-    found = [forks.ask(fault="power", stride=37, offset=5), forks.ask(fault="full", stride=16, offset=5), forks.ask(fault="kill", count=3)]
+    found = [forks.ask(fault="power", stride=18, offset=5), forks.ask(fault="full", stride=9, offset=5), forks.ask(fault="kill", count=3)]
     assert [f["faults"] for f in found] == [[]] * 3
     assert sum(f["points"] for f in found) >= 20
 

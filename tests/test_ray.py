@@ -110,7 +110,8 @@ def test_a_machine_that_dies_in_the_middle_changes_no_byte(cluster: Cluster, tmp
 
 def test_another_token_is_turned_away(cluster: Cluster) -> None:
     code = f"from bench.executors.ray import connect; connect({cluster.address!r}, None)"
-    environment = ENVIRONMENT | {"RAY_AUTH_TOKEN": "another"}
+    quickly = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
+    environment = ENVIRONMENT | quickly | {"RAY_AUTH_TOKEN": "another"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"BenchError: --address {cluster.address}: no Ray cluster answers" in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -163,8 +164,14 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         pytest.skip("no real Slurm: its daemons want to be started by root")
     folder = tmp_path_factory.mktemp("slurm")
     environment = ENVIRONMENT | {"PATH": path}
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = [str(server.getsockname()[1]) for server in (one, two)]
     cluster = subprocess.Popen(
-        [str(ROOT / "tests" / "slurm_cluster.sh"), str(folder)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [str(ROOT / "tests" / "slurm_cluster.sh"), str(folder), *ports],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert cluster.stdin
     assert cluster.stdout
