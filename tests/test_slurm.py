@@ -114,6 +114,71 @@ def test_without_slurm_the_user_is_told(bench: Call, tmp_path: Path, monkeypatch
         slurm.check_installed()
 
 
+# --------------------------------------------------------------------------------------------- commands that stand in for those of Slurm
+
+SBATCH = """
+echo "$@" >> {folder}/asked
+if test $(wc -l < {folder}/asked) -gt {allowed}; then
+    echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1
+fi
+wc -l < {folder}/asked >> {folder}/queue
+echo "Submitted batch job $(wc -l < {folder}/asked)"
+"""
+
+
+class StandIn:
+    """Commands in a folder that is first on the path: an sbatch that takes so many jobs, a squeue that lists them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "queue").touch()
+        self.command("srun", "exit 1")
+        self.command("squeue", f"cat {folder}/queue")
+        self.allow(1000)
+
+    def command(self, name: str, script: str) -> None:
+        (self.folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self.folder / name).chmod(0o755)
+
+    def allow(self, jobs: int) -> None:
+        self.command("sbatch", SBATCH.format(folder=self.folder, allowed=jobs))
+
+    def asked(self) -> int:
+        """Times that sbatch was called."""
+        return len((self.folder / "asked").read_text().splitlines()) if (self.folder / "asked").exists() else 0
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    found = StandIn(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{found.folder}{os.pathsep}{os.environ['PATH']}")
+    return found
+
+
+def test_what_slurm_took_before_it_refused_is_known_and_not_submitted_again(
+    bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: StandIn
+) -> None:
+    monkeypatch.setattr(slurm, "ARRAY_JOBS", 1)
+    words: list[str | Path] = [*WORDS, "--results", tmp_path / "runs", "--executor", "slurm"]
+    stand_in.allow(1)
+    refused = bench(*words)
+    assert refused.exit_code == 2, refused.output
+    assert "submitted 1 of 2 cells" in refused.output
+    assert "so 1 cells are not submitted: sbatch: error: QOSMaxSubmitJobPerUserLimit" in refused.output
+    rows = standings(Store(tmp_path / "runs"))
+    assert [(row["state"], row["job"]) for row in rows] == [("queued", "1")]
+
+    stand_in.allow(1000)
+    again = bench(*words)
+    assert again.exit_code == 0, again.output
+    assert "1 cells are with jobs that were submitted before" in again.output
+    assert "submitted 1 cells as 1 jobs" in again.output
+    assert stand_in.asked() == 3
+    rows = standings(Store(tmp_path / "runs"))
+    assert sorted(row["job"] for row in rows) == ["1", "3"]
+
+
 # ------------------------------------------------------------------------------------------------------- jobs on submitit's local cluster
 
 

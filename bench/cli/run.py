@@ -477,11 +477,14 @@ class _Matrix:
         tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
         slurm = engine.slurm(self.store.root)
         slurm.check(tasks)
-        jobs = slurm.submit(tasks)
-        mine = [replace(planned[cell.id], job=job) for cell, job in zip(cells, jobs, strict=True)]
-        handed_over(self.store.root, mine, self._finished(mine))
+        finished = self._finished([planned[cell.id] for cell in cells])
+        mine: list[Planned] = []
+        path = None
+        for jobs in slurm.submit(tasks):  # what Slurm has is told at once: it may refuse the next array
+            mine += [replace(planned[cells[place].id], job=job) for place, job in sorted(jobs.items())]
+            path = handed_over(self.store.root, mine, finished, path)
         where = "" if self.store.root == Path("results/runs") else f" --results {self.store.root}"
-        self.say(f"submitted {len(cells)} cells as {len(set(jobs))} jobs; their logs are in {slurm.folder}")
+        self.say(f"submitted {len(cells)} cells as {len({cell.job for cell in mine})} jobs; their logs are in {slurm.folder}")
         self.say(f"next: bench status{where}; the same line again submits what is then unfinished")
         return 0
 
