@@ -29,7 +29,7 @@ from bench.parallel import team
 from bench.parallel.group import rendezvous
 from bench.parallel.shares import pieces, share
 from bench.plan import Cell
-from bench.run import StopSignals, execute, state_of
+from bench.run import StopSignals, check_options, execute, state_of
 from bench.spec import to_json
 from bench.store import Store, read_json
 from methods.smoothadv import SmoothAdv
@@ -344,6 +344,13 @@ def test_without_fabric_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     with pytest.raises(BenchError, match=r"pip install 'certbench\[fabric\]'"):
         team.check_devices(two().spec.train, CPU)
+
+
+def test_gpus_are_counted_where_a_cell_runs_and_not_where_it_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    cuda = torch.device("cuda")
+    assert not check_options([two()], lambda cell: cuda, None, here=False)
+    assert check_options([two()], lambda cell: cuda, None) == ["--devices-per-cell 2: this process sees 1 CUDA devices"]
 
 
 def test_torch_refuses_synchronised_batch_norm_on_a_cpu() -> None:

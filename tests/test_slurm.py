@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -177,6 +178,58 @@ def test_what_slurm_took_before_it_refused_is_known_and_not_submitted_again(
     assert stand_in.asked() == 3
     rows = standings(Store(tmp_path / "runs"))
     assert sorted(row["job"] for row in rows) == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--resources", "gpus=2", "--precision", "tf32"],
+        ["--resources", "gpus=2", "--devices-per-cell", "2", "--sync-batchnorm"],
+        ["--device", "cuda", "--devices-per-cell", "3"],
+        ["--resources", "cpus=3", "--devices-per-cell", "3"],
+    ],
+)
+def test_a_login_node_plans_for_devices_that_it_has_not(bench: Call, tmp_path: Path, stand_in: StandIn, words: list[str]) -> None:
+    common = [word for word in WORDS if word not in ("--device", "cpu")]
+    result = bench(*common, *words, "--results", tmp_path / "runs", "--executor", "slurm", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "2 to do" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--precision", "tf32"], "train.precision=tf32 needs a CUDA device, not cpu"),
+        (["--devices-per-cell", "2", "--sync-batchnorm"], "--sync-batchnorm needs CUDA devices"),
+        (
+            ["--resources", "gpus=2", "--devices-per-cell", "3"],
+            "--resources gpus=2 is less than the 3 GPUs, train.devices, of a cell of gaussian",
+        ),
+        (["--device", "cuda", "--resources", "g*:gpus=1", "--devices-per-cell", "2"], "--resources gpus=1 is less than the 2 GPUs"),
+        (["--resources", "gausian:cpus=4"], "--resources gausian:cpus=4 fits none of these cells; did you mean 'gaussian'?"),
+        (["--resources", "gpus=0.5"], "gpus=0.5: Slurm gives whole GPUs"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(bench: Call, tmp_path: Path, stand_in: StandIn, words: list[str], problem: str) -> None:
+    common = [word for word in WORDS if word not in ("--device", "cpu")]
+    for last in ([], ["--dry-run"]):
+        result = bench(*common, *words, "--results", tmp_path / "runs", "--executor", "slurm", *last)
+        assert result.exit_code == 2, result.output
+        assert problem in result.output
+    assert stand_in.asked() == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_line_that_retries_a_cell_asks_for_what_it_needs_and_no_more(bench: Call, tmp_path: Path, stand_in: StandIn) -> None:
+    words = ["--method", "gaussian,stability", "--resources", "stability:cpus=2", "--resources", "minutes=9"]
+    result = bench(*WORDS, *words, "--results", tmp_path / "runs", "--executor", "slurm")
+    assert result.exit_code == 0, result.output
+    (told,) = (tmp_path / "runs" / ".matrix").glob("*.json")
+    cells = json.loads(told.read_text())["cells"]
+    assert {(cell["names"]["row"], "stability:cpus=2" in cell["words"], "minutes=9" in cell["words"]) for cell in cells} == {
+        ("gaussian", False, True),
+        ("stability", True, True),
+    }
 
 
 # ------------------------------------------------------------------------------------------------------- jobs on submitit's local cluster
