@@ -331,7 +331,12 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_written(bench: Call
         ),
         (("--sync-batchnorm",), "sync_batchnorm=true needs devices greater than 1"),
         (("--devices-per-cell", "2", "--sync-batchnorm"), "--sync-batchnorm needs CUDA devices"),
-        (("--precision", "8"), "precision=8 is not supported"),
+        (
+            ("--devices-per-cell", "1", "--set", "train.devices=4"),
+            "--devices-per-cell says train.devices=1, but --set says train.devices=4",
+        ),
+        (("--precision", "64"), "--precision 64 is unknown; there is 16, 32, bf16, tf32"),
+        (("--precision", "bf61"), "--precision bf61 is unknown; did you mean 'bf16'?"),
     ):
         method = () if "--plugin" in words else ("--method", "gaussian")
         result = bench("run", "--protocol", "smoke", "--device", "cpu", "--results", tmp_path / "runs", *method, *words)
@@ -382,3 +387,10 @@ def test_words_of_precision(bench: Call, tmp_path: Path, word: str, name: str) -
         for words in (("--precision", word), ("--set", f"train.precision={name}"))
     ]
     assert keys[0] == keys[1]
+
+
+def test_one_device_that_is_asked_for_is_the_default(bench: Call, tmp_path: Path) -> None:
+    base = ("run", "--dry-run", "--json", "--method", "gaussian", "--sigma", "0.25", "--protocol", "smoke", "--results", tmp_path)
+    cells = [json.loads(bench(*base, *words).stdout)["cells"] for words in ((), ("--devices-per-cell", "1"))]
+    assert cells[0][0]["key"] == cells[1][0]["key"]
+    assert cells[0][0]["row"] == cells[1][0]["row"]

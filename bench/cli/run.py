@@ -94,7 +94,7 @@ def run(
         int | None,
         typer.Option("--micro-batch", metavar="K", help="Images per piece of a training step, to save memory."),
     ] = None,
-    devices_per_cell: Devices = 1,
+    devices_per_cell: Devices = None,
     precision: Precision = None,
     sync_batchnorm: SyncBatchnorm = False,
     compiled: Annotated[
