@@ -72,7 +72,7 @@ def announced(root: Path, cells: Sequence[Planned], done: Collection[str]) -> It
     """
     path = root / FOLDER / f"{uuid.uuid4().hex}.json"
     with contextlib.suppress(OSError):
-        _forget(root, {cell.folder for cell in cells} | set(done))
+        _forget(root, {cell.folder for cell in cells} | set(done), path)
         write_json(path, claims.identity() | {"cells": [vars(cell) for cell in cells]})
     ended = threading.Event()
 
@@ -90,19 +90,23 @@ def announced(root: Path, cells: Sequence[Planned], done: Collection[str]) -> It
         heart.join()
 
 
-def handed_over(root: Path, cells: Sequence[Planned], done: Collection[str]) -> None:
+def handed_over(root: Path, cells: Sequence[Planned], done: Collection[str], path: Path | None = None) -> Path:
     """Tells which jobs of a batch system have which cells, for as long as anybody asks.
 
     Args:
         done: as of `announced`.
+        path: what this told before, with fewer cells; it is replaced.
     """
-    _forget(root, {cell.folder for cell in cells} | set(done))
-    write_json(root / FOLDER / f"{uuid.uuid4().hex}.json", {"cells": [vars(cell) for cell in cells]})
+    path = path or root / FOLDER / f"{uuid.uuid4().hex}.json"
+    write_json(path, {"cells": [vars(cell) for cell in cells]})
+    _forget(root, {cell.folder for cell in cells} | set(done), path)
+    return path
 
 
-def _forget(root: Path, mine: Collection[str]) -> None:
+def _forget(root: Path, mine: Collection[str], own: Path) -> None:
     """Removes the announcements of others who are gone and whose cells are all in hand now."""
-    old = [matrix for matrix in matrices(root) if not matrix.alive and set(mine).issuperset(cell.folder for cell in matrix.cells)]
+    others = [matrix for matrix in matrices(root) if not matrix.alive and matrix.path != own]
+    old = [matrix for matrix in others if set(mine).issuperset(cell.folder for cell in matrix.cells)]
     at_work = squeue.alive({cell.job for matrix in old for cell in matrix.cells} - {""})
     for matrix in old:
         jobs = {cell.job for cell in matrix.cells} - {""}

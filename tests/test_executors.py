@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from typer.testing import Result
 
 from bench import claims
 from bench.errors import BenchError, Interrupted, UsageError
-from bench.executors import Outcome, Task, local
-from bench.executors.local import LocalExecutor, share_out
+from bench.executors import Outcome, Task, job, local
+from bench.executors.job import Job
+from bench.executors.local import LocalExecutor, Slot, share_out
 from bench.executors.worker import as_words, cell_of, from_words
 from bench.plan import Request, make_plan
 from bench.registry import Registry
@@ -173,6 +174,27 @@ def outcomes(root: Path, seeds: list[int], watch: Log | None = None, **fields: A
     """Outcome by seed."""
     found = fakes(**fields).outcomes([task(root, seed) for seed in seeds], watch or Log(), StopSignals())
     return {seeds[number]: outcome for number, outcome in found}
+
+
+@pytest.mark.parametrize(
+    ("shown", "devices", "given"),
+    [("0,1,2,3", 2, ["0,1", "2,3"]), ("4,5", 2, ["4,5", "4,5"]), ("7", 2, ["7", "7"]), ("0,1", 1, ["0", "1"])],
+)
+def test_slots_of_a_job_have_all_gpus_of_a_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str, devices: int, given: list[str]
+) -> None:
+    found: list[str] = []
+
+    def executor(slots: Sequence[Slot], timeout: float | None) -> LocalExecutor:
+        found.extend(slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots)
+        return LocalExecutor(slots, timeout, (sys.executable, "-c", FAKE))
+
+    monkeypatch.setattr(job, "LocalExecutor", executor)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    texts = [task(tmp_path, spec=run_spec(seed=seed, train={"devices": devices})).to_text() for seed in (0, 10)]
+    told = Job(texts, threads=1, slots=2).run(str)
+    assert [json.loads(text)["state"] for text in told] == ["done", "done"]
+    assert found == given
 
 
 def test_cells_go_to_few_workers_in_order(tmp_path: Path) -> None:

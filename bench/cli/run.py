@@ -94,7 +94,7 @@ def run(
         int | None,
         typer.Option("--micro-batch", metavar="K", help="Images per piece of a training step, to save memory."),
     ] = None,
-    devices_per_cell: Devices = 1,
+    devices_per_cell: Devices = None,
     precision: Precision = None,
     sync_batchnorm: SyncBatchnorm = False,
     compiled: Annotated[
@@ -239,12 +239,26 @@ def run(
         except UsageError as error:
             problems += error.problems
     if not problems:
-        problems = check_options(plan.cells, chosen_device, micro_batch)
+        problems = check_options(
+            plan.cells, lambda cell: engine.device_of(cell, chosen_device), micro_batch, here=not engine.cluster
+        ) + engine.problems_of(plan.cells, chosen_device)
     if problems:
         stop(problems)
+    options = Options(
+        device=chosen_device,
+        batch=batch,
+        micro_batch=micro_batch,
+        compile=compiled,
+        allow_changed_source=allow_changed_source,
+        allow_other_data=allow_other_data,
+        data_dir=data_dir,
+    )
+    submitted = executor == "slurm"
 
     console = Console(stderr=as_json or emit is not None, quiet=quiet, highlight=False, soft_wrap=True)
     matrix = _Matrix(plan, Store(results), console, rerun, paths)
+    if submitted and not emit:
+        guarded(lambda: matrix.check_slurm(options, engine))
     missing = matrix.check_data(data_dir, allow_other=allow_other_data, read=not (dry_run or engine.cluster or emit))
     if missing and not dry_run:
         stop(missing)
@@ -257,15 +271,6 @@ def run(
             cells = [matrix.as_json(cell) | estimate_json(estimates.get(cell.id)) for cell in plan.cells]
             print_json({"results": str(results), "cells": cells, "total": total_json(estimates.values())})
         return
-    options = Options(
-        device=chosen_device,
-        batch=batch,
-        micro_batch=micro_batch,
-        compile=compiled,
-        allow_changed_source=allow_changed_source,
-        allow_other_data=allow_other_data,
-        data_dir=data_dir,
-    )
     if emit:
         for line in matrix.lines(options, seconds, replace(engine, name=None, address=None, resources=())):
             typer.echo(line)
@@ -274,7 +279,6 @@ def run(
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
-    submitted = executor == "slurm"
     code = guarded(lambda: matrix.submit(options, seconds, engine) if submitted else matrix.run(options, seconds, engine))
     if not code and not submitted:
         where = "" if results == Path("results/runs") else f" --results {results}"
@@ -299,14 +303,14 @@ def _by_dataset(request: Request, registry: Registry) -> list[Request]:
     return parts
 
 
-def _flags(options: Options, engine: Engine) -> str:
+def _flags(options: Options, engine: Engine, cell: Cell) -> str:
     """What continues a cell in the way that it was begun, beyond what its specs say."""
     words = [] if engine.device == "auto" else ["--device", engine.device]
     words += [] if options.micro_batch is None else ["--micro-batch", str(options.micro_batch)]
     words += ["--compile"] if options.compile else []
     words += [] if options.data_dir is None else ["--data-dir", str(options.data_dir.absolute())]
     words += ["--allow-other-data"] if options.allow_other_data else []
-    return shlex.join(words + engine.flags())
+    return shlex.join(words + engine.flags(cell.spec.row))
 
 
 class _Matrix:
@@ -431,8 +435,7 @@ class _Matrix:
         executor, room = engine.executor({cell.id: cell for cell in cells}, options, len(self.plan.cells), self.say)
         tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
         show = Show(self.console, [c.name for c in cells], [seconds.get(c.id, 0.0) for c in cells], room)
-        flags = _flags(options, engine)
-        planned = [self._planned(cell, seconds.get(cell.id), flags) for cell in cells]
+        planned = [self._planned(cell, seconds.get(cell.id), _flags(options, engine, cell)) for cell in cells]
         finished = self._finished(planned)
         interrupted = 0
         with contextlib.ExitStack() as stack:
@@ -460,28 +463,39 @@ class _Matrix:
             self.say("diverged cells are not tried again unless you say --rerun diverged")
         return int(tally["done"] != len(self.plan.cells))
 
+    def check_slurm(self, options: Options, engine: Engine) -> None:
+        """UsageError if what is to do cannot be handed over to Slurm so."""
+        tasks = [self._task(cell, engine.options_for(cell, options)) for cell in self._without_job(self.todo)]
+        engine.slurm(self.store.root).check(tasks)
+
+    def _without_job(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that no job of Slurm has, as far as that can be told."""
+        from bench.status import in_hand
+
+        has = {folder for folder, (cell, alive) in in_hand(self.store).items() if cell.job and alive != "no"}
+        return [cell for cell in cells if self._folder(cell) not in has]
+
     def submit(self, options: Options, seconds: dict[tuple[str, str], float], engine: Engine) -> int:
         """Hands what is to do over to Slurm, but for cells that its jobs have already; returns the exit code."""
         from bench.announce import handed_over
-        from bench.status import in_hand
 
-        planned = {cell.id: self._planned(cell, seconds.get(cell.id), _flags(options, engine)) for cell in self.todo}
-        known = in_hand(self.store)
-        has = {folder for folder, (cell, alive) in known.items() if cell.job and alive != "no"}
-        cells = [cell for cell in self._longest_first(seconds) if planned[cell.id].folder not in has]
+        cells = self._without_job(self._longest_first(seconds))
         if len(cells) < len(self.todo):
             self.say(f"{len(self.todo) - len(cells)} cells are with jobs that were submitted before")
         if not cells:
             return 0
         cells = self._set_aside(cells)
         tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
+        planned = {cell.id: self._planned(cell, seconds.get(cell.id), _flags(options, engine, cell)) for cell in cells}
         slurm = engine.slurm(self.store.root)
-        slurm.check(tasks)
-        jobs = slurm.submit(tasks)
-        mine = [replace(planned[cell.id], job=job) for cell, job in zip(cells, jobs, strict=True)]
-        handed_over(self.store.root, mine, self._finished(mine))
+        finished = self._finished([planned[cell.id] for cell in cells])
+        mine: list[Planned] = []
+        path = None
+        for jobs in slurm.submit(tasks):  # what Slurm has is told at once: it may refuse the next array
+            mine += [replace(planned[cells[place].id], job=job) for place, job in sorted(jobs.items())]
+            path = handed_over(self.store.root, mine, finished, path)
         where = "" if self.store.root == Path("results/runs") else f" --results {self.store.root}"
-        self.say(f"submitted {len(cells)} cells as {len(set(jobs))} jobs; their logs are in {slurm.folder}")
+        self.say(f"submitted {len(cells)} cells as {len({cell.job for cell in mine})} jobs; their logs are in {slurm.folder}")
         self.say(f"next: bench status{where}; the same line again submits what is then unfinished")
         return 0
 
@@ -489,10 +503,9 @@ class _Matrix:
         """A shell line for each cell to be done, the long ones first."""
         from bench.announce import line
 
-        flags = _flags(options, engine)
         for cell in self._longest_first(seconds):
             rerun = f" --rerun {self.rerun}" if cell.id in self.again else ""
-            planned = self._planned(cell, None, flags)
+            planned = self._planned(cell, None, _flags(options, engine, cell))
             yield line(planned.words, planned.plugin, self.store.root.absolute()) + rerun
 
     def _set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
