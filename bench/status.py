@@ -21,11 +21,11 @@ def standings(store: Store) -> list[Row]:
     failed, oom, diverged, damaged (`reason`, `log`); interrupted: nobody is at it; stale: somebody seems to be, but was not heard of.
     `retry` is the line that continues a cell or tries it again.
     """
-    planned = in_hand(store)
+    planned, now = in_hand(store), claims.present(store.root)
     rows = []
     for row in Listing(store).rows():
         found = planned.pop(Path(row["path"]).relative_to(store.root).as_posix(), None)
-        rows.append(_standing(store, row, *(found or (None, "no"))))
+        rows.append(_standing(store, now, row, *(found or (None, "no"))))
     blank = dict.fromkeys(COLUMNS, "") | {
         "state": "missing",
         "images certified": "none",
@@ -35,7 +35,7 @@ def standings(store: Store) -> list[Row]:
         "epochs": 0,
     }
     for cell, alive in planned.values():
-        rows.append(_standing(store, blank | cell.names | {"path": str(store.root / cell.folder)}, cell, alive))
+        rows.append(_standing(store, now, blank | cell.names | {"path": str(store.root / cell.folder)}, cell, alive))
     return rows
 
 
@@ -54,11 +54,11 @@ def in_hand(store: Store) -> dict[str, tuple[announce.Planned, Alive]]:
     return found
 
 
-def _standing(store: Store, row: Row, cell: announce.Planned | None, alive: Alive) -> Row:
+def _standing(store: Store, now: float, row: Row, cell: announce.Planned | None, alive: Alive) -> Row:
     more = cell is not None and cell.certification not in row.get("certifications", {})  # planned beyond what is on disk
     row = row | {"holder": None, "retry": None, "job": (cell.job if cell else "") or None}
     if row["state"] in UNFINISHED or (row["state"] == "done" and more):
-        holder = claims.holder(Path(row["path"]))
+        holder = claims.holder(Path(row["path"]), now)
         if holder and not holder.stale:
             at_work = {"phase": holder.phase, "done": holder.done, "total": holder.total, "left": holder.left}
             return row | {"state": "running", "reason": None, "holder": str(holder)} | at_work

@@ -73,6 +73,24 @@ def test_every_state_is_told_from_the_others(tmp_path: Path) -> None:
     assert by_seed(store)[2]["state"] == "oom"
 
 
+def test_a_clock_that_is_ahead_makes_nobody_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the present is asked for once or twice, however many cells there are."""
+    store = Store(tmp_path)
+    for seed in range(6):
+        forge(add(store, run_spec(seed=seed), counts=[N]).path, phase="certifying", done=1, total=4)
+    clock, present, asked = time.time, claims.present, list[Path]()
+
+    def ask(folder: Path) -> float:
+        asked.append(folder)
+        return present(folder)
+
+    monkeypatch.setattr(time, "time", lambda: clock() + 2 * claims.STALE_SECONDS)
+    monkeypatch.setattr(claims, "present", ask)
+    with announced(store.root, [planned(store, 9)], []):
+        assert [row["state"] for row in standings(store)] == ["running"] * 6 + ["queued"]
+    assert len(asked) <= 3  # one of them by `announced`
+
+
 def test_cells_of_a_process_that_ended_are_not_queued(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with announced(store.root, [planned(store, 1, "/plug ins/gaussian.py")], []) as path:
