@@ -110,8 +110,8 @@ def _forget(root: Path, mine: Collection[str]) -> None:
 
 
 def line(words: str, plugin: str, root: Path) -> str:
-    """A `bench run` of its own for one cell. words: after `bench run`, quoted. plugin: files, with commas."""
-    parts = [f"bench run {words}"]
+    """A `bench` of its own for one cell. words: after `bench`, quoted. plugin: files, with commas."""
+    parts = [f"bench {words}"]
     parts += [f"--plugin {shlex.quote(plugin)}"] if plugin else []
     parts += [f"--results {shlex.quote(str(root))}"] if root != DEFAULT_ROOT else []
     return " ".join(parts)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench import announce, claims, squeue
-from bench.listing import COLUMNS, Listing, Row
+from bench.listing import COLUMNS, ORDER, Listing, Row
 from bench.store import Store
 
 Alive = Literal["yes", "no", "unknown"]
@@ -79,8 +79,13 @@ def _standing(store: Store, now: float, row: Row, cell: announce.Planned | None,
 
 
 def _retry(store: Store, row: Row, cell: announce.Planned | None) -> str | None:
-    words = cell.words if cell else next(iter(row.get("lines", {}).values()), None)
+    """The line that continues what is unfinished: the certification that was announced, unless it is done, or that furthest behind."""
+    certifications = row.get("certifications", {})
+    if cell and certifications.get(cell.certification, ["missing"])[0] == "done":
+        cell = None
+    behind = min(certifications, key=lambda key: ORDER.index(certifications[key][0]), default="")
+    words = f"run {cell.words}" if cell else row.get("lines", {}).get(behind)
     if words is None:
-        return None  # a damaged run does not say what it was
+        return None  # a damaged run does not say what it was, and there are certifications that no line asks for
     line = announce.line(words, cell.plugin if cell else "", store.root)
     return line + (" --rerun diverged" if row["state"] == "diverged" else "")

@@ -493,7 +493,7 @@ class _Matrix:
         for cell in self._longest_first(seconds):
             rerun = f" --rerun {self.rerun}" if cell.id in self.again else ""
             planned = self._planned(cell, None, flags)
-            yield line(planned.words, planned.plugin, self.store.root.absolute()) + rerun
+            yield line(f"run {planned.words}", planned.plugin, self.store.root.absolute()) + rerun
 
     def _set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
         """Moves what is to be computed anew away here and now, for a cluster may deliver a cell twice; returns those that can be run."""
