@@ -13,7 +13,6 @@ import os
 import re
 import shlex
 import threading
-import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -115,8 +114,8 @@ def _forget(root: Path, mine: Collection[str], own: Path) -> None:
 
 
 def line(words: str, plugin: str, root: Path) -> str:
-    """A `bench run` of its own for one cell. words: after `bench run`, quoted. plugin: files, with commas."""
-    parts = [f"bench run {words}"]
+    """A `bench` of its own for one cell. words: after `bench`, quoted. plugin: files, with commas."""
+    parts = [f"bench {words}"]
     parts += [f"--plugin {shlex.quote(plugin)}"] if plugin else []
     parts += [f"--results {shlex.quote(str(root))}"] if root != DEFAULT_ROOT else []
     return " ".join(parts)
@@ -131,10 +130,12 @@ def withdraw(path: Path) -> None:
 
 def matrices(root: Path) -> list[Matrix]:
     """What was announced; a file that cannot be read is left out, since it decides nothing but words on a screen."""
+    paths = sorted((root / FOLDER).glob("*.json"))
+    now = claims.present(root) if paths else 0.0
     found = []
-    for path in sorted((root / FOLDER).glob("*.json")):
+    for path in paths:
         with contextlib.suppress(BenchError, OSError, KeyError, TypeError, ValueError):
-            data, age = read_json(path), time.time() - path.stat().st_mtime
+            data, age = read_json(path), now - path.stat().st_mtime
             cells = tuple(_planned(cell) for cell in data["cells"])
             alive = "pid" in data and age < claims.STALE_SECONDS and not claims.is_dead(data)
             found.append(Matrix(path=path, cells=cells, alive=alive))

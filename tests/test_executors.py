@@ -336,6 +336,28 @@ def test_cells_of_another_process_are_waited_for(tiny: Call, tmp_path: Path, mon
     assert "1 done of 1 cells" in result.output
 
 
+def test_waiting_with_a_clock_that_is_ahead_says_so_once_and_sleeps(tiny: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--method", "gaussian", "--sigma", "0.25")
+    path = Path(json.loads(tiny(*words, "--json", "--dry-run").stdout)["cells"][0]["path"])
+    path.mkdir(parents=True)
+    (path / "claim-1.json").write_text(json.dumps({"host": "another", "pid": 5, "system": "x", "birth": "1"}))
+    clock, rounds = time.time, []
+
+    def sleep(seconds: float) -> None:
+        rounds.append(seconds)
+        if len(rounds) == 3:
+            (path / "claim-1.json").unlink()
+
+    monkeypatch.setattr(time, "time", lambda: clock() + 2 * claims.STALE_SECONDS)
+    monkeypatch.setattr("bench.cli.run.time.sleep", sleep)
+    result = tiny(*words)
+    assert result.exit_code == 0, result.output
+    assert "1 done of 1 cells" in result.output
+    assert result.output.count("waiting for other processes") == 1
+    assert len(rounds) >= 3, "the holder lives until its claim goes"
+    assert result.output.count("is being computed by another process") == 1
+
+
 def test_a_plugin_travels_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Call) -> None:
     (tmp_path / "mine.py").write_text(GOOD)
     monkeypatch.chdir(tmp_path)

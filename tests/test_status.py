@@ -19,10 +19,12 @@ from typer.testing import CliRunner, Result
 
 from bench import announce, claims, listing, squeue
 from bench.announce import Planned, announced, handed_over, matrices, withdraw
+from bench.checkpoints import check
 from bench.cli import app
 from bench.listing import Listing, command, names
+from bench.spec import CertifySpec
 from bench.status import standings
-from bench.store import Store, write_json
+from bench.store import Certification, Store, write_json
 
 Call = Callable[..., Result]
 
@@ -71,6 +73,24 @@ def test_every_state_is_told_from_the_others(tmp_path: Path) -> None:
     assert found[3]["retry"].endswith("--rerun diverged")
     (store.run(run_spec(seed=2)).path / "claim-1.json").unlink()
     assert by_seed(store)[2]["state"] == "oom"
+
+
+def test_a_clock_that_is_ahead_makes_nobody_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the present is asked for once or twice, however many cells there are."""
+    store = Store(tmp_path)
+    for seed in range(6):
+        forge(add(store, run_spec(seed=seed), counts=[N]).path, phase="certifying", done=1, total=4)
+    clock, present, asked = time.time, claims.present, list[Path]()
+
+    def ask(folder: Path) -> float:
+        asked.append(folder)
+        return present(folder)
+
+    monkeypatch.setattr(time, "time", lambda: clock() + 2 * claims.STALE_SECONDS)
+    monkeypatch.setattr(claims, "present", ask)
+    with announced(store.root, [planned(store, 9)], []):
+        assert [row["state"] for row in standings(store)] == ["running"] * 6 + ["queued"]
+    assert len(asked) <= 3  # one of them by `announced`
 
 
 def test_cells_of_a_process_that_ended_are_not_queued(tmp_path: Path) -> None:
@@ -142,6 +162,67 @@ def test_the_line_that_retries_a_cell_names_that_cell(bench: Call, tmp_path: Pat
     words = shlex.split(command(cell.spec, cell.certify))
     (found,) = json.loads(bench("run", *words, "--results", tmp_path, "--dry-run", "--json").stdout)["cells"]
     assert (found["key"], found["certification"]) == cell.id
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--images", "every:20", "--n", "300", "--n0", "20"],
+        ["--images", "0-5", "--n", "300", "--seed", "4", "--rule", "curtailed", "--alpha", "0.01", "--skip-misclassified"],
+    ],
+)
+def test_the_line_that_continues_a_certification_names_that_certification(
+    bench: Call, tiny: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Also beside finished ones, and where `bench run` announced another."""
+    monkeypatch.setattr(check, "IMAGES", 20)
+    store = Store(tmp_path / "runs")
+    assert tiny("--method", "gaussian", "--sigma", "0.25").exit_code == 0
+    (run,) = store.runs()
+    (own,) = run.certifications()
+    cell = Planned(
+        folder=run.path.relative_to(store.root).as_posix(),
+        certification=own.spec.key,
+        names=names(run.spec),
+        words=command(run.spec, own.spec),
+        plugin="",
+        seconds=None,
+    )
+    for images in ("first:1", "first:2"):
+        assert bench("certify", run.path, "--images", images, "--n", "100", "--results", store.root).exit_code == 0
+    training = run.training()
+    assert training
+
+    asked: list[CertifySpec] = []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(self: Certification, weights_sha256: str) -> int:
+        asked.append(self.spec)
+        raise Stopped
+
+    begin = Certification.begin
+    monkeypatch.setattr(Certification, "begin", stop)
+    assert isinstance(bench("certify", run.spec.key, *words, "--results", store.root).exception, Stopped)
+    (spec,) = asked
+    begin(run.certification(spec), training["weights_sha256"])
+
+    with announced(store.root, [cell], []) as path:
+        pass
+    write_json(path, json.loads(path.read_text()) | {"pid": ended_process()})
+    (row,) = standings(store)
+    assert row["state"] == "interrupted"
+    assert row["retry"].startswith(f"bench certify {run.spec.key} --images ")
+    assert isinstance(bench(*shlex.split(row["retry"])[1:]).exception, Stopped)
+    assert asked == [spec, spec]
+
+
+def test_a_certification_that_no_line_asks_for_gets_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    add(store, run_spec(seed=1), counts=[N], certify=dataclasses.replace(CERTIFY, sampling="grid"))
+    add(store, run_spec(seed=2), counts=[N], certify=dataclasses.replace(CERTIFY, changes={"of_another_release": 1}))
+    assert [row["retry"] for row in standings(store)] == [None, None]
 
 
 def test_status_from_any_shell(bench: Call, tiny: Call, tmp_path: Path) -> None:

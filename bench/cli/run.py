@@ -506,7 +506,7 @@ class _Matrix:
         for cell in self._longest_first(seconds):
             rerun = f" --rerun {self.rerun}" if cell.id in self.again else ""
             planned = self._planned(cell, None, _flags(options, engine, cell))
-            yield line(planned.words, planned.plugin, self.store.root.absolute()) + rerun
+            yield line(f"run {planned.words}", planned.plugin, self.store.root.absolute()) + rerun
 
     def _set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
         """Moves what is to be computed anew away here and now, for a cluster may deliver a cell twice; returns those that can be run."""
@@ -537,7 +537,7 @@ class _Matrix:
 
         An engine may deliver a task twice, and so its outcome: the first one counts.
         """
-        waiting, ended = list(range(len(cells))), set[int]()
+        waiting, ended, told = list(range(len(cells))), set[int](), False
         while waiting:
             elsewhere: list[int] = []
             show.numbers = waiting
@@ -558,17 +558,22 @@ class _Matrix:
                 if outcome.kind in ("crash", "timeout"):
                     self.say(f"{cell.name}: failed: {outcome.reason}; what it printed last is in {self._folder(cell)}/failure.json")
             waiting = [place for place in dict.fromkeys(elsewhere) if place not in ended]
+            if waiting and not told:
+                self.say(f"waiting for other processes to finish {len(waiting)} cells; Ctrl-C leaves them to it")
+                told = True
             if waiting:
                 self._await([cells[place] for place in waiting], signals)
 
     def _await(self, cells: Sequence[Cell], signals: StopSignals) -> None:
         """Waits until one of the cells is free: finished, given up, or its claim expired."""
-        from bench.claims import holder
+        from bench.claims import holder, present
 
-        self.say(f"waiting for other processes to finish {len(cells)} cells; Ctrl-C leaves them to it")
-        while all((found := holder(self.store.run(cell.spec).path)) and not found.stale for cell in cells):
+        occupied = True
+        while occupied:
             signals.check()
             time.sleep(AWAIT_SECONDS)
+            now = present(self.store.root)
+            occupied = all((found := holder(self.store.run(cell.spec).path, now)) and not found.stale for cell in cells)
 
     def _folder(self, cell: Cell) -> str:
         return self.store.run(cell.spec).path.relative_to(self.store.root).as_posix()
