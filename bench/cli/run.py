@@ -382,7 +382,7 @@ class _Matrix:
         cells = self.plan.cells
         cells_here = [cell for cell in self.todo if not (isolated and self._plugin(cell))]
         with settings_kept():
-            estimates = estimate(cells_here, self.store, device, micro_batch)
+            estimates = estimate(cells_here, self.store, device, micro_batch, self.again)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
