@@ -34,7 +34,7 @@ class Planned:
 
     Attributes:
         folder: of its run, below the results folder. certification: key. names: row, data set, sigma, seed, as a listing shows them.
-        words: after `bench run`, for this cell alone. plugin: files that it needs, with commas; empty if it needs none. seconds: estimated.
+        words: after `bench run`, for this cell alone. plugins: files that it needs. seconds: estimated.
         job: of a batch system that has the cell, empty if none has.
     """
 
@@ -42,7 +42,7 @@ class Planned:
     certification: str
     names: dict[str, Any]
     words: str
-    plugin: str
+    plugins: tuple[str, ...]
     seconds: float | None
     job: str = ""
 
@@ -113,10 +113,10 @@ def _forget(root: Path, mine: Collection[str], own: Path) -> None:
             matrix.path.unlink(missing_ok=True)
 
 
-def line(words: str, plugin: str, root: Path) -> str:
-    """A `bench` of its own for one cell. words: after `bench`, quoted. plugin: files, with commas."""
+def line(words: str, plugins: Sequence[str], root: Path) -> str:
+    """A `bench` of its own for one cell. words: after `bench`, quoted."""
     parts = [f"bench {words}"]
-    parts += [f"--plugin {shlex.quote(plugin)}"] if plugin else []
+    parts += [f"--plugin {shlex.quote(plugin)}" for plugin in plugins]
     parts += [f"--results {shlex.quote(str(root))}"] if root != DEFAULT_ROOT else []
     return " ".join(parts)
 
@@ -144,8 +144,8 @@ def matrices(root: Path) -> list[Matrix]:
 
 def _planned(data: dict[str, Any]) -> Planned:
     """A cell of an announcement; BenchError if it is not of a kind that this release writes, for people paste its words into a shell."""
-    cell = Planned(**data)
-    texts = (cell.folder, cell.certification, cell.words, cell.plugin, cell.job)
+    cell = Planned(**data | {"plugins": tuple(data["plugins"])})
+    texts = (cell.folder, cell.certification, cell.words, *cell.plugins, cell.job)
     if not all(isinstance(text, str) for text in texts) or not isinstance(cell.names, dict):
         raise BenchError(f"{cell.folder!r} is not a cell")
     quoted = PLAIN.fullmatch(cell.words) or shlex.join(shlex.split(cell.words)) == cell.words

@@ -87,5 +87,5 @@ def _retry(store: Store, row: Row, cell: announce.Planned | None) -> str | None:
     words = f"run {cell.words}" if cell else row.get("lines", {}).get(behind)
     if words is None:
         return None  # a damaged run does not say what it was, and there are certifications that no line asks for
-    line = announce.line(words, cell.plugin if cell else "", store.root)
+    line = announce.line(words, cell.plugins if cell else (), store.root)
     return line + (" --rerun diverged" if row["state"] == "diverged" else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from typer.testing import Result
 from bench.errors import BenchError
 from bench.executors.local import share_out
 from bench.parallel import team
-from bench.parallel.group import rendezvous
+from bench.parallel.group import Group, joined, rendezvous
 from bench.parallel.shares import pieces, share
 from bench.plan import Cell
 from bench.run import StopSignals, check_options, execute, state_of
@@ -343,6 +344,22 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_written(bench: Call
         assert result.exit_code == 2, result.output
         assert message in result.output
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(not {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}, reason="no loopback interface of a known name")
+def test_libraries_are_told_the_loopback_interface_unless_the_user_said_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    store = rendezvous(1)
+    with joined(Group(0, 1), CPU, store.port):
+        assert {os.environ[name] for name in names} <= {"lo", "lo0"}
+    assert not set(names) & set(os.environ)
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
+    store = rendezvous(1)
+    with joined(Group(0, 1), CPU, store.port):
+        assert os.environ["NCCL_SOCKET_IFNAME"] == "eth7"
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "eth7"
 
 
 def test_without_fabric_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

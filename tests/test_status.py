@@ -33,10 +33,10 @@ def by_seed(store: Store) -> dict[int, dict[str, Any]]:
     return {row["seed"]: row for row in standings(store)}
 
 
-def planned(store: Store, seed: int, plugin: str = "") -> Planned:
+def planned(store: Store, seed: int, *plugins: str) -> Planned:
     spec = run_spec(seed=seed)
     folder = store.run(spec).path.relative_to(store.root).as_posix()
-    return Planned(folder=folder, certification=CERTIFY.key, names=names(spec), words=command(spec, CERTIFY), plugin=plugin, seconds=5.0)
+    return Planned(folder=folder, certification=CERTIFY.key, names=names(spec), words=command(spec, CERTIFY), plugins=plugins, seconds=5.0)
 
 
 def test_every_state_is_told_from_the_others(tmp_path: Path) -> None:
@@ -123,6 +123,7 @@ def test_cells_of_a_process_that_ended_are_not_queued(tmp_path: Path) -> None:
         {"folder": "../../elsewhere"},
         {"folder": "/etc"},
         {"names": "x"},
+        {"plugins": [1]},
         {"more": 1},
     ],
 )
@@ -185,7 +186,7 @@ def test_the_line_that_continues_a_certification_names_that_certification(
         certification=own.spec.key,
         names=names(run.spec),
         words=command(run.spec, own.spec),
-        plugin="",
+        plugins=(),
         seconds=None,
     )
     for images in ("first:1", "first:2"):
@@ -446,3 +447,28 @@ def test_a_shell_line_for_every_cell(tiny: Call, tmp_path: Path) -> None:
     whole = tiny(*words, "--emit", "commands", "--rerun", "all")
     assert [line.endswith(" --rerun all") for line in whole.stdout.splitlines()] == [True, True]
     assert tiny(*words, "--emit", "command").exit_code == 2
+
+
+def test_shell_lines_keep_what_was_asked_for(tiny: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also several plug-ins, in a folder whose name has a comma."""
+    folder = tmp_path / "one, two"
+    folder.mkdir()
+    (folder / "mine.py").write_text(GOOD)
+    (folder / "other.py").write_text(GOOD)
+    monkeypatch.chdir(folder)
+    flags = ("--batch", "7", "--allow-changed-source", "--timeout", "1234567.5")
+    result = tiny("--plugin", "mine.py,other.py", "--sigma", "0.25", *flags, "--emit", "commands")
+    assert result.exit_code == 0, result.output
+    lines = [shlex.split(line) for line in result.stdout.splitlines()]
+    assert [line[line.index("--plugin") + 1] for line in lines] == [str(folder / "mine.py"), str(folder / "other.py")]
+    for line in lines:
+        assert all(f" {words} " in f" {shlex.join(line)} " for words in ("--batch 7", "--allow-changed-source", "--timeout 1234567.5"))
+        found = CliRunner().invoke(app, [*line[1:], "--dry-run"])
+        assert found.exit_code == 0, found.output
+    assert announce.line("run x", ["/a b/c.py", "/d,e/f.py"], tmp_path).startswith("bench run x --plugin '/a b/c.py' --plugin /d,e/f.py ")
+
+
+def test_lines_or_a_plan(tiny: Call) -> None:
+    result = tiny("--method", "gaussian", "--emit", "commands", "--dry-run")
+    assert result.exit_code == 2
+    assert "--dry-run prints the plan and --emit commands the lines" in result.output

@@ -88,7 +88,7 @@ class Engine:
         found = [] if self.name is None else ["--executor", self.name]
         found += [] if self.address is None else ["--address", self.address]
         found += [part for word in self.resources if fits(row, word) for part in ("--resources", word)]
-        return found + ([] if self.timeout is None else ["--timeout", f"{self.timeout:g}"])
+        return found + ([] if self.timeout is None else ["--timeout", repr(self.timeout)])
 
     def needs_of(self, row: str, devices: int = 1) -> Resources:
         """What a cell of a row asks of a cluster, if it is computed on so many devices.

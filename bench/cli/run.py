@@ -186,6 +186,8 @@ def run(
         problems.append(f"--micro-batch {micro_batch} must be at least 1")
     if emit not in (None, "commands"):
         problems.append(f"--emit {emit} is unknown{nearest(emit, ['commands'])}")
+    if emit and dry_run:
+        problems.append(f"--dry-run prints the plan and --emit {emit} the lines that carry it out; give one of them")
     engine = Engine(
         name=executor,
         address=address,
@@ -306,9 +308,11 @@ def _by_dataset(request: Request, registry: Registry) -> list[Request]:
 def _flags(options: Options, engine: Engine, cell: Cell) -> str:
     """What continues a cell in the way that it was begun, beyond what its specs say."""
     words = [] if engine.device == "auto" else ["--device", engine.device]
+    words += [] if options.batch is None else ["--batch", str(options.batch)]
     words += [] if options.micro_batch is None else ["--micro-batch", str(options.micro_batch)]
     words += ["--compile"] if options.compile else []
     words += [] if options.data_dir is None else ["--data-dir", str(options.data_dir.absolute())]
+    words += ["--allow-changed-source"] if options.allow_changed_source else []
     words += ["--allow-other-data"] if options.allow_other_data else []
     return shlex.join(words + engine.flags(cell.spec.row))
 
@@ -382,7 +386,7 @@ class _Matrix:
         cells = self.plan.cells
         cells_here = [cell for cell in self.todo if not (isolated and self._plugin(cell))]
         with settings_kept():
-            estimates = estimate(cells_here, self.store, device, micro_batch)
+            estimates = estimate(cells_here, self.store, device, micro_batch, self.again)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
@@ -506,7 +510,7 @@ class _Matrix:
         for cell in self._longest_first(seconds):
             rerun = f" --rerun {self.rerun}" if cell.id in self.again else ""
             planned = self._planned(cell, None, _flags(options, engine, cell))
-            yield line(f"run {planned.words}", planned.plugin, self.store.root.absolute()) + rerun
+            yield line(f"run {planned.words}", planned.plugins, self.store.root.absolute()) + rerun
 
     def _set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
         """Moves what is to be computed anew away here and now, for a cluster may deliver a cell twice; returns those that can be run."""
@@ -585,10 +589,10 @@ class _Matrix:
         from bench.announce import Planned
         from bench.listing import command, names
 
-        plugin = ",".join(map(str, self._plugin(cell)))
+        plugins = tuple(map(str, self._plugin(cell)))
         words = f"{command(cell.spec, cell.certify)} {flags}".rstrip()
         folder, key = self._folder(cell), cell.certify.key
-        return Planned(folder=folder, certification=key, names=names(cell.spec), words=words, plugin=plugin, seconds=seconds)
+        return Planned(folder=folder, certification=key, names=names(cell.spec), words=words, plugins=plugins, seconds=seconds)
 
     def _task(self, cell: Cell, options: Options) -> Task:
         from bench.executors import Task
