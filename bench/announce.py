@@ -13,7 +13,6 @@ import os
 import re
 import shlex
 import threading
-import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ class Planned:
 
     Attributes:
         folder: of its run, below the results folder. certification: key. names: row, data set, sigma, seed, as a listing shows them.
-        words: after `bench run`, for this cell alone. plugin: files that it needs, with commas; empty if it needs none. seconds: estimated.
+        words: after `bench run`, for this cell alone. plugins: files that it needs. seconds: estimated.
         job: of a batch system that has the cell, empty if none has.
     """
 
@@ -43,7 +42,7 @@ class Planned:
     certification: str
     names: dict[str, Any]
     words: str
-    plugin: str
+    plugins: tuple[str, ...]
     seconds: float | None
     job: str = ""
 
@@ -72,7 +71,7 @@ def announced(root: Path, cells: Sequence[Planned], done: Collection[str]) -> It
     """
     path = root / FOLDER / f"{uuid.uuid4().hex}.json"
     with contextlib.suppress(OSError):
-        _forget(root, {cell.folder for cell in cells} | set(done))
+        _forget(root, {cell.folder for cell in cells} | set(done), path)
         write_json(path, claims.identity() | {"cells": [vars(cell) for cell in cells]})
     ended = threading.Event()
 
@@ -90,19 +89,23 @@ def announced(root: Path, cells: Sequence[Planned], done: Collection[str]) -> It
         heart.join()
 
 
-def handed_over(root: Path, cells: Sequence[Planned], done: Collection[str]) -> None:
+def handed_over(root: Path, cells: Sequence[Planned], done: Collection[str], path: Path | None = None) -> Path:
     """Tells which jobs of a batch system have which cells, for as long as anybody asks.
 
     Args:
         done: as of `announced`.
+        path: what this told before, with fewer cells; it is replaced.
     """
-    _forget(root, {cell.folder for cell in cells} | set(done))
-    write_json(root / FOLDER / f"{uuid.uuid4().hex}.json", {"cells": [vars(cell) for cell in cells]})
+    path = path or root / FOLDER / f"{uuid.uuid4().hex}.json"
+    write_json(path, {"cells": [vars(cell) for cell in cells]})
+    _forget(root, {cell.folder for cell in cells} | set(done), path)
+    return path
 
 
-def _forget(root: Path, mine: Collection[str]) -> None:
+def _forget(root: Path, mine: Collection[str], own: Path) -> None:
     """Removes the announcements of others who are gone and whose cells are all in hand now."""
-    old = [matrix for matrix in matrices(root) if not matrix.alive and set(mine).issuperset(cell.folder for cell in matrix.cells)]
+    others = [matrix for matrix in matrices(root) if not matrix.alive and matrix.path != own]
+    old = [matrix for matrix in others if set(mine).issuperset(cell.folder for cell in matrix.cells)]
     at_work = squeue.alive({cell.job for matrix in old for cell in matrix.cells} - {""})
     for matrix in old:
         jobs = {cell.job for cell in matrix.cells} - {""}
@@ -110,10 +113,10 @@ def _forget(root: Path, mine: Collection[str]) -> None:
             matrix.path.unlink(missing_ok=True)
 
 
-def line(words: str, plugin: str, root: Path) -> str:
-    """A `bench run` of its own for one cell. words: after `bench run`, quoted. plugin: files, with commas."""
-    parts = [f"bench run {words}"]
-    parts += [f"--plugin {shlex.quote(plugin)}"] if plugin else []
+def line(words: str, plugins: Sequence[str], root: Path) -> str:
+    """A `bench` of its own for one cell. words: after `bench`, quoted."""
+    parts = [f"bench {words}"]
+    parts += [f"--plugin {shlex.quote(plugin)}" for plugin in plugins]
     parts += [f"--results {shlex.quote(str(root))}"] if root != DEFAULT_ROOT else []
     return " ".join(parts)
 
@@ -127,10 +130,12 @@ def withdraw(path: Path) -> None:
 
 def matrices(root: Path) -> list[Matrix]:
     """What was announced; a file that cannot be read is left out, since it decides nothing but words on a screen."""
+    paths = sorted((root / FOLDER).glob("*.json"))
+    now = claims.present(root) if paths else 0.0
     found = []
-    for path in sorted((root / FOLDER).glob("*.json")):
+    for path in paths:
         with contextlib.suppress(BenchError, OSError, KeyError, TypeError, ValueError):
-            data, age = read_json(path), time.time() - path.stat().st_mtime
+            data, age = read_json(path), now - path.stat().st_mtime
             cells = tuple(_planned(cell) for cell in data["cells"])
             alive = "pid" in data and age < claims.STALE_SECONDS and not claims.is_dead(data)
             found.append(Matrix(path=path, cells=cells, alive=alive))
@@ -139,8 +144,8 @@ def matrices(root: Path) -> list[Matrix]:
 
 def _planned(data: dict[str, Any]) -> Planned:
     """A cell of an announcement; BenchError if it is not of a kind that this release writes, for people paste its words into a shell."""
-    cell = Planned(**data)
-    texts = (cell.folder, cell.certification, cell.words, cell.plugin, cell.job)
+    cell = Planned(**data | {"plugins": tuple(data["plugins"])})
+    texts = (cell.folder, cell.certification, cell.words, *cell.plugins, cell.job)
     if not all(isinstance(text, str) for text in texts) or not isinstance(cell.names, dict):
         raise BenchError(f"{cell.folder!r} is not a cell")
     quoted = PLAIN.fullmatch(cell.words) or shlex.join(shlex.split(cell.words)) == cell.words

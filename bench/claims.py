@@ -15,6 +15,7 @@ import errno
 import os
 import platform
 import re
+import tempfile
 import threading
 import time
 import uuid
@@ -174,16 +175,27 @@ def guard(path: Path) -> None:
             claim.check()
 
 
-def holder(folder: Path) -> Holder | None:
-    """Who claims a folder, None if nobody does."""
+def holder(folder: Path, now: float | None = None) -> Holder | None:
+    """Who claims a folder, None if nobody does. now: from `present`, for whoever looks at many folders; asked for here if None."""
     found = _numbered(folder)
-    return _read(found[-1][1], time.time()) if found else None
+    return _read(found[-1][1], present(folder) if now is None else now) if found else None
+
+
+def present(folder: Path) -> float:
+    """The present by the file system of a folder, which writes the times of heartbeats; by this machine where it may not be written to."""
+    try:
+        with tempfile.TemporaryFile(prefix=".clock-", dir=folder) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 def forget_dead(folder: Path) -> None:
     """Removes what a process left behind that died between its last row and the release of its claim: it names a machine."""
-    if (found := holder(folder)) and found.dead:
-        sweep(folder)
+    found = _numbered(folder)
+    if found and (last := _read(found[-1][1], 0.0)) and last.dead:
+        for _, path in found:  # and no other: a process that lives may have claimed the folder since
+            path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,7 +19,7 @@ from bench.parallel.shares import share
 from bench.plan import Cell
 from bench.smoothing import SmoothedClassifier, cross_entropy, now
 from bench.spec import TrainSpec, select_images
-from bench.store import Store
+from bench.store import NOTHING, Standing, Store
 from bench.train import REDUCED, Passes, passes_per_image
 
 ENOUGH_SECONDS = 0.3
@@ -61,20 +61,27 @@ class _Network:
     weights: int
 
 
-def estimate(cells: Sequence[Cell], store: Store, device: torch.device, micro_batch: int | None = None) -> dict[tuple[str, str], Estimate]:
+def estimate(
+    cells: Sequence[Cell],
+    store: Store,
+    device: torch.device,
+    micro_batch: int | None = None,
+    anew: Collection[tuple[str, str]] = (),
+) -> dict[tuple[str, str], Estimate]:
     """Estimates by `Cell.id`, on random images of the data sets' shapes; cells that cannot be estimated are left out.
 
     Every network is timed once: `MOST_ROWS` rows, or as many as take `ENOUGH_SECONDS`.
 
     Args:
         micro_batch: images per piece of a training step, which decides the memory; all at once if None.
+        anew: `Cell.id` of cells that are computed again from the start, whatever there is of them.
     """
     result = {}
     for cell in cells:
         spec, info = cell.spec, DATASETS[cell.spec.dataset]
         try:
             certification = store.run(spec).certification(cell.certify)
-            standing = certification.standing()
+            standing = Standing("missing", NOTHING) if cell.id in anew else certification.standing()
             network = _network(spec.train.arch, info, spec.train.precision, device)
             passes = _passes(cell.method, info)
             sampled = _certification(spec.train.arch, info, cell.certify.sampling, device)

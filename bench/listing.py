@@ -12,13 +12,14 @@ import json
 import os
 import shlex
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.spec import CertifySpec, RunSpec, scalar_word
+from bench.spec import PROTOCOLS, CertifySpec, RunSpec, scalar_word
 from bench.store import Damaged, Run, Store, write_atomically
 
 INDEXED_RUNS = 200
@@ -152,9 +153,9 @@ def _standing(run: Run) -> Row:
         standing, key = certification.standing(), certification.spec.key
         states.append(standing.state)
         certifications[key] = [standing.state, len(standing.columns), len(certification.expected())]
-        lines[key] = command(run.spec, certification.spec)
+        lines[key] = _line(run.spec, certification.spec, trained=training is not None and training["state"] == "trained")
     if not lines:
-        lines[""] = command(run.spec, None)
+        lines[""] = f"run {command(run.spec, None)}"
     state = min(states, key=ORDER.index, default=own)
     record = training if state == "diverged" else failure if state == "failed" else None
     progress = ", ".join(f"{done}/{total}" for _, done, total in certifications.values())
@@ -168,6 +169,29 @@ def _standing(run: Run) -> Row:
         "epochs": run.spec.train.epochs,
         "lines": lines,
     }
+
+
+def _line(spec: RunSpec, certify: CertifySpec, *, trained: bool) -> str | None:
+    """The words after `bench` that continue a certification, or the training that it waits for; None if no words ask for it."""
+    if not trained or _asked(spec.protocol, certify):
+        return f"run {command(spec, certify)}"
+    words = ["--images", certify.images, "--n", f"{certify.n}", "--n0", f"{certify.n0}", "--seed", f"{certify.seed}"]
+    own = CertifySpec(images=certify.images, n=certify.n, n0=certify.n0, seed=certify.seed)
+    if certify.rule != own.rule:
+        own = replace(own, rule=certify.rule, stop_alpha=certify.stop_alpha)
+        words += ["--rule", certify.rule, "--alpha", repr(certify.stop_alpha)]
+    if certify.skip_misclassified:
+        own = replace(own, skip_misclassified=True)
+        words += ["--skip-misclassified"]
+    return f"certify {spec.key} {shlex.join(words)}" if own == certify else None
+
+
+def _asked(protocol: str, certify: CertifySpec) -> bool:
+    """Whether a certification is what `bench run` makes of a protocol with the changes that it records."""
+    try:
+        return certify == replace(PROTOCOLS[protocol].certify, **certify.changes, changes=certify.changes)  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError):
+        return False  # changes of another release
 
 
 def command(spec: RunSpec, certify: CertifySpec | None) -> str:

@@ -224,7 +224,12 @@ def smaller_batch(batch: int | None, info: DatasetInfo, device: torch.device) ->
 
 
 def _team(cell: Cell, run: Run, options: Options, stop: StopSignals) -> Team:
-    """The processes of a cell; this one alone, where the cell is for one device."""
+    """The processes of a cell; this one alone, where the cell is for one device.
+
+    Raises:
+        BenchError: the machine that the cell came to has too few devices.
+    """
+    check_devices(cell.spec.train, options.device)
     words = {name: getattr(options, name) for name in ("batch", "micro_batch", "compile", "allow_other_data")}
     task = Task(
         spec=cell.spec,
@@ -504,14 +509,21 @@ def certify(
     certification.columns()  # writes their fast form for the tables
 
 
-def check_options(cells: Sequence[Cell], device: torch.device, micro_batch: int | None) -> list[str]:
-    """Every reason why these cells cannot be trained so, each once."""
+def check_options(
+    cells: Sequence[Cell], device_of: Callable[[Cell], torch.device], micro_batch: int | None, *, here: bool = True
+) -> list[str]:
+    """Every reason why these cells cannot be trained so, each once.
+
+    Args:
+        here: on this machine; else its devices say nothing of theirs.
+    """
     problems = []
     for cell in cells:
         try:
             check_splittable(cell.method, cell.spec.method, micro_batch, cell.devices)
+            device = device_of(cell)
             check_precision(cell.spec.train.precision, device)
-            check_devices(cell.spec.train, device)
+            check_devices(cell.spec.train, device, here=here)
         except BenchError as error:
             problems.append(str(error))
     return list(dict.fromkeys(problems))

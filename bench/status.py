@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench import announce, claims, squeue
-from bench.listing import COLUMNS, Listing, Row
+from bench.listing import COLUMNS, ORDER, Listing, Row
 from bench.store import Store
 
 Alive = Literal["yes", "no", "unknown"]
@@ -21,11 +21,11 @@ def standings(store: Store) -> list[Row]:
     failed, oom, diverged, damaged (`reason`, `log`); interrupted: nobody is at it; stale: somebody seems to be, but was not heard of.
     `retry` is the line that continues a cell or tries it again.
     """
-    planned = in_hand(store)
+    planned, now = in_hand(store), claims.present(store.root)
     rows = []
     for row in Listing(store).rows():
         found = planned.pop(Path(row["path"]).relative_to(store.root).as_posix(), None)
-        rows.append(_standing(store, row, *(found or (None, "no"))))
+        rows.append(_standing(store, now, row, *(found or (None, "no"))))
     blank = dict.fromkeys(COLUMNS, "") | {
         "state": "missing",
         "images certified": "none",
@@ -35,7 +35,7 @@ def standings(store: Store) -> list[Row]:
         "epochs": 0,
     }
     for cell, alive in planned.values():
-        rows.append(_standing(store, blank | cell.names | {"path": str(store.root / cell.folder)}, cell, alive))
+        rows.append(_standing(store, now, blank | cell.names | {"path": str(store.root / cell.folder)}, cell, alive))
     return rows
 
 
@@ -54,11 +54,11 @@ def in_hand(store: Store) -> dict[str, tuple[announce.Planned, Alive]]:
     return found
 
 
-def _standing(store: Store, row: Row, cell: announce.Planned | None, alive: Alive) -> Row:
+def _standing(store: Store, now: float, row: Row, cell: announce.Planned | None, alive: Alive) -> Row:
     more = cell is not None and cell.certification not in row.get("certifications", {})  # planned beyond what is on disk
     row = row | {"holder": None, "retry": None, "job": (cell.job if cell else "") or None}
     if row["state"] in UNFINISHED or (row["state"] == "done" and more):
-        holder = claims.holder(Path(row["path"]))
+        holder = claims.holder(Path(row["path"]), now)
         if holder and not holder.stale:
             at_work = {"phase": holder.phase, "done": holder.done, "total": holder.total, "left": holder.left}
             return row | {"state": "running", "reason": None, "holder": str(holder)} | at_work
@@ -79,8 +79,13 @@ def _standing(store: Store, row: Row, cell: announce.Planned | None, alive: Aliv
 
 
 def _retry(store: Store, row: Row, cell: announce.Planned | None) -> str | None:
-    words = cell.words if cell else next(iter(row.get("lines", {}).values()), None)
+    """The line that continues what is unfinished: the certification that was announced, unless it is done, or that furthest behind."""
+    certifications = row.get("certifications", {})
+    if cell and certifications.get(cell.certification, ["missing"])[0] == "done":
+        cell = None
+    behind = min(certifications, key=lambda key: ORDER.index(certifications[key][0]), default="")
+    words = f"run {cell.words}" if cell else row.get("lines", {}).get(behind)
     if words is None:
-        return None  # a damaged run does not say what it was
-    line = announce.line(words, cell.plugin if cell else "", store.root)
+        return None  # a damaged run does not say what it was, and there are certifications that no line asks for
+    line = announce.line(words, cell.plugins if cell else (), store.root)
     return line + (" --rerun diverged" if row["state"] == "diverged" else "")

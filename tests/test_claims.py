@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -220,3 +221,41 @@ def test_what_a_dead_process_left_beside_finished_results_is_removed(tmp_path: P
     forge(tmp_path, 2, system=claims._system(), pid=ended_process())
     claims.forget_dead(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_that_was_made_while_a_dead_one_is_removed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forge(tmp_path, system=claims._system(), pid=ended_process())
+    judge = claims.is_dead
+
+    def meanwhile(data: dict[str, Any]) -> bool:
+        forge(tmp_path, 2)
+        return judge(data)
+
+    monkeypatch.setattr(claims, "is_dead", meanwhile)
+    claims.forget_dead(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["claim-2.json"]
+
+
+@pytest.mark.parametrize("shift", [-3600.0, 3600.0])
+def test_ages_do_not_depend_on_the_clock_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: float) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, age in ((one, 0.0), (two, claims.STALE_SECONDS + 5)):
+        folder.mkdir()
+        forge(folder, age=age)
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + shift)
+    found = [holder(folder) for folder in (one, two)]
+    assert [each.stale for each in found if each] == [False, True]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["claim-1.json", "claim-1.json", "one", "two"], "measuring leaves no file"
+
+
+def test_where_nothing_may_be_written_the_clock_of_this_machine_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**words: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    forge(tmp_path, age=claims.STALE_SECONDS + 5)
+    found = holder(tmp_path)
+    assert found
+    assert found.stale
+    assert found.age == pytest.approx(claims.STALE_SECONDS + 5, abs=5)

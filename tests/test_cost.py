@@ -112,6 +112,15 @@ def test_what_is_done_costs_nothing_more(tmp_path: Path) -> None:
     after = estimate([which], store, CPU)[which.id]
     assert before.device_seconds > 0
     assert after.device_seconds == 0
+    assert estimate([which], store, CPU, anew={which.id})[which.id] == before
+
+
+def test_a_plan_to_compute_all_again_tells_what_that_takes(tiny: Call) -> None:
+    words = ("--method", "gaussian", "--sigma", "0.25")
+    assert tiny(*words).exit_code == 0
+    plan = json.loads(tiny(*words, "--dry-run", "--json", "--rerun", "all").stdout)
+    assert plan["cells"][0]["state"] == "done"
+    assert plan["total"]["device_seconds"] > 0
 
 
 def test_an_estimate_is_near_what_a_cell_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

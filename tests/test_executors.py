@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from typer.testing import Result
 
 from bench import claims
 from bench.errors import BenchError, Interrupted, UsageError
-from bench.executors import Outcome, Task, local
-from bench.executors.local import LocalExecutor, share_out
+from bench.executors import Outcome, Task, job, local
+from bench.executors.job import Job
+from bench.executors.local import LocalExecutor, Slot, share_out
 from bench.executors.worker import as_words, cell_of, from_words
 from bench.plan import Request, make_plan
 from bench.registry import Registry
@@ -175,6 +176,27 @@ def outcomes(root: Path, seeds: list[int], watch: Log | None = None, **fields: A
     return {seeds[number]: outcome for number, outcome in found}
 
 
+@pytest.mark.parametrize(
+    ("shown", "devices", "given"),
+    [("0,1,2,3", 2, ["0,1", "2,3"]), ("4,5", 2, ["4,5", "4,5"]), ("7", 2, ["7", "7"]), ("0,1", 1, ["0", "1"])],
+)
+def test_slots_of_a_job_have_all_gpus_of_a_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str, devices: int, given: list[str]
+) -> None:
+    found: list[str] = []
+
+    def executor(slots: Sequence[Slot], timeout: float | None) -> LocalExecutor:
+        found.extend(slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots)
+        return LocalExecutor(slots, timeout, (sys.executable, "-c", FAKE))
+
+    monkeypatch.setattr(job, "LocalExecutor", executor)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    texts = [task(tmp_path, spec=run_spec(seed=seed, train={"devices": devices})).to_text() for seed in (0, 10)]
+    told = Job(texts, threads=1, slots=2).run(str)
+    assert [json.loads(text)["state"] for text in told] == ["done", "done"]
+    assert found == given
+
+
 def test_cells_go_to_few_workers_in_order(tmp_path: Path) -> None:
     watch = Log()
     found = outcomes(tmp_path, [0, 10, 11, 12, 13, 14], watch)
@@ -312,6 +334,28 @@ def test_cells_of_another_process_are_waited_for(tiny: Call, tmp_path: Path, mon
     assert "waiting for other processes to finish 1 cells" in result.output
     assert "taken over from process 5 on another" in result.output
     assert "1 done of 1 cells" in result.output
+
+
+def test_waiting_with_a_clock_that_is_ahead_says_so_once_and_sleeps(tiny: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--method", "gaussian", "--sigma", "0.25")
+    path = Path(json.loads(tiny(*words, "--json", "--dry-run").stdout)["cells"][0]["path"])
+    path.mkdir(parents=True)
+    (path / "claim-1.json").write_text(json.dumps({"host": "another", "pid": 5, "system": "x", "birth": "1"}))
+    clock, rounds = time.time, []
+
+    def sleep(seconds: float) -> None:
+        rounds.append(seconds)
+        if len(rounds) == 3:
+            (path / "claim-1.json").unlink()
+
+    monkeypatch.setattr(time, "time", lambda: clock() + 2 * claims.STALE_SECONDS)
+    monkeypatch.setattr("bench.cli.run.time.sleep", sleep)
+    result = tiny(*words)
+    assert result.exit_code == 0, result.output
+    assert "1 done of 1 cells" in result.output
+    assert result.output.count("waiting for other processes") == 1
+    assert len(rounds) >= 3, "the holder lives until its claim goes"
+    assert result.output.count("is being computed by another process") == 1
 
 
 def test_a_plugin_travels_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Call) -> None:

@@ -104,6 +104,7 @@ def write(folder: Path) -> None:
     reference: dict[str, dict[str, tuple[float, float]]] = {}
     for method in CASES:
         found = [m for seed in SEEDS if (m := measure(folder, method, seed))]
+        assert len(found) == len(SEEDS), f"{method} diverges"
         reference[method] = {}
         for name in found[0]:
             values = [m[name] for m in found]

@@ -23,6 +23,7 @@ from bench.imported import import_logs, load_map
 from bench.spec import CertifySpec
 from bench.store import Run, Store
 from leaderboard.compare import compare_paired
+from leaderboard.compare.paired import _printing
 
 N = 100_000
 AS_LOGGED = CertifySpec(n0=100, n=N, images="first:4")
@@ -110,6 +111,20 @@ def test_a_run_on_some_of_the_images(tmp_path: Path, theirs: Path) -> None:
     assert found.acr_logs == pytest.approx([(0.42 + 1.91) / 2, (0.4 + 1.85) / 2, 1.91 / 2])
 
 
+@pytest.mark.parametrize(
+    ("texts", "radius", "expected", "words"),
+    [
+        (("0.953", "0.04", "0.0", "1.0"), 0.006494, 0.00649, "3 significant digits"),
+        (("0.953", "0.040", "0.412", "0.000"), 0.006494, 0.006, "3 decimals"),
+        (("1.9057", "0.5"), 0.006494, 0.0065, "4 decimals"),
+        (("1.91", "0.00808"), 1.9057, 1.91, "3 significant digits"),
+    ],
+)
+def test_how_logs_are_rounded_is_seen(texts: Sequence[str], radius: float, expected: float, words: str) -> None:
+    printed, told = _printing(texts)
+    assert (printed(radius), told) == (expected, words)
+
+
 @pytest.mark.parametrize(("counts", "within"), [((99_000, 79_500, N, 50_000), True), ((N, N, N, N), False), ((50_000,) * 4, False)])
 def test_the_verdict(tmp_path: Path, counts: Sequence[int], within: bool) -> None:
     """Five logs that differ by a hundredth, so that only a run of their kind lies within."""
@@ -117,6 +132,9 @@ def test_the_verdict(tmp_path: Path, counts: Sequence[int], within: bool) -> Non
     run = add(Store(tmp_path / "runs"), run_spec(), counts, certify=AS_LOGGED)
     found = compare_paired(run, "plain", imported(tmp_path, logs))
     assert found.within is within
+    assert ("ACR" not in found.outside) is within
+    (half,) = {a.predicted for a in found.accuracies if a.radius == "0.00"}
+    assert half == 0.0  # every log certifies three of the four images
     assert found.spread == pytest.approx(0.01)
 
 
@@ -175,7 +193,14 @@ def test_the_command(run: Run, theirs: Path, bench: Callable[..., Result], tmp_p
     words = ("compare", run.path, "plain", "--paired", "--logs", theirs)
     shown = bench(*words)
     assert shown.exit_code == 0, shown.output
-    for part in ("3 imported logs of plain (mine: 1, 2, 3)", "n=100,000", "run - logs", "prediction interval", "same answer"):
+    for part in (
+        "3 imported logs of plain (mine: 1, 2, 3)",
+        "n=100,000",
+        "run - logs",
+        "prediction interval",
+        "same answer",
+        "the run lies",
+    ):
         assert part in shown.stdout
     assert bench("compare", run.spec.key[:6], "plain", "--paired", "--logs", theirs, "--results", tmp_path / "runs").stdout == shown.stdout
     markdown = bench(*words, "--format", "markdown").stdout
@@ -183,9 +208,12 @@ def test_the_command(run: Run, theirs: Path, bench: Callable[..., Result], tmp_p
     assert r"\begin{tabular}" in bench(*words, "--format", "latex").stdout
     data = json.loads(bench(*words, "--format", "json").stdout)
     assert (data["within"], len(data["acr_logs"])) == (compare_paired(run, "plain", theirs).within, 3)
-    rows = list(csv.reader(io.StringIO(bench(*words, "--format", "csv").stdout)))
-    assert {len(row) for row in rows} == {8}
-    assert float(rows[1][1]) == data["acr"]
+    rows = list(csv.DictReader(io.StringIO(bench(*words, "--format", "csv").stdout)))
+    assert [row["metric"] for row in rows[:2]] == ["ACR", "0.00"]
+    assert float(rows[0]["run"]) == data["acr"]
+    assert [float(value) for value in rows[0]["logs"].split()] == data["acr_logs"]
+    assert {row["key"] for row in rows} == {run.spec.key}
+    assert "the logs are plain" in rows[0]["note"]
     assert bench("compare", run.path, "other", "--paired", "--logs", theirs).exit_code == 0
 
 

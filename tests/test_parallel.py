@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,10 +27,10 @@ from typer.testing import Result
 from bench.errors import BenchError
 from bench.executors.local import share_out
 from bench.parallel import team
-from bench.parallel.group import rendezvous
+from bench.parallel.group import Group, joined, rendezvous
 from bench.parallel.shares import pieces, share
 from bench.plan import Cell
-from bench.run import StopSignals, execute, state_of
+from bench.run import StopSignals, check_options, execute, state_of
 from bench.spec import to_json
 from bench.store import Store, read_json
 from methods.smoothadv import SmoothAdv
@@ -331,7 +332,12 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_written(bench: Call
         ),
         (("--sync-batchnorm",), "sync_batchnorm=true needs devices greater than 1"),
         (("--devices-per-cell", "2", "--sync-batchnorm"), "--sync-batchnorm needs CUDA devices"),
-        (("--precision", "8"), "precision=8 is not supported"),
+        (
+            ("--devices-per-cell", "1", "--set", "train.devices=4"),
+            "--devices-per-cell says train.devices=1, but --set says train.devices=4",
+        ),
+        (("--precision", "64"), "--precision 64 is unknown; there is 16, 32, bf16, tf32"),
+        (("--precision", "bf61"), "--precision bf61 is unknown; did you mean 'bf16'?"),
     ):
         method = () if "--plugin" in words else ("--method", "gaussian")
         result = bench("run", "--protocol", "smoke", "--device", "cpu", "--results", tmp_path / "runs", *method, *words)
@@ -340,10 +346,33 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_written(bench: Call
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.skipif(not {"lo", "lo0"} & {name for _, name in socket.if_nameindex()}, reason="no loopback interface of a known name")
+def test_libraries_are_told_the_loopback_interface_unless_the_user_said_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    store = rendezvous(1)
+    with joined(Group(0, 1), CPU, store.port):
+        assert {os.environ[name] for name in names} <= {"lo", "lo0"}
+    assert not set(names) & set(os.environ)
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")
+    store = rendezvous(1)
+    with joined(Group(0, 1), CPU, store.port):
+        assert os.environ["NCCL_SOCKET_IFNAME"] == "eth7"
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "eth7"
+
+
 def test_without_fabric_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
     with pytest.raises(BenchError, match=r"pip install 'certbench\[fabric\]'"):
         team.check_devices(two().spec.train, CPU)
+
+
+def test_gpus_are_counted_where_a_cell_runs_and_not_where_it_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    cuda = torch.device("cuda")
+    assert not check_options([two()], lambda cell: cuda, None, here=False)
+    assert check_options([two()], lambda cell: cuda, None) == ["--devices-per-cell 2: this process sees 1 CUDA devices"]
 
 
 def test_torch_refuses_synchronised_batch_norm_on_a_cpu() -> None:
@@ -375,3 +404,10 @@ def test_words_of_precision(bench: Call, tmp_path: Path, word: str, name: str) -
         for words in (("--precision", word), ("--set", f"train.precision={name}"))
     ]
     assert keys[0] == keys[1]
+
+
+def test_one_device_that_is_asked_for_is_the_default(bench: Call, tmp_path: Path) -> None:
+    base = ("run", "--dry-run", "--json", "--method", "gaussian", "--sigma", "0.25", "--protocol", "smoke", "--results", tmp_path)
+    cells = [json.loads(bench(*base, *words).stdout)["cells"] for words in ((), ("--devices-per-cell", "1"))]
+    assert cells[0][0]["key"] == cells[1][0]["key"]
+    assert cells[0][0]["row"] == cells[1][0]["row"]

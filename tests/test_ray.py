@@ -56,6 +56,37 @@ class Cluster:
         self.process.stdout.close()
 
 
+def test_a_machine_without_gpus_plans_for_a_cluster_that_has_them(bench: Call, tmp_path: Path) -> None:
+    words = ["run", "--protocol", "smoke", "--method", "gaussian", "--executor", "ray", "--device", "cuda", "--devices-per-cell", "3"]
+    result = bench(*words, "--results", tmp_path / "runs", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "to do" in result.output
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (None, "--executor ray: no Ray could be started on this machine: no raylet"),
+        ("h:1", "--address h:1: no Ray cluster answers: no raylet"),
+    ],
+)
+def test_a_ray_that_does_not_start_is_told_in_the_words_of_the_line(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, told: str
+) -> None:
+    import ray
+
+    def init(**settings: object) -> None:
+        raise RuntimeError("no\nraylet")
+
+    monkeypatch.setattr(executor, "_knock", lambda address: None)
+    monkeypatch.setattr(executor, "prepare", lambda address: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(BenchError) as caught:
+        executor.connect(address, None)
+    assert str(caught.value) == told
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     found = Cluster()

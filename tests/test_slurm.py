@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -113,6 +114,123 @@ def test_without_slurm_the_user_is_told(bench: Call, tmp_path: Path, monkeypatch
     monkeypatch.setattr(slurm, "find_spec", lambda name: None)
     with pytest.raises(BenchError, match=r"pip install 'certbench\[slurm\]'"):
         slurm.check_installed()
+
+
+# --------------------------------------------------------------------------------------------- commands that stand in for those of Slurm
+
+SBATCH = """
+echo "$@" >> {folder}/asked
+if test $(wc -l < {folder}/asked) -gt {allowed}; then
+    echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1
+fi
+wc -l < {folder}/asked >> {folder}/queue
+echo "Submitted batch job $(wc -l < {folder}/asked)"
+"""
+
+
+class StandIn:
+    """Commands in a folder that is first on the path: an sbatch that takes so many jobs, a squeue that lists them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "queue").touch()
+        self.command("srun", "exit 1")
+        self.command("squeue", f"cat {folder}/queue")
+        self.allow(1000)
+
+    def command(self, name: str, script: str) -> None:
+        (self.folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self.folder / name).chmod(0o755)
+
+    def allow(self, jobs: int) -> None:
+        self.command("sbatch", SBATCH.format(folder=self.folder, allowed=jobs))
+
+    def asked(self) -> int:
+        """Times that sbatch was called."""
+        return len((self.folder / "asked").read_text().splitlines()) if (self.folder / "asked").exists() else 0
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    found = StandIn(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{found.folder}{os.pathsep}{os.environ['PATH']}")
+    return found
+
+
+def test_what_slurm_took_before_it_refused_is_known_and_not_submitted_again(
+    bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: StandIn
+) -> None:
+    monkeypatch.setattr(slurm, "ARRAY_JOBS", 1)
+    words: list[str | Path] = [*WORDS, "--results", tmp_path / "runs", "--executor", "slurm"]
+    stand_in.allow(1)
+    refused = bench(*words)
+    assert refused.exit_code == 2, refused.output
+    assert "submitted 1 of 2 cells" in refused.output
+    assert "so 1 cells are not submitted: sbatch: error: QOSMaxSubmitJobPerUserLimit" in refused.output
+    rows = standings(Store(tmp_path / "runs"))
+    assert [(row["state"], row["job"]) for row in rows] == [("queued", "1")]
+
+    stand_in.allow(1000)
+    again = bench(*words)
+    assert again.exit_code == 0, again.output
+    assert "1 cells are with jobs that were submitted before" in again.output
+    assert "submitted 1 cells as 1 jobs" in again.output
+    assert stand_in.asked() == 3
+    rows = standings(Store(tmp_path / "runs"))
+    assert sorted(row["job"] for row in rows) == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--resources", "gpus=2", "--precision", "tf32"],
+        ["--resources", "gpus=2", "--devices-per-cell", "2", "--sync-batchnorm"],
+        ["--device", "cuda", "--devices-per-cell", "3"],
+        ["--resources", "cpus=3", "--devices-per-cell", "3"],
+    ],
+)
+def test_a_login_node_plans_for_devices_that_it_has_not(bench: Call, tmp_path: Path, stand_in: StandIn, words: list[str]) -> None:
+    common = [word for word in WORDS if word not in ("--device", "cpu")]
+    result = bench(*common, *words, "--results", tmp_path / "runs", "--executor", "slurm", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "2 to do" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--precision", "tf32"], "train.precision=tf32 needs a CUDA device, not cpu"),
+        (["--devices-per-cell", "2", "--sync-batchnorm"], "--sync-batchnorm needs CUDA devices"),
+        (
+            ["--resources", "gpus=2", "--devices-per-cell", "3"],
+            "--resources gpus=2 is less than the 3 GPUs, train.devices, of a cell of gaussian",
+        ),
+        (["--device", "cuda", "--resources", "g*:gpus=1", "--devices-per-cell", "2"], "--resources gpus=1 is less than the 2 GPUs"),
+        (["--resources", "gausian:cpus=4"], "--resources gausian:cpus=4 fits none of these cells; did you mean 'gaussian'?"),
+        (["--resources", "gpus=0.5"], "gpus=0.5: Slurm gives whole GPUs"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(bench: Call, tmp_path: Path, stand_in: StandIn, words: list[str], problem: str) -> None:
+    common = [word for word in WORDS if word not in ("--device", "cpu")]
+    for last in ([], ["--dry-run"]):
+        result = bench(*common, *words, "--results", tmp_path / "runs", "--executor", "slurm", *last)
+        assert result.exit_code == 2, result.output
+        assert problem in result.output
+    assert stand_in.asked() == 0
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_line_that_retries_a_cell_asks_for_what_it_needs_and_no_more(bench: Call, tmp_path: Path, stand_in: StandIn) -> None:
+    words = ["--method", "gaussian,stability", "--resources", "stability:cpus=2", "--resources", "minutes=9"]
+    result = bench(*WORDS, *words, "--results", tmp_path / "runs", "--executor", "slurm")
+    assert result.exit_code == 0, result.output
+    (told,) = (tmp_path / "runs" / ".matrix").glob("*.json")
+    cells = json.loads(told.read_text())["cells"]
+    assert {(cell["names"]["row"], "stability:cpus=2" in cell["words"], "minutes=9" in cell["words"]) for cell in cells} == {
+        ("gaussian", False, True),
+        ("stability", True, True),
+    }
 
 
 # ------------------------------------------------------------------------------------------------------- jobs on submitit's local cluster

@@ -19,10 +19,12 @@ from typer.testing import CliRunner, Result
 
 from bench import announce, claims, listing, squeue
 from bench.announce import Planned, announced, handed_over, matrices, withdraw
+from bench.checkpoints import check
 from bench.cli import app
 from bench.listing import Listing, command, names
+from bench.spec import CertifySpec
 from bench.status import standings
-from bench.store import Store, write_json
+from bench.store import Certification, Store, write_json
 
 Call = Callable[..., Result]
 
@@ -31,10 +33,10 @@ def by_seed(store: Store) -> dict[int, dict[str, Any]]:
     return {row["seed"]: row for row in standings(store)}
 
 
-def planned(store: Store, seed: int, plugin: str = "") -> Planned:
+def planned(store: Store, seed: int, *plugins: str) -> Planned:
     spec = run_spec(seed=seed)
     folder = store.run(spec).path.relative_to(store.root).as_posix()
-    return Planned(folder=folder, certification=CERTIFY.key, names=names(spec), words=command(spec, CERTIFY), plugin=plugin, seconds=5.0)
+    return Planned(folder=folder, certification=CERTIFY.key, names=names(spec), words=command(spec, CERTIFY), plugins=plugins, seconds=5.0)
 
 
 def test_every_state_is_told_from_the_others(tmp_path: Path) -> None:
@@ -73,6 +75,24 @@ def test_every_state_is_told_from_the_others(tmp_path: Path) -> None:
     assert by_seed(store)[2]["state"] == "oom"
 
 
+def test_a_clock_that_is_ahead_makes_nobody_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the present is asked for once or twice, however many cells there are."""
+    store = Store(tmp_path)
+    for seed in range(6):
+        forge(add(store, run_spec(seed=seed), counts=[N]).path, phase="certifying", done=1, total=4)
+    clock, present, asked = time.time, claims.present, list[Path]()
+
+    def ask(folder: Path) -> float:
+        asked.append(folder)
+        return present(folder)
+
+    monkeypatch.setattr(time, "time", lambda: clock() + 2 * claims.STALE_SECONDS)
+    monkeypatch.setattr(claims, "present", ask)
+    with announced(store.root, [planned(store, 9)], []):
+        assert [row["state"] for row in standings(store)] == ["running"] * 6 + ["queued"]
+    assert len(asked) <= 3  # one of them by `announced`
+
+
 def test_cells_of_a_process_that_ended_are_not_queued(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with announced(store.root, [planned(store, 1, "/plug ins/gaussian.py")], []) as path:
@@ -103,6 +123,7 @@ def test_cells_of_a_process_that_ended_are_not_queued(tmp_path: Path) -> None:
         {"folder": "../../elsewhere"},
         {"folder": "/etc"},
         {"names": "x"},
+        {"plugins": [1]},
         {"more": 1},
     ],
 )
@@ -142,6 +163,67 @@ def test_the_line_that_retries_a_cell_names_that_cell(bench: Call, tmp_path: Pat
     words = shlex.split(command(cell.spec, cell.certify))
     (found,) = json.loads(bench("run", *words, "--results", tmp_path, "--dry-run", "--json").stdout)["cells"]
     assert (found["key"], found["certification"]) == cell.id
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--images", "every:20", "--n", "300", "--n0", "20"],
+        ["--images", "0-5", "--n", "300", "--seed", "4", "--rule", "curtailed", "--alpha", "0.01", "--skip-misclassified"],
+    ],
+)
+def test_the_line_that_continues_a_certification_names_that_certification(
+    bench: Call, tiny: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Also beside finished ones, and where `bench run` announced another."""
+    monkeypatch.setattr(check, "IMAGES", 20)
+    store = Store(tmp_path / "runs")
+    assert tiny("--method", "gaussian", "--sigma", "0.25").exit_code == 0
+    (run,) = store.runs()
+    (own,) = run.certifications()
+    cell = Planned(
+        folder=run.path.relative_to(store.root).as_posix(),
+        certification=own.spec.key,
+        names=names(run.spec),
+        words=command(run.spec, own.spec),
+        plugins=(),
+        seconds=None,
+    )
+    for images in ("first:1", "first:2"):
+        assert bench("certify", run.path, "--images", images, "--n", "100", "--results", store.root).exit_code == 0
+    training = run.training()
+    assert training
+
+    asked: list[CertifySpec] = []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(self: Certification, weights_sha256: str) -> int:
+        asked.append(self.spec)
+        raise Stopped
+
+    begin = Certification.begin
+    monkeypatch.setattr(Certification, "begin", stop)
+    assert isinstance(bench("certify", run.spec.key, *words, "--results", store.root).exception, Stopped)
+    (spec,) = asked
+    begin(run.certification(spec), training["weights_sha256"])
+
+    with announced(store.root, [cell], []) as path:
+        pass
+    write_json(path, json.loads(path.read_text()) | {"pid": ended_process()})
+    (row,) = standings(store)
+    assert row["state"] == "interrupted"
+    assert row["retry"].startswith(f"bench certify {run.spec.key} --images ")
+    assert isinstance(bench(*shlex.split(row["retry"])[1:]).exception, Stopped)
+    assert asked == [spec, spec]
+
+
+def test_a_certification_that_no_line_asks_for_gets_none(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    add(store, run_spec(seed=1), counts=[N], certify=dataclasses.replace(CERTIFY, sampling="grid"))
+    add(store, run_spec(seed=2), counts=[N], certify=dataclasses.replace(CERTIFY, changes={"of_another_release": 1}))
+    assert [row["retry"] for row in standings(store)] == [None, None]
 
 
 def test_status_from_any_shell(bench: Call, tiny: Call, tmp_path: Path) -> None:
@@ -365,3 +447,28 @@ def test_a_shell_line_for_every_cell(tiny: Call, tmp_path: Path) -> None:
     whole = tiny(*words, "--emit", "commands", "--rerun", "all")
     assert [line.endswith(" --rerun all") for line in whole.stdout.splitlines()] == [True, True]
     assert tiny(*words, "--emit", "command").exit_code == 2
+
+
+def test_shell_lines_keep_what_was_asked_for(tiny: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also several plug-ins, in a folder whose name has a comma."""
+    folder = tmp_path / "one, two"
+    folder.mkdir()
+    (folder / "mine.py").write_text(GOOD)
+    (folder / "other.py").write_text(GOOD)
+    monkeypatch.chdir(folder)
+    flags = ("--batch", "7", "--allow-changed-source", "--timeout", "1234567.5")
+    result = tiny("--plugin", "mine.py,other.py", "--sigma", "0.25", *flags, "--emit", "commands")
+    assert result.exit_code == 0, result.output
+    lines = [shlex.split(line) for line in result.stdout.splitlines()]
+    assert [line[line.index("--plugin") + 1] for line in lines] == [str(folder / "mine.py"), str(folder / "other.py")]
+    for line in lines:
+        assert all(f" {words} " in f" {shlex.join(line)} " for words in ("--batch 7", "--allow-changed-source", "--timeout 1234567.5"))
+        found = CliRunner().invoke(app, [*line[1:], "--dry-run"])
+        assert found.exit_code == 0, found.output
+    assert announce.line("run x", ["/a b/c.py", "/d,e/f.py"], tmp_path).startswith("bench run x --plugin '/a b/c.py' --plugin /d,e/f.py ")
+
+
+def test_lines_or_a_plan(tiny: Call) -> None:
+    result = tiny("--method", "gaussian", "--emit", "commands", "--dry-run")
+    assert result.exit_code == 2
+    assert "--dry-run prints the plan and --emit commands the lines" in result.output

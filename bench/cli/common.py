@@ -138,7 +138,8 @@ def existing_folder(folder: Path, flag: str = "--results") -> Path:
     except OSError as error:
         stop([f"{flag} {folder}: {error.strerror}"])
     if not found:
-        stop([f"{flag} {folder}: there is no such folder; `bench run` fills results/runs"])
+        hint = "`bench import` fills one with logs" if flag == "--logs" else "`bench run` fills results/runs"
+        stop([f"{flag} {folder}: there is no such folder; {hint}"])
     return folder
 
 
@@ -160,8 +161,12 @@ def deliver(text: str, out: Path | None) -> None:
 
 
 def plugins(values: Sequence[str] | None, problems: list[str]) -> tuple[Path, ...]:
-    """Paths of plug-in files."""
-    return tuple(map(Path, words(values, "--plugin", problems)))
+    """Paths of plug-in files. A value that names a file is that file, commas and all."""
+    found: list[str] = []
+    for value in values or ():
+        # os.path says no to what cannot be a path, where pathlib raises.
+        found += [value] if os.path.isfile(value) else words([value], "--plugin", problems)  # noqa: PTH113
+    return tuple(map(Path, dict.fromkeys(found)))
 
 
 def plain(value: object) -> str:

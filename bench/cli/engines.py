@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -81,12 +81,14 @@ class Engine:
             return None
         return int(self.jobs or 1)
 
-    def flags(self) -> list[str]:
-        """The words that hand a cell to the same cluster again."""
+    def flags(self, row: str) -> list[str]:
+        """The words that hand a cell of a row to the same cluster again."""
+        from bench.executors.resources import fits
+
         found = [] if self.name is None else ["--executor", self.name]
         found += [] if self.address is None else ["--address", self.address]
-        found += [part for word in self.resources for part in ("--resources", word)]
-        return found + ([] if self.timeout is None else ["--timeout", f"{self.timeout:g}"])
+        found += [part for word in self.resources if fits(row, word) for part in ("--resources", word)]
+        return found + ([] if self.timeout is None else ["--timeout", repr(self.timeout)])
 
     def needs_of(self, row: str, devices: int = 1) -> Resources:
         """What a cell of a row asks of a cluster, if it is computed on so many devices.
@@ -124,13 +126,31 @@ class Engine:
 
         return torch.device("cuda") if self.cluster and self.device == "cuda" else pick_device("cpu" if self.cluster else self.device)
 
-    def options_for(self, cell: Cell, options: Options) -> Options:
-        """Options with the device of a cell on a cluster."""
+    def device_of(self, cell: Cell, device: torch.device) -> torch.device:
+        """The device of a cell, of which only the kind is known on a cluster. device: what `pick_device` found."""
         import torch
 
         if not self.cluster or self.device != "auto":
-            return options
-        return dataclasses.replace(options, device=torch.device("cuda" if self.needs_of(cell.spec.row).gpus else "cpu"))
+            return device
+        return torch.device("cuda" if self.needs_of(cell.spec.row).gpus else "cpu")
+
+    def options_for(self, cell: Cell, options: Options) -> Options:
+        """Options with the device of a cell."""
+        return dataclasses.replace(options, device=self.device_of(cell, options.device))
+
+    def problems_of(self, cells: Sequence[Cell], device: torch.device) -> list[str]:
+        """What is wrong with the resources that these cells ask of a cluster. device: as of `device_of`."""
+        from bench.executors.resources import unfit
+
+        if not self.cluster:
+            return []
+        shared = {(cell.spec.row, cell.devices): cell for cell in cells if cell.devices > 1}
+        found = unfit({cell.spec.row for cell in cells}, self.resources)
+        for (row, devices), cell in shared.items():
+            gpus = self.needs_of(row, devices).gpus
+            if self.device_of(cell, device).type == "cuda" and gpus < devices:
+                found.append(f"--resources gpus={gpus:g} is less than the {devices} GPUs, train.devices, of a cell of {row}")
+        return found
 
     def executor(
         self, cells: Mapping[tuple[str, str], Cell], options: Options, planned: int, say: Callable[[str], None]

@@ -8,16 +8,19 @@ import io
 import json
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bench.cli.common import plain
 from bench.cli.page import Page
 
 if TYPE_CHECKING:
-    from leaderboard.compare import Paired
+    from leaderboard.compare import Accuracy, Paired
+
+FOUND = ("difference", "low", "high", "predicted")
 
 MEANING = (
-    "The 95 % interval is that of the mean difference on another sample of test images, for these trainings (paired bootstrap, 10,000 "
-    "resamples). It says nothing of another training; the spread among the logs does."
+    "95 % interval: of the mean difference on another sample of test images, for these trainings (paired bootstrap, 10,000 resamples). "
+    "one more: where, around the mean of the logs, Student's 95 % prediction interval expects one more training on these images."
 )
 
 
@@ -25,7 +28,7 @@ def render(report: Paired, format: str) -> str:
     """The report as text, ending in a line end. Only csv and json have full precision."""
     if format == "json":
         data = {"schema": 1, "meaning": MEANING, "differences": "run - mean of logs", **dataclasses.asdict(report)}
-        data |= {"half_width": report.half_width, "within": report.within}
+        data |= {"half_width": report.half_width, "within": report.within, "outside": report.outside}
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if format == "csv":
         return _csv(report)
@@ -39,20 +42,16 @@ def _parts(report: Paired, page: Page) -> Iterator[str]:
     run = f"run {report.key} of {report.row} (protocol {report.protocol}, seed {report.seed}) against {logs}"
     where = f"{report.dataset}, sigma {report.sigma:g}, {report.images:,} test images ({report.selection})"
     yield page.title("", f"{where}, n={report.n:,}, alpha={report.alpha:g}: {run}")
+    metrics = [("ACR", 4, report.acr, report.acr_logs, report.difference, report.low, report.high, report.predicted)]
+    metrics += [(f"accuracy at {a.radius}, %", 2, a.run, a.logs, a.difference, a.low, a.high, a.predicted) for a in report.accuracies]
     lines = [
         [
-            "ACR",
-            f"{report.acr:.4f}",
-            *_mean_and_range(report.acr_logs, 4),
-            f"{report.difference:+.4f}",
-            _interval(report.low, report.high, 4),
-        ],
-        *(
-            [f"accuracy at {a.radius}, %", f"{a.run:.2f}", *_mean_and_range(a.logs, 2), f"{a.difference:+.2f}", _interval(a.low, a.high, 2)]
-            for a in report.accuracies
-        ),
+            *(name, f"{run:.{digits}f}", *_mean_and_range(values, digits), f"{difference:+.{digits}f}"),
+            *(f"{low:+.{digits}f} to {high:+.{digits}f}", "-" if predicted is None else f"±{predicted:.{digits}f}"),
+        ]
+        for name, digits, run, values, difference, low, high, predicted in metrics
     ]
-    yield page.table(("", "run", "logs", "lowest to highest", "run - logs", "95 % interval"), lines, 1)
+    yield page.table(("", "run", "logs", "lowest to highest", "run - logs", "95 % interval", "one more"), lines, 1)
     yield page.prose(MEANING)
     yield page.table(
         ("of two trainings", "run and each log", "lowest to highest", "two logs", "lowest to highest"),
@@ -70,13 +69,14 @@ def _parts(report: Paired, page: Page) -> Iterator[str]:
 def _verdict(report: Paired) -> str:
     if report.spread is None or report.predicted is None:
         return "One log shows no spread among trainings, so nothing is said about whether the run is one of them."
-    limit = report.spread + report.half_width
-    word = "within" if report.within else "NOT within"
-    inside = "within" if abs(report.difference) <= report.predicted else "NOT within"
+    limit, count = report.spread + report.half_width, len(report.runs)
+    names = [name if name == "ACR" else f"accuracy at {name}" for name in report.outside]
+    said = f"lies outside for {', '.join(names)}" if names else "lies inside everywhere"
     return (
-        f"The ACR differs by {report.difference:+.4f}, {word} {limit:.4f}: the largest distance of a log from the mean of the logs, "
-        f"{report.spread:.4f}, plus half the interval, {report.half_width:.4f}. It is {inside} ±{report.predicted:.4f}, where Student's "
-        f"95 % prediction interval of these {len(report.runs)} logs expects one more training."
+        f"As one more training of the {count} logs' kind, the run {said}. That nothing lies outside would not prove that it is one: "
+        f"{count} logs leave the interval wide, and of {1 + len(report.accuracies)} such looks one in twenty lies outside by chance. "
+        f"The ACR's difference is {'within' if report.within else 'NOT within'} {limit:.4f}, the largest distance of a log from the mean "
+        f"of the logs ({report.spread:.4f}) plus half the interval across images ({report.half_width:.4f})."
     )
 
 
@@ -93,17 +93,37 @@ def _known(values: Sequence[float | None]) -> tuple[str, str]:
     return _mean_and_range(known, 3) if known else ("-", "-")
 
 
-def _interval(low: float, high: float, digits: int) -> str:
-    return f"{low:+.{digits}f} to {high:+.{digits}f}"
-
-
 def _csv(report: Paired) -> str:
+    """One line per metric; what holds for all stands in every line."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("metric", "run", *report.runs, "difference", "low", "high"))
-    writer.writerow(("ACR", *map(repr, (report.acr, *report.acr_logs, report.difference, report.low, report.high))))
-    for a in report.accuracies:
-        writer.writerow((a.radius, *map(repr, (a.run, *a.logs, a.difference, a.low, a.high))))
-    writer.writerow(("agreement", "", *map(repr, report.agreement), "", "", ""))
-    writer.writerow(("correlation", "", *("" if value is None else repr(value) for value in report.correlation), "", "", ""))
+    names = (
+        "dataset",
+        "sigma",
+        "row",
+        "key",
+        "protocol",
+        "seed",
+        "row_logs",
+        "collection",
+        "selection",
+        "images",
+        "n",
+        "alpha",
+        "acr_exact",
+    )
+    shared = {name: getattr(report, name) for name in names} | {"runs": " ".join(report.runs), "note": " ".join(report.notes)}
+    lines: list[dict[str, Any]] = [{"metric": "ACR", "run": report.acr, "logs": report.acr_logs} | _found(report)]
+    lines += [{"metric": a.radius, "run": a.run, "logs": a.logs} | _found(a) for a in report.accuracies]
+    lines += [
+        {"metric": name, "logs": getattr(report, name)} for name in ("agreement", "agreement_among", "correlation", "correlation_among")
+    ]
+    writer = csv.DictWriter(file, (*names, "runs", "metric", "run", "logs", *FOUND, "note"), restval="", lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        values = {"logs": " ".join("" if value is None else repr(value) for value in line["logs"])}
+        writer.writerow({name: "" if value is None else plain(value) for name, value in (shared | line | values).items()})
     return file.getvalue()
+
+
+def _found(part: Paired | Accuracy) -> dict[str, Any]:
+    return {name: getattr(part, name) for name in FOUND}

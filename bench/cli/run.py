@@ -94,7 +94,7 @@ def run(
         int | None,
         typer.Option("--micro-batch", metavar="K", help="Images per piece of a training step, to save memory."),
     ] = None,
-    devices_per_cell: Devices = 1,
+    devices_per_cell: Devices = None,
     precision: Precision = None,
     sync_batchnorm: SyncBatchnorm = False,
     compiled: Annotated[
@@ -186,6 +186,8 @@ def run(
         problems.append(f"--micro-batch {micro_batch} must be at least 1")
     if emit not in (None, "commands"):
         problems.append(f"--emit {emit} is unknown{nearest(emit, ['commands'])}")
+    if emit and dry_run:
+        problems.append(f"--dry-run prints the plan and --emit {emit} the lines that carry it out; give one of them")
     engine = Engine(
         name=executor,
         address=address,
@@ -239,12 +241,26 @@ def run(
         except UsageError as error:
             problems += error.problems
     if not problems:
-        problems = check_options(plan.cells, chosen_device, micro_batch)
+        problems = check_options(
+            plan.cells, lambda cell: engine.device_of(cell, chosen_device), micro_batch, here=not engine.cluster
+        ) + engine.problems_of(plan.cells, chosen_device)
     if problems:
         stop(problems)
+    options = Options(
+        device=chosen_device,
+        batch=batch,
+        micro_batch=micro_batch,
+        compile=compiled,
+        allow_changed_source=allow_changed_source,
+        allow_other_data=allow_other_data,
+        data_dir=data_dir,
+    )
+    submitted = executor == "slurm"
 
     console = Console(stderr=as_json or emit is not None, quiet=quiet, highlight=False, soft_wrap=True)
     matrix = _Matrix(plan, Store(results), console, rerun, paths)
+    if submitted and not emit:
+        guarded(lambda: matrix.check_slurm(options, engine))
     missing = matrix.check_data(data_dir, allow_other=allow_other_data, read=not (dry_run or engine.cluster or emit))
     if missing and not dry_run:
         stop(missing)
@@ -257,15 +273,6 @@ def run(
             cells = [matrix.as_json(cell) | estimate_json(estimates.get(cell.id)) for cell in plan.cells]
             print_json({"results": str(results), "cells": cells, "total": total_json(estimates.values())})
         return
-    options = Options(
-        device=chosen_device,
-        batch=batch,
-        micro_batch=micro_batch,
-        compile=compiled,
-        allow_changed_source=allow_changed_source,
-        allow_other_data=allow_other_data,
-        data_dir=data_dir,
-    )
     if emit:
         for line in matrix.lines(options, seconds, replace(engine, name=None, address=None, resources=())):
             typer.echo(line)
@@ -274,7 +281,6 @@ def run(
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
-    submitted = executor == "slurm"
     code = guarded(lambda: matrix.submit(options, seconds, engine) if submitted else matrix.run(options, seconds, engine))
     if not code and not submitted:
         where = "" if results == Path("results/runs") else f" --results {results}"
@@ -299,14 +305,16 @@ def _by_dataset(request: Request, registry: Registry) -> list[Request]:
     return parts
 
 
-def _flags(options: Options, engine: Engine) -> str:
+def _flags(options: Options, engine: Engine, cell: Cell) -> str:
     """What continues a cell in the way that it was begun, beyond what its specs say."""
     words = [] if engine.device == "auto" else ["--device", engine.device]
+    words += [] if options.batch is None else ["--batch", str(options.batch)]
     words += [] if options.micro_batch is None else ["--micro-batch", str(options.micro_batch)]
     words += ["--compile"] if options.compile else []
     words += [] if options.data_dir is None else ["--data-dir", str(options.data_dir.absolute())]
+    words += ["--allow-changed-source"] if options.allow_changed_source else []
     words += ["--allow-other-data"] if options.allow_other_data else []
-    return shlex.join(words + engine.flags())
+    return shlex.join(words + engine.flags(cell.spec.row))
 
 
 class _Matrix:
@@ -378,7 +386,7 @@ class _Matrix:
         cells = self.plan.cells
         cells_here = [cell for cell in self.todo if not (isolated and self._plugin(cell))]
         with settings_kept():
-            estimates = estimate(cells_here, self.store, device, micro_batch)
+            estimates = estimate(cells_here, self.store, device, micro_batch, self.again)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
@@ -431,8 +439,7 @@ class _Matrix:
         executor, room = engine.executor({cell.id: cell for cell in cells}, options, len(self.plan.cells), self.say)
         tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
         show = Show(self.console, [c.name for c in cells], [seconds.get(c.id, 0.0) for c in cells], room)
-        flags = _flags(options, engine)
-        planned = [self._planned(cell, seconds.get(cell.id), flags) for cell in cells]
+        planned = [self._planned(cell, seconds.get(cell.id), _flags(options, engine, cell)) for cell in cells]
         finished = self._finished(planned)
         interrupted = 0
         with contextlib.ExitStack() as stack:
@@ -460,28 +467,39 @@ class _Matrix:
             self.say("diverged cells are not tried again unless you say --rerun diverged")
         return int(tally["done"] != len(self.plan.cells))
 
+    def check_slurm(self, options: Options, engine: Engine) -> None:
+        """UsageError if what is to do cannot be handed over to Slurm so."""
+        tasks = [self._task(cell, engine.options_for(cell, options)) for cell in self._without_job(self.todo)]
+        engine.slurm(self.store.root).check(tasks)
+
+    def _without_job(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that no job of Slurm has, as far as that can be told."""
+        from bench.status import in_hand
+
+        has = {folder for folder, (cell, alive) in in_hand(self.store).items() if cell.job and alive != "no"}
+        return [cell for cell in cells if self._folder(cell) not in has]
+
     def submit(self, options: Options, seconds: dict[tuple[str, str], float], engine: Engine) -> int:
         """Hands what is to do over to Slurm, but for cells that its jobs have already; returns the exit code."""
         from bench.announce import handed_over
-        from bench.status import in_hand
 
-        planned = {cell.id: self._planned(cell, seconds.get(cell.id), _flags(options, engine)) for cell in self.todo}
-        known = in_hand(self.store)
-        has = {folder for folder, (cell, alive) in known.items() if cell.job and alive != "no"}
-        cells = [cell for cell in self._longest_first(seconds) if planned[cell.id].folder not in has]
+        cells = self._without_job(self._longest_first(seconds))
         if len(cells) < len(self.todo):
             self.say(f"{len(self.todo) - len(cells)} cells are with jobs that were submitted before")
         if not cells:
             return 0
         cells = self._set_aside(cells)
         tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
+        planned = {cell.id: self._planned(cell, seconds.get(cell.id), _flags(options, engine, cell)) for cell in cells}
         slurm = engine.slurm(self.store.root)
-        slurm.check(tasks)
-        jobs = slurm.submit(tasks)
-        mine = [replace(planned[cell.id], job=job) for cell, job in zip(cells, jobs, strict=True)]
-        handed_over(self.store.root, mine, self._finished(mine))
+        finished = self._finished([planned[cell.id] for cell in cells])
+        mine: list[Planned] = []
+        path = None
+        for jobs in slurm.submit(tasks):  # what Slurm has is told at once: it may refuse the next array
+            mine += [replace(planned[cells[place].id], job=job) for place, job in sorted(jobs.items())]
+            path = handed_over(self.store.root, mine, finished, path)
         where = "" if self.store.root == Path("results/runs") else f" --results {self.store.root}"
-        self.say(f"submitted {len(cells)} cells as {len(set(jobs))} jobs; their logs are in {slurm.folder}")
+        self.say(f"submitted {len(cells)} cells as {len({cell.job for cell in mine})} jobs; their logs are in {slurm.folder}")
         self.say(f"next: bench status{where}; the same line again submits what is then unfinished")
         return 0
 
@@ -489,11 +507,10 @@ class _Matrix:
         """A shell line for each cell to be done, the long ones first."""
         from bench.announce import line
 
-        flags = _flags(options, engine)
         for cell in self._longest_first(seconds):
             rerun = f" --rerun {self.rerun}" if cell.id in self.again else ""
-            planned = self._planned(cell, None, flags)
-            yield line(planned.words, planned.plugin, self.store.root.absolute()) + rerun
+            planned = self._planned(cell, None, _flags(options, engine, cell))
+            yield line(f"run {planned.words}", planned.plugins, self.store.root.absolute()) + rerun
 
     def _set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
         """Moves what is to be computed anew away here and now, for a cluster may deliver a cell twice; returns those that can be run."""
@@ -524,7 +541,7 @@ class _Matrix:
 
         An engine may deliver a task twice, and so its outcome: the first one counts.
         """
-        waiting, ended = list(range(len(cells))), set[int]()
+        waiting, ended, told = list(range(len(cells))), set[int](), False
         while waiting:
             elsewhere: list[int] = []
             show.numbers = waiting
@@ -545,17 +562,22 @@ class _Matrix:
                 if outcome.kind in ("crash", "timeout"):
                     self.say(f"{cell.name}: failed: {outcome.reason}; what it printed last is in {self._folder(cell)}/failure.json")
             waiting = [place for place in dict.fromkeys(elsewhere) if place not in ended]
+            if waiting and not told:
+                self.say(f"waiting for other processes to finish {len(waiting)} cells; Ctrl-C leaves them to it")
+                told = True
             if waiting:
                 self._await([cells[place] for place in waiting], signals)
 
     def _await(self, cells: Sequence[Cell], signals: StopSignals) -> None:
         """Waits until one of the cells is free: finished, given up, or its claim expired."""
-        from bench.claims import holder
+        from bench.claims import holder, present
 
-        self.say(f"waiting for other processes to finish {len(cells)} cells; Ctrl-C leaves them to it")
-        while all((found := holder(self.store.run(cell.spec).path)) and not found.stale for cell in cells):
+        occupied = True
+        while occupied:
             signals.check()
             time.sleep(AWAIT_SECONDS)
+            now = present(self.store.root)
+            occupied = all((found := holder(self.store.run(cell.spec).path, now)) and not found.stale for cell in cells)
 
     def _folder(self, cell: Cell) -> str:
         return self.store.run(cell.spec).path.relative_to(self.store.root).as_posix()
@@ -567,10 +589,10 @@ class _Matrix:
         from bench.announce import Planned
         from bench.listing import command, names
 
-        plugin = ",".join(map(str, self._plugin(cell)))
+        plugins = tuple(map(str, self._plugin(cell)))
         words = f"{command(cell.spec, cell.certify)} {flags}".rstrip()
         folder, key = self._folder(cell), cell.certify.key
-        return Planned(folder=folder, certification=key, names=names(cell.spec), words=words, plugin=plugin, seconds=seconds)
+        return Planned(folder=folder, certification=key, names=names(cell.spec), words=words, plugins=plugins, seconds=seconds)
 
     def _task(self, cell: Cell, options: Options) -> Task:
         from bench.executors import Task

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from bench.errors import nearest
+
 Devices = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--devices-per-cell", metavar="N", help="Devices that share a cell's steps and images, a process each; part of the training's key."
     ),
@@ -22,15 +24,18 @@ SyncBatchnorm = Annotated[
     bool, typer.Option("--sync-batchnorm", help="Batch norm over all devices of a cell (CUDA), not over each one's share of a step.")
 ]
 
-PRECISIONS = {"32": "float32", "16": "fp16"}
-"""Words of --precision that have another name in a spec."""
+PRECISIONS = {"32": "float32", "bf16": "bf16", "16": "fp16", "tf32": "tf32"}
+"""Words of --precision, and what a spec calls them; it takes the latter as well."""
 
 
-def training_changes(devices: int, precision: str | None, sync_batchnorm: bool, wanted: dict[str, str], problems: list[str]) -> None:
+def training_changes(devices: int | None, precision: str | None, sync_batchnorm: bool, wanted: dict[str, str], problems: list[str]) -> None:
     """Adds what the flags say to the changes that --set asks for; a contradiction between the two is a problem."""
+    if precision is not None and precision not in (*PRECISIONS, *PRECISIONS.values()):
+        problems.append(f"--precision {precision} is unknown{nearest(precision, PRECISIONS)}")
+        precision = None
     flags = {
-        "train.devices": ("--devices-per-cell", str(devices) if devices != 1 else None),
-        "train.precision": ("--precision", PRECISIONS.get(precision, precision) if precision else None),
+        "train.devices": ("--devices-per-cell", None if devices is None else str(devices)),
+        "train.precision": ("--precision", None if precision is None else PRECISIONS.get(precision, precision)),
         "train.sync_batchnorm": ("--sync-batchnorm", "true" if sync_batchnorm else None),
     }
     for name, (flag, value) in flags.items():

@@ -39,7 +39,15 @@ class Job:
         here = [number for number in range(len(tasks)) if number not in found]
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = shown.split(",") if shown and self.slots > 1 else ()  # one slot takes all that the job has
-        slots = share_out(self.slots, cells=len(here), cores=self.threads * self.slots, gpus=gpus, per_gpu=self.slots)
+        devices = max((tasks[number].spec.train.devices for number in here), default=1)
+        slots = share_out(
+            self.slots,
+            cells=len(here),
+            cores=self.threads * self.slots,
+            gpus=gpus,
+            per_gpu=self.slots,
+            devices=max(1, min(devices, len(gpus))),  # where the job got too few, each cell says so
+        )
         watch = _Log(log)
         self._executor = LocalExecutor(slots, self.timeout)
         for place, outcome in self._executor.outcomes([tasks[number] for number in here], watch, StopSignals()):

@@ -126,7 +126,8 @@ def connect(address: str | None, jobs: int | None) -> Any:
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else own))
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise BenchError(f"--address {address}: no Ray cluster answers: {' '.join(str(error).split())[:300]}") from None
+            what = f"--address {address}: no Ray cluster answers" if address else "--executor ray: no Ray could be started on this machine"
+            raise BenchError(f"{what}: {' '.join(str(error).split())[:300]}") from None
     return ray
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from bench.errors import UsageError
+from bench.errors import UsageError, nearest
 from bench.executors.local import thread_limit
 from bench.spec import replace_checked
 
@@ -52,16 +52,34 @@ def resources_for(row: str, words: Sequence[str], default: Resources) -> Resourc
     """
     found = default
     for word in words:
-        pattern, colon, rest = word.rpartition(":")
+        rest = word.rpartition(":")[2]
         changes = dict(part.partition("=")[::2] for part in rest.split(","))
         if not all(name and value for name, value in changes.items()):
             raise UsageError([f"--resources {word} is not of the form cpus=4,gpus=0.5 or METHOD:cpus=4,gpus=0.5"])
         changed, problems = replace_checked(found, changes, "--resources")
         if problems:
             raise UsageError(problems)
-        if not colon or any(fnmatchcase(name, pattern) for name in (row, row.partition(".")[0].partition("[")[0])):
+        if fits(row, word):
             found = changed
     return found
+
+
+def fits(row: str, word: str) -> bool:
+    """Whether `--resources` WORD speaks of a row: it names none, or matches the row's name or that of its method."""
+    pattern, colon, _ = word.rpartition(":")
+    return not colon or any(fnmatchcase(name, pattern) for name in (row, method_of(row)))
+
+
+def method_of(row: str) -> str:
+    """The method's part of a row's name."""
+    return row.partition(".")[0].partition("[")[0]
+
+
+def unfit(rows: Collection[str], words: Sequence[str]) -> list[str]:
+    """A sentence for each word of `--resources` that speaks of no row."""
+    known = {*rows, *map(method_of, rows)}
+    wrong = [word for word in words if not any(fits(row, word) for row in rows)]
+    return [f"--resources {word} fits none of these cells{nearest(word.rpartition(':')[0], known)}" for word in wrong]
 
 
 def threads_of(resources: Resources, slots: int = 1) -> int:

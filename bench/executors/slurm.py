@@ -12,7 +12,7 @@ import os
 import shlex
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +31,8 @@ TIMEOUTS = 1000
 """Times that a job may be requeued because its time was up: it continues each time, so the number only ends what makes no progress."""
 CLUSTER = "slurm"
 """Which of submitit's clusters takes the jobs; tests say `local`."""
+MESSAGE = 300
+"""Characters of Slurm's own words in a sentence."""
 WARN_SECONDS = 60
 """Before the end of a job's time: enough for a checkpoint of every cell at work."""
 
@@ -78,22 +80,33 @@ class Slurm:
             whole_gpus(self.needs(task))
         self._shares(self._arrays(tasks))
 
-    def submit(self, tasks: Sequence[Task]) -> list[str]:
-        """The id of the job that each task is in, in their order. Returns as soon as Slurm has taken them."""
+    def submit(self, tasks: Sequence[Task]) -> Iterator[dict[int, str]]:
+        """Hands tasks over, array by array: for each that Slurm has taken, the job of each of its tasks, by the task's place.
+
+        Raises:
+            BenchError: Slurm refuses an array; those before it are with Slurm.
+        """
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
         self.folder.mkdir(mode=0o700, parents=True)  # submitit keeps its jobs as pickles, which nobody else may put there
         arrays = self._arrays(tasks)
-        ids = [""] * len(tasks)
+        taken = 0
         for (need, groups), share in zip(arrays, self._shares(arrays), strict=True):
             executor = self._executor(need, share)
             jobs = [
                 SlurmJob([tasks[n].to_text() for n in group], threads_of(need, self.slots), self.slots, self.timeout) for group in groups
             ]
-            with executor.batch():
-                submitted = [executor.submit(job) for job in jobs]
-            for group, job in zip(groups, submitted, strict=True):
-                for number in group:
-                    ids[number] = str(job.job_id)
-        return ids
+            try:
+                with executor.batch():
+                    submitted = [executor.submit(job) for job in jobs]
+            except (FailedJobError, FailedSubmissionError) as error:
+                raise BenchError(
+                    f"submitted {taken} of {len(tasks)} cells, and Slurm refused the next array, so {len(tasks) - taken} cells are not "
+                    f"submitted: {' '.join(str(error).split())[:MESSAGE]}"
+                ) from None
+            found = {number: str(job.job_id) for group, job in zip(groups, submitted, strict=True) for number in group}
+            taken += len(found)
+            yield found
 
     def _arrays(self, tasks: Sequence[Task]) -> list[tuple[Resources, list[list[int]]]]:
         """Per array: what its jobs need, and the places of the tasks of each job. A long cell is not put behind another long one."""

@@ -19,6 +19,8 @@ from bench.errors import BenchError
 WAIT = timedelta(minutes=10)
 """For the other processes to come to a sum; a helper that dies is noticed before, one that hangs is not."""
 LOOPBACK = "127.0.0.1"
+INTERFACE = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Variables that say on which network interface a library listens."""
 
 
 class Lost(BenchError):
@@ -172,7 +174,7 @@ def _environment(port: int) -> Iterator[None]:
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already, as under torchrun
         "TORCHELASTIC_RESTART_COUNT": "0",
         "OMP_NUM_THREADS": str(torch.get_num_threads()),  # else Fabric changes it
-        **({"GLOO_SOCKET_IFNAME": loopback[0]} if loopback and "GLOO_SOCKET_IFNAME" not in before else {}),
+        **{name: loopback[0] for name in INTERFACE if loopback and name not in before},
     }
     try:
         yield

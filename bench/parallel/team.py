@@ -36,12 +36,16 @@ def own_device(device: torch.device, rank: int) -> torch.device:
     return torch.device("cuda", rank) if device.type == "cuda" else device
 
 
-def check_devices(train: TrainSpec, device: torch.device) -> None:
-    """BenchError if a training cannot have the devices that it asks for here."""
+def check_devices(train: TrainSpec, device: torch.device, *, here: bool = True) -> None:
+    """BenchError if a training cannot have the devices that it asks for.
+
+    Args:
+        here: on this machine, whose devices are counted.
+    """
     if train.devices == 1:
         return
     check_fabric()
-    if device.type == "cuda" and torch.cuda.device_count() < train.devices:
+    if here and device.type == "cuda" and torch.cuda.device_count() < train.devices:
         raise BenchError(f"--devices-per-cell {train.devices}: this process sees {torch.cuda.device_count()} CUDA devices")
     if train.sync_batchnorm and device.type != "cuda":
         raise BenchError(f"--sync-batchnorm needs CUDA devices: torch does not synchronise batch norm on a {device.type}")

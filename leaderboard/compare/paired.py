@@ -48,7 +48,7 @@ class Certified:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Certified accuracy at a radius, in %; the difference in points, with its 95 % paired bootstrap interval across images."""
+    """Certified accuracy at a radius, in %, of rounded radii; the difference in points. Other fields as in `Paired`."""
 
     radius: str
     run: float
@@ -56,6 +56,7 @@ class Accuracy:
     difference: float
     low: float
     high: float
+    predicted: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,8 @@ class Paired:
         difference, error: of the ACR, and its standard error over the images.
         low, high: 95 % paired bootstrap interval of the difference across images.
         spread: the largest distance of one log's ACR from the mean of all; None for a single log.
-        predicted: half the width of the 95 % prediction interval for one more training, from the logs (Student); None for a single log.
+        predicted: half the width of the 95 % prediction interval for one more training on these images, from the logs (Student); None
+            for a single log.
         agreement, correlation: of the run with each log: share of images with the same answer, abstaining included; Pearson's
             correlation of radius where correct; None where one of the two does not vary.
         agreement_among, correlation_among: the same of each two logs.
@@ -107,13 +109,22 @@ class Paired:
     notes: tuple[str, ...]
 
     @property
+    def outside(self) -> tuple[str, ...]:
+        """The metrics whose difference lies outside of the prediction interval; ACR or a radius."""
+        metrics = [("ACR", self.difference, self.predicted), *((a.radius, a.difference, a.predicted) for a in self.accuracies)]
+        return tuple(name for name, difference, predicted in metrics if predicted is not None and abs(difference) > predicted)
+
+    @property
     def half_width(self) -> float:
         """Of the interval across images: to the end that is farther from the difference."""
         return max(self.high - self.difference, self.difference - self.low)
 
     @property
     def within(self) -> bool | None:
-        """Whether the difference lies within the spread among the logs plus the paired interval; None without a spread."""
+        """Whether the ACR's difference lies within the spread among the logs plus the paired interval; None without a spread.
+
+        Weaker than `outside`: run and logs share their images, so that the interval across images allows for what does not differ.
+        """
         return None if self.spread is None else abs(self.difference) <= self.spread + self.half_width
 
 
@@ -145,7 +156,8 @@ def compare_paired(run: Run, row: str, root: Path) -> Paired:
         notes.append(f"the run is {run.spec.row}, the logs are {first.row}")
     if run.spec.protocol != "full":
         notes.append(f"the run was trained by protocol {run.spec.protocol}, not by the full recipe")
-    notes.append(f"The radii of the run are rounded to {digits}, as the logs print them; its exact ACR is {exact.values.mean():.4f}.")
+    told = "which its accuracies feel where a radius rounds to the one asked for"
+    notes.append(f"The run's radii are rounded to {digits}, as the logs print them, {told}; its exact ACR is {exact.values.mean():.4f}.")
 
     values = np.stack([log.values for log in theirs])  # K I
     acrs = values.mean(axis=1).tolist()
@@ -192,10 +204,12 @@ def _accuracies(run: Floats, logs: Floats, radii: Sequence[str]) -> Iterator[Acc
         if a.any() or b.any():
             difference = a - b.mean(axis=0)
             low, high = _interval(difference)
+            accuracies = b.mean(axis=1).tolist()
             yield Accuracy(
                 radius=radius,
                 run=float(a.mean()),
-                logs=tuple(b.mean(axis=1).tolist()),
+                logs=tuple(accuracies),
+                predicted=_predicted(accuracies),
                 difference=float(difference.mean()),
                 low=low,
                 high=high,
@@ -259,10 +273,12 @@ def _on(log: Import, index: Integers, label: Integers) -> Certified:
 def _printing(texts: Sequence[str]) -> tuple[Callable[[float], float], str]:
     """How radii are rounded in logs, and the words for it."""
     numbers = [Decimal(text).as_tuple() for text in set(texts)]
-    if all(len(number.digits) <= SIGNIFICANT for number in numbers):
-        return lambda radius: float(f"{radius:.{SIGNIFICANT}g}"), f"{SIGNIFICANT} significant digits"
     decimals = max(-int(number.exponent) for number in numbers)
-    return lambda radius: round(radius, decimals), f"{decimals} decimals"
+    # Significant digits never end in a zero behind the first decimal; a fixed number of decimals sooner or later does.
+    padded = any(number.exponent < -1 and number.digits[-1] == 0 for number in numbers if isinstance(number.exponent, int))
+    if padded or any(len(number.digits) > SIGNIFICANT for number in numbers):
+        return lambda radius: round(radius, decimals), f"{decimals} decimals"
+    return lambda radius: float(f"{radius:.{SIGNIFICANT}g}"), f"{SIGNIFICANT} significant digits"
 
 
 def _agreement(a: Certified, b: Certified) -> float:
