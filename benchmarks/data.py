@@ -2,10 +2,10 @@
 
 Both give float32 batches of 256 images, cropped at random after padding by 4 and mirrored at random, from the same random bytes:
 (a) torchvision's RandomCrop, RandomHorizontalFlip and ToTensor through a DataLoader with two worker processes, as the scripts of the
-field do; (b) `Split.batches` in this process, on one thread. They alternate; the median of the rounds counts.
+field do; (b) `Split.batches` in this process, on so many threads. They alternate; the median of the rounds counts.
 The start of the workers and their first batch are not timed.
 
-    python benchmarks/data.py [--rounds 5] [--threads 1]
+    python benchmarks/data.py [--rounds 5] [--threads 2]
 """
 
 from __future__ import annotations
