@@ -131,8 +131,7 @@ class Claim:
         self._heart.join()
         with contextlib.suppress(BenchError, OSError):
             self.check()
-            for _, path in _numbered(self.folder):  # the lower ones first: while any stands, the highest must be this one
-                path.unlink()
+            sweep(self.folder)
         os.close(self._handle)
 
     def _beat(self) -> None:
@@ -168,11 +167,30 @@ def held(folder: Path) -> Iterator[Claim]:
         claim.release()
 
 
-def guard(path: Path) -> None:
-    """Called before a file is written: an error of `Claim.check` if this process claimed a folder above it and lost it."""
+def guard(path: Path) -> Path | None:
+    """Called before a file is written.
+
+    Returns:
+        the folder above it that this process claimed, None if there is none.
+
+    Raises:
+        BenchError: as `Claim.check`.
+    """
     for folder in path.parents:
         if claim := _HELD.get(folder):
             claim.check()
+            return folder
+    return None
+
+
+def lost(folder: Path) -> BenchError | None:
+    """Why this process may write to a folder no more that it claimed: what `guard` raises; None if it may, or if that cannot be told."""
+    with contextlib.suppress(OSError):
+        try:
+            guard(folder / "spec.json")
+        except BenchError as error:
+            return error
+    return None
 
 
 def holder(folder: Path, now: float | None = None) -> Holder | None:
@@ -199,8 +217,8 @@ def forget_dead(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes the claims that came along with a folder that its holder moved."""
-    for _, path in _numbered(folder):
+    """Removes all claims of a folder, for its holder."""
+    for _, path in _numbered(folder):  # the lower ones first: while any stands, the highest must be the holder's
         path.unlink()
 
 

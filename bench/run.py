@@ -207,13 +207,17 @@ def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
         report.say(f"{cell.name}: diverged: {error}")
         return Outcome(state="diverged", reason=str(error))
     except (Exception, SystemExit) as error:
+        if lost := claims.lost(run.path):
+            raise lost from error  # a write that had passed its check fails of something else, as a file that is not there
         reason = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}{line_of(error, cell.method)}"
         kind = kind_of(error)
         if kind == "oom" and run.training() is None:
             reason += "; give the training more memory, or run fewer cells side by side (--jobs)"
+        trace = ""
         with contextlib.suppress(OSError, BenchError):
             run.fail(kind, reason, traceback.format_exc())
-        report.say(f"{cell.name}: failed: {reason}; the trace is in {run.path / 'failure.json'}")
+            trace = f"; the trace is in {run.path / 'failure.json'}"
+        report.say(f"{cell.name}: failed: {reason}{trace}")
         return Outcome(state="failed", kind=kind, reason=reason)
     return Outcome(state="done")
 

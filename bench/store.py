@@ -59,8 +59,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         BenchError: the file belongs to a run that this process claimed and lost.
     """
-    claims.guard(path)
-    make_folder(path.parent)
+    make_folder(path.parent, claims.guard(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -76,10 +75,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it, each of which outlives a loss of power."""
+def make_folder(folder: Path, root: Path | None = None) -> None:
+    """Makes a folder and those above it, each of which outlives a loss of power; not a root that is gone, which is FileNotFoundError."""
     missing = []
-    while not folder.is_dir():
+    while folder != root and not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
     for path in reversed(missing):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from test_contract import GOOD
 from typer.testing import Result
 
+from bench import claims
 from bench.bounds import certified_radius
 from bench.certify import Sampler
 from bench.data import load
@@ -445,3 +447,32 @@ def test_every_failing_write_is_told_and_made_good(tmp_path: Path, monkeypatch: 
         assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
         assert results_of(store.root) == expected
     assert fatal > 15
+
+
+def test_a_folder_that_goes_while_a_write_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's folder is deleted between the Nth check of the claim and the write that it lets through, for every N."""
+    which = cell()
+    real = claims.guard
+    for fatal in range(1, 60):
+        store, calls = Store(tmp_path / f"gone-{fatal}"), iter(range(1, 10_000))
+        folder = store.run(which.spec).path
+
+        def guard(path: Path, calls: Iterator[int] = calls, fatal: int = fatal, folder: Path = folder) -> Path | None:
+            claimed = real(path)
+            if next(calls) == fatal:
+                shutil.rmtree(folder)
+            return claimed
+
+        monkeypatch.setattr(claims, "guard", guard)
+        report = Quiet()
+        state = execute(which, store, options(), report, StopSignals())
+        monkeypatch.setattr(claims, "guard", real)
+        if next(calls) <= fatal:
+            break  # fewer checks than that
+        assert state == "failed"
+        assert report.said == [f"{which.name}: failed: {folder} was deleted while it was being computed"]
+        assert not folder.exists(), "half a run is not made again"
+        gone = store
+    assert fatal > 15
+    assert execute(which, gone, options(), Quiet(), StopSignals()) == "done"
+    assert results_of(gone.root) == undisturbed(tmp_path, which)
