@@ -27,6 +27,7 @@ from bench.executors import Task
 from bench.executors.worker import cell_of, from_words
 from bench.parallel.group import Group, Lost, joined
 from bench.parallel.team import own_device
+from bench.processes import take_input
 from bench.records import to_line
 from bench.run import load_weights, read_checkpoint, training_images
 from bench.store import Run
@@ -98,9 +99,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     events = os.fdopen(int(sys.argv[1]), "w")
-    requests = os.fdopen(os.dup(0), "rb")
-    with open(os.devnull) as nothing:  # noqa: PTH123 - a method that reads its input must not read the commands
-        os.dup2(nothing.fileno(), 0)
+    requests = take_input()
     commands: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, commands), daemon=True).start()
     helper = None

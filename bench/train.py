@@ -243,8 +243,9 @@ class Trainer:
             generator = torch.Generator().manual_seed(derive(self.spec.seed, "order", epoch))
             order, size = self.chosen[torch.randperm(len(self.chosen), generator=generator)], train.batch
             if self.group is not None:
-                shares = [share(len(batch), self.group.rank, self.group.size) for batch in torch.split(order, size)]
-                order = torch.cat([batch[own.start : own.stop] for batch, own in zip(torch.split(order, size), shares, strict=True)])
+                batches = torch.split(order, size)
+                shares = [share(len(batch), self.group.rank, self.group.size) for batch in batches]
+                order = torch.cat([batch[own.start : own.stop] for batch, own in zip(batches, shares, strict=True)])
                 size = len(shares[0])
             self._batches = self.data.batches(order, size, augment=train.augment, seed=seed, first=position)
         return next(self._batches)

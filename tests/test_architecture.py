@@ -204,6 +204,7 @@ def test_the_command_line_imports_no_torch_at_its_top() -> None:
 
 FLOORS = {
     "errors": 0,
+    "processes": 0,
     "smoothing": 1,
     "spec": 1,
     "bounds": 1,

@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-import bench
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.executors import Outcome, Task, Watch
+from bench.processes import search_path
 from bench.run import GRACE_SECONDS, StopSignals, smaller_batch
 from bench.store import Store
 
@@ -187,14 +187,12 @@ class LocalExecutor:
     def _start(self, place: int, plugins: tuple[Path, ...]) -> _Worker:
         ours, theirs = os.pipe()
         printed, out = os.pipe()
-        home = str(Path(bench.__file__).parent.parent)
-        path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         process = subprocess.Popen(
             [*self.command, str(theirs)],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,
-            env=os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | dict(self.slots[place].environment),
+            env=os.environ | {"PYTHONPATH": search_path(), "PYTHONUNBUFFERED": "1"} | dict(self.slots[place].environment),
             pass_fds=[theirs],
             start_new_session=True,  # Ctrl-C is for the parent, which passes it on
         )

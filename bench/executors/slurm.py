@@ -8,7 +8,6 @@ module waits for nothing.
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import shutil
 import uuid
@@ -18,12 +17,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import bench
 from bench.announce import FOLDER
 from bench.errors import BenchError, UsageError
 from bench.executors import Task
 from bench.executors.job import Job
 from bench.executors.resources import Resources, threads_of, whole_gpus
+from bench.processes import search_path
 
 ARRAY_JOBS = 1000
 """Jobs of one array; what Slurm allows unless it is told otherwise is 1,001."""
@@ -165,11 +164,6 @@ def check_installed() -> None:
         raise BenchError("--executor slurm needs submitit: pip install 'certbench[slurm]'")
     if CLUSTER == "slurm" and not shutil.which("sbatch"):
         raise BenchError("--executor slurm: there is no sbatch here; run it where Slurm's commands are, or use --emit commands")
-
-
-def search_path() -> str:
-    """Where a job finds the suite, for a checkout that is not installed."""
-    return os.pathsep.join(filter(None, [str(Path(bench.__file__).parent.parent), os.environ.get("PYTHONPATH")]))
 
 
 def folder_of(results: Path) -> Path:

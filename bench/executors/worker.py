@@ -24,6 +24,7 @@ from bench.errors import BenchError, Interrupted
 from bench.executors import Outcome, Task
 from bench.executors.here import Numbered, carry_out
 from bench.plan import Cell
+from bench.processes import take_input
 from bench.registry import Registry
 from bench.run import GRACE_SECONDS, Options, StopSignals, pick_device
 
@@ -104,9 +105,7 @@ class _Events:
 def main() -> None:
     """Works until the input ends."""
     events = _Events(os.fdopen(int(sys.argv[1]), "w"))
-    requests = os.fdopen(os.dup(0), "rb")
-    with open(os.devnull) as nothing:  # noqa: PTH123 - a method that reads its input must not read the tasks
-        os.dup2(nothing.fileno(), 0)
+    requests = take_input()
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     busy = threading.Event()
     with StopSignals().installed() as stop:

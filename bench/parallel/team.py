@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import bench
 from bench.errors import BenchError
 from bench.parallel.group import Group, Lost, check_fabric, joined, rendezvous
+from bench.processes import search_path
 from bench.records import Certificate, from_line
 from bench.spec import TrainSpec
 
@@ -71,13 +71,11 @@ class Helper:
     def __init__(self, rank: int, task: Task) -> None:
         self.rank = rank
         self.events, theirs = os.pipe()
-        home = str(Path(bench.__file__).parent.parent)
-        path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         self.process = subprocess.Popen(
             [sys.executable, *HELPER, str(theirs)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,  # a method prints the same in the first process
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+            env=os.environ | {"PYTHONPATH": search_path(), "OMP_NUM_THREADS": str(torch.get_num_threads())},
             pass_fds=[theirs],
         )
         os.close(theirs)
