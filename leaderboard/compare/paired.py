@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from bench.bounds import Integers
+from bench.columns import Columns
 from bench.errors import BenchError, nearest
 from bench.imported import Import, ImportSpec, imports
 from bench.spec import CertifySpec
@@ -142,12 +143,11 @@ def compare_paired(run: Run, row: str, root: Path) -> Paired:
     first = logs[0].spec
     chosen, notes = runs_of_row(logs)
     present = {name: log for name, log in chosen.items() if log}
-    certification = _certification(run, first)
-    standing = certification.standing()
-    exact = outcomes(standing.columns, first.alpha, run.spec.sigma, certification.spec)
+    certification, columns = _certification(run, first)
+    exact = outcomes(columns, first.alpha, run.spec.sigma, certification.spec)
     if len(exact.index) < 2:
         raise BenchError(f"{run.path} was certified on one image, and a comparison needs at least two")
-    selected = standing.columns.selected[np.argsort(standing.columns.index, kind="stable")]
+    selected = columns.selected[np.argsort(columns.index, kind="stable")]
     printed, digits = _printing([row.radius_text for log in present.values() for row in log.rows()])
     radius = np.array([printed(r) for r in exact.radius.tolist()])
     mine = Certified(np.where(exact.abstained, -1, selected).astype(np.int64), np.where(exact.correct, radius, 0.0))
@@ -162,8 +162,11 @@ def compare_paired(run: Run, row: str, root: Path) -> Paired:
     values = np.stack([log.values for log in theirs])  # K I
     acrs = values.mean(axis=1).tolist()
     mean = statistics.fmean(acrs)
-    difference = mine.values - values.mean(axis=0)  # I
-    low, high = _interval(difference)
+    reached = [r for r in layouts.of_dataset(run.spec.dataset).radii if max(mine.values.max(), values.max()) > float(r)]
+    beyond = [(100.0 * (mine.values > float(r)), 100.0 * (values > float(r))) for r in reached]  # I, K I each
+    differences = np.stack([a - b.mean(axis=0) for a, b in ((mine.values, values), *beyond)])  # ACR, then each radius
+    ends = np.quantile(bootstrap_means(differences), (LEVEL / 2, 1 - LEVEL / 2), axis=1)
+    difference, low, high = (found.tolist() for found in (differences.mean(axis=1), *ends))
     pairs = list(itertools.combinations(theirs, 2))
     return Paired(
         dataset=run.spec.dataset,
@@ -182,44 +185,30 @@ def compare_paired(run: Run, row: str, root: Path) -> Paired:
         acr_exact=float(exact.values.mean()),
         acr=float(mine.values.mean()),
         acr_logs=tuple(acrs),
-        difference=float(difference.mean()),
-        error=float(difference.std(ddof=1)) / math.sqrt(len(exact.index)),
-        low=low,
-        high=high,
+        difference=difference[0],
+        error=float(differences[0].std(ddof=1)) / math.sqrt(len(exact.index)),
+        low=low[0],
+        high=high[0],
         spread=max(abs(acr - mean) for acr in acrs) if len(acrs) > 1 else None,
         predicted=_predicted(acrs),
         agreement=tuple(_agreement(mine, log) for log in theirs),
         agreement_among=tuple(_agreement(a, b) for a, b in pairs),
         correlation=tuple(_correlation(mine, log) for log in theirs),
         correlation_among=tuple(_correlation(a, b) for a, b in pairs),
-        accuracies=tuple(_accuracies(mine.values, values, layouts.of_dataset(run.spec.dataset).radii)),
-        notes=tuple(notes),
-    )
-
-
-def _accuracies(run: Floats, logs: Floats, radii: Sequence[str]) -> Iterator[Accuracy]:
-    """At each radius that any image reaches; of the run's I values and the K I of the logs."""
-    for radius in radii:
-        a, b = 100.0 * (run > float(radius)), 100.0 * (logs > float(radius))
-        if a.any() or b.any():
-            difference = a - b.mean(axis=0)
-            low, high = _interval(difference)
-            accuracies = b.mean(axis=1).tolist()
-            yield Accuracy(
+        accuracies=tuple(
+            Accuracy(
                 radius=radius,
                 run=float(a.mean()),
-                logs=tuple(accuracies),
+                logs=tuple(accuracies := b.mean(axis=1).tolist()),
+                difference=difference[place],
+                low=low[place],
+                high=high[place],
                 predicted=_predicted(accuracies),
-                difference=float(difference.mean()),
-                low=low,
-                high=high,
             )
-
-
-def _interval(difference: Floats) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean over images."""
-    low, high = np.quantile(bootstrap_means(difference[None]), (LEVEL / 2, 1 - LEVEL / 2))
-    return float(low), float(high)
+            for place, (radius, (a, b)) in enumerate(zip(reached, beyond, strict=True), start=1)
+        ),
+        notes=tuple(notes),
+    )
 
 
 def _logs(run: Run, row: str, root: Path) -> list[Import]:
@@ -241,21 +230,20 @@ def _logs(run: Run, row: str, root: Path) -> list[Import]:
     return found
 
 
-def _certification(run: Run, log: ImportSpec) -> Certification:
-    """The run's finished certification that was made as the logs' were; of several the one with the most images."""
-    wanted = dataclasses.replace(CertifySpec(n0=log.n0, n=log.n), changes={})
+def _certification(run: Run, log: ImportSpec) -> tuple[Certification, Columns]:
+    """The run's finished certification that was made as the logs' were, and its rows; of several the one with the most images."""
+    wanted = CertifySpec(n0=log.n0, n=log.n)
     fitting, seen = [], []
     for certification in run.certifications():
-        spec = certification.spec
-        state = certification.standing().state
-        seen.append(f"{spec.images} with n0={spec.n0}, n={spec.n}, {spec.rule} ({state})")
-        if state == "done" and dataclasses.replace(spec, images="all", seed=0, changes={}) == wanted:
-            fitting.append(certification)
+        spec, standing = certification.spec, certification.standing()
+        seen.append(f"{spec.images} with n0={spec.n0}, n={spec.n}, {spec.rule} ({standing.state})")
+        if standing.state == "done" and dataclasses.replace(spec, images="all", seed=0, changes={}) == wanted:
+            fitting.append((certification, standing.columns))
     if not fitting:
         told = f"; there is {', '.join(seen)}" if seen else ""
         need = f"n0={log.n0}, n={log.n}, clopper-pearson, as the logs have it"
         raise BenchError(f"{run.path} has no finished certification with {need}{told}")
-    return max(fitting, key=lambda certification: (len(certification.expected()), -certification.spec.seed))
+    return max(fitting, key=lambda found: (len(found[1]), -found[0].spec.seed))
 
 
 def _on(log: Import, index: Integers, label: Integers) -> Certified:
