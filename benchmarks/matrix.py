@@ -118,7 +118,7 @@ def scale(words: argparse.Namespace) -> None:
     from rich.console import Console
 
     from bench.announce import announced
-    from bench.cli.run import _Matrix
+    from bench.cli.matrix import Matrix
     from bench.listing import Listing
     from bench.plan import Request, make_plan
     from bench.registry import Registry
@@ -142,8 +142,8 @@ def scale(words: argparse.Namespace) -> None:
         Listing(store).rows()
         print("listing                   ", seconds(lambda: Listing(store).rows(), words.rounds))
         print("planning: cells           ", seconds(lambda: make_plan(request, registry), words.rounds))
-        print("planning: what is done    ", seconds(lambda: _Matrix(plan, store, console, None), words.rounds))
-        matrix = _Matrix(plan, store, console, None)
+        print("planning: what is done    ", seconds(lambda: Matrix(plan, store, console, None), words.rounds))
+        matrix = Matrix(plan, store, console, None)
         announce = partial(matrix.announce, torch.device("cpu"), "quick", "official", None, detail=False)
         announce()
         print("planning: estimate        ", seconds(announce, words.rounds))

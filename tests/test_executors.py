@@ -349,7 +349,7 @@ def test_waiting_with_a_clock_that_is_ahead_says_so_once_and_sleeps(tiny: Call, 
             (path / "claim-1.json").unlink()
 
     monkeypatch.setattr(time, "time", lambda: clock() + 2 * claims.STALE_SECONDS)
-    monkeypatch.setattr("bench.cli.run.time.sleep", sleep)
+    monkeypatch.setattr("bench.cli.matrix.time.sleep", sleep)
     result = tiny(*words)
     assert result.exit_code == 0, result.output
     assert "1 done of 1 cells" in result.output
