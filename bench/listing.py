@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 import shlex
-import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bench.claims import present
 from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, scalar_word
@@ -25,7 +25,7 @@ from bench.store import Damaged, Run, Store, write_atomically
 INDEXED_RUNS = 200
 """Fewer are read fast enough, and a folder under version control should not grow a file by being listed."""
 SETTLED_SECONDS = 2.0
-"""A file that was changed within this time before it was read may change again without another time stamp."""
+"""A file that was changed within this time before the listing began may change again without another time stamp."""
 ORDER = ("damaged", "diverged", "failed", "missing", "training", "certifying", "done")  # the worst first
 COLUMNS = ("key", "row", "data set", "sigma", "seed", "protocol", "recipe", "state", "images certified")
 """What people see of a row."""
@@ -38,6 +38,7 @@ class Listing:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._begun = present(store.root)  # the times of files are by the same clock; what changed since is not settled either
         self._path = store.root / ".index.json"
         self._old: dict[str, Any] = {}
         self._new: dict[str, Any] = {}
@@ -61,13 +62,13 @@ class Listing:
         `source`: SHA-256 of its method's file.
         """
         name = folder.relative_to(self.store.root).as_posix()
-        now, (signature, newest) = time.time(), _signature(folder)
+        signature, newest = _signature(folder)
         entry: Any = self._old.get(name)
         if not self._holds(entry, signature):
             found = _read(self.store.at(folder))
             entry = [signature, found, self._labelled(found["data set"])]
             self._read += 1
-        if newest < now - SETTLED_SECONDS:
+        if newest < self._begun - SETTLED_SECONDS:
             self._new[name] = entry
         row: Row = entry[1]
         return row | {"path": str(folder)}

@@ -324,6 +324,22 @@ def test_a_run_that_changed_is_read_anew(indexed: Store, monkeypatch: pytest.Mon
     assert changed == without_index(indexed)
 
 
+@pytest.mark.parametrize("shift", [-86_400.0, 86_400.0])
+def test_what_is_settled_does_not_depend_on_the_clock_of_this_machine(
+    indexed: Store, monkeypatch: pytest.MonkeyPatch, shift: float
+) -> None:
+    """The times of files are those of their file system: a clock that is ahead must not keep what may still change."""
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + shift)
+    monkeypatch.setattr(listing, "SETTLED_SECONDS", 3600.0)
+    (indexed.root / ".index.json").unlink()
+    Listing(indexed).rows()
+    assert not (indexed.root / ".index.json").exists()
+    monkeypatch.setattr(listing, "SETTLED_SECONDS", 0.0)
+    Listing(indexed).rows()
+    assert (indexed.root / ".index.json").exists()
+
+
 @pytest.mark.parametrize("text", ["runs", "row", b"", b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_a_damaged_index_changes_nothing(indexed: Store, text: bytes | str) -> None:
     """Whatever its text, and also where the format is right and the runs, or one of them, are not what they should be."""
