@@ -273,6 +273,8 @@ MISBEHAVE = {
     "threads": "torch.set_num_threads(3)",
     "gradients": "torch.set_grad_enabled(False)",
     "device": "torch.set_default_device('meta')",
+    "Python's generator": "import random; random.random()",
+    "NumPy's generator": "import numpy; numpy.random.rand()",
 }
 
 
@@ -286,7 +288,12 @@ def test_f11_a_method_must_leave_the_process_as_it_was(
     found = json.loads(command.output[command.output.index("\n{") :])["cells"]
     assert [c["state"] for c in found] == ["failed", "done"]
     if what != "gradients":  # the backward pass fails first
-        assert "the method changed torch's" in found[0]["reason"]
+        told = (
+            f"the training drew from {what.replace('generator', 'global random generator')}"
+            if "'s" in what
+            else "the method changed torch's"
+        )
+        assert told in found[0]["reason"]
     assert {n: c for n, c in results_of(results).items() if "mine" not in n} == expected, "the other cell does not notice"
 
 
