@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,14 @@ TINY = [
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads, and on a busy machine two threads that wait for each other are far slower."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_heard() -> None:
+    """What a shell starts in the background may ignore Ctrl-C, and then so would every process that a test starts."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
