@@ -21,7 +21,8 @@ from typing import Any
 
 from bench import claims, squeue
 from bench.errors import BenchError
-from bench.store import DEFAULT_ROOT, read_json, write_json
+from bench.files import read_json, write_json
+from bench.store import DEFAULT_ROOT
 
 FOLDER = ".matrix"
 PLAIN = re.compile(r"[A-Za-z0-9@%+=:,./_-]+(?: [A-Za-z0-9@%+=:,./_-]+)*")

@@ -29,7 +29,8 @@ from bench.parallel.group import Group, Lost, joined
 from bench.parallel.team import own_device
 from bench.processes import take_input
 from bench.records import to_line
-from bench.run import load_weights, read_checkpoint, training_images
+from bench.resume import load_weights, read_checkpoint
+from bench.run import training_images
 from bench.store import Run
 from bench.train import Trainer, line_of
 

@@ -19,8 +19,9 @@ from typing import Any
 from bench.claims import present
 from bench.datasets import DATASETS
 from bench.errors import BenchError
+from bench.files import write_atomically
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, scalar_word
-from bench.store import Damaged, Run, Store, write_atomically
+from bench.store import Damaged, Run, Store
 
 INDEXED_RUNS = 200
 """Fewer are read fast enough, and a folder under version control should not grow a file by being listed."""
@@ -98,7 +99,7 @@ class Listing:
 def _format() -> str:
     """Another release may read runs differently, so each believes its own index only."""
     folder = Path(__file__).parent
-    sources = b"".join((folder / f"{name}.py").read_bytes() for name in ("listing", "store", "spec", "columns", "records"))
+    sources = b"".join((folder / f"{name}.py").read_bytes() for name in ("listing", "store", "files", "spec", "columns", "records"))
     return "certbench index " + hashlib.sha256(sources).hexdigest()
 
 

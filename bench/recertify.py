@@ -30,7 +30,7 @@ from bench.checkpoints.load import load as load_base
 from bench.checkpoints.stored import Subject
 from bench.data import load
 from bench.records import Certificate
-from bench.run import load_weights
+from bench.resume import load_weights
 from bench.spec import canonical
 from bench.store import Certification, Run
 from bench.verify import Evidence, Report

@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import hashlib
 import io
 import os
 import resource
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, Protocol
 
 import safetensors
@@ -32,18 +29,18 @@ from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError, Diverged, Interrupted
 from bench.executors import Outcome, Task
 from bench.faults import kind_of, out_of_memory, settings_kept
-from bench.models import build, place
+from bench.files import sha256, write_atomically, write_json
 from bench.parallel.group import fabric_version
 from bench.parallel.shares import share
 from bench.parallel.team import Team, check_devices, threads_shared
 from bench.plan import Cell
+from bench.resume import checkpoints, load_weights, restore, save
+from bench.signals import StopSignals
 from bench.spec import RunSpec, canonical, select_images, to_json
-from bench.store import Certification, Run, State, Store, sha256, write_atomically, write_json
+from bench.store import Certification, Run, State, Store
 from bench.train import Trainer, check_precision, check_splittable, line_of, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
-GRACE_SECONDS = 8.0
-"""From the first signal to the moment when a step or an image in the works is given up: it is done again, with the same noise."""
 
 
 class Report(Protocol):
@@ -78,44 +75,6 @@ class Options:
     allow_other_data: bool = False
     data_dir: Path | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
-
-
-class StopSignals:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into a flag; a second one ends the process at once.
-
-    What does not look at the flag within GRACE_SECONDS is interrupted where it is.
-
-    A signal that the process ignores, as SIGHUP under nohup, stays ignored.
-    """
-
-    def __init__(self) -> None:
-        self.received = 0
-
-    def check(self) -> None:
-        """Interrupted if a signal came."""
-        if self.received:
-            raise Interrupted(self.received)
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[StopSignals]:
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self.received:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            self.received = number
-            signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
-
-        def late(number: int, frame: FrameType | None) -> None:
-            self.check()
-
-        numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, handle) for number in numbers} | {signal.SIGALRM: signal.signal(signal.SIGALRM, late)}
-        try:
-            yield self
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def state_of(cell: Cell, store: Store) -> State:
@@ -184,7 +143,7 @@ def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
             return Outcome(state=standing.state)
         run.begin()
         if run.training():
-            for path in _checkpoints(run):  # the last training ended before it removed them
+            for path in checkpoints(run):  # the last training ended before it removed them
                 path.unlink()
         certification = run.certification(cell.certify)
         with _team(cell, run, options, stop) as team:
@@ -287,7 +246,7 @@ def _record_environment(cell: Cell, run: Run, options: Options, data: Images) ->
     used = {"micro_batch": options.micro_batch, "compile": options.compile, "fabric": fabric_version() if cell.devices > 1 else None}
     how = {k: v for k, v in used.items() if v}
     now = _describe(cell.source_sha256, data, options) | presets | how
-    before = run.environment() if _checkpoints(run) else None
+    before = run.environment() if checkpoints(run) else None
     changed = environment.mixture(before or {}, now, ("method_sha256", "engine_sha256", "data_md5"))
     if changed and not options.allow_changed_source:
         raise BenchError(
@@ -309,7 +268,7 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
         trainer = Trainer(
             cell.spec, cell.method, DATASETS[cell.spec.dataset], data.to(device), device, micro_batch=options.micro_batch, group=group
         )
-        seconds, checkpoint = _restore(trainer, run, report)
+        seconds, checkpoint = restore(trainer, run, report.say)
         team.begin(checkpoint)
         _say_how(cell, trainer, options, report)
         model = _trained(cell, run, trainer, seconds, options, report, stop)
@@ -329,7 +288,7 @@ def _trained(cell: Cell, run: Run, trainer: Trainer, seconds: float, options: Op
         now = time.monotonic()
         if stop.received or now - saved > options.checkpoint_seconds:
             trainer.check_finite()
-            _save(trainer, run, seconds + now - begun)
+            save(trainer, run, seconds + now - begun)
             saved = now
             stop.check()
 
@@ -350,7 +309,7 @@ def _trained(cell: Cell, run: Run, trainer: Trainer, seconds: float, options: Op
     }
     write_json(run.path / "timing.json", timing)
     write_json(run.path / "training.json", {"state": "trained", "steps": trainer.total, "weights_sha256": sha256(run.weights)})
-    for path in _checkpoints(run):
+    for path in checkpoints(run):
         path.unlink()
     return model
 
@@ -400,72 +359,6 @@ def _curve_csv(trainer: Trainer) -> str:
     writer.writeheader()
     writer.writerows(trainer.curve)
     return text.getvalue()
-
-
-def _older(run: Run) -> Path:
-    return run.checkpoint.with_suffix(".older.bin")
-
-
-def _checkpoints(run: Run) -> list[Path]:
-    """Those on disk, the newest first."""
-    return [path for path in (run.checkpoint, _older(run)) if path.exists()]
-
-
-def _save(trainer: Trainer, run: Run, seconds: float) -> None:
-    """A checkpoint behind its SHA-256; the one before it is kept."""
-    buffer = io.BytesIO()
-    torch.save(trainer.state() | {"seconds": seconds}, buffer)
-    payload = buffer.getvalue()
-    if run.checkpoint.exists():
-        run.checkpoint.replace(_older(run))
-    write_atomically(run.checkpoint, hashlib.sha256(payload).hexdigest().encode() + payload)
-
-
-def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """What a checkpoint holds, None if it is damaged."""
-    content = path.read_bytes()
-    digest, payload = content[:64], content[64:]
-    if hashlib.sha256(payload).hexdigest().encode() != digest:
-        return None
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location=device)
-    return state
-
-
-def _restore(trainer: Trainer, run: Run, report: Report) -> tuple[float, Path | None]:
-    """Continues from the newest checkpoint that is whole; returns the seconds of training behind it, and which it was."""
-    for path in _checkpoints(run):
-        if (state := read_checkpoint(path, trainer.device)) is None:
-            report.say(f"{path} is damaged and was left out")
-            continue
-        try:
-            trainer.restore(state)
-            return float(state["seconds"]), path
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise BenchError(f"{path} is not a checkpoint of this release ({error}); --rerun all starts over") from None
-    return 0.0, None
-
-
-def load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
-    """The base classifier of a run, from disk.
-
-    Args:
-        expected: SHA-256 of the weights.
-
-    Raises:
-        BenchError: no weights, others than expected, or not those of the run's architecture.
-    """
-    if not run.weights.exists():
-        raise BenchError(f"{run.path} holds no weights (evidence only), so it cannot be certified further; --rerun all trains it again")
-    found = sha256(run.weights)
-    if found != expected:
-        raise BenchError(f"{run.weights}: SHA-256 is {found}, but training.json says {expected}; --rerun all trains it again")
-    model = build(run.spec.train.arch, DATASETS[run.spec.dataset], 0)
-    try:
-        model.load_state_dict(safetensors.torch.load_file(run.weights))
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise BenchError(f"{run.weights} does not hold the weights of a {run.spec.train.arch}: {told}") from None
-    return place(model, device)
 
 
 def certify(

@@ -25,7 +25,6 @@ Names are for people; what a run is stands in its spec.json and is checked again
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -42,82 +41,14 @@ from bench.bounds import least_count
 from bench.columns import Columns, pack, unpack
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.errors import BenchError, nearest
+from bench.files import make_folder, read_json, read_record, sync_folder, write_atomically, write_json
 from bench.records import Certificate, parse_log, read_log, read_rows, to_line
-from bench.spec import CertifySpec, RunSpec, canonical, describe_type, from_json, parse_json, select_images, to_json
+from bench.spec import CertifySpec, RunSpec, describe_type, from_json, select_images, to_json
 
 DEFAULT_ROOT = Path("results/runs")
-JSON_BYTES = 128 << 20
-"""No record is larger: the largest tells of the cells of a `bench run`, 10,000 of them in 5 MB."""
 CACHED_ROWS = 1000
 """Evidence of fewer rows is read fast enough without columns.bin."""
 NOTHING = Columns.of([])
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file so that a reader or a crash sees the old content or the new, never a part.
-
-    Raises:
-        BenchError: the file belongs to a run that this process claimed and lost.
-    """
-    make_folder(path.parent, claims.guard(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        claims.guard(path)
-        temporary.replace(path)
-    except (OSError, BenchError):
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def make_folder(folder: Path, root: Path | None = None) -> None:
-    """Makes a folder and those above it, each of which outlives a loss of power; not a root that is gone, which is FileNotFoundError."""
-    missing = []
-    while folder != root and not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Canonical JSON with a line end, atomically."""
-    write_atomically(path, (canonical(value) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file.
-
-    Raises:
-        BenchError: unreadable, or not an object.
-    """
-    try:
-        data = parse_json(_read(path))
-    except ValueError as error:
-        raise BenchError(f"{path}: {error}") from None
-    if not isinstance(data, dict):
-        raise BenchError(f"{path}: expected an object, found {type(data).__name__}")
-    return data
-
-
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 State = Literal["missing", "training", "certifying", "failed", "diverged", "done"]
@@ -290,7 +221,7 @@ class Certification:
                 os.truncate(self.evidence, at)
             raise
         if first:
-            _sync_folder(self.path)
+            sync_folder(self.path)
         return at + len(line)
 
 
@@ -376,7 +307,7 @@ class Run:
             BenchError: a folder whose spec does not fit its key.
         """
         for path in sorted(self.path.glob("certify-*/spec.json")):
-            spec = from_json(CertifySpec, _read(path), str(path))
+            spec = from_json(CertifySpec, read_record(path), str(path))
             if path.parent.name != f"certify-{spec.key}":
                 raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
             yield Certification(path.parent, spec, self)
@@ -443,7 +374,7 @@ class Store:
         """The run in a folder; `Damaged` if its spec is unreadable or does not fit its key."""
         path = folder / "spec.json"
         try:
-            spec = from_json(RunSpec, _read(path), str(path))
+            spec = from_json(RunSpec, read_record(path), str(path))
             if not folder.name.endswith(f"-{spec.key}"):
                 raise BenchError(f"{path}: its key is {spec.key}, but the folder is {folder.name}")
         except BenchError as error:
@@ -466,22 +397,12 @@ class Store:
         """
         folder = Path(word)
         if word and (folder / "spec.json").is_file():
-            return Run(folder, from_json(RunSpec, _read(folder / "spec.json"), str(folder / "spec.json")))
+            return Run(folder, from_json(RunSpec, read_record(folder / "spec.json"), str(folder / "spec.json")))
         found = [run for run in self.runs() if run.spec.key.startswith(word)]
         if len(found) != 1:
             what = "no run" if not found else f"{len(found)} runs"
             raise BenchError(f"{what} in {self.root} with key or folder {word!r}; `bench list runs` names them")
         return found[0]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > JSON_BYTES:
-                raise BenchError(f"{path} has more than {JSON_BYTES >> 20} MB, which no record of a run has")
-            return file.read(size)
-    except OSError as error:
-        raise BenchError(f"{path}: {error.strerror}") from None
 
 
 @lru_cache(maxsize=16)

@@ -24,9 +24,10 @@ from pathlib import Path
 import numpy as np
 
 from bench.datasets import DATASETS, recipe_train
+from bench.files import write_json
 from bench.records import Certificate, to_line
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, protocol_train
-from bench.store import Store, write_json
+from bench.store import Store
 from leaderboard import layouts
 
 ANSWER = """

@@ -32,7 +32,8 @@ from bench.cli import app
 from bench.data import load
 from bench.plan import Request, make_plan
 from bench.registry import Registry
-from bench.run import Options, StopSignals, attempt
+from bench.run import Options, attempt
+from bench.signals import StopSignals
 
 RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "subject.json", "evidence.jsonl", "columns.bin", "table.md")
 SIZES = {

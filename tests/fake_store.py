@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets import DATASETS, recipe_train
+from bench.files import write_json
 from bench.records import Certificate, to_line
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, protocol_train
-from bench.store import Certification, Run, Store, write_json
+from bench.store import Certification, Run, Store
 
 N = 1000
 CERTIFY = CertifySpec(n0=10, n=N, images="first:4")

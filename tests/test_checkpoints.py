@@ -28,9 +28,10 @@ from bench.checkpoints.load import Base, Wanted, load
 from bench.checkpoints.normalize import Normalization, parse
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError
+from bench.files import sha256, write_atomically, write_json
 from bench.models import ARCHITECTURES, build
 from bench.spec import RunSpec, canonical, to_json
-from bench.store import Run, Store, sha256, write_atomically, write_json
+from bench.store import Run, Store
 
 MNIST = DATASETS["mnist"]
 COLOUR: DatasetInfo = dataclasses.replace(

@@ -18,7 +18,8 @@ from fake_store import CERTIFY, add, certificate, run_spec
 from bench import claims
 from bench.claims import Claimed, Fenced, held, holder
 from bench.errors import BenchError
-from bench.store import Store, write_json
+from bench.files import write_json
+from bench.store import Store
 
 DEAD = {"host": "another", "pid": 1, "system": "another", "birth": "1", "token": "x"}
 

@@ -18,8 +18,9 @@ from bench import fieldlog
 from bench.certify import Sampler
 from bench.checkpoints import check
 from bench.checkpoints.stored import subjects
+from bench.files import sha256
 from bench.records import Certificate, read_rows
-from bench.store import Run, Store, sha256
+from bench.store import Run, Store
 
 Call = Callable[..., Result]
 FEW = ["--dataset", "mnist", "--sigma", "0.5", "--images", "first=3", "--device", "cpu"]

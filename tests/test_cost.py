@@ -18,7 +18,8 @@ from bench.cli.cost import cost_columns, cost_total, memory
 from bench.cost import Estimate, estimate
 from bench.datasets import DATASETS
 from bench.method import Method
-from bench.run import StopSignals, execute
+from bench.run import execute
+from bench.signals import StopSignals
 from bench.spec import PROTOCOLS
 from bench.store import Store
 from bench.train import Passes, passes_per_image

@@ -24,7 +24,8 @@ from bench.datasets.tree import ImageTree
 from bench.errors import BenchError
 from bench.plan import Cell, Request, make_plan
 from bench.registry import Registry
-from bench.run import Options, StopSignals, execute
+from bench.run import Options, execute
+from bench.signals import StopSignals
 from bench.spec import Scalar
 from bench.store import Store
 

@@ -20,7 +20,7 @@ from bench.cli import app
 from bench.data import load
 from bench.empirical import Attacked, AttackSpec, Outcome, _find, _within, attack, predict, summarise
 from bench.records import Certificate, to_line
-from bench.run import load_weights
+from bench.resume import load_weights
 from bench.smoothing import SmoothedClassifier, gather, log_soft_vote
 from bench.store import Certification, Store
 

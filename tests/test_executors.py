@@ -24,7 +24,8 @@ from bench.executors.local import LocalExecutor, Slot, share_out
 from bench.executors.worker import as_words, cell_of, from_words
 from bench.plan import Request, make_plan
 from bench.registry import Registry
-from bench.run import Options, StopSignals
+from bench.run import Options
+from bench.signals import StopSignals
 from bench.store import Store
 
 Call = Callable[..., Result]

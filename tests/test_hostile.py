@@ -17,10 +17,11 @@ from typer.testing import Result
 from bench import claims
 from bench.errors import BenchError, UsageError
 from bench.executors import Task
+from bench.files import read_json
 from bench.registry import Registry
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, to_json
 from bench.status import standings
-from bench.store import Store, read_json
+from bench.store import Store
 
 Call = Callable[..., Result]
 

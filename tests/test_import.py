@@ -20,11 +20,12 @@ from bench import fieldlog
 from bench.datasets import DATASETS
 from bench.errors import BenchError, UsageError
 from bench.fieldlog import FieldRow, Refused
+from bench.files import write_json
 from bench.imported import ImportSpec, LogMap, Placed, import_logs, imports, load_map, runs_of_table
 from bench.records import Certificate, to_line
 from bench.registry import Registry
 from bench.spec import CertifySpec, Scalar, row_name, to_json
-from bench.store import Run, Store, write_json
+from bench.store import Run, Store
 
 Call = Callable[..., Result]
 

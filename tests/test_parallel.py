@@ -26,13 +26,15 @@ from typer.testing import Result
 
 from bench.errors import BenchError
 from bench.executors.local import share_out
+from bench.files import read_json
 from bench.parallel import team
 from bench.parallel.group import Group, joined, rendezvous
 from bench.parallel.shares import pieces, share
 from bench.plan import Cell
-from bench.run import StopSignals, check_options, execute, state_of
+from bench.run import check_options, execute, state_of
+from bench.signals import StopSignals
 from bench.spec import to_json
-from bench.store import Store, read_json
+from bench.store import Store
 from methods.smoothadv import SmoothAdv
 from methods.smoothmix import SmoothMix
 
@@ -192,7 +194,8 @@ def test_two_processes_count_what_one_does(undisturbed: Store, tmp_path: Path) -
     run.path.mkdir(parents=True)
     for name in ("weights.safetensors", "training.json", "spec.json", "curve.csv"):
         (run.path / name).write_bytes((ours.path / name).read_bytes())
-    from bench.run import certify, load_weights
+    from bench.resume import load_weights
+    from bench.run import certify
 
     again = run.certification(two().certify)
     certify(again, load_weights(run, ours.training()["weights_sha256"], CPU), "", options(), Quiet(), StopSignals())  # type: ignore[index]

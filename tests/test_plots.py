@@ -15,9 +15,10 @@ from typer.testing import Result
 
 from bench.bounds import certified_radius
 from bench.errors import BenchError
+from bench.files import write_json
 from bench.imported import import_logs, load_map
 from bench.spec import CertifySpec
-from bench.store import Store, write_json
+from bench.store import Store
 from leaderboard import plots
 from leaderboard.aggregate import Filters
 from leaderboard.plots.labels import Box, needs_line, place_labels

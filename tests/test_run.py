@@ -23,10 +23,12 @@ from bench.bounds import certified_radius
 from bench.certify import Sampler
 from bench.data import load
 from bench.errors import BenchError, Interrupted
+from bench.files import read_json, write_json
 from bench.plan import Cell, Request, make_plan
 from bench.registry import Registry
-from bench.run import Options, StopSignals, execute, set_aside, state_of
-from bench.store import Store, read_json, write_json
+from bench.run import Options, execute, set_aside, state_of
+from bench.signals import StopSignals
+from bench.store import Store
 
 RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "evidence.jsonl")
 Tiny = Callable[..., Result]

@@ -21,10 +21,11 @@ from bench import announce, claims, listing, squeue
 from bench.announce import Planned, announced, handed_over, matrices, withdraw
 from bench.checkpoints import check
 from bench.cli import app
+from bench.files import write_json
 from bench.listing import Listing, command, names
 from bench.spec import CertifySpec
 from bench.status import standings
-from bench.store import Certification, Store, write_json
+from bench.store import Certification, Store
 
 Call = Callable[..., Result]
 

@@ -9,7 +9,8 @@ import pytest
 from fake_store import CERTIFY, add, certificate, run_spec
 
 from bench.errors import BenchError
-from bench.store import Damaged, Store, read_json, sha256, write_atomically, write_json
+from bench.files import read_json, sha256, write_atomically, write_json
+from bench.store import Damaged, Store
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,11 +27,12 @@ from typer.testing import CliRunner, Result
 from bench import bounds, recertify
 from bench.checkpoints.stored import Subject, subject, subjects
 from bench.cli import app
+from bench.files import read_json, sha256, write_json
 from bench.imported import import_logs, imports, load_map
 from bench.recertify import Again, Recertification, chance_of_missing, draw
 from bench.records import from_line, to_line
 from bench.spec import CertifySpec, canonical, derive, to_json
-from bench.store import Certification, Run, Store, read_json, sha256, write_json
+from bench.store import Certification, Run, Store
 from bench.verify import Evidence, Report, verify
 from bench.verify.radii import Radii, tail
 
@@ -942,7 +943,7 @@ def test_seeds_of_a_recertification_are_those_of_the_certification(store: Store)
     import torch
 
     from bench.data import load
-    from bench.run import load_weights
+    from bench.resume import load_weights
 
     certification = only(first(store))
     model = load_weights(certification.run, sha256(certification.run.weights), torch.device("cpu"))

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from bench.errors import BenchError
+from bench.files import sha256, write_atomically, write_json
 from bench.spec import NAME, check_sigma, digest, from_json, to_json
-from bench.store import Run, State, sha256, write_atomically, write_json
+from bench.store import Run, State
 
 FOLDER = "checkpoints"
 _SHA256 = re.compile(r"[0-9a-f]{64}")

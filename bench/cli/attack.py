@@ -67,7 +67,8 @@ def attack(
         existing_folder(results)
 
     from bench.empirical import AttackSpec
-    from bench.store import Store, write_atomically
+    from bench.files import write_atomically
+    from bench.store import Store
 
     spec = AttackSpec(eps=tuple(sorted(set(radii))), steps=steps, samples=samples, restarts=restarts, n=n, alpha=alpha, seed=seed)
 
@@ -110,7 +111,8 @@ def _attack(found: Certification, rows: Sequence[Any], spec: AttackSpec, device:
 
     from bench.data import load
     from bench.empirical import attack
-    from bench.run import load_weights, pick_device
+    from bench.resume import load_weights
+    from bench.run import pick_device
 
     place = pick_device(device)
     training = found.run.training() or {}

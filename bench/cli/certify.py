@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.data import Images as Pictures
     from bench.predict import Prediction
     from bench.records import Certificate
-    from bench.run import StopSignals
+    from bench.signals import StopSignals
     from bench.spec import CertifySpec
     from bench.store import Certification
 
@@ -220,7 +220,7 @@ class _Job:
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[StopSignals]:
         """Signals as a flag inside; exit code 128 + signal if one came."""
-        from bench.run import StopSignals
+        from bench.signals import StopSignals
 
         try:
             with StopSignals().installed() as signals:
@@ -284,7 +284,7 @@ class _Job:
 
     def _report(self, certification: Certification, rows: list[Certificate], found: Accuracy) -> None:
         from bench.bounds import certified_radius
-        from bench.store import sha256
+        from bench.files import sha256
         from leaderboard import metrics
 
         base, spec = self.base, certification.spec

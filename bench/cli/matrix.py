@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from bench.cost import Estimate
     from bench.executors import Executor, Task
     from bench.plan import Cell, Plan
-    from bench.run import Options, StopSignals
+    from bench.run import Options
+    from bench.signals import StopSignals
     from bench.store import State, Store
 
 AWAIT_SECONDS = 0.5
@@ -161,7 +162,7 @@ class Matrix:
         from bench.cli.progress import Show
         from bench.errors import Interrupted
         from bench.listing import INDEXED_RUNS, Listing
-        from bench.run import StopSignals
+        from bench.signals import StopSignals
 
         cells = self._longest_first(seconds) if engine.isolated else self.todo
         cells = self._set_aside(cells) if engine.cluster else cells

@@ -71,7 +71,8 @@ def plot(
     if source != "published":
         existing_folder(results)
 
-    from bench.store import Store, write_atomically
+    from bench.files import write_atomically
+    from bench.store import Store
     from leaderboard import plots
     from leaderboard.aggregate import Filters
 

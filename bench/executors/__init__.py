@@ -18,7 +18,7 @@ from bench.spec import CertifySpec, RunSpec, canonical, from_json, parse_json, t
 from bench.store import State
 
 if TYPE_CHECKING:
-    from bench.run import StopSignals
+    from bench.signals import StopSignals
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ from bench.errors import BenchError
 from bench.executors import Outcome, Task, Watch
 from bench.faults import kind_of
 from bench.plan import Cell
-from bench.run import Options, StopSignals, attempt, set_aside
+from bench.run import Options, attempt, set_aside
+from bench.signals import StopSignals
 from bench.store import Store
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from bench.executors import Outcome, Task
 from bench.executors.local import LocalExecutor, share_out
-from bench.run import StopSignals
+from bench.signals import StopSignals
 from bench.spec import canonical
 
 

@@ -22,7 +22,8 @@ import torch
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.executors import Outcome, Task, Watch
 from bench.processes import search_path
-from bench.run import GRACE_SECONDS, StopSignals, smaller_batch
+from bench.run import smaller_batch
+from bench.signals import GRACE_SECONDS, StopSignals
 from bench.store import Store
 
 WORKER = (sys.executable, "-P", "-m", "bench.executors.worker")

@@ -21,7 +21,7 @@ from bench.executors import Outcome, Task, Watch
 from bench.executors.job import Job
 from bench.executors.local import record
 from bench.executors.resources import Resources, threads_of
-from bench.run import GRACE_SECONDS, StopSignals
+from bench.signals import GRACE_SECONDS, StopSignals
 from bench.spec import parse_json
 from bench.store import Store
 

@@ -26,7 +26,8 @@ from bench.executors.here import Numbered, carry_out
 from bench.plan import Cell
 from bench.processes import take_input
 from bench.registry import Registry
-from bench.run import GRACE_SECONDS, Options, StopSignals, pick_device
+from bench.run import Options, pick_device
+from bench.signals import GRACE_SECONDS, StopSignals
 
 EVENT_SECONDS = 0.2  # between two reports of progress
 

@@ -13,10 +13,10 @@ from bench import fieldlog
 from bench.datasets import DATASETS
 from bench.errors import BenchError, UsageError, nearest
 from bench.fieldlog import FieldRow, Refused
+from bench.files import write_atomically, write_json
 from bench.imported.logmap import LogMap
 from bench.imported.stored import FOLDER, Import, ImportSpec, imports
 from bench.spec import select_images, to_json
-from bench.store import write_atomically, write_json
 
 
 @dataclass(frozen=True)

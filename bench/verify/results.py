@@ -11,9 +11,10 @@ from typing import Any, cast
 from bench.checkpoints.stored import FOLDER as SUBJECTS
 from bench.checkpoints.stored import Subject, SubjectSpec, subject
 from bench.errors import BenchError
+from bench.files import read_json, sha256
 from bench.imported.stored import FOLDER
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, parse_json, select_images, to_json
-from bench.store import Run, Store, read_json, sha256
+from bench.store import Run, Store
 from bench.verify.evidence import verify_rows
 from bench.verify.logs import verify_import
 from bench.verify.radii import Radii
