@@ -7,7 +7,6 @@ import gzip
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -327,20 +326,6 @@ def test_canonical_rows() -> None:
     for damaged in (data[:-1], data.replace(b"0.953\t1", b"0.953\t0"), data + b"\n", data.replace(b"\t", b" "), b"", b"\xff"):
         with pytest.raises(BenchError, match="not the rows of an imported log"):
             fieldlog.from_canonical(damaged, name="x")
-
-
-def test_speed() -> None:
-    """A log of 10,000 images in less than 0.1 s of processor time, the best of three on a machine that others use too."""
-    size = 10_000
-    lines = [f"{i}\t{i % 10}\t{i % 10}\t{1 + i / 5000:.3f}\t1\t0:00:01.{i:06d}" for i in range(size)]
-    data = "\n".join([HEADER, *lines, ""]).encode()
-    expected = Expected(classes=10, test_size=size, n=100_000, alpha=0.001, sigma=1.0)
-    times = []
-    for _ in range(3):
-        start = time.process_time()
-        assert len(fieldlog.read(data, expected)) == size
-        times.append(time.process_time() - start)
-    assert min(times) < 0.1
 
 
 def test_no_torch_and_no_pandas() -> None:
