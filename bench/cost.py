@@ -34,13 +34,14 @@ class Estimate:
     """What is left to do of a cell.
 
     Attributes:
-        seconds: from start to end, if its devices share the work without loss.
+        seconds: from start to end, if its devices share the work without loss. certifying_seconds: the part that is certification.
         device_seconds: summed over its devices.
         memory_bytes: of one device in training: weights, gradients and momentum, what is kept for the backward pass, noise, and the
             training images that lie there. Without the libraries, their work spaces and what an allocator rounds up.
     """
 
     seconds: float
+    certifying_seconds: float
     device_seconds: float
     memory_bytes: int
 
@@ -94,6 +95,7 @@ def estimate(
         certifying = left * (sampled[0] + sampled[1] * (cell.certify.n0 + cell.certify.n))
         result[cell.id] = Estimate(
             seconds=(training + certifying) / cell.devices,
+            certifying_seconds=certifying / cell.devices,
             device_seconds=training + certifying,
             memory_bytes=_memory(network, passes, spec.train, info, micro_batch),
         )

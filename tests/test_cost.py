@@ -157,7 +157,7 @@ def test_an_estimate_is_what_a_cell_takes(tmp_path: Path, rows_passed: Callable[
 
 
 def test_words_of_an_estimate() -> None:
-    found = Estimate(seconds=1800.0, device_seconds=3600.0, memory_bytes=3 * 2**30)
+    found = Estimate(seconds=1800.0, certifying_seconds=600.0, device_seconds=3600.0, memory_bytes=3 * 2**30)
     assert cost_columns(found) == ("1", "3.0 GiB")
     assert cost_columns(None) == ("", "")
     assert memory(250 * 2**20) == "250 MiB"

@@ -38,7 +38,7 @@ def cost_total(estimates: Collection[Estimate], cells: int) -> list[str]:
 
 def estimate_json(estimate: Estimate | None) -> dict[str, Any]:
     """The fields of an estimate, each None where there is none."""
-    names = ("seconds", "device_seconds", "memory_bytes")
+    names = ("seconds", "certifying_seconds", "device_seconds", "memory_bytes")
     return {name: None if estimate is None else getattr(estimate, name) for name in names}
 
 

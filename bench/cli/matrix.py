@@ -54,6 +54,7 @@ class Matrix:
         from bench.listing import Listing
 
         self.plan, self.store, self.console, self.rerun, self.plugins = plan, store, console, rerun, plugins
+        self.estimates: dict[tuple[str, str], Estimate] = {}
         self._listing = Listing(store)
         self.sources: dict[tuple[str, str], str | None] = {}
         self.states = {cell.id: self._state(cell) for cell in plan.cells}
@@ -105,8 +106,8 @@ class Matrix:
 
     def announce(
         self, device: torch.device, protocol: str, recipe: str, micro_batch: int | None, *, detail: bool, isolated: bool = False
-    ) -> dict[tuple[str, str], Estimate]:
-        """Says what will be done and how long it may take; returns estimates by cell.
+    ) -> None:
+        """Says what will be done and how long it may take.
 
         An estimate runs the method's loss once. Where cells are isolated, a plug-in's is not run here, so its cells have none.
         """
@@ -116,7 +117,7 @@ class Matrix:
         cells = self.plan.cells
         cells_here = [cell for cell in self.todo if not (isolated and self._plugin(cell))]
         with settings_kept():
-            estimates = estimate(cells_here, self.store, device, micro_batch, self.again)
+            self.estimates = estimate(cells_here, self.store, device, micro_batch, self.again)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
@@ -130,14 +131,13 @@ class Matrix:
             f"protocol {protocol}, recipe {recipe}, device {device}"
         )
         tally = Counter(self.states.values())
-        about = f"; about {clock(sum(found.seconds for found in estimates.values()))}, from timed passes" if estimates else ""
+        about = f"; about {clock(sum(found.seconds for found in self.estimates.values()))}, from timed passes" if self.estimates else ""
         self.say(f"{tally['done']} done, {tally['diverged']} diverged, {len(self.todo)} to do{about}")
         self.say(f"results in {self.store.root}")
         if detail:
-            self._print_cells(estimates)
-            for sentence in cost_total(estimates.values(), len(self.todo)):
+            self._print_cells()
+            for sentence in cost_total(self.estimates.values(), len(self.todo)):
                 self.say(sentence)
-        return estimates
 
     def _other_source(self, cell: Cell) -> bool:
         """Whether a trained cell comes from another source of its method than the one at hand."""
@@ -145,18 +145,18 @@ class Matrix:
             return False
         return self.sources.get(cell.id) not in (None, cell.source_sha256)
 
-    def _print_cells(self, estimates: dict[tuple[str, str], Estimate]) -> None:
+    def _print_cells(self) -> None:
         from rich.markup import escape
         from rich.table import Table
 
         table = Table("row", "data set", "sigma", "seed", "state", "estimate", *COLUMNS, box=None, pad_edge=False)
         for cell in self.plan.cells:
-            spec, found = cell.spec, estimates.get(cell.id)
+            spec, found = cell.spec, self.estimates.get(cell.id)
             texts = (spec.row, spec.dataset, spec.sigma, spec.seed, self.states[cell.id], "" if found is None else clock(found.seconds))
             table.add_row(*(escape(plain(text)) for text in (*texts, *cost_columns(found))))
         self.console.print(table)
 
-    def run(self, options: Options, seconds: dict[tuple[str, str], float], engine: Engine) -> int:
+    def run(self, options: Options, engine: Engine) -> int:
         """Runs what is to do and waits for it; returns the exit code."""
         from bench.announce import announced, withdraw
         from bench.cli.progress import Show
@@ -164,12 +164,18 @@ class Matrix:
         from bench.listing import INDEXED_RUNS, Listing
         from bench.signals import StopSignals
 
-        cells = self._longest_first(seconds) if engine.isolated else self.todo
+        cells = self._longest_first() if engine.isolated else self.todo
         cells = self._set_aside(cells) if engine.cluster else cells
         executor, room = engine.executor({cell.id: cell for cell in cells}, options, len(self.plan.cells), self.say)
         tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
-        show = Show(self.console, [c.name for c in cells], [seconds.get(c.id, 0.0) for c in cells], room)
-        planned = [self._planned(cell, seconds.get(cell.id), flags(options, engine, cell)) for cell in cells]
+        show = Show(
+            self.console,
+            [c.name for c in cells],
+            [self._seconds(c) or 0.0 for c in cells],
+            room,
+            [self.estimates[c.id].certifying_seconds if c.id in self.estimates else 0.0 for c in cells],
+        )
+        planned = [self._planned(cell, self._seconds(cell), flags(options, engine, cell)) for cell in cells]
         finished = self._finished(planned)
         interrupted = 0
         with contextlib.ExitStack() as stack:
@@ -209,18 +215,18 @@ class Matrix:
         has = {folder for folder, (cell, alive) in in_hand(self.store).items() if cell.job and alive != "no"}
         return [cell for cell in cells if self._folder(cell) not in has]
 
-    def submit(self, options: Options, seconds: dict[tuple[str, str], float], engine: Engine) -> int:
+    def submit(self, options: Options, engine: Engine) -> int:
         """Hands what is to do over to Slurm, but for cells that its jobs have already; returns the exit code."""
         from bench.announce import handed_over
 
-        cells = self._without_job(self._longest_first(seconds))
+        cells = self._without_job(self._longest_first())
         if len(cells) < len(self.todo):
             self.say(f"{len(self.todo) - len(cells)} cells are with jobs that were submitted before")
         if not cells:
             return 0
         cells = self._set_aside(cells)
         tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
-        planned = {cell.id: self._planned(cell, seconds.get(cell.id), flags(options, engine, cell)) for cell in cells}
+        planned = {cell.id: self._planned(cell, self._seconds(cell), flags(options, engine, cell)) for cell in cells}
         slurm = engine.slurm(self.store.root)
         finished = self._finished([planned[cell.id] for cell in cells])
         mine: list[Planned] = []
@@ -233,11 +239,11 @@ class Matrix:
         self.say(f"next: bench status{where}; the same line again submits what is then unfinished")
         return 0
 
-    def lines(self, options: Options, seconds: dict[tuple[str, str], float], engine: Engine) -> Iterator[str]:
+    def lines(self, options: Options, engine: Engine) -> Iterator[str]:
         """A shell line for each cell to be done, the long ones first."""
         from bench.announce import line
 
-        for cell in self._longest_first(seconds):
+        for cell in self._longest_first():
             rerun = f" --rerun {self.rerun}" if cell.id in self.again else ""
             planned = self._planned(cell, None, flags(options, engine, cell))
             yield line(f"run {planned.words}", planned.plugins, self.store.root.absolute()) + rerun
@@ -258,9 +264,14 @@ class Matrix:
                 self.states[cell.id] = "failed"
         return ready
 
-    def _longest_first(self, seconds: dict[tuple[str, str], float]) -> list[Cell]:
+    def _longest_first(self) -> list[Cell]:
         """What is to do, so that side by side no long cell is left alone at the end."""
-        return sorted(self.todo, key=lambda cell: -seconds.get(cell.id, math.inf))
+        return sorted(self.todo, key=lambda cell: -self.estimates[cell.id].seconds if cell.id in self.estimates else -math.inf)
+
+    def _seconds(self, cell: Cell) -> float | None:
+        """As estimated; None where it could not be."""
+        found = self.estimates.get(cell.id)
+        return None if found is None else found.seconds
 
     def _finished(self, planned: Sequence[Planned]) -> set[str]:
         """Folders of the runs that need nothing more."""

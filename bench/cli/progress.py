@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -14,25 +15,51 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from bench.cli.common import clock, plain
 
 PLAIN_SECONDS = 30.0
+PACE_SECONDS = 2.0
+"""Of work, before its pace says more than the estimate."""
+
+
+@dataclass
+class _Work:
+    """A cell in the works, and the phase that it is in since its first report of it.
+
+    Attributes:
+        since, first: when that report came and what was done by then; what a process does before its first step is nobody's pace.
+    """
+
+    begun: float
+    phase: str = ""
+    since: float = 0.0
+    first: int = 0
+    done: int = 0
+    total: int = 1
+
+    def part(self, count: int) -> float:
+        """Steps or images as a part of what is estimated: a whole training, but no image that was certified before."""
+        return count / max(1, self.total - (0 if self.phase == "training" else self.first))
 
 
 class Show:
-    """Shows where a matrix stands. The time left is the plan's estimate, scaled by how the finished cells compared with theirs.
+    """Shows where a matrix stands. The time left is the plan's estimate, scaled by how what was done compared with its own.
 
     Args:
         names: of the cells, in the order in which they are handed out. estimates: seconds of each. slots: cells side by side.
+        certifying: how many of these seconds are for certification; all or none of them where a cell has one phase only.
 
     Attributes:
         numbers: places of the cells that are handed out now, where not all of them are.
     """
 
-    def __init__(self, console: Console, names: Sequence[str], estimates: Sequence[float], slots: int = 1) -> None:
+    def __init__(
+        self, console: Console, names: Sequence[str], estimates: Sequence[float], slots: int = 1, certifying: Sequence[float] = ()
+    ) -> None:
         self.console, self.names, self.estimates, self.slots = console, names, estimates, slots
+        self.certifying = certifying or estimates
         self.numbers: Sequence[int] = range(len(names))
         self.live = console.is_terminal and not console.quiet
-        self.begun: dict[int, float] = {}  # of the cells in the works
+        self.works: dict[int, _Work] = {}
         self.untouched = sum(estimates)  # of the cells that are not begun
-        self.finished = self.spent = 0.0  # of the cells that ended: their estimates, their seconds
+        self.foreseen = self.spent = 0.0  # of phases that ended: seconds as estimated, and as they were
         self.ended = 0
         self.last_line = time.monotonic()
         self.bars = Progress(
@@ -59,7 +86,7 @@ class Show:
     def begin(self, number: int) -> None:
         """Part of `bench.executors.Watch`."""
         place = self.numbers[number]
-        self.begun[place] = time.monotonic()
+        self.works[place] = _Work(time.monotonic())
         if place not in self.tasks:
             self.untouched -= self.estimates[place]
             self.tasks[place] = self.bars.add_task(escape(plain(self.names[place])), total=None, note="")
@@ -67,8 +94,13 @@ class Show:
     def progress(self, number: int, phase: str, done: int, total: int) -> None:
         """Part of `bench.executors.Watch`."""
         place, now = self.numbers[number], time.monotonic()
-        if place not in self.begun:
+        if place not in self.works:
             self.begin(number)
+        work = self.works[place]
+        if work.phase != phase:
+            self._settle(place, work, now)
+            work.phase, work.since, work.first, work.total = phase, now, done, total
+        work.done = done
         if self.live:
             self.bars.update(self.tasks[place], completed=done, total=total, note=phase)
             self.bars.update(self.whole, completed=self.ended, note=f"about {clock(self._left(now))} left")
@@ -79,21 +111,44 @@ class Show:
     def _head(self, place: int) -> str:
         return f"[{place + 1}/{len(self.names)}] {self.names[place]}"
 
+    def _estimate(self, place: int, phase: str) -> float:
+        """Seconds of one phase of a cell."""
+        certifying = self.certifying[place]
+        return self.estimates[place] - certifying if phase == "training" else certifying
+
+    def _settle(self, place: int, work: _Work, now: float) -> None:
+        """Keeps how a phase that ended compared with its estimate."""
+        foreseen = self._estimate(place, work.phase) * work.part(work.done - work.first) if work.phase else 0.0
+        if foreseen:
+            self.foreseen += foreseen
+            self.spent += now - work.since
+
     def _left(self, now: float) -> float:
-        pace = self.spent / self.finished if self.finished else 1.0
-        at_work = sum(max(0.0, pace * self.estimates[place] - (now - begun)) for place, begun in self.begun.items())
-        return (pace * self.untouched + at_work) / self.slots
+        """Seconds until all is done, at the pace that was seen."""
+        foreseen, spent, left, alone = self.foreseen, self.spent, self.untouched, 0.0
+        for place, work in self.works.items():
+            of_phase, gone = self._estimate(place, work.phase), now - work.since
+            if not work.phase:
+                left += self.estimates[place]
+            elif of_phase:
+                foreseen += of_phase * work.part(work.done - work.first)
+                spent += gone
+                left += of_phase * work.part(work.total - work.done)
+            elif work.done > work.first:  # no estimate, as of a plug-in's
+                alone += gone * (work.total - work.done) / (work.done - work.first)
+            if work.phase == "training":
+                left += self.certifying[place]
+        return (left * (spent / foreseen if spent > PACE_SECONDS and foreseen else 1.0) + alone) / self.slots
 
     def end(self, number: int, state: str) -> None:
         """A cell ended."""
         place = self.numbers[number]
-        if place not in self.begun:  # of what was done before it was delivered again, an engine may only tell that it is over
+        if place not in self.works:  # of what was done before it was delivered again, an engine may only tell that it is over
             self.begin(number)
-        seconds = time.monotonic() - self.begun.pop(place)
+        work, now = self.works.pop(place), time.monotonic()
+        self._settle(place, work, now)
         self.ended += 1
-        self.finished += self.estimates[place]
-        self.spent += seconds
-        self.say(f"{self._head(place)}: {state} in {clock(seconds)}")
+        self.say(f"{self._head(place)}: {state} in {clock(now - work.begun)}")
         self.bars.remove_task(self.tasks.pop(place))
         self.bars.update(self.whole, completed=self.ended)
 

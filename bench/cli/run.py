@@ -247,22 +247,21 @@ def run(
         stop(missing)
     for sentence in missing:
         matrix.say(f"note: {sentence}")
-    estimates = matrix.announce(chosen_device, protocol, recipe, micro_batch, detail=dry_run, isolated=engine.isolated)
-    seconds = {name: found.seconds for name, found in estimates.items()}
+    matrix.announce(chosen_device, protocol, recipe, micro_batch, detail=dry_run, isolated=engine.isolated)
     if dry_run:
         if as_json:
-            cells = [matrix.as_json(cell) | estimate_json(estimates.get(cell.id)) for cell in plan.cells]
-            print_json({"results": str(results), "cells": cells, "total": total_json(estimates.values())})
+            cells = [matrix.as_json(cell) | estimate_json(matrix.estimates.get(cell.id)) for cell in plan.cells]
+            print_json({"results": str(results), "cells": cells, "total": total_json(matrix.estimates.values())})
         return
     if emit:
-        for line in matrix.lines(options, seconds, replace(engine, name=None, address=None, resources=())):
+        for line in matrix.lines(options, replace(engine, name=None, address=None, resources=())):
             typer.echo(line)
         return
     try:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
-    code = guarded(lambda: matrix.submit(options, seconds, engine) if submitted else matrix.run(options, seconds, engine))
+    code = guarded(lambda: matrix.submit(options, engine) if submitted else matrix.run(options, engine))
     if not code and not submitted:
         where = "" if results == Path("results/runs") else f" --results {results}"
         console.print(f"next: bench table{where} --protocol {protocol}", markup=False)
