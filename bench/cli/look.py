@@ -34,15 +34,16 @@ class What(StrEnum):
     DATASETS = "datasets"
     PROTOCOLS = "protocols"
     RUNS = "runs"
+    CHECKPOINTS = "checkpoints"
 
 
 def list_(
-    what: Annotated[What, typer.Argument(help="methods, datasets, protocols or runs.")],
+    what: Annotated[What, typer.Argument(help="methods, datasets, protocols, runs or checkpoints: those that `bench certify` certified.")],
     plugin: Plugins = None,
     results: Results = Path("results/runs"),
     as_json: Json = False,
 ) -> None:
-    """List methods, data sets, protocols or runs. No code of a method or a plug-in is run for it."""
+    """List methods, data sets, protocols, runs or certified checkpoints. No code of a method or a plug-in is run for it."""
     rows: list[dict[str, Any]]
     if what is What.METHODS:
         rows = guarded(lambda: _methods(_plugin_paths(plugin)))
@@ -65,11 +66,11 @@ def list_(
         ]
     else:
         existing_folder(results)
-        rows = guarded(lambda: _run_rows(results))
+        rows = guarded(lambda: _run_rows(results) if what is What.RUNS else _checkpoint_rows(results))
     if as_json:
         print_json(rows)
-    elif what is What.RUNS and rows:
-        _print_runs(rows)
+    elif what in (What.RUNS, What.CHECKPOINTS) and rows:
+        _print_listed(rows, what)
     else:
         _print_rows(rows)
 
@@ -138,10 +139,23 @@ def _run_rows(results: Path) -> list[dict[str, Any]]:
     return [{name: row[name] for name in (*COLUMNS, "path", "reason")} for row in Listing(Store(results)).rows()]
 
 
-def _print_runs(rows: list[dict[str, Any]]) -> None:
+def _checkpoint_rows(results: Path) -> list[dict[str, Any]]:
+    """One row per certification of a base classifier from outside, damaged ones too."""
+    from bench.checkpoints.listed import rows
+
+    return rows(results)
+
+
+def _print_listed(rows: list[dict[str, Any]], what: What) -> None:
+    from bench.checkpoints import listed
     from bench.listing import COLUMNS
 
-    _print_rows([{name: row[name] for name in COLUMNS} for row in rows])
+    columns = COLUMNS if what is What.RUNS else listed.COLUMNS
+    _print_rows([{name: row[name] for name in columns} for row in rows])
+    _print_reasons(rows)
+
+
+def _print_reasons(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["reason"]:
             typer.echo(plain(f"{row['state']}: {row['path']}: {row['reason']}"))
@@ -154,9 +168,11 @@ def status(
 ) -> None:
     """What is done, running, queued, failed, interrupted or damaged in a results folder, why, and the line that retries it.
 
+    Certifications of checkpoints are counted below the runs; --json has them behind the runs, with their `file`.
+
     Exit code 1 if anything is damaged.
     """
-    from bench.status import standings
+    from bench.status import of_checkpoints, standings
     from bench.store import Store
 
     if watch and as_json:
@@ -164,15 +180,17 @@ def status(
     existing_folder(results)
     while True:
         rows = guarded(lambda: standings(Store(results)))
+        certified = guarded(lambda: of_checkpoints(Store(results)))
         if as_json:
             hidden = ("certifications", "lines", "own", "epochs", "source")
-            print_json([{name: value for name, value in row.items() if name not in hidden} for row in rows])
+            print_json([{name: value for name, value in row.items() if name not in hidden} for row in rows + certified])
         else:
             if watch:
                 click.clear()
             _print_status(results, rows)
+            _print_certified(certified)
         if not watch:
-            raise typer.Exit(int(any(row["state"] == "damaged" for row in rows)))
+            raise typer.Exit(int(any(row["state"] == "damaged" for row in rows + certified)))
         try:
             time.sleep(WATCH_SECONDS)
         except KeyboardInterrupt:
@@ -199,6 +217,17 @@ def _print_status(results: Path, rows: list[dict[str, Any]]) -> None:
             typer.echo(f"    | {plain(line)}")
         if row["retry"]:
             typer.echo(f"  {plain(row['retry'])}")
+
+
+def _print_certified(rows: list[dict[str, Any]]) -> None:
+    """One line that counts the certifications of checkpoints, if there are any, and what is wrong with the damaged ones."""
+    from bench.checkpoints.listed import STATES
+
+    if rows:
+        tally = Counter(row["state"] for row in rows)
+        counts = ", ".join(f"{tally[state]} {state}" for state in STATES if tally[state])
+        typer.echo(f"certified checkpoints: {len(rows)} certifications, {counts}; `bench list checkpoints` names them")
+        _print_reasons(rows)
 
 
 def _pace(row: dict[str, Any]) -> str:
