@@ -17,7 +17,7 @@ from typer.testing import Result
 from bench import fieldlog
 from bench.certify import Sampler
 from bench.checkpoints import check
-from bench.checkpoints.stored import subjects
+from bench.checkpoints.stored import Origin, subjects, tensors_sha256
 from bench.records import Certificate, read_rows
 from bench.store import Run, Store, sha256
 
@@ -88,7 +88,7 @@ def test_our_weights_file_gives_the_same_subject_as_the_fields(own: Run, checkpo
     for word in (checkpoint, own.weights):
         assert bench("certify", word, *CERTIFY, "--results", tmp_path / "runs").exit_code == 0
     (subject,) = subjects(tmp_path / "runs")
-    assert json.loads(subject.origin.read_text()) == {"name": "weights.safetensors"}
+    assert subject.origin() == Origin(name="weights.safetensors", tensors_sha256=tensors_sha256(own.weights.read_bytes()))
 
 
 def test_a_certification_of_a_run_goes_into_the_run(own: Run, bench: Call) -> None:
