@@ -115,7 +115,7 @@ def _conditions_of_network(checkpoint: Checkpoint) -> dict[str, Any]:
     spec = checkpoint.subject.spec
     source = f" (source {spec.source_sha256[:8]})" if spec.source_sha256 else ""
     network = {"network": f"{spec.arch}{source}", "normalisation": spec.normalization}
-    return {"source": "checkpoints of others' training, certified here"} | network
+    return {"source": "checkpoints trained elsewhere, certified here"} | network
 
 
 _Read = tuple[Checkpoint, Seed]
