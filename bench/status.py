@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench import announce, claims, squeue
+from bench.checkpoints import listed
 from bench.listing import COLUMNS, ORDER, Listing, Row
 from bench.store import Store
 
@@ -37,6 +38,12 @@ def standings(store: Store) -> list[Row]:
     for cell, alive in planned.values():
         rows.append(_standing(store, now, blank | cell.names | {"path": str(store.root / cell.folder)}, cell, alive))
     return rows
+
+
+def of_checkpoints(store: Store) -> list[Row]:
+    """The certifications of foreign base classifiers, in the fields of `standings` besides their own; no line continues them."""
+    blank = dict.fromkeys(COLUMNS, "") | {"kind": "", "log": "", "retry": None, "job": None}
+    return [blank | row for row in listed.rows(store.root)]
 
 
 def in_hand(store: Store) -> dict[str, tuple[announce.Planned, Alive]]:

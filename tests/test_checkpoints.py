@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import io
 import os
 import re
@@ -31,7 +32,7 @@ from bench.errors import BenchError
 from bench.files import sha256, write_atomically, write_json
 from bench.models import ARCHITECTURES, build
 from bench.spec import RunSpec, canonical, to_json
-from bench.store import Run, Store
+from bench.store import Damaged, Run, Store
 
 MNIST = DATASETS["mnist"]
 COLOUR: DatasetInfo = dataclasses.replace(
@@ -769,22 +770,103 @@ def subject_spec() -> stored.SubjectSpec:
     return stored.SubjectSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256="a" * 64)
 
 
-def test_a_subject_keeps_its_weights_and_name(subject_spec: stored.SubjectSpec, tmp_path: Path) -> None:
-    import hashlib
+def weights_of(*names: str) -> bytes:
+    return safetensors.torch.save({name: torch.arange(4.0) if name != "bn.num_batches_tracked" else torch.tensor(7) for name in names})
 
-    weights = b"weights"
-    spec = dataclasses.replace(subject_spec, weights_sha256=hashlib.sha256(weights).hexdigest())
-    subject = stored.subject(tmp_path, spec)
+
+def kept(spec: stored.SubjectSpec, root: Path, weights: bytes, *words: str) -> stored.Subject:
+    subject = stored.subject(root, dataclasses.replace(spec, weights_sha256=hashlib.sha256(weights).hexdigest()))
     subject.begin()
-    subject.keep(weights, "model.pth.tar")
-    subject.keep(weights, "again.pth.tar")
+    subject.keep(weights, *words)
+    return subject
+
+
+def test_a_subject_keeps_its_weights_and_name(subject_spec: stored.SubjectSpec, tmp_path: Path) -> None:
+    weights = weights_of("1.fc.weight")
+    subject = kept(subject_spec, tmp_path, weights, "model.pth.tar")
+    before = subject.keep(weights, "again.pth.tar")
+    assert (before and before.name, subject.origin().name) == ("model.pth.tar", "again.pth.tar")
     assert subject.weights.read_bytes() == weights
     (found,) = stored.subjects(tmp_path)
-    assert (found, found.spec) == (subject, spec)
+    assert (found, found.spec) == (subject, subject.spec)
     assert found.path.relative_to(tmp_path).parts[:3] == ("checkpoints", "mnist", "lenet")
     subject.weights.write_bytes(b"others")
     with pytest.raises(BenchError, match=r"SHA-256 is .*, but subject\.json says"):
         subject.keep(weights, "model.pth.tar")
+
+
+def test_a_row_is_kept_until_another_is_said(subject_spec: stored.SubjectSpec, tmp_path: Path) -> None:
+    weights = weights_of("1.fc.weight")
+    subject = kept(subject_spec, tmp_path, weights, "Model (2).pth.tar")
+    assert (subject.origin().row, subject.origin().label) == (None, "model_2")
+    subject.keep(weights, "a.pth", "mine")
+    before = subject.keep(weights, "b.pth")
+    assert (before and before.row, subject.origin().row, subject.origin().name) == ("mine", "mine", "b.pth")
+    subject.keep(weights, "b.pth", "yours.v2")
+    assert subject.origin().label == "yours.v2"
+    assert subject.spec.key in subject.path.name, "the row is no part of the key"
+
+
+def test_an_old_origin_still_reads_and_a_damaged_one_is_a_sentence(subject_spec: stored.SubjectSpec, tmp_path: Path) -> None:
+    subject = stored.subject(tmp_path, subject_spec)
+    subject.begin()
+    assert subject.origin() == stored.Origin()
+    subject.origin_file.write_text('{"name":"old.pth"}')
+    assert (subject.origin().label, subject.origin().row) == ("old", None)
+    for text in (
+        '{"name":1}',
+        '{"name":"x","row":"A B"}',
+        '{"row":""}',
+        '{"rows":"x"}',
+        '{"tensors_sha256":"x"}',
+        "[]",
+        "{",
+        '{"row":null}',
+    ):
+        subject.origin_file.write_text(text)
+        with pytest.raises(BenchError, match=r"origin\.json: "):
+            subject.origin()
+
+
+def test_a_name_that_is_no_text_is_kept_as_one(subject_spec: stored.SubjectSpec, tmp_path: Path) -> None:
+    subject = kept(subject_spec, tmp_path, weights_of("1.fc.weight"), "\udcff.pth")
+    assert (subject.origin().name, subject.origin().label) == ("?.pth", "checkpoint")
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300 + ".pth", "...pth", ".pth.tar", "", "-rf.pth", "a/../../b", "=1+1.pt", "\x1b[31m.safetensors", "ünï.pth"]
+)
+def test_any_file_name_gives_a_row(name: str) -> None:
+    stored.check_row(stored.row_of(name))
+
+
+def test_counters_of_batch_norm_are_no_other_weights() -> None:
+    with_counter, without = weights_of("a", "bn.num_batches_tracked"), weights_of("a")
+    assert stored.tensors_sha256(with_counter) == stored.tensors_sha256(without)
+    assert stored.tensors_sha256(without) != stored.tensors_sha256(weights_of("b"))
+    changed = safetensors.torch.save({"a": torch.arange(1.0, 5.0)})
+    assert stored.tensors_sha256(without) != stored.tensors_sha256(changed)
+    for bad in (b"x" * 20, with_counter[:20], b"\x02" + bytes(7) + b"[]", b"\x0a" + bytes(7) + b'{"a": 1  }'):
+        with pytest.raises(BenchError, match="no safetensors file"):
+            stored.tensors_sha256(bad)
+
+
+def test_damaged_folders_are_named_and_hide_no_others(subject_spec: stored.SubjectSpec, tmp_path: Path) -> None:
+    whole = kept(subject_spec, tmp_path, weights_of("a"), "a.pth")
+    lost = kept(dataclasses.replace(subject_spec, sigma=1.0), tmp_path, weights_of("a"), "b.pth")
+    (lost.path / "subject.json").unlink()
+    (whole.path.parent / f"1-{'0' * 16}").mkdir()  # a process is about to begin in it
+    (whole.path.parent / f"1-{'0' * 16}" / "claim-1.json").touch()
+    found = list(stored.scan(tmp_path))
+    assert [getattr(item, "reason", item) for item in found] == [whole, f"{lost.path}/subject.json: No such file or directory"]
+    with pytest.raises(BenchError, match="No such file"):
+        list(stored.subjects(tmp_path))
+    written = {"certify-1": "evidence.jsonl", "certify-2": "spec.json", "certify-3": ".spec.json.7.tmp", "certify-4": None}
+    for name, file in written.items():
+        (whole.path / name).mkdir()
+        if file:
+            (whole.path / name / file).touch()
+    assert [(item.path.name, type(item)) for item in whole.begun()] == [("certify-1", Damaged), ("certify-2", Damaged)]
 
 
 def test_a_store_with_subjects_has_no_more_runs(subject_spec: stored.SubjectSpec, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typer.testing import Result
 from bench import fieldlog
 from bench.certify import Sampler
 from bench.checkpoints import check
-from bench.checkpoints.stored import subjects
+from bench.checkpoints.stored import Origin, subjects, tensors_sha256
 from bench.files import sha256
 from bench.records import Certificate, read_rows
 from bench.store import Run, Store
@@ -89,7 +89,53 @@ def test_our_weights_file_gives_the_same_subject_as_the_fields(own: Run, checkpo
     for word in (checkpoint, own.weights):
         assert bench("certify", word, *CERTIFY, "--results", tmp_path / "runs").exit_code == 0
     (subject,) = subjects(tmp_path / "runs")
-    assert json.loads(subject.origin.read_text()) == {"name": "weights.safetensors"}
+    assert subject.origin() == Origin(name="weights.safetensors", tensors_sha256=tensors_sha256(own.weights.read_bytes()))
+
+
+def test_a_row_is_said_renamed_and_kept_and_changes_no_count(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
+    words = ("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs")
+    assert "row " not in bench(*words).output
+    (subject,) = subjects(tmp_path / "runs")
+    assert (subject.origin().row, subject.origin().label) == (None, "model")
+    for more, told in (
+        (("--row", "mine"), "row mine of tables; it was model before\n"),
+        ((), "row mine of tables\n"),
+        (("--row", "yours"), "row yours of tables; it was mine before\n"),
+    ):
+        result = bench(*words, *more)
+        assert result.exit_code == 0, result.output
+        assert told in result.output
+        assert "3 of 3 images are done\n" in result.output
+    assert list(subjects(tmp_path / "runs")) == [subject]
+    assert evidence_of(subject) == evidence_of(own)
+    assert json.loads(bench(*words, "--json", "-q").stdout)["row"] == "yours"
+
+
+def test_checkpoints_of_a_row_become_a_row_of_a_table(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
+    """The same weights in another layout of keys are no second training."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["1.fc2.bias"] += 1
+    torch.save(content, tmp_path / "second.pth")
+    field_file(own, tmp_path / "third.pth", "1.module.")
+    for path in (checkpoint, tmp_path / "second.pth", tmp_path / "third.pth"):
+        assert bench("certify", path, *CERTIFY, "--row", "mine", "--results", tmp_path / "runs", "-q").exit_code == 0
+    (group,) = json.loads(bench("table", "--results", tmp_path / "runs", "--format", "json").stdout)["groups"]
+    (row,) = group["sections"][0]["rows"]
+    assert (row["row"], [seed["state"] for seed in row["seeds"]], row["metrics"]["ACR"]["n"]) == ("mine", ["done", "done"], 2)
+    assert row["metrics"]["ACR"]["std"] is not None
+    data = json.loads(bench("list", "checkpoints", "--results", tmp_path / "runs", "--json").stdout)
+    assert [(row["row"], row["file"], row["state"], row["images certified"]) for row in data] == [
+        ("mine", "second.pth", "done", "3/3"),
+        ("mine", "third.pth", "done", "3/3"),
+    ]
+
+
+def test_a_run_of_the_suite_has_its_row(own: Run, bench: Call) -> None:
+    before = sorted(own.path.rglob("*"))
+    result = bench("certify", own.spec.key, "--images", "first:2", "--n", "100", "--row", "mine", "--results", own.path.parents[2])
+    assert result.exit_code == 2
+    assert f"--row mine: {own.path} is a run of the suite, whose row is gaussian; leave out --row" in result.output
+    assert sorted(own.path.rglob("*")) == before
 
 
 def test_a_certification_of_a_run_goes_into_the_run(own: Run, bench: Call) -> None:
@@ -298,6 +344,11 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["certify", "{file}", *FEW[:4], "--images", "every"], ["--images=every is no selection of images: write all, every:20"]),
     (["certify", "{file}", *FEW[:4], "--images", "10000-20000"], ["--images 10000-20000 selects none of the 10000 test images of mnist"]),
     (["certify", "{file}", *FEW, "--alpha", "0.5", "--sigma", "-1"], ["--alpha 0.5 must lie", "--sigma -1.0 must be a finite number"]),
+    (
+        ["certify", "{file}", *FEW, "--row", "My Row", "--alpha", "1"],
+        ["--row 'My Row' is not a name: at most 64 lower", "--alpha 1.0 must"],
+    ),
+    (["certify", "{file}", *FEW, "--row", ""], ["--row '' is not a name"]),
     (["certify", "{file}", *FEW, "--device", "tpu"], ["unknown device 'tpu'; there is auto, cpu, cuda"]),
     (["certify", "{file}", *FEW, "--tsv", "{folder}"], ["is a folder; name a file"]),
     (["certify", "{file}", *FEW, "--results", "{file}"], ["is a file, not a folder"]),

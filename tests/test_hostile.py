@@ -15,6 +15,7 @@ from test_contract import GOOD
 from typer.testing import Result
 
 from bench import claims
+from bench.checkpoints.stored import Subject, SubjectSpec, check_row
 from bench.errors import BenchError, UsageError
 from bench.executors import Task
 from bench.files import read_json
@@ -88,6 +89,23 @@ def test_no_hostile_name_gets_past_the_command_line(bench: Call, tmp_path: Path,
             assert result.exit_code == 2, result.output
             assert "Traceback" not in result.output
         assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("a.b", "a.")], ids=short)
+def test_no_hostile_name_is_a_row_of_tables(bench: Call, tmp_path: Path, name: str) -> None:
+    """Said on the command line, or by a record in a folder that came from elsewhere."""
+    with pytest.raises(ValueError, match=r"is not a name"):
+        check_row(name)
+    place = tmp_path / "checkpoints" / "mnist" / "lenet" / "x"
+    place.mkdir(parents=True)
+    subject = Subject(place, SubjectSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256="a" * 64))
+    subject.origin_file.write_text(json.dumps({"name": name, "row": name}))
+    refused(subject.origin)
+    if not set(name) & set("\0\ud800") and len(name) < 100:
+        result = bench("certify", "x.pth", f"--row={name}", f"--results={tmp_path / 'runs'}")
+        assert (result.exit_code, "Traceback" in result.output, "\x1b" in result.output) == (2, False, False)
+        assert "is not a name" in result.output
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/", "..", "missing.py", "fifo.py", "loop.py", "folder.py", "a" * 5000 + ".py"], ids=short)

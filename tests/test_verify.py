@@ -861,6 +861,16 @@ def test_forged_checkpoints(bench: Call, store: Store, foreign: Subject) -> None
     write_json(certification.path / "subject.json", {"weights_sha256": foreign.spec.weights_sha256})
     assert verify(store.root).failures == []
 
+    origin = foreign.origin_file.read_text()
+    for forged, told in (("0" * 64, "tensors_sha256 is 000"), ("x", "is not a SHA-256 in hex")):
+        foreign.origin_file.write_text(origin.replace(foreign.origin().tensors_sha256, forged))
+        assert told in str(verify(store.root).failures[0])
+        foreign.origin_file.write_text(origin)
+    foreign.origin_file.write_text('{"name":"x.pth","row":"../x"}')
+    assert "row '../x' is not a name" in str(verify(store.root).failures[0])
+    foreign.origin_file.write_text('{"name":"x.pth"}')
+    assert verify(store.root).failures == [], "as earlier releases wrote it"
+
     with foreign.weights.open("ab") as file:
         file.write(b"0")
     assert "SHA-256 is" in str(verify(store.root).failures[0])

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from bench.checkpoints.stored import COUNTER
 from bench.datasets import DatasetInfo
 from bench.errors import BenchError, nearest
 from bench.models import ARCHITECTURES, build
@@ -24,8 +25,6 @@ ALIASES = {"resnet20": "cifar_resnet20", "resnet110": "cifar_resnet110", "mnist_
 
 FAMILIAR = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2", "vgg16", "densenet121")
 """Networks of timm that are compared with tensors that do not fit, beside those of the suite."""
-
-_COUNTER = "num_batches_tracked"  # of batch norm: evaluation never reads it, and files before PyTorch 0.4.1 lack it
 
 
 def is_factory(word: str) -> bool:
@@ -153,7 +152,7 @@ def _differences(found: Facts, wanted: Facts, arch: str, info: DatasetInfo) -> I
     network = f"{arch} for {info.name}"
     for name, (shape, dtype) in wanted.items():
         if name not in found:
-            if name.rpartition(".")[2] != _COUNTER:
+            if name.rpartition(".")[2] != COUNTER:
                 yield f"tensor {name!r} of {network} is missing"
         elif found[name][0] != shape:
             yield f"tensor {name!r} is {_size(found[name][0])} in the file, but {_size(shape)} in {network}"

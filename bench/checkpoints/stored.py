@@ -2,7 +2,7 @@
 
     ROOT/checkpoints/mnist/lenet/0.5-<key>/
         subject.json         SubjectSpec; its key is the folder's last word
-        origin.json          the name that it was given by (side file)
+        origin.json          what people call it: its file, the row of tables that it is a training of (side file)
         weights.safetensors  the base classifier, normalisation included, whatever file it came in
         certify-<key>/       as of a run: spec.json, subject.json, evidence.jsonl, environment.json, times.csv
 
@@ -11,18 +11,23 @@ Equal weights under an equal normalisation are one subject, however their file w
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from bench.errors import BenchError
-from bench.files import sha256, write_atomically, write_json
-from bench.spec import NAME, check_sigma, digest, from_json, to_json
-from bench.store import Run, State
+from bench.errors import BenchError, clipped
+from bench.files import read_json, sha256, write_atomically, write_json
+from bench.spec import NAME, CertifySpec, canonical, check_sigma, digest, from_json, parse_json, to_json
+from bench.store import Certification, Damaged, Run, State
 
 FOLDER = "checkpoints"
+COUNTER = "num_batches_tracked"
+"""Of batch norm: evaluation never reads it, and files before PyTorch 0.4.1 lack it."""
+SUFFIXES = (".tar", ".pth", ".pt", ".safetensors")
+_ROW = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -59,6 +64,69 @@ class SubjectSpec:
         return digest(to_json(self))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What people call a subject; in no key.
+
+    Attributes:
+        name: of the file that it came in, or the factory; empty where nothing was recorded.
+        row: of tables, of which it is a training; None: nobody said, so it is averaged with no other.
+        tensors_sha256: see `tensors_sha256`; empty in the folders of earlier releases.
+    """
+
+    name: str = ""
+    row: str | None = None
+    tensors_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.row is not None:
+            check_row(self.row)
+        if self.tensors_sha256 and not _SHA256.fullmatch(self.tensors_sha256):
+            raise ValueError(f"tensors_sha256 {self.tensors_sha256!r} is not a SHA-256 in hex")
+
+    @property
+    def label(self) -> str:
+        """Its row, or where nobody said one, a name made of the file's stem."""
+        return self.row or row_of(self.name)
+
+
+def check_row(row: str) -> None:
+    """ValueError unless a word can name a row."""
+    if not _ROW.match(row):
+        raise ValueError(
+            f"row {row[:80]!r} is not a name: at most 64 lower case letters, digits, '.', - and _, of which a letter or digit is the first"
+        )
+
+
+def row_of(name: str) -> str:
+    """A name for a row, from that of a file: `Mine (2).pth.tar` gives `mine_2`."""
+    stem = Path(name)
+    while stem.suffix.lower() in SUFFIXES:
+        stem = stem.with_suffix("")
+    return re.sub(r"[^a-z0-9._-]+", "_", str(stem).lower()).strip("._-")[:64] or "checkpoint"
+
+
+def tensors_sha256(weights: bytes) -> str:
+    """Hex SHA-256 of the tensors of a safetensors file that a forward pass reads: all but the counters of batch norm.
+
+    One model saved with and without them is two subjects, but no second training.
+
+    Raises:
+        BenchError: no safetensors file.
+    """
+    start = 8 + int.from_bytes(weights[:8], "little")
+    hashed = hashlib.sha256()
+    try:
+        for name, tensor in sorted(parse_json(weights[8:start]).items()):
+            if name != "__metadata__" and name.rpartition(".")[2] != COUNTER:
+                begin, end = tensor["data_offsets"]
+                hashed.update(canonical([name, tensor["dtype"], tensor["shape"]]).encode())
+                hashed.update(weights[start + begin : start + end])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchError(f"this is no safetensors file ({type(error).__name__}: {error})") from None
+    return hashed.hexdigest()
+
+
 @dataclass(frozen=True)
 class Subject(Run):
     """A base classifier that the suite did not train, as the run of its certifications."""
@@ -66,8 +134,26 @@ class Subject(Run):
     spec: SubjectSpec  # type: ignore[assignment]
 
     @property
-    def origin(self) -> Path:
+    def origin_file(self) -> Path:
         return self.path / "origin.json"
+
+    def origin(self) -> Origin:
+        """What people call it; of a folder in which nothing was recorded, nothing.
+
+        Raises:
+            BenchError: the record cannot be read, or says what it cannot.
+        """
+        path = self.origin_file
+        if not path.exists():
+            return Origin()
+        data = read_json(path)
+        known = {"name": data.get("name", ""), "row": data.get("row"), "tensors_sha256": data.get("tensors_sha256", "")}
+        try:
+            if data.keys() - known or not all(isinstance(value, str) for value in data.values()):
+                raise ValueError("expected the texts name, row and tensors_sha256")
+            return Origin(**known)
+        except ValueError as error:
+            raise BenchError(clipped(f"{path}: {error}; remove that file and certify the checkpoint again")) from None
 
     def training(self) -> dict[str, Any]:
         """Trained elsewhere, so always there."""
@@ -82,17 +168,36 @@ class Subject(Run):
             leftover.unlink()
         write_json(self.path / "subject.json", to_json(self.spec))
 
-    def keep(self, weights: bytes, name: str) -> None:
-        """Writes the weights, so that any row can be certified again, and the name they were given by.
+    def keep(self, weights: bytes, name: str, row: str | None = None) -> Origin | None:
+        """Writes the weights, so that any row can be certified again, and what people call them.
+
+        Args:
+            row: of tables, of which it is a training; None leaves what was said before.
+
+        Returns:
+            what it was called before, None where nothing was recorded.
 
         Raises:
-            BenchError: there are other weights, which these must not replace.
+            BenchError: there are other weights, which these must not replace, or a damaged record.
         """
         if self.weights.exists() and (found := sha256(self.weights)) != self.spec.weights_sha256:
             raise BenchError(f"{self.weights}: SHA-256 is {found}, but subject.json says {self.spec.weights_sha256}; remove that folder")
+        before = self.origin() if self.origin_file.exists() else None
         if not self.weights.exists():
             write_atomically(self.weights, weights)
-        write_json(self.origin, {"name": name})
+        said = row or (before.row if before else None)
+        record = {"name": name.encode("utf-8", "replace").decode(), "tensors_sha256": tensors_sha256(weights)}
+        write_json(self.origin_file, record | ({"row": said} if said else {}))
+        return before
+
+    def begun(self) -> Iterator[Certification | Damaged]:
+        """Its certifications by folder name, damaged ones too."""
+        for folder in sorted(self.path.glob("certify-*")):
+            try:
+                if _holds_anything(folder):
+                    yield Certification(folder, _keyed(CertifySpec, folder / "spec.json", "certify-"), self)
+            except (BenchError, OSError) as error:
+                yield Damaged(folder, _reason(error))
 
 
 def subject(root: Path, spec: SubjectSpec) -> Subject:
@@ -101,15 +206,40 @@ def subject(root: Path, spec: SubjectSpec) -> Subject:
     return Subject(root / FOLDER / spec.dataset / arch / f"{spec.sigma:g}-{spec.key}", spec)
 
 
+def scan(root: Path) -> Iterator[Subject | Damaged]:
+    """Every subject of a store, by folder; its `begun()` are its certifications."""
+    for folder in sorted((root / FOLDER).glob("[!.]*/*/*")):
+        try:
+            if _holds_anything(folder):
+                yield Subject(folder, _keyed(SubjectSpec, folder / "subject.json", "-"))
+        except (BenchError, OSError) as error:
+            yield Damaged(folder, _reason(error))
+
+
 def subjects(root: Path) -> Iterator[Subject]:
-    """Every subject of a store, by folder; its `certifications()` are those that were begun.
+    """Every subject of a store, by folder.
 
     Raises:
-        BenchError: a spec that is no valid spec, or does not fit its folder.
-        OSError: a spec that cannot be read.
+        BenchError: a spec that cannot be read, is no valid spec, or does not fit its folder.
     """
-    for path in sorted((root / FOLDER).glob("[!.]*/*/*/subject.json")):
-        spec = cast(SubjectSpec, from_json(cast(Any, SubjectSpec), path.read_bytes(), str(path)))
-        if not path.parent.name.endswith(f"-{spec.key}"):
-            raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
-        yield Subject(path.parent, spec)
+    for found in scan(root):
+        if isinstance(found, Damaged):
+            raise BenchError(found.reason)
+        yield found
+
+
+def _holds_anything(folder: Path) -> bool:
+    """Not so where a process has claimed it and is about to write its first file."""
+    return folder.is_dir() and any(not entry.name.startswith((".", "claim-")) for entry in folder.iterdir())
+
+
+def _keyed(cls: type[Any], path: Path, before: str) -> Any:
+    """A spec whose folder ends in its key."""
+    spec = from_json(cast(Any, cls), path.read_bytes(), str(path))
+    if not path.parent.name.endswith(f"{before}{spec.key}"):
+        raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
+    return spec
+
+
+def _reason(error: BenchError | OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import attack, certify, compare, data, exchange, look, make, plots, run, tables, verify
+from bench.cli import attack, certify, compare, data, exchange, look, make, plots, run, show, tables, verify
 
 app = typer.Typer(
     name="bench",
@@ -43,7 +43,7 @@ app.command("compare")(compare.compare)
 app.command("plot")(plots.plot)
 app.command("status")(look.status)
 app.command("list")(look.list_)
-app.command("show")(look.show)
+app.command("show")(show.show)
 app.command("check")(make.check)
 app.command("new-method")(make.new_method)
 app.add_typer(data.data, name="data")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,6 +83,15 @@ def certify(
     seed: Seed = 0,
     arch: Arch = None,
     normalize: NormalizeOption = None,
+    row: Annotated[
+        str | None,
+        typer.Option(
+            "--row",
+            metavar="NAME",
+            help="The row of `bench table` that this checkpoint is a training of; checkpoints of one row are averaged. Default: the file's "
+            "stem, in a row of its own.",
+        ),
+    ] = None,
     device: Device = "auto",
     results: Results = Path("results/runs"),
     tsv: Tsv = None,
@@ -98,7 +107,7 @@ def certify(
     Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
     """
     job = _Job.prepare(
-        checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, data_dir, quiet=quiet, as_json=as_json
+        checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, data_dir, row=row, quiet=quiet, as_json=as_json
     )
     spec: dict[str, Any] = {"n0": n0, "n": n, "seed": seed, "rule": rule, "skip_misclassified": skip_misclassified}
     if rule != "clopper-pearson":
@@ -147,6 +156,7 @@ class _Job:
     results: Path
     tsv: Path | None
     data_dir: Path | None
+    row: str | None
     console: Console
     as_json: bool
 
@@ -165,18 +175,21 @@ class _Job:
         tsv: Path | None,
         data_dir: Path | None,
         *,
+        row: str | None = None,
         quiet: bool,
         as_json: bool,
     ) -> _Job:
         """Checks the flags, reports all that is wrong with them at once, then reads the checkpoint."""
         from bench.bounds import check_alpha
+        from bench.checkpoints.stored import check_row
         from bench.spec import check_sigma, select_images
 
         problems: list[str] = []
         check_folder(results, problems)
         if tsv and tsv.is_dir():
             problems.append(f"--tsv {tsv} is a folder; name a file")
-        checks = (lambda: check_alpha(alpha), lambda: select_images(images, 1), lambda: check_sigma(1.0 if sigma is None else sigma))
+        checks: list[Callable[[], object]] = [lambda: check_alpha(alpha), lambda: select_images(images, 1)]
+        checks += [lambda: check_sigma(1.0 if sigma is None else sigma), lambda: check_row("any" if row is None else row)]
         for check in checks:
             try:
                 check()
@@ -198,7 +211,7 @@ class _Job:
                 raise BenchError(f"--images {images} selects none of the {base.info.test_size} test images of {base.info.name}")
             console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
             data = load_data(base.info.name, "test", data_dir)
-            return cls(base, data, place, alpha, images, results, tsv, data_dir, console, as_json)
+            return cls(base, data, place, alpha, images, results, tsv, data_dir, row, console, as_json)
 
         return guarded(work)
 
@@ -242,12 +255,17 @@ class _Job:
             spec = CertifySpec(images=self.images, **settings)
         except ValueError as error:
             raise BenchError(f"--{error}") from None
-        found = self.introduce()
         certification, source = self._certification(spec)
-        with certification.run.claimed():
-            if isinstance(certification.run, Subject):
-                certification.run.begin()
-                certification.run.keep(self.base.weights, self.base.name)
+        run = certification.run
+        if self.row and not isinstance(run, Subject):
+            raise BenchError(f"--row {self.row}: {run.path} is a run of the suite, whose row is {run.spec.row}; leave out --row")
+        found = self.introduce()
+        with run.claimed():
+            if isinstance(run, Subject):
+                run.begin()
+                before, now = run.keep(self.base.weights, self.base.name, self.row), run.origin()
+                if now.row:
+                    self.say(f"row {now.row} of tables" + (f"; it was {before.label} before" if before and before.label != now.row else ""))
             expected, rows = certification.expected(), certification.rows()
             estimate = (len(expected) - len(rows)) * (spec.n0 + spec.n) * found.seconds
             left = f"; the others may take about {clock(estimate)}" if len(rows) < len(expected) else ""
@@ -284,10 +302,11 @@ class _Job:
 
     def _report(self, certification: Certification, rows: list[Certificate], found: Accuracy) -> None:
         from bench.bounds import certified_radius
+        from bench.checkpoints.stored import Subject
         from bench.files import sha256
         from leaderboard import metrics
 
-        base, spec = self.base, certification.spec
+        base, spec, run = self.base, certification.spec, certification.run
         o = metrics.outcomes(certification.columns(), self.alpha, base.sigma, spec)
         largest = certified_radius(spec.n, spec.n, self.alpha, base.sigma) or 0.0
         step = 0.25 if base.sigma <= 0.5 else 0.5
@@ -298,7 +317,8 @@ class _Job:
             print_json(
                 {
                     "evidence": str(certification.evidence),
-                    "weights_sha256": sha256(certification.run.weights),
+                    "row": run.origin().label if isinstance(run, Subject) else run.spec.row,
+                    "weights_sha256": sha256(run.weights),
                     "images": len(rows),
                     "sigma": base.sigma,
                     "alpha": self.alpha,

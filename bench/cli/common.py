@@ -169,9 +169,38 @@ def plugins(values: Sequence[str] | None, problems: list[str]) -> tuple[Path, ..
     return tuple(map(Path, dict.fromkeys(found)))
 
 
+def plugin_paths(plugin: list[str] | None) -> tuple[Path, ...]:
+    """Paths of plug-in files; exit 2 if a flag names none."""
+    problems: list[str] = []
+    paths = plugins(plugin, problems)
+    if problems:
+        stop(problems)
+    return paths
+
+
 def plain(value: object) -> str:
     """Text without control characters, which a name must not smuggle into a terminal."""
     return "".join(c if c.isprintable() else "?" for c in str(value))
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """Rows as a table without lines, under the names of the first."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not rows:
+        typer.echo("none")
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold", no_wrap=name in ("key", "row", "name", "field"))
+    for row in rows:
+        table.add_row(*(escape(plain(value)) for value in row.values()))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
 
 
 def print_json(value: Any) -> None:

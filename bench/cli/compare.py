@@ -15,7 +15,7 @@ import typer
 from bench.cli.common import Results, check_out, deliver, existing_folder, guarded, numbers, plain, stop
 from bench.cli.page import Page
 from bench.cli.paired import render as render_paired
-from bench.cli.tables import SOURCES
+from bench.cli.tables import SOURCES, From
 from bench.errors import nearest
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def compare(
     alpha: Annotated[
         float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2); 0.001 unless given.")
     ] = None,
-    source: Annotated[str | None, typer.Option("--from", metavar="imported|runs", help="Imported logs or our own runs.")] = None,
+    source: From = None,
     format_: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv or json.")] = "terminal",
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
     results: Results = Path("results/runs"),

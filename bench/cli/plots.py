@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from leaderboard.aggregate import Source
 
 KINDS = ("curves", "tradeoff", "training")
-SOURCES = ("imported", "runs", "published")
+SOURCES = ("checkpoints", "imported", "runs", "published")
 SUFFIXES = (".svg", ".pdf", ".png")
 
 
@@ -42,7 +42,11 @@ def plot(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="imported|runs|published", help="Imported logs, own runs, or the paper's printed numbers."),
+        typer.Option(
+            "--from",
+            metavar="imported|runs|checkpoints|published",
+            help="Imported logs, own runs, what `bench certify` certified, or the paper's printed numbers.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -15,8 +15,12 @@ from bench.errors import nearest
 if TYPE_CHECKING:
     from leaderboard.aggregate import Source
 
-SOURCES = ("imported", "runs")
+SOURCES = ("checkpoints", "imported", "runs")
 COMPATS = ("exact", "3sig")
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="imported|runs|checkpoints", help="Imported logs, our own runs, or what `bench certify` certified."),
+]
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 
 
@@ -52,13 +56,13 @@ def table(
         bool, typer.Option("--mix", help="Let rows that are not comparable share a table, each difference a footnote; nothing is ranked.")
     ] = False,
     compat: Annotated[str, typer.Option("--compat", help="With --table: exact, or 3sig as the paper compared radii.")] = "exact",
-    source: Annotated[str | None, typer.Option("--from", metavar="imported|runs", help="Imported logs or our own runs.")] = None,
+    source: From = None,
     results: Results = Path("results/runs"),
 ) -> None:
     """Average certified radius and certified accuracy per row: mean and sample standard deviation over seeds.
 
     Rows of different protocols, recipes, sample sizes or image subsets stand in separate tables, each with a caption that says which;
-    imported logs in tables of their own.
+    imported logs and certified checkpoints in tables of their own.
     """
     problems: list[str] = []
     chosen = filters(dataset, method, protocol, recipe, problems)

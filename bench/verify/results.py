@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bench.checkpoints.stored import FOLDER as SUBJECTS
-from bench.checkpoints.stored import Subject, SubjectSpec, subject
+from bench.checkpoints.stored import Subject, SubjectSpec, subject, tensors_sha256
 from bench.errors import BenchError
 from bench.files import read_json, sha256
 from bench.imported.stored import FOLDER
@@ -122,8 +122,7 @@ def _verify_subject(folder: Path, report: Report, radii: Radii) -> None:
         report.fail(file, f"its key is {spec.key}, but the folder is {folder.resolve().name}")
     elif reason := misplaced(folder, report.top, subject(Path(), spec).path):
         report.fail(file, reason)
-    if own.origin.exists():
-        report.attempt(own.origin, lambda: read_json(own.origin))
+    origin = report.attempt(own.origin_file, own.origin)
     known = report.attempt(file, lambda: own.info) is not None
     weights = own.weights.exists()
     if weights:
@@ -132,6 +131,10 @@ def _verify_subject(folder: Path, report: Report, radii: Radii) -> None:
         weights = found == spec.weights_sha256
         if found and not weights:
             report.fail(own.weights, f"SHA-256 is {found}, but {SUBJECT_FILE} says {spec.weights_sha256}")
+        if weights and origin and (said := origin.tensors_sha256):
+            tensors = report.attempt(own.weights, lambda: tensors_sha256(own.weights.read_bytes()))
+            if tensors and tensors != said:
+                report.fail(own.origin_file, f"tensors_sha256 is {said}, but that of {own.weights.name} is {tensors}")
     for path in _certifications(folder):
         _verify_certification(own, path, spec.weights_sha256, weights, known, report, radii)
 

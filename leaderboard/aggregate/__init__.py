@@ -2,15 +2,16 @@
 pictures share.
 
 groups.py    what a group is made of
-select.py    which runs and logs are meant
+select.py    which runs, logs and checkpoints are meant
 runs.py      own runs as groups
 imported.py  imported logs as groups
+foreign.py   certified checkpoints from outside as groups
 mix.py       several groups in one, when that is asked for
 collect.py   all of it in one call
 """
 
-from leaderboard.aggregate.collect import collect
+from leaderboard.aggregate.collect import collect, require_one_source
 from leaderboard.aggregate.groups import Group, Row, Section, Seed, Source, Stat
 from leaderboard.aggregate.select import EVERYTHING, Filters
 
-__all__ = ["EVERYTHING", "Filters", "Group", "Row", "Section", "Seed", "Source", "Stat", "collect"]
+__all__ = ["EVERYTHING", "Filters", "Group", "Row", "Section", "Seed", "Source", "Stat", "collect", "require_one_source"]

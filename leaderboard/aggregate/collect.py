@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.bounds import check_alpha
 from bench.errors import BenchError
 from bench.imported import imports
 from bench.store import Store
+from leaderboard.aggregate.foreign import groups_of_checkpoints, read_checkpoints
 from leaderboard.aggregate.groups import Group, Source
 from leaderboard.aggregate.imported import groups_of_logs
 from leaderboard.aggregate.mix import mixed
@@ -17,6 +18,12 @@ from leaderboard.aggregate.select import EVERYTHING, Filters
 from leaderboard.metrics import DEFAULT
 
 ALPHA = 0.001
+NAMES: Mapping[Source, str] = {"checkpoints": "certified checkpoints", "imported": "imported logs", "runs": "runs of its own"}
+MISSING: Mapping[Source, str] = {
+    "checkpoints": "certified checkpoints in {root}; `bench certify` makes some",
+    "imported": "imported logs in {root}; `bench import` reads some",
+    "runs": "runs in {root}; `bench run` makes some",
+}
 NO_SUCH_FILTERS = "imported logs have no protocol, recipe or seeds; leave out --protocol, --recipe and --seeds"
 
 
@@ -33,7 +40,7 @@ def collect(
 
     Args:
         alpha: chance that a certificate is wrong, in (0, 1/2), 0.001 if None; imported logs have one of their own, which is fixed.
-        source: own runs or imported logs; None: both, in groups of their own.
+        source: own runs, imported logs or checkpoints from outside; None: all of them, in groups of their own.
         metrics: words of `metrics.columns_of`.
         mix: rows of several groups share a table, and a row may average trainings from several sources of its method; each
             difference is a note.
@@ -42,28 +49,37 @@ def collect(
         UsageError: a filter that fits nothing in the store.
         BenchError: an empty store, a run in two folders, alpha out of range, an unknown metric.
 
-    A damaged run is left out and named in the notes of every group; a row with damaged evidence shows no mean.
+    A damaged run or checkpoint is left out and named in the notes of every group; a row with damaged evidence shows no mean.
     """
     try:
         check_alpha(ALPHA if alpha is None else alpha)
     except ValueError as error:
         raise BenchError(str(error)) from None
-    runs, damaged = read_runs(store) if source != "imported" else ([], [])
-    logs = list(imports(store.root)) if source != "runs" else []
-    if logs and (filters.protocols or filters.recipes or filters.seeds):
+    runs, damaged = read_runs(store) if source in (None, "runs") else ([], [])
+    logs = list(imports(store.root)) if source in (None, "imported") else []
+    checkpoints, damaged_too = read_checkpoints(store) if source in (None, "checkpoints") else ([], [])
+    if (logs or checkpoints) and (filters.protocols or filters.recipes or filters.seeds):
         if not runs:
-            raise BenchError(NO_SUCH_FILTERS)
-        logs = []
-    if not runs and damaged and not logs:
-        raise BenchError(f"every run in {store.root} is damaged: {damaged[0]}")
-    if not runs and not logs:
-        what = "imported logs" if source == "imported" else "runs"
-        way = "bench import` reads" if source == "imported" else "bench run` makes"
-        raise BenchError(f"there are no {what} in {store.root}; `{way} some")
-    chosen_runs, chosen_logs = filters.apply(runs, logs)
+            raise BenchError(NO_SUCH_FILTERS if logs else NO_SUCH_FILTERS.replace(NAMES["imported"], NAMES["checkpoints"]))
+        logs, checkpoints = [], []
+    if not runs and not logs and not checkpoints:
+        if damaged or damaged_too:
+            what, reason = ("run", damaged[0]) if damaged else ("certified checkpoint", damaged_too[0])
+            raise BenchError(f"every {what} in {store.root} is damaged: {reason}")
+        raise BenchError(f"there are no {MISSING[source or 'runs'].format(root=store.root)}")
+    chosen_runs, chosen_logs, chosen_checkpoints = filters.apply(runs, logs, checkpoints)
     wanted = {run.spec.key for run in chosen_runs}
-    groups = groups_of_runs(runs, wanted, filters.seeds, ALPHA if alpha is None else alpha, metrics, mix)
+    known = ALPHA if alpha is None else alpha
+    groups = groups_of_runs(runs, wanted, filters.seeds, known, metrics, mix)
     groups += groups_of_logs(chosen_logs, metrics, alpha)
-    notes = tuple(f"left out, because it is damaged: {reason}" for reason in damaged)
+    groups += groups_of_checkpoints(chosen_checkpoints, known, metrics)
+    notes = tuple(f"left out, because it is damaged: {reason}" for reason in (*damaged, *damaged_too))
     groups = [dataclasses.replace(group, notes=group.notes + notes) for group in groups]
     return tuple(mixed(groups) if mix else groups)
+
+
+def require_one_source(store: Store, groups: Sequence[Group], and_so: str = "") -> None:
+    """BenchError where groups come from several sources; `and_so` says what that hinders."""
+    if len(sources := sorted({group.source for group in groups})) > 1:
+        held = " and ".join(NAMES[source] for source in sources if source != "both")
+        raise BenchError(f"{store.root} holds {held}{and_so}; say {' or '.join(f'--from {source}' for source in sources)}")

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from leaderboard.metrics import UNKNOWN_COST, Cost, Metric, Outcomes
 
 SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged"]
-Source = Literal["imported", "runs"]
+Source = Literal["imported", "runs", "checkpoints"]
+UNITS: Mapping[str, str] = {"imported": "run", "runs": "seed", "checkpoints": "checkpoint", "both": "seed"}
+"""What a training is called in tables, by their source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +21,10 @@ class Seed:
     """One training of a row and its certification.
 
     Attributes:
-        seed: its seed; of an imported log the run id, which is a word.
+        seed: its seed; of an imported log the run id, of a checkpoint its number in the row: these are words, for they pair with no other.
         state: only `done` has outcomes and enters a mean; `missing`: there is no such run.
         done: images certified.
-        key: the run's key, empty for a missing one and for imported logs.
+        key: the run's or checkpoint's key, empty for a missing one and for imported logs.
         reason: why it is damaged.
     """
 
@@ -58,6 +60,7 @@ class Row:
         stats: metric -> mean and deviation; empty unless every expected seed is done, and without metrics that its evidence lacks.
         images: test images of a finished certification.
         refused: why there is no mean although every seed is done.
+        unit: what its trainings are called, see UNITS.
         conditions: those that differ from the rest of a mixed table.
         tied: its ACR cannot be told from the best of its section, see `compare.mark_ties`; False also where nobody asked.
         notes: what a reader of the table must know about the row.
@@ -70,6 +73,7 @@ class Row:
     images: int
     stats: Mapping[str, Stat]
     refused: str = ""
+    unit: str = "seed"
     conditions: Mapping[str, Any] = field(default_factory=dict)
     tied: bool = False
     notes: tuple[str, ...]
@@ -102,8 +106,7 @@ class Row:
             return words.get(seed.state, seed.state)
         counts = {state: sum(s.state == state for s in self.seeds) for state in ("done", "diverged", "failed", "damaged")}
         bad = [f"{counts[state]} {state}" for state in ("diverged", "failed", "damaged") if counts[state]]
-        unit = "runs" if isinstance(self.seeds[0].seed, str) else "seeds"
-        return ", ".join([f"{counts['done']}/{len(self.seeds)} {unit}", *bad])
+        return ", ".join([f"{counts['done']}/{len(self.seeds)} {self.unit}s", *bad])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +122,9 @@ class Group:
     """Rows that may stand in one table.
 
     Attributes:
-        source: own runs, imported logs, or (only if mixed) both.
-        conditions: name -> value of what all rows share: `source`, `protocol`, `changes` of it, `recipe`, `network`, `train.*`
-            without the batch, which a method's recipe may cut, `certify.*`, `alpha`, `rounding`.
+        source: own runs, imported logs, checkpoints from outside, or (only if mixed) several of them.
+        conditions: name -> value of what all rows share: `source`, `protocol`, `changes` of it, `recipe`, `network`, `normalisation` of
+            checkpoints, `train.*` without the batch, which a method's recipe may cut, `certify.*`, `alpha`, `rounding`.
         images: test images of a finished certification, of test_size, which is 0 where nothing is known of the data set.
         seeds: those that a complete row has; empty where rows differ in it.
         baseline: the row that others are compared with.
@@ -142,6 +145,11 @@ class Group:
     notes: tuple[str, ...]
 
     @property
+    def unit(self) -> str:
+        """What a training is called in it."""
+        return UNITS[self.source]
+
+    @property
     def footnotes(self) -> tuple[str, ...]:
         """The notes of the rows, each once, in order."""
         return tuple(dict.fromkeys(note for section in self.sections for row in section.rows for note in row.notes))
@@ -157,9 +165,20 @@ def row(
     metrics: Iterable[Metric],
     notes: Sequence[str] = (),
     refused: str = "",
+    unit: str = "seed",
 ) -> Row:
     """A row with its statistics, if every seed is done and it is not refused."""
-    plain = Row(name=name, mark=mark, method=method, seeds=tuple(seeds), images=images, stats={}, refused=refused, notes=tuple(notes))
+    plain = Row(
+        name=name,
+        mark=mark,
+        method=method,
+        seeds=tuple(seeds),
+        images=images,
+        stats={},
+        refused=refused,
+        unit=unit,
+        notes=tuple(notes),
+    )
     if not plain.finished:
         return plain
     found = {metric.name: stat for metric in metrics if (stat := _stat(metric, plain)) is not None}

@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.imported import Import, default_collection, runs_of_table
 from bench.spec import canonical
 from leaderboard import layouts
-from leaderboard.aggregate.groups import Group, Row, Section, Seed, row
+from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
 from leaderboard.metrics import Outcomes, columns_of
 
 
@@ -72,7 +72,9 @@ def _group(logs: Sequence[Import], words: Sequence[str]) -> Group:
         for name, method in names:
             same = [log for log in logs if (log.spec.row, log.spec.sigma) == (name, sigma)]
             seeds, notes = _seeds(same, outcomes) if same else ([Seed(seed="only", state="missing")], [])
-            rows.append(row(name=name, method=method, seeds=seeds, images=len(images), metrics=metrics, notes=notes))
+            rows.append(
+                row(name=name, method=method, seeds=seeds, images=len(images), metrics=metrics, notes=notes, unit=UNITS["imported"])
+            )
         sections.append(Section(sigma=sigma, rows=tuple(rows)))
     _same_images([r for section in sections for r in section.rows])
     return Group(

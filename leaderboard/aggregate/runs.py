@@ -132,9 +132,8 @@ def _group(
     if not images:
         raise BenchError(f"{members[0].certification.path}: images={certify.images} selects none of the {info.test_size} test images")
     columns = metrics.columns_of(words, layout.radii, info.classes)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
-        seeds = pool.map(lambda member: _seed(member, alpha), members)
-        read = {m.run.spec.key: seed for m, seed in zip(members, seeds, strict=True)}
+    seeds = read_seeds([(m.certification, m.run.spec.seed) for m in members], alpha)
+    read = {m.run.spec.key: seed for m, seed in zip(members, seeds, strict=True)}
     sources = _sources([m.run for m in members])
 
     cells: dict[float, dict[str, dict[str, list[Run]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
@@ -182,13 +181,12 @@ def _group(
         metrics=columns,
         sections=tuple(sections),
         mixed=bool(sources) and mix_sources,
-        notes=(*_environments(members), *data_notes([m.certification for m in members])),
+        notes=certification_notes([m.certification for m in members]),
     )
 
 
 def _conditions(family: _Family, certify: CertifySpec, alpha: float) -> dict[str, Any]:
     train = parse_json(family.train)
-    of_certify = {f.name: getattr(certify, f.name) for f in dataclasses.fields(certify) if f.name != "changes"}
     changes = parse_json(family.overrides) | {f"certify.{name}": value for name, value in certify.changes.items()}
     return {
         "source": "own runs",
@@ -197,16 +195,26 @@ def _conditions(family: _Family, certify: CertifySpec, alpha: float) -> dict[str
         "recipe": family.recipe,
         "network": train["arch"],
         **{f"train.{name}": value for name, value in train.items() if name != "arch"},
-        **{f"certify.{name}": value for name, value in of_certify.items()},
-        "alpha": alpha,
-        "rounding": "exact",
+        **conditions_of_counts(certify, alpha),
     }
 
 
-def _seed(member: _Member, alpha: float) -> Seed:
-    """How far a run is, and its outcomes if it is done."""
-    run, certification = member.run, member.certification
-    key, seed = run.spec.key, run.spec.seed
+def conditions_of_counts(certify: CertifySpec, alpha: float) -> dict[str, Any]:
+    """What rows share of a certification whose counts are there."""
+    own = {f"certify.{f.name}": getattr(certify, f.name) for f in dataclasses.fields(certify) if f.name != "changes"}
+    return own | {"alpha": alpha, "rounding": "exact"}
+
+
+def read_seeds(certifications: Sequence[tuple[Certification, int | str]], alpha: float) -> list[Seed]:
+    """What the evidence of trainings says, each with the seed or word that it goes by."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
+        return list(pool.map(lambda item: _seed(item[0], item[1], alpha), certifications))
+
+
+def _seed(certification: Certification, seed: int | str, alpha: float) -> Seed:
+    """How far a training is, and its outcomes if it is done."""
+    run = certification.run
+    key = run.spec.key
     try:
         standing = certification.standing()
         done = len(standing.columns)
@@ -234,7 +242,12 @@ def _sources(runs: Sequence[Run]) -> dict[str, str]:
     }
 
 
-def _environments(members: Sequence[_Member]) -> tuple[str, ...]:
+def certification_notes(certifications: Sequence[Certification]) -> tuple[str, ...]:
+    """What is unusual about the machines and the data behind evidence."""
+    return (*_environments(certifications), *data_notes(certifications))
+
+
+def _environments(certifications: Sequence[Certification]) -> tuple[str, ...]:
     """Notes where evidence was counted under different conditions: counts repeat only on one device, thread count and library version."""
     fields: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "device": lambda e: e.get("device"),
@@ -242,8 +255,8 @@ def _environments(members: Sequence[_Member]) -> tuple[str, ...]:
         "torch": lambda e: (e.get("libraries") or {}).get("torch"),
     }
     found: dict[str, set[str]] = defaultdict(set)
-    for m in members:
-        environment = m.certification.environment()
+    for certification in certifications:
+        environment = certification.environment()
         for entry in [environment, *environment.get("history", [])] if environment else []:
             for name, field in fields.items():
                 found[name].add(str(field(entry)))

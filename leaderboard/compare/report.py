@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import cast
 
 from bench.errors import BenchError
 from bench.store import Store
 from leaderboard import layouts
-from leaderboard.aggregate import Filters, Group, Row, Section, Source, collect
+from leaderboard.aggregate import Filters, Group, Row, Section, Source, collect, require_one_source
 from leaderboard.compare.statistics import (
     LEVEL,
     AccuracyDifference,
@@ -87,10 +88,10 @@ def compare(
         a, b: names of rows such as `smoothmix.eta5[steps=2]`; of rows that share a name, with their mark: `gaussian #1`.
         sigmas: noise levels in pixels of [0, 1]; empty: all that both rows have.
         alpha: chance that a certificate is wrong, 0.001 unless given; imported logs have one of their own, which is fixed.
-        source: imported logs or our own runs; None takes the one that the store has.
+        source: imported logs, our own runs or checkpoints from outside; None takes the one that the store has.
 
     Raises:
-        BenchError: rows that are not there, not finished or not comparable; imported logs and own runs without a choice.
+        BenchError: rows that are not there, not finished or not comparable; several sources without a choice.
 
     What is asked for by name and sigma must be finished; what a pattern or an open sigma brings along is left out and named.
     """
@@ -104,8 +105,7 @@ def compare(
         recipes=[recipe] if recipe else (),
     )
     groups = collect(store, filters, alpha=alpha, source=source, metrics=())
-    if len({group.source for group in groups}) > 1:
-        raise BenchError(f"{store.root} holds imported logs and runs of its own, which never mix; say --from imported or --from runs")
+    require_one_source(store, groups, ", which never mix")
     group, others = _one_group(groups, a, b)
     chosen = _find(group, a)
     if len(chosen) > 1:
@@ -124,7 +124,7 @@ def compare(
     ]
     return Report(
         title=title(group),
-        source="imported" if group.source == "imported" else "runs",
+        source=cast("Source", group.source),
         rule=RULES["exact"],
         comparisons=tuple(_corrected(comparisons)),
         notes=tuple(dict.fromkeys(notes)),

@@ -49,6 +49,8 @@ def build(
     Raises:
         BenchError: no such table, nothing to fill it with, both sources and no choice, runs or logs that do not share a table.
     """
+    if source == "checkpoints":
+        raise BenchError("the paper's tables are filled by imported logs or our own runs; leave out --from checkpoints")
     layout = layouts.load(number)
     of_runs = bool(protocol or recipe or seeds)
     if of_runs and source == "imported":

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bench.errors import BenchError, UsageError, nearest
 from bench.store import Run, Store
 from leaderboard import layouts
-from leaderboard.aggregate import EVERYTHING, Filters, Group, Source, collect
+from leaderboard.aggregate import EVERYTHING, Filters, Group, Source, collect, require_one_source
 from leaderboard.aggregate.mix import WORDS
 from leaderboard.metrics import ACR, average_certified_radius
 from leaderboard.paper import DEVIATIONS
@@ -155,17 +155,17 @@ def build(
     """Reads a store into one picture.
 
     Args:
-        source: imported logs, our own runs, or the paper's printed numbers, which need no store; None takes the one that the store
-            has. Training curves are those of our own runs.
+        source: imported logs, our own runs, checkpoints from outside, or the paper's printed numbers, which need no store; None takes
+            the one that the store has. Training curves are those of our own runs.
         alpha: chance that a certificate is wrong, 0.001 if None; imported logs have one of their own, which is fixed.
 
     Raises:
         UsageError: a filter that fits nothing.
-        BenchError: nothing to draw, several groups that are not comparable, both sources and no choice.
+        BenchError: nothing to draw, several groups that are not comparable, several sources and no choice.
     """
     if kind == "training":
         if source not in (None, "runs"):
-            what = "imported logs" if source == "imported" else "published tables"
+            what = {"imported": "imported logs", "checkpoints": "checkpoints from outside"}.get(source, "published tables")
             raise BenchError(f"{what} have no training curves; leave out --from {source}")
         source = "runs"
     if source == "published":
@@ -173,8 +173,7 @@ def build(
             raise BenchError("printed numbers are fixed; leave out --alpha, --protocol, --recipe and --seeds")
         return _of_published(kind, filters)
     groups = collect(store, filters, alpha=alpha, source=source, metrics=("ACR",))
-    if len({group.source for group in groups}) > 1:
-        raise BenchError(f"{store.root} holds imported logs and runs of its own; say --from imported or --from runs")
+    require_one_source(store, groups)
     return _of_training(store, groups) if kind == "training" else _of_evidence(kind, groups)
 
 
@@ -202,14 +201,11 @@ def _of_evidence(kind: Kind, groups: Sequence[Group]) -> Picture:
             found = [Seed(acr=average_certified_radius(o), steps=certified_steps(o.correct, o.radius)) for o in row.outcomes]
             series.append(Series(row.label, tuple(found)))
         panels[section.sigma] = tuple(series)
-    imported = group.source == "imported"
-    about = [
-        *conditions(group),
-        _rule(kind, "radii rounded as printed" if imported else "exact radii", "run" if imported else "seed", panels),
-    ]
+    radii = "radii rounded as printed" if group.source == "imported" else "exact radii"
+    about = [*conditions(group), _rule(kind, radii, group.unit, panels)]
     return Picture(
         kind=kind,
-        name=f"{kind}-{group.dataset}-{'imported' if imported else group.conditions['protocol']}",
+        name=f"{kind}-{group.dataset}-{group.conditions.get('protocol', group.source)}",
         headline=headline(group),
         notes=_notes(" ".join(about), left_out, (*group.notes, *group.footnotes)),
         baseline=group.baseline,

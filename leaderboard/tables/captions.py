@@ -16,23 +16,24 @@ SAID = ("certify.n0", "certify.n", "certify.images", "certify.seed", "certify.ru
 
 
 def headline(group: Group) -> str:
-    """What the table is about, in one line: data, protocol and what was changed of it, recipe, network, seeds."""
+    """What the table is about, in one line: data, source, protocol and what was changed of it, recipe, network, seeds."""
     known = group.conditions
     changes = f" ({known['changes']})" if known.get("changes") else ""
-    words = [f"{name} {known[name]}{changes if name == 'protocol' else ''}" for name in ("protocol", "recipe", "network") if name in known]
-    source = [known["source"]] if group.source == "imported" and "source" in known else []
+    names = ("protocol", "recipe", "network", "normalisation")
+    words = [f"{name} {known[name]}{changes if name == 'protocol' else ''}" for name in names if name in known]
+    source = [known["source"]] if group.source in ("imported", "checkpoints") and "source" in known else []
     return clean(", ".join([group.dataset, *source, *words, *_trainings(group)]))
 
 
 def _trainings(group: Group) -> list[str]:
-    """`5 seeds (0-4)`, `5 runs`; nothing where rows differ in it."""
+    """`5 seeds (0-4)`, `5 runs`, `2 or 3 checkpoints`; nothing where rows differ in it."""
     if group.seeds:
         numbers = [seed for seed in group.seeds if isinstance(seed, int)]
         return [f"seed {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} seeds ({_spans(numbers)})"]
     counts = sorted({len(row.seeds) for section in group.sections for row in section.rows if row.finished})
     if group.mixed or not counts:
         return []
-    return ["1 run" if counts == [1] else f"{' or '.join(map(str, counts))} runs"]
+    return [f"1 {group.unit}" if counts == [1] else f"{' or '.join(map(str, counts))} {group.unit}s"]
 
 
 def details(group: Group) -> str:
@@ -43,7 +44,7 @@ def details(group: Group) -> str:
         meanings.insert(1 if meanings else 0, f"{columns}: certified accuracy at r in % ({rule(group)}).")
     text = " ".join([*conditions(group), *dict.fromkeys(meanings)])
     if any(stat.std is not None for section in group.sections for row in section.rows for stat in row.stats.values()):
-        text += f" ±: sample standard deviation over the {'runs' if group.source == 'imported' else 'seeds'}."
+        text += f" ±: sample standard deviation over the {group.unit}s."
     return clean(text)
 
 

@@ -14,8 +14,8 @@ from leaderboard.tables.captions import caption, clean, rule
 from leaderboard.tables.cells import Cell, cells
 
 CSV_FIELDS = (
-    *("dataset", "source", "protocol", "changes", "recipe", "arch", "n0", "n", "images", "image_count", "certify_seed", "bound", "alpha"),
-    *("rounding", "sigma", "row", "metric", "seeds", "seeds_done", "mean", "std", "tied", "state", "notes"),
+    *("dataset", "source", "protocol", "changes", "recipe", "arch", "normalisation", "n0", "n", "images", "image_count", "certify_seed"),
+    *("bound", "alpha", "rounding", "sigma", "row", "metric", "seeds", "seeds_done", "mean", "std", "tied", "state", "notes"),
 )
 CONDITIONS = {
     "source": "source",
@@ -23,6 +23,7 @@ CONDITIONS = {
     "changes": "changes",
     "recipe": "recipe",
     "arch": "network",
+    "normalisation": "normalisation",
     "n0": "certify.n0",
     "n": "certify.n",
     "images": "certify.images",
