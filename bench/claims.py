@@ -185,11 +185,12 @@ def guard(path: Path) -> Path | None:
 
 def lost(folder: Path) -> BenchError | None:
     """Why this process may write to a folder no more that it claimed: what `guard` raises; None if it may, or if that cannot be told."""
-    with contextlib.suppress(OSError):
-        try:
-            guard(folder / "spec.json")
-        except BenchError as error:
-            return error
+    try:
+        guard(folder / "spec.json")
+    except BenchError as error:
+        return error
+    except OSError:
+        pass
     return None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -52,6 +52,11 @@ class Layout:
     def rows(self) -> tuple[str, ...]:
         """Row names in order, e.g. `smoothmix.eta5-onestep`."""
         return tuple(self.labels)
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """Names of rows in the table's order; behind them, by name, those that it does not have."""
+        place = {name: number for number, name in enumerate(self.rows)}
+        return sorted(names, key=lambda name: (place.get(name, len(place)), name))
 
     @property
     def radii(self) -> tuple[str, ...]:

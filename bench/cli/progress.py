@@ -118,7 +118,7 @@ class Show:
 
     def _settle(self, place: int, work: _Work, now: float) -> None:
         """Keeps how a phase that ended compared with its estimate."""
-        foreseen = self._estimate(place, work.phase) * work.part(work.done - work.first) if work.phase else 0.0
+        foreseen = self._estimate(place, work.phase) * work.part(work.done - work.first)
         if foreseen:
             self.foreseen += foreseen
             self.spent += now - work.since

@@ -132,7 +132,6 @@ def _group(members: Sequence[tuple[Checkpoint, Certification]], family: Sequence
         alone = "" if checkpoint.origin.row else checkpoint.subject.spec.key
         cells[checkpoint.sigma][checkpoint.row][alone].append((checkpoint, seed))
     names = {checkpoint.row: checkpoint.method for checkpoint, _ in members}
-    place = {name: number for number, name in enumerate(layout.rows)}
 
     def one(name: str, mark: str, seeds: Sequence[Seed], notes: Sequence[str]) -> Row:
         unit = UNITS["checkpoints"]
@@ -141,7 +140,7 @@ def _group(members: Sequence[tuple[Checkpoint, Certification]], family: Sequence
     sections = []
     for sigma, found in sorted(cells.items()):
         rows = []
-        for name in sorted(names, key=lambda name: (place.get(name, len(place)), name)):
+        for name in layout.in_order(names):
             same = sorted(found.get(name, {}).items())
             if not same:  # there at another sigma, so it is missed here
                 rows.append(one(name, "", [Seed(seed="only", state="missing")], []))

@@ -64,16 +64,15 @@ def _group(logs: Sequence[Import], words: Sequence[str]) -> Group:
     images = outcomes[logs[0].path].index
     classes = info.classes if info else 1 + max(int(o.label.max()) for o in outcomes.values())
     metrics = columns_of(words, layout.radii, classes)
-    place = {name: number for number, name in enumerate(layout.rows)}
-    names = sorted({log.spec.row: log.spec.method for log in logs}.items(), key=lambda item: (place.get(item[0], len(place)), item[0]))
+    methods = {log.spec.row: log.spec.method for log in logs}
     sections = []
     for sigma in sorted({log.spec.sigma for log in logs}):
         rows = []
-        for name, method in names:
+        for name in layout.in_order(methods):
             same = [log for log in logs if (log.spec.row, log.spec.sigma) == (name, sigma)]
             seeds, notes = _seeds(same, outcomes) if same else ([Seed(seed="only", state="missing")], [])
             rows.append(
-                row(name=name, method=method, seeds=seeds, images=len(images), metrics=metrics, notes=notes, unit=UNITS["imported"])
+                row(name=name, method=methods[name], seeds=seeds, images=len(images), metrics=metrics, notes=notes, unit=UNITS["imported"])
             )
         sections.append(Section(sigma=sigma, rows=tuple(rows)))
     _same_images([r for section in sections for r in section.rows])

@@ -140,7 +140,6 @@ def _group(
     for m in members:
         cells[m.run.spec.sigma][m.run.spec.row][m.run.spec.cell].append(m.run)
     methods = {m.run.spec.row: m.run.spec.method for m in members}
-    place = {name: number for number, name in enumerate(layout.rows)}
 
     def one(name: str, mark: str, found: Sequence[Run], notes: Sequence[str]) -> Row:
         by_seed = {run.spec.seed: read[run.spec.key] for run in found}
@@ -160,7 +159,7 @@ def _group(
     sections = []
     for sigma, names in sorted(cells.items()):
         rows = []
-        for name in sorted(methods, key=lambda name: (place.get(name, len(place)), name)):
+        for name in layout.in_order(methods):
             same = sorted(names.get(name, {}).items())
             if not same:  # there at another sigma, so it is missed here
                 rows.append(one(name, "", [], []))
