@@ -23,6 +23,7 @@ from scipy.stats import binomtest, fisher_exact
 from torch import nn
 
 from bench import environment, models
+from bench.bounds import anytime_bounds, lower_confidence_bound
 from bench.certify import Sampler, stopping
 from bench.checkpoints.fit import is_factory
 from bench.checkpoints.load import Wanted
@@ -47,6 +48,9 @@ class Again:
     """One row, as recorded and as found again.
 
     Attributes:
+        found: by the certification's rule, which may stop at another number of samples than it did.
+        level: with as many estimation samples as are recorded, if any are; `found` where it has as many.
+        stops: the rule looks at the counts to decide how many samples are enough.
         differing: conditions that are not, or not known to be, those of the recorded counts; see `_conditions`.
     """
 
@@ -54,6 +58,8 @@ class Again:
     line: int
     recorded: Certificate
     found: Certificate
+    level: Certificate
+    stops: bool
     differing: tuple[str, ...]
 
     @property
@@ -63,22 +69,29 @@ class Again:
     @property
     def count(self) -> int:
         """Estimation samples that fell on the recorded class when they were drawn again."""
-        return self.found.estimation.get(self.recorded.selected, 0)
+        return self.level.estimation.get(self.recorded.selected, 0)
+
+    @property
+    def pairs(self) -> list[tuple[Mapping[int, int], Mapping[int, int]]]:
+        """Recorded and found counts of as many samples: of selection and, where any are recorded, of estimation."""
+        pairs = [(self.recorded.selection, self.level.selection), (self.recorded.estimation, self.level.estimation)]
+        return pairs if self.recorded.estimation else pairs[:1]
 
     @property
     def moved(self) -> int:
         """Samples, of selection and estimation, that must have fallen on another class to make one row of the other."""
-        pairs = ((self.recorded.selection, self.found.selection), (self.recorded.estimation, self.found.estimation))
-        return sum(abs(a.get(c, 0) - b.get(c, 0)) for a, b in pairs for c in {*a, *b}) // 2
+        return sum(abs(a.get(c, 0) - b.get(c, 0)) for a, b in self.pairs for c in {*a, *b}) // 2
 
     @property
     def rounding(self) -> bool:
-        """Whether rounding of logits explains the difference, if the noise is the same."""
-        return self.moved <= 1 + self.recorded.n // SLACK
+        """Whether rounding of logits explains the difference, if the noise is the same; where no sample moved, it moved no end either."""
+        return self.equal or 0 < self.moved <= 1 + self.recorded.n // SLACK
 
     @property
     def told(self) -> str:
         recorded = self.recorded
+        if not self.moved:
+            return f"image {recorded.index}: {recorded.n} samples are recorded, but by its rule the certification stops at {self.found.n}"
         return (
             f"image {recorded.index}: {recorded.count} of {recorded.n} samples on class {recorded.selected} are recorded, "
             f"{self.count} were found again, and {self.moved} samples fell on another class"
@@ -184,9 +197,11 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     for place in places:
         recorded = rows[place]
         image = data.images(torch.tensor([recorded.index]))[0].to(device)
-        enough = stopping(spec, run.spec.sigma)
-        found = sampler.certify(image, recorded.index, recorded.label, spec.n0, spec.n, enough, skip_misclassified=spec.skip_misclassified)
-        again.append(Again(certification, place + 1, recorded, found, differing))
+        enough, draw_again = stopping(spec, run.spec.sigma), partial(sampler.certify, image, recorded.index, recorded.label, spec.n0)
+        found = level = draw_again(spec.n, enough, skip_misclassified=spec.skip_misclassified)
+        if recorded.estimation and found.n != recorded.n:
+            level = draw_again(recorded.n)
+        again.append(Again(certification, place + 1, recorded, found, level, enough is not None, differing))
     return again
 
 
@@ -224,7 +239,9 @@ def _compare(again: Sequence[Again], report: Report, result: Recertification) ->
     one answer to whether it is: it is if most of those that other noise would change are equal. Then a row may differ by the few
     samples that rounding moves. Otherwise recorded and found counts are two samples of one binomial distribution: Fisher's exact
     test on each row's selected class (of selection and of estimation samples), and over the rows of a group a sign test,
-    since a forger lifts counts. All tests of a call together fail honest evidence with probability `ERROR_LEVEL` at most.
+    since a forger lifts counts. Neither holds for estimation samples that were drawn until their counts were enough: there the
+    recorded interval is one that holds wherever sampling stops, and it must meet that of as many samples that were
+    drawn without looking. All tests of a call together fail honest evidence with probability `ERROR_LEVEL` at most.
     """
     groups: dict[str, list[Again]] = defaultdict(list)
     for item in again:
@@ -257,17 +274,29 @@ def _shares_noise(group: Sequence[Again]) -> bool:
 
 def _compare_samples(group: Sequence[Again], level: float, report: Report) -> None:
     for item in group:
-        chosen = item.recorded.selected
-        for name in ("estimation", "selection"):
-            recorded, found = getattr(item.recorded, name), getattr(item.found, name)
-            a, b, n = recorded.get(chosen, 0), found.get(chosen, 0), sum(recorded.values())
-            if (p := float(fisher_exact(np.array([[a, n - a], [b, n - b]])).pvalue)) < level:
+        for name, (recorded, found) in zip(("selection", "estimation"), item.pairs, strict=False):
+            a, b, n = recorded.get(item.recorded.selected, 0), found.get(item.recorded.selected, 0), sum(recorded.values())
+            if name == "estimation" and item.stops:
+                if _apart(a, b, n, level):
+                    _fail(report, item, f"{item.told}; no probability explains both where sampling may stop (level {level:.2g})")
+            elif (p := float(fisher_exact(np.array([[a, n - a], [b, n - b]])).pvalue)) < level:
                 _fail(report, item, f"{item.told}; {name} samples differ by more than chance (p = {p:.2g})")
                 break
-    higher, lower = sum(item.recorded.count > item.count for item in group), sum(item.recorded.count < item.count for item in group)
+    fixed = [item for item in group if item.recorded.estimation and not item.stops]
+    higher, lower = sum(item.recorded.count > item.count for item in fixed), sum(item.recorded.count < item.count for item in fixed)
     if higher and (p := float(binomtest(higher, higher + lower, alternative="greater").pvalue)) < level:
         reason = f"{higher} of {higher + lower} differing rows record more samples of the selected class than were found (p = {p:.2g})"
         report.fail(report.top, f"certified again: {reason}")
+
+
+def _apart(stopped: int, fixed: int, n: int, level: float) -> bool:
+    """Whether two counts of one class, of n samples each, lie further apart than happens with probability `level`.
+
+    Args:
+        stopped: n was decided by looking. fixed: n was decided beforehand.
+    """
+    (low,), (high,) = anytime_bounds(np.array([stopped]), np.array([n]), level / 2)
+    return lower_confidence_bound(fixed, n, level / 4) > high or 1 - lower_confidence_bound(n - fixed, n, level / 4) < low
 
 
 def _fail(report: Report, item: Again, reason: str) -> None:

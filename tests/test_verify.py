@@ -20,17 +20,22 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from fake_store import certificate, run_spec
 from scipy.stats import beta, binom
 from typer.testing import CliRunner, Result
 
 from bench import bounds, recertify
+from bench.certify import noise, sampler, stopping
+from bench.certify.stopping import Stopping
 from bench.checkpoints.stored import Subject, subject, subjects
 from bench.cli import app
+from bench.data import load
 from bench.files import read_json, sha256, write_json
 from bench.imported import import_logs, imports, load_map
 from bench.recertify import Again, Recertification, chance_of_missing, draw
 from bench.records import from_line, to_line
+from bench.resume import load_weights
 from bench.spec import CertifySpec, canonical, derive, to_json
 from bench.store import Certification, Run, Store
 from bench.verify import Evidence, Report, verify
@@ -39,15 +44,17 @@ from bench.verify.radii import Radii, tail
 Call = Callable[..., Result]
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES, N, N0 = 20, 200, 20
+RUN = ("run", "--protocol", "smoke", "--device", "cpu", "--method", "gaussian", "--sigma", "1")
+TRAINED = ("train.images=first:512",)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with two really trained and certified runs, of seeds 0 and 1: 40 rows."""
     root = tmp_path_factory.mktemp("made") / "runs"
-    settings = ("train.images=first:512", f"certify.images=first:{IMAGES}", f"certify.n={N}", f"certify.n0={N0}")
-    words = ["run", "--protocol", "smoke", "--device", "cpu", *(word for setting in settings for word in ("--set", setting))]
-    result = CliRunner().invoke(app, [*words, "--method", "gaussian", "--sigma", "1", "--seeds", "2", "--results", str(root)])
+    settings = (*TRAINED, f"certify.images=first:{IMAGES}", f"certify.n={N}", f"certify.n0={N0}")
+    words = [*RUN, "--seeds", "2", *(word for setting in settings for word in ("--set", setting))]
+    result = CliRunner().invoke(app, [*words, "--results", str(root)])
     assert result.exit_code == 0, result.output
     return root
 
@@ -771,7 +778,8 @@ def compared(pairs: list[tuple[int, int]], n: int, store: Store) -> tuple[Report
     """What the comparison says of (recorded, found again) counts under other conditions."""
     certification = only(first(store))
     again = [
-        Again(certification, line, certificate(0, 7, a, n), certificate(0, 7, b, n), ("device",)) for line, (a, b) in enumerate(pairs, 1)
+        Again(certification, line, certificate(0, 7, a, n), found := certificate(0, 7, b, n), found, False, ("device",))
+        for line, (a, b) in enumerate(pairs, 1)
     ]
     report = Report(top=store.root, alpha=0.001)
     result = Recertification(seed=0, total=1000, drawn=len(again))
@@ -814,6 +822,94 @@ def test_where_the_noise_is_the_same_only_rounding_is_left(store: Store) -> None
     report, result = compared([*agreeing, (70_000, 69_980), (70_000, 70_030)], n, store)
     assert report.failures == []
     assert "other noise" in result.remarks[0]
+
+
+def undecided(bench: Call, store: Store, *settings: str) -> Certification:
+    """The only certification of a store: of a network between whose classes the noise decides, of 8 images, up to 2,000 samples each."""
+    for run in store.runs():
+        shutil.rmtree(run.path if run.spec.seed else only(run).path)
+    run = first(store)
+    trained = load_weights(run, sha256(run.weights), torch.device("cpu")).eval()
+    images = load("mnist", "test").images(torch.arange(IMAGES))
+    with torch.no_grad():
+        usual = trained(images + torch.randn(images.shape, generator=torch.Generator().manual_seed(0))).mean(0)
+    tensors = safetensors.torch.load_file(run.weights)
+    (bias,) = (name for name in tensors if name.endswith("fc2.bias"))
+    metadata = {"certbench": canonical({"spec": to_json(run.spec), "key": run.spec.key})}
+    run.weights.write_bytes(safetensors.torch.save(tensors | {bias: tensors[bias] - usual}, metadata))
+    write_json(run.path / "training.json", read_json(run.path / "training.json") | {"weights_sha256": sha256(run.weights)})
+    every = (*TRAINED, "certify.images=first:8", "certify.n=2000", "certify.n0=7", *settings)
+    result = bench(*RUN, "--seeds", "0,", *(word for setting in every for word in ("--set", setting)), "--results", store.root)
+    assert result.exit_code == 0, result.output
+    return only(run)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [("certify.rule=confidence-sequence", "certify.radius_step=0.5"), ("certify.rule=curtailed",), ("certify.skip_misclassified=true",)],
+    ids=["confidence sequence", "curtailed", "skip"],
+)
+def test_rows_whose_number_of_samples_was_not_fixed(
+    bench: Call, store: Store, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(sampler, "BLOCKS", 1)  # a look every 500 samples
+    certification = undecided(bench, store, *settings)
+    assert len({row.n for row in certification.rows()}) > 1
+
+    def again() -> Result:
+        return bench("verify", store.root, "--recertify", "8", "--device", "cpu")
+
+    result = again()
+    assert result.exit_code == 0, result.output
+    assert "8 under the recorded conditions: 8 equal" in result.output
+
+    real = noise.derive
+    monkeypatch.setattr(noise, "derive", lambda seed, *words: real(seed + 1, *words))
+    path = certification.path / "environment.json"
+    write_json(path, read_json(path) | {"device": "another"})
+    result = again()
+    assert result.exit_code == 0, result.output
+    assert "compared as samples of other noise" in result.output
+
+    row = max((row for row in certification.rows() if row.n == 2000), key=lambda row: row.n - row.count)  # so far any may come
+    edit(certification, partial(lift, lines=[certification.rows().index(row)], samples=row.n))
+    result = again()
+    assert result.exit_code == 1, result.output
+    assert f"certified again: image {row.index}" in result.output
+
+
+def test_an_end_that_the_rule_does_not_give_is_found(bench: Call, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """True counts of more samples than the rule draws: what they add may be to the liking of whoever draws them."""
+    monkeypatch.setattr(sampler, "BLOCKS", 1)
+
+    def late(spec: CertifySpec, sigma: float) -> Stopping:
+        enough = stopping(spec, sigma)
+        assert enough is not None
+        return lambda count, drawn: drawn >= 1500 and enough(count, drawn)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.certify.rows.stopping", late)
+        certification = undecided(bench, store, "certify.rule=confidence-sequence", "certify.radius_step=0.5")
+    assert bench("verify", store.root).exit_code == 0
+    result = bench("verify", store.root, "--recertify", "8", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "1500 samples are recorded, but by its rule the certification stops at 500" in result.output
+    assert len(certification.rows()) == 8
+
+
+def test_honest_rows_that_stopped_are_not_accused() -> None:
+    """Counts that were drawn until they were low or high enough, against as many that were drawn without looking: the level holds."""
+    rng, n, level = np.random.default_rng(0), 2_000, 0.05
+    accused = 0
+    for _ in range(trials := 2_000):
+        p = rng.uniform(0.3, 0.7)
+        path = np.cumsum(rng.random(n) < p)
+        deviation = np.abs(path - p * np.arange(1, n + 1)) / np.sqrt(np.arange(1, n + 1))
+        end = 50 + int(deviation[49:].argmax())  # the worst place to stop
+        accused += recertify._apart(int(path[end - 1]), int(rng.binomial(end, p)), end, level)
+    assert accused <= level * trials
+    assert recertify._apart(700, 500, 1000, 0.001)
+    assert recertify._apart(300, 500, 1000, 0.001)
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints from outside
