@@ -296,7 +296,7 @@ def _apart(stopped: int, fixed: int, n: int, level: float) -> bool:
         stopped: n was decided by looking. fixed: n was decided beforehand.
     """
     (low,), (high,) = anytime_bounds(np.array([stopped]), np.array([n]), level / 2)
-    return lower_confidence_bound(fixed, n, level / 4) > high or 1 - lower_confidence_bound(n - fixed, n, level / 4) < low
+    return bool(lower_confidence_bound(fixed, n, level / 4) > high or 1 - lower_confidence_bound(n - fixed, n, level / 4) < low)
 
 
 def _fail(report: Report, item: Again, reason: str) -> None:

@@ -258,6 +258,11 @@ class CertifySpec:
             raise ValueError(f"sampling={self.sampling} is not supported{nearest(self.sampling, SAMPLINGS)}")
         select_images(self.images, 1)
 
+    def check_alpha(self, alpha: float) -> None:
+        """BenchError where what the counts would certify at alpha was not awaited: an alpha above the one at which sampling stopped."""
+        if self.rule == "curtailed" and alpha > self.stop_alpha:
+            raise BenchError(f"sampling was stopped where nothing certifies at alpha {self.stop_alpha:g}, so alpha {alpha:g} is too large")
+
     @cached_property
     def key(self) -> str:
         """16 hex digits; names the certification within a run."""

@@ -79,8 +79,8 @@ def outcomes(columns: Columns, alpha: float, sigma: float, certify: CertifySpec 
     index, label = columns.index, columns.label
     if (doubled := index[1:][np.diff(index) == 0]).size:
         raise BenchError(f"image {doubled[0]} has two certificates, and each image counts once")
-    if certify and certify.rule == "curtailed" and alpha > certify.stop_alpha:
-        raise BenchError(f"sampling was stopped where nothing certifies at alpha {certify.stop_alpha:g}, so alpha {alpha:g} is too large")
+    if certify:
+        certify.check_alpha(alpha)
     if certify and certify.rule == "confidence-sequence":
         drawn = np.maximum(columns.n, 1)
         bound = anytime_bounds(columns.count, drawn, alpha)[0]

@@ -233,6 +233,24 @@ def test_logs_of_other_images_get_a_footnote(store: Store, tmp_path: Path) -> No
         assert "is not comparable with the rows around it" in paper.render(table, format), format
 
 
+def test_other_test_images_than_the_papers_are_told_beside_its_numbers(store: Store) -> None:
+    add(store, run_spec(protocol="full"))
+    table = paper.build(5, store)
+    assert table.apart.startswith("test images = first:4, n0 = 10, n = ")
+    assert "other test images or samples" in paper.render(table, "terminal", against=True)
+    assert "other test images or samples" not in paper.render(table, "terminal")
+
+
+def test_imported_radii_are_rounded_when_that_is_asked_for(store: Store, tmp_path: Path) -> None:
+    for number, run in enumerate(runs_of_table(4, "gaussian", 0.5)):
+        write_log(log := tmp_path / default_collection() / f"gaussian/noise_0.5_{run}", (0.7, 0.6, 0.25, 0.01 * (number + 1)))
+        log.write_text(log.read_text().replace("0.25", "0.4996"))
+    (tmp_path / "map.toml").write_text(MAP.replace('"mine"', f'"{default_collection()}"').replace("plain|other|short", "gaussian|macer"))
+    import_logs(tmp_path / default_collection(), store.root, load_map(tmp_path / "map.toml"), strict=True)
+    shares = [paper.build(4, store, compat=compat).entries["0.50", "gaussian", "0.50"].mean for compat in ("exact", "3sig")]
+    assert shares == ["50.00", "75.00"]
+
+
 def test_ways_that_do_not_mix(store: Store) -> None:
     with pytest.raises(BenchError, match="holds nothing for table 4"):
         paper.build(4, store)

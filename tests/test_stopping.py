@@ -261,3 +261,17 @@ def test_the_commands(tiny: Callable[..., Result], bench: Callable[..., Result],
     assert len(json.loads(bench("table", "--results", store.root, "--format", "json").stdout)["groups"]) == 4
     verified = bench("verify", store.root)
     assert verified.exit_code == 0, verified.output
+
+    # What such counts do not say is refused by everything that reads them.
+    result = bench("table", "--results", store.root, "--alpha", "0.01")
+    assert (result.exit_code, "so alpha 0.01 is too large" in result.output) == (2, True), result.output
+    refused = {}
+    for certification in run.certifications():
+        spec, which = certification.spec, ("--certification", certification.spec.key, "--results", store.root)
+        how = "skip_misclassified" if spec.skip_misclassified else spec.rule
+        exported = bench("export", run.path, "--out", tmp_path / f"{how}.tsv", *which)
+        attacked = bench("attack", run.path, "--eps", "0.1", "--steps", "1", "--n", "10", "--images", "first=1", "--alpha", "0.01", *which)
+        refused[how] = (exported.exit_code, attacked.exit_code)
+        if exported.exit_code:
+            assert f"which {'skip_misclassified' if spec.skip_misclassified else 'rule ' + spec.rule} does not draw" in exported.output
+    assert refused == {"clopper-pearson": (0, 0), "skip_misclassified": (2, 0), "confidence-sequence": (2, 0), "curtailed": (2, 2)}

@@ -26,7 +26,7 @@ from scipy.stats import beta, binom
 from typer.testing import CliRunner, Result
 
 from bench import bounds, recertify
-from bench.certify import noise, sampler, stopping
+from bench.certify import sampler, stopping
 from bench.certify.stopping import Stopping
 from bench.checkpoints.stored import Subject, subject, subjects
 from bench.cli import app
@@ -863,8 +863,7 @@ def test_rows_whose_number_of_samples_was_not_fixed(
     assert result.exit_code == 0, result.output
     assert "8 under the recorded conditions: 8 equal" in result.output
 
-    real = noise.derive
-    monkeypatch.setattr(noise, "derive", lambda seed, *words: real(seed + 1, *words))
+    monkeypatch.setattr("bench.certify.noise.derive", lambda seed, *words: derive(seed + 1, *words))
     path = certification.path / "environment.json"
     write_json(path, read_json(path) | {"device": "another"})
     result = again()

@@ -78,6 +78,7 @@ def attack(
         taken = [row for row in rows if row.index in chosen]
         if not taken:
             raise BenchError(f"--images {images} has none of the certified images, which are {found.spec.images}")
+        found.spec.check_alpha(alpha)
         return found, len(taken), _attack(found, taken, dataclasses.replace(spec, rule=found.spec.rule), device)
 
     found, total, outcome = guarded(work)

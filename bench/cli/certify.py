@@ -243,7 +243,7 @@ class _Job:
 
     def certify(self, settings: dict[str, Any]) -> None:
         from bench.checkpoints.stored import Subject
-        from bench.cli.exchange import log_of
+        from bench.cli.exchange import check_log, log_of
         from bench.cli.progress import Show
         from bench.executors.here import Numbered
         from bench.models import place
@@ -255,6 +255,8 @@ class _Job:
             spec = CertifySpec(images=self.images, **settings)
         except ValueError as error:
             raise BenchError(f"--{error}") from None
+        if self.tsv:
+            check_log(spec)
         certification, source = self._certification(spec)
         run = certification.run
         if self.row and not isinstance(run, Subject):

@@ -14,6 +14,7 @@ from bench.errors import BenchError, nearest
 if TYPE_CHECKING:
     from bench.imported import LogMap, Report
     from bench.records import Certificate
+    from bench.spec import CertifySpec
     from bench.store import Certification, Run
 
 FORMATS = ("tsv",)
@@ -141,9 +142,17 @@ def log_of(certification: Certification, rows: list[Certificate], alpha: float) 
     """Rows of a certification as a log of the field, with the seconds that each took."""
     from bench import fieldlog
 
-    if certification.spec.rule == "confidence-sequence":
-        raise BenchError("logs of the field hold Clopper-Pearson radii, and bound confidence-sequence gives others; see its evidence.jsonl")
+    check_log(certification.spec)
     return fieldlog.write(rows, alpha=alpha, sigma=certification.run.spec.sigma, seconds=_seconds(certification.path / "times.csv"))
+
+
+def check_log(spec: CertifySpec) -> None:
+    """BenchError for a certification that a log of the field cannot tell: such a log is of as many samples of every image."""
+    if spec.rule != "clopper-pearson" or spec.skip_misclassified:
+        how = f"rule {spec.rule}" if spec.rule != "clopper-pearson" else "skip_misclassified"
+        raise BenchError(
+            f"logs of the field hold the same number of samples for every image, which {how} does not draw; see evidence.jsonl"
+        )
 
 
 def _weights(word: str, results: Path) -> tuple[bytes, str]:

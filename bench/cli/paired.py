@@ -20,7 +20,8 @@ FOUND = ("difference", "low", "high", "predicted")
 
 MEANING = (
     "95 % interval: of the mean difference on another sample of test images, for these trainings (paired bootstrap, 10,000 resamples). "
-    "one more: where, around the mean of the logs, Student's 95 % prediction interval expects one more training on these images."
+    "one more: where, around the mean of the logs, Student's 95 % prediction interval expects one more training on these images; "
+    "- where they all have the same value."
 )
 
 
@@ -67,14 +68,15 @@ def _parts(report: Paired, page: Page) -> Iterator[str]:
 
 
 def _verdict(report: Paired) -> str:
-    if report.spread is None or report.predicted is None:
+    if report.spread is None:
         return "One log shows no spread among trainings, so nothing is said about whether the run is one of them."
     limit, count = report.spread + report.half_width, len(report.runs)
+    looks = sum(predicted is not None for predicted in (report.predicted, *(a.predicted for a in report.accuracies)))
     names = [name if name == "ACR" else f"accuracy at {name}" for name in report.outside]
     said = f"lies outside for {', '.join(names)}" if names else "lies inside everywhere"
     return (
         f"As one more training of the {count} logs' kind, the run {said}. That nothing lies outside would not prove that it is one: "
-        f"{count} logs leave the interval wide, and of {1 + len(report.accuracies)} such looks one in twenty lies outside by chance. "
+        f"{count} logs leave the interval wide, and of {looks} such looks one in twenty lies outside by chance. "
         f"The ACR's difference is {'within' if report.within else 'NOT within'} {limit:.4f}, the largest distance of a log from the mean "
         f"of the logs ({report.spread:.4f}) plus half the interval across images ({report.half_width:.4f})."
     )

@@ -24,7 +24,7 @@ def plot(
         str,
         typer.Argument(
             metavar="curves|tradeoff|training",
-            help="Certified accuracy against radius; average certified radius against clean accuracy; the loss and its terms.",
+            help="Certified accuracy against radius; average certified radius against certified accuracy at r = 0; the loss and its terms.",
         ),
     ],
     dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only these data sets.")] = None,

@@ -215,6 +215,10 @@ def _seed(certification: Certification, seed: int | str, alpha: float) -> Seed:
     run = certification.run
     key = run.spec.key
     try:
+        certification.spec.check_alpha(alpha)
+    except BenchError as error:
+        raise BenchError(f"{certification.path}: {error}") from None
+    try:
         standing = certification.standing()
         done = len(standing.columns)
         if standing.state != "done":

@@ -74,7 +74,7 @@ class Paired:
         low, high: 95 % paired bootstrap interval of the difference across images.
         spread: the largest distance of one log's ACR from the mean of all; None for a single log.
         predicted: half the width of the 95 % prediction interval for one more training on these images, from the logs (Student); None
-            for a single log.
+            for a single log, and for logs that all have the same value.
         agreement, correlation: of the run with each log: share of images with the same answer, abstaining included; Pearson's
             correlation of radius where correct; None where one of the two does not vary.
         agreement_among, correlation_among: the same of each two logs.
@@ -280,8 +280,8 @@ def _correlation(a: Certified, b: Certified) -> float | None:
 
 
 def _predicted(acrs: Sequence[float]) -> float | None:
-    """Half the width of Student's 95 % prediction interval for one more training."""
-    if len(acrs) < 2:
+    """Half the width of Student's 95 % prediction interval for one more training; None where the logs show no spread to judge by."""
+    if min(acrs) == max(acrs):
         return None
     quantile = float(stats.t.ppf(1 - LEVEL / 2, len(acrs) - 1))
     return quantile * statistics.stdev(acrs) * math.sqrt(1 + 1 / len(acrs))

@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.imported import Import, default_collection, imports, runs_of_table
-from bench.spec import canonical
+from bench.spec import PROTOCOLS, canonical
 from bench.store import Run, Store
 from leaderboard import layouts, metrics
 from leaderboard.aggregate import Filters, Row, Source, collect
@@ -70,10 +71,11 @@ def build(
         )
     check_alpha_of_logs(logs, alpha)
     notes: list[str] = []
+    apart = ""
     if logs:
         found = _of_logs(layout, logs, compat, notes)
     elif runs:
-        found = _of_runs(layout, runs, store, seeds, compat, ALPHA if alpha is None else alpha, notes)
+        found, apart = _of_runs(layout, runs, store, seeds, compat, ALPHA if alpha is None else alpha, notes)
     else:
         found = {}
         notes.append("Nothing in the store fills this table; the paper's numbers stand alone.")
@@ -86,7 +88,8 @@ def build(
     caption = f"Layout of Table {number} with {_ours(runs)}.{rule}" if runs else f"Table {number}. {layout.caption}{rule}"
     # With imported logs, what is wrong with a run is no matter of the table.
     notes += [] if logs else [f"Left out, because it is damaged: {reason}" for reason in damaged]
-    return PaperTable(layout=layout, entries=entries, source=kind, compat=compat, caption=caption, notes=tuple(dict.fromkeys(notes)))
+    notes = list(dict.fromkeys(notes))
+    return PaperTable(layout=layout, entries=entries, source=kind, compat=compat, caption=caption, notes=tuple(notes), apart=apart)
 
 
 _Values = Callable[[str], float]
@@ -135,13 +138,17 @@ def _of_logs(layout: layouts.Layout, logs: Sequence[Import], compat: Compat, not
 
 def _log_values(log: Import, compat: Compat) -> _Values:
     data = log.columns()
-    return _values(data.correct, data.radius, compat)
+    return _values(data.correct, _rounded(data.radius, compat), compat)
 
 
 def _of_runs(
     layout: layouts.Layout, runs: Sequence[Run], store: Store, seeds: Sequence[int], compat: Compat, alpha: float, notes: list[str]
-) -> _Cells:
-    """The rows of `collect`, so that what is no mean there is none here; adds to the notes what a reader must know."""
+) -> tuple[_Cells, str]:
+    """The rows of `collect`, so that what is no mean there is none here; adds to the notes what a reader must know.
+
+    Returns:
+        the cells, and which test images and samples they are of where the paper's are others.
+    """
     spec = runs[0].spec
     filters = Filters(
         datasets=[spec.dataset], protocols=[spec.protocol], recipes=[spec.recipe], seeds=seeds, methods=sorted({r.spec.row for r in runs})
@@ -173,7 +180,9 @@ def _of_runs(
         notes += row.notes
     several = any(len(values) > 1 for values, _ in cells.values())
     notes[:0] = [*conditions(group), *(["±: sample standard deviation over the seeds."] if several else []), *group.notes]
-    return cells
+    paper = DATASETS[layout.dataset].protocol(PROTOCOLS["full"]).certify
+    differ = {name: group.conditions[name] for name in ("certify.images", "certify.n0", "certify.n")}
+    return cells, say({name: value for name, value in differ.items() if value != getattr(paper, name.removeprefix("certify."))})
 
 
 def _rounded(radius: NDArray[np.float64], compat: Compat) -> NDArray[np.float64]:

@@ -46,7 +46,12 @@ def _footnotes(table: PaperTable, against: bool) -> tuple[str, ...]:
     """The notes, with what is known of the paper's own numbers where they are shown or rebuilt."""
     if not against and table.source != "imported":
         return table.notes
-    notes = [*table.notes, *(deviation.text for deviation in DEVIATIONS.get(table.layout.number, ()))]
+    notes = list(table.notes)
+    if against and table.apart:
+        notes.append(
+            f"The paper's numbers are of other test images or samples (here {table.apart}), so differences are not of training alone."
+        )
+    notes += [deviation.text for deviation in DEVIATIONS.get(table.layout.number, ())]
     if table.source == "imported" and table.compat == "3sig":
         notes += [f"Not as printed, for no known reason: {place}." for place in unexplained(table)]
     return tuple(notes)

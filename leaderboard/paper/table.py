@@ -67,6 +67,7 @@ class PaperTable:
 
     Attributes:
         entries: (sigma, row, metric), as the layout writes them -> entry.
+        apart: test images and samples where ours are not the paper's, such as `test images = every:20`; else empty.
         notes: what a reader must know about where the numbers come from.
     """
 
@@ -76,6 +77,7 @@ class PaperTable:
     compat: Compat
     caption: str
     notes: tuple[str, ...]
+    apart: str = ""
 
 
 def marks(table: PaperTable, place: tuple[str, str, str]) -> tuple[bool, bool]:

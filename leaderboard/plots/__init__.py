@@ -1,4 +1,4 @@
-"""Pictures of comparable rows: certified accuracy against radius, ACR against clean accuracy, training curves.
+"""Pictures of comparable rows: certified accuracy against radius, ACR against certified accuracy at r = 0, training curves.
 
 picture.py   from a store to numbers
 draw.py      from numbers to a file; the only part that imports matplotlib, and only to draw

@@ -276,7 +276,7 @@ def _tradeoff(picture: Picture) -> Figure:
             marker = {**_marker(style), "marker": style.marker or "o", "markersize": 9.0 if style.marker == "*" else 7.0}
             axes.plot([x], [y], color=style.color, zorder=3, **marker)
             points.append((x, y, dx, dy, "\n".join(_fold(one.label, SMALL))))
-        axes.set(title=f"sigma = {sigma:g}", xlabel="clean accuracy (%)", ylabel="" if number % columns else "ACR")
+        axes.set(title=f"sigma = {sigma:g}", xlabel="certified accuracy at r = 0 (%)", ylabel="" if number % columns else "ACR")
         _write_labels(axes, points, size)
     return sheet.figure
 

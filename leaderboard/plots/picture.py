@@ -312,7 +312,7 @@ def _rule(kind: Kind, radii: str, unit: str, panels: Mapping[float, Sequence[Ser
         text = f"Certified accuracy: share of all images that are correct with radius > r ({radii})."
         band = f"Line: mean over the {unit}s. Band: ± sample standard deviation over the {unit}s."
         return f"{text} {band if several else f'One {unit}, so no band.'}"
-    text = f"ACR: average certified radius over all images ({radii}). Clean accuracy: certified accuracy at r = 0."
+    text = f"ACR: average certified radius over all images ({radii})."
     bars = f"Bars: ± sample standard deviation over the {unit}s."
     return f"{text} {bars if several else f'One {unit}, so no bars.'}"
 
