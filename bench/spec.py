@@ -227,6 +227,9 @@ class TrainSpec:
         return self.lr * self.lr_gamma ** (max(0, epoch - self.lr_lag) // self.lr_step)
 
 
+MOST_SAMPLES = 2**31 - 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class CertifySpec:
     """How a smoothed classifier is certified: CERTIFY of Cohen et al. (2019), Algorithm "certification"."""
@@ -246,6 +249,9 @@ class CertifySpec:
     def __post_init__(self) -> None:
         _normalise(self)
         _positive(self, "n0", "n")
+        for name in ("n0", "n"):
+            if getattr(self, name) > MOST_SAMPLES:
+                raise ValueError(f"{name}={getattr(self, name)} is more than {MOST_SAMPLES}, the largest count that evidence holds")
         if self.rule not in RULES:
             raise ValueError(f"rule={self.rule} is not supported{nearest(self.rule, RULES)}")
         if not 0 < self.stop_alpha < 0.5:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_contract import GOOD
 from test_run import Quiet, cell, options, results_of, stopped
@@ -48,6 +48,7 @@ CLOSE = [name for name in CASES if name not in ("float16", "batch-norm")]
 # ------------------------------------------------------------------------------------------------------------------ shares
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 12) | st.none())
 def test_shares_and_their_pieces_cover_a_batch_once(images: int, processes: int, micro_batch: int | None) -> None:
     seen: list[int] = []
@@ -67,6 +68,7 @@ def test_shares_and_their_pieces_cover_a_batch_once(images: int, processes: int,
     assert max(sizes) - min(sizes) <= 1
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_pieces_of_one_process_are_those_of_micro_batches(images: int, micro_batch: int) -> None:
     starts = range(0, images, micro_batch)
@@ -87,7 +89,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.Popen([sys.executable, script, str(rank), str(store.port), str(folder)], env=ENVIRONMENT) for rank in range(PROCESSES)
     ]
     try:
-        assert [process.wait(120) for process in running] == [0, 0]
+        assert [process.wait(300) for process in running] == [0, 0]
     finally:
         for process in running:
             process.kill()

@@ -26,6 +26,7 @@ from bench.listing import Listing, command, names
 from bench.spec import CertifySpec
 from bench.status import standings
 from bench.store import Certification, Store
+from leaderboard import layouts
 
 Call = Callable[..., Result]
 
@@ -489,3 +490,17 @@ def test_lines_or_a_plan(tiny: Call) -> None:
     result = tiny("--method", "gaussian", "--emit", "commands", "--dry-run")
     assert result.exit_code == 2
     assert "--dry-run prints the plan and --emit commands the lines" in result.output
+    for flags in (("--json",), ("--jobs", "2")):
+        result = tiny("--method", "gaussian", "--emit", "commands", *flags)
+        assert (result.exit_code, f"leave out {' '.join(flags)}" in result.output) == (2, True), result.output
+    result = tiny("--method", "gaussian", "--slots-per-gpu", "2")
+    assert (result.exit_code, "add --jobs or --executor" in result.output) == (2, True), result.output
+
+
+def test_a_plug_in_joins_the_rows_of_a_table(bench: Call, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(GOOD)
+    words = ("--table", "5", "--plugin", tmp_path / "mine.py", "--protocol", "smoke", "--dry-run", "--json", "--results", tmp_path / "runs")
+    result = bench("run", *words)
+    assert result.exit_code == 0, result.output
+    rows = {cell["row"] for cell in json.loads(result.stdout)["cells"]}
+    assert rows == {*layouts.load(5).rows, "mine"}

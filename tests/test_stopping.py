@@ -242,9 +242,9 @@ def test_evidence_must_be_what_its_rule_can_give(tmp_path: Path, change: dict[st
 
 def test_specs_say_what_they_take() -> None:
     assert CertifySpec(n0=1, n=2).key == CertifySpec(n0=1, n=2, stop_alpha=0.001, radius_step=0.25, skip_misclassified=False).key
-    for field, value in (("rule", "curtaild"), ("stop_alpha", 0.5), ("radius_step", 0.0)):
+    for field, value in (("rule", "curtaild"), ("stop_alpha", 0.5), ("radius_step", 0.0), ("n", 2**31), ("n0", 2**31)):
         with pytest.raises(ValueError, match=field):
-            CertifySpec(n0=1, n=2, **{field: value})  # type: ignore[arg-type]
+            CertifySpec(**{"n0": 1, "n": 2, field: value})  # type: ignore[arg-type]
 
 
 def test_the_commands(tiny: Callable[..., Result], bench: Callable[..., Result], tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ class Engine:
             found.append(f"--jobs {jobs} is neither auto nor a whole number from 1 to 9999")
         if self.slots_per_gpu < 1:
             found.append(f"--slots-per-gpu {self.slots_per_gpu} must be at least 1")
+        elif self.slots_per_gpu > 1 and not self.isolated:
+            found.append(f"--slots-per-gpu {self.slots_per_gpu} is for cells that run side by side; add --jobs or --executor")
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             found.append(f"--timeout {self.timeout:g} must be a number of seconds greater than 0")
         if not found and self.cluster:

@@ -169,6 +169,9 @@ def run(
         problems.append(f"--emit {emit} is unknown{nearest(emit, ['commands'])}")
     if emit and dry_run:
         problems.append(f"--dry-run prints the plan and --emit {emit} the lines that carry it out; give one of them")
+    if emit and (as_json or jobs is not None):
+        flag = "--json" if as_json else f"--jobs {jobs}"
+        problems.append(f"--emit {emit} prints shell lines, which whoever takes them carries out side by side or not; leave out {flag}")
     engine = Engine(
         name=executor,
         address=address,
@@ -204,7 +207,8 @@ def run(
     except BenchError as error:
         problems.append(str(error))
     plan, registry = Plan((), ()), Registry(paths)
-    methods = methods or [path.stem for path in paths if not holds_dataset(path)]
+    mine = [path.stem for path in paths if not holds_dataset(path)]
+    methods = methods or ([*layout.rows, *mine] if number is not None else mine)
     request = Request(
         methods=methods or layout.rows,
         datasets=datasets or [layout.dataset],
