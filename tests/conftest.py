@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def bench() -> Callable[..., Result]:
     """Runs the command line in this process."""
 
@@ -51,6 +51,15 @@ def bench() -> Callable[..., Result]:
         return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200", "NO_COLOR": "1"})
 
     return call
+
+
+@pytest.fixture(scope="session")
+def two_cells(bench: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of two cells of a second, to be copied."""
+    folder = tmp_path_factory.mktemp("two") / "runs"
+    result = bench("run", *TINY, "--results", folder, "--method", "gaussian", "--sigma", "0.25,0.5")
+    assert result.exit_code == 0, result.output
+    return folder
 
 
 @pytest.fixture
