@@ -252,6 +252,19 @@ def test_a_row_of_several_sources_shows_no_mean_unless_mixed(store: Store) -> No
     assert group.mixed
 
 
+def test_rows_of_one_source_each_keep_their_means(store: Store) -> None:
+    """Another variant, or another sigma, was run after the method's file was edited."""
+    for seed in (0, 1):
+        add(store, run_spec("smoothmix.eta1", seed=seed), environment={"method_sha256": "a" * 64})
+        add(store, run_spec("smoothmix.eta5", seed=seed), environment={"method_sha256": "b" * 64})
+        add(store, run_spec("smoothmix.eta5", seed=seed, sigma=1.0), environment={"method_sha256": "a" * 64})
+    found = rows(only(store))
+    assert [row.stats["ACR"].n for row in found.values()] == [2, 2]
+    told = "trained from source {} of smoothmix, other rows from {}"
+    assert [row.notes for row in found.values()] == [(told.format("a" * 8, "b" * 8),), (told.format("b" * 8, "a" * 8),)]
+    assert not only(store).mixed
+
+
 def test_a_source_that_changed_during_the_training_is_noted(store: Store) -> None:
     history = [{"method_sha256": "b" * 64, "threads": 2, "device": "cpu"}]
     add(store, run_spec(), environment={"method_sha256": "a" * 64, "threads": 2, "device": "cpu", "history": history})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +134,7 @@ def _group(
     columns = metrics.columns_of(words, layout.radii, info.classes)
     seeds = read_seeds([(m.certification, m.run.spec.seed) for m in members], alpha)
     read = {m.run.spec.key: seed for m, seed in zip(members, seeds, strict=True)}
-    sources = _sources([m.run for m in members])
+    of_method = {name: _sources(m.run for m in members if m.run.spec.method == name) for name in {m.run.spec.method for m in members}}
 
     cells: dict[float, dict[str, dict[str, list[Run]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for m in members:
@@ -144,7 +144,14 @@ def _group(
     def one(name: str, mark: str, found: Sequence[Run], notes: Sequence[str]) -> Row:
         by_seed = {run.spec.seed: read[run.spec.key] for run in found}
         seeds = [by_seed.get(number, Seed(seed=number, state="missing")) for number in expected]
-        mixture = sources.get(methods[name], "")
+        own, every = _sources(found), of_method[methods[name]]
+        mixture = f"a mixture of method sources: {name} was trained from {', '.join(own)}" if len(own) > 1 else ""
+        if mixture and not mix_sources:
+            notes = [*notes, f"{mixture}; --mix shows its means all the same"]
+        elif mixture:
+            notes = [*notes, mixture]
+        elif others := [source for source in every if own and source not in own]:
+            notes = [*notes, f"trained from source {own[0]} of {methods[name]}, other rows from {', '.join(others)}"]
         return row(
             name=name,
             mark=mark,
@@ -152,8 +159,8 @@ def _group(
             seeds=seeds,
             images=images,
             metrics=columns,
-            notes=[*notes, *filter(None, [mixture and (mixture if mix_sources else f"{mixture}; --mix shows its means all the same")])],
-            refused="several sources" if mixture and not mix_sources and found else "",
+            notes=notes,
+            refused="several sources" if mixture and not mix_sources else "",
         )
 
     sections = []
@@ -179,7 +186,8 @@ def _group(
         baseline=layout.baseline,
         metrics=columns,
         sections=tuple(sections),
-        mixed=bool(sources) and mix_sources,
+        mixed=mix_sources
+        and any(len(_sources(found)) > 1 for names in cells.values() for same in names.values() for found in same.values()),
         notes=certification_notes([m.certification for m in members]),
     )
 
@@ -231,18 +239,14 @@ def _seed(certification: Certification, seed: int | str, alpha: float) -> Seed:
     return Seed(seed=seed, state="done", done=done, key=key, outcomes=outcomes, cost=cost)
 
 
-def _sources(runs: Sequence[Run]) -> dict[str, str]:
-    """Method -> note, for methods whose runs were trained from several sources."""
-    sources: dict[str, set[str]] = defaultdict(set)
+def _sources(runs: Iterable[Run]) -> list[str]:
+    """Beginnings of the hashes of the method sources that runs were trained from."""
+    sources = set()
     for run in runs:
         environment = run.environment()
         if environment or run.training():  # one that failed before its first step was made from no source
-            sources[run.spec.method].add(str((environment or {}).get("method_sha256") or "unknown")[:8])
-    return {
-        method: f"a mixture of method sources: {method} was trained from {', '.join(sorted(hashes))}"
-        for method, hashes in sources.items()
-        if len(hashes) > 1
-    }
+            sources.add(str((environment or {}).get("method_sha256") or "unknown")[:8])
+    return sorted(sources)
 
 
 def certification_notes(certifications: Sequence[Certification]) -> tuple[str, ...]:

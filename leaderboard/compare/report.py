@@ -222,7 +222,10 @@ def _pairs(
             if missing and group.source == "runs":
                 notes.append(f"{row.label} at sigma {sigma:g} has no run of seed {missing}, which others of its group have")
             return row
-        problem = f"{label} at sigma {sigma:g} is {f'not finished ({row.status})' if row else 'not there'}"
+        told = f"not finished ({row.status})" if row else "not there"
+        if row and row.refused:
+            told = f"a row of {row.refused}, which has no mean; `bench run --rerun all` trains it from one"
+        problem = f"{label} at sigma {sigma:g} is {told}"
         if sigmas and (label == a or label in named):
             raise BenchError(f"{problem}; only finished rows are compared")
         notes.append(f"left out: {problem}")
