@@ -26,6 +26,7 @@ from test_contract import GOOD
 from test_run import Quiet, cell, options, plugin, results_of, stopped, undisturbed
 from typer.testing import Result
 
+from bench import resume
 from bench import run as conductor
 from bench.cli.engines import Engine
 from bench.environment import precisions, set_precisions
@@ -144,6 +145,30 @@ def test_f6_a_damaged_checkpoint_is_seen(tmp_path: Path, damage: str) -> None:
     assert attempt(which, store, options(), report, StopSignals()).state == "done"
     assert sum("is damaged and was left out" in text for text in report.said) == (2 if damage == "both" else 1)
     assert steps == ([1, 2, 3, 4] if damage == "both" else [3, 4])
+    assert results_of(store.root) == undisturbed(tmp_path, which)
+
+
+def test_f6_the_checkpoint_that_was_continued_from_outlives_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The damaged newest one must not take its place before there is another."""
+    which, store = cell(), Store(tmp_path / "damaged")
+    stopped(which, store, "training", 3, checkpoint_seconds=0.0)
+    run = store.run(which.spec)
+    run.checkpoint.write_bytes(b"")
+    write = resume.write_atomically  # type: ignore[attr-defined]
+
+    def full(path: Path, content: bytes) -> None:
+        if path == run.checkpoint:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "write_atomically", full)
+        assert attempt(which, store, options(checkpoint_seconds=0.0), Quiet(), StopSignals()).kind == "disk"
+    steps: list[int] = []
+    report = Quiet()
+    report.on_progress = lambda phase, done: steps.append(done) if phase == "training" else None
+    assert attempt(which, store, options(), report, StopSignals()).state == "done"
+    assert steps == [3, 4], "the two steps behind the older checkpoint are not taken again"
     assert results_of(store.root) == undisturbed(tmp_path, which)
 
 
