@@ -37,6 +37,7 @@ def save(trainer: Trainer, run: Run, seconds: float) -> None:
     torch.save(trainer.state() | {"seconds": seconds}, buffer)
     payload = buffer.getvalue()
     if run.checkpoint.exists():
+        claims.guard(run.checkpoint)
         run.checkpoint.replace(_older(run))
     write_atomically(run.checkpoint, hashlib.sha256(payload).hexdigest().encode() + payload)
 
