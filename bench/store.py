@@ -41,7 +41,7 @@ from bench.bounds import least_count
 from bench.columns import Columns, pack, unpack
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.errors import BenchError, nearest
-from bench.files import make_folder, read_json, read_record, sync_folder, write_atomically, write_json
+from bench.files import make_folder, read_json, read_record, sweep, sync_folder, write_atomically, write_json
 from bench.records import Certificate, parse_log, read_log, read_rows, to_line
 from bench.spec import CertifySpec, RunSpec, describe_type, from_json, select_images, to_json
 
@@ -343,8 +343,9 @@ class Run:
 
     def begin(self) -> None:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
-        for leftover in [*self.path.rglob(".*.tmp"), *self.path.glob("failure.json")]:
-            leftover.unlink()
+        sweep(self.path)
+        if (failure := self.path / "failure.json").exists():
+            failure.unlink(missing_ok=True)
         name = self.spec.dataset
         if name in DATASETS and name not in BUILT_IN:
             write_json(self.path / "dataset.json", facts_of(DATASETS[name]))
