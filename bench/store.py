@@ -205,8 +205,7 @@ class Certification:
             BenchError: this process lost its claim.
         """
         claims.guard(self.evidence)
-        with (self.path / "times.csv").open("a") as file:  # first, so that nothing can fail once the row is done
-            file.write(f"{row.index},{seconds:.6f}\n")
+        self._note(row.index, seconds)  # first, so that nothing can fail once the row is done
         line, first = to_line(row).encode(), not self.evidence.exists()
         at = at if at is not None else 0 if first else self.evidence.stat().st_size
         try:
@@ -223,6 +222,13 @@ class Certification:
         if first:
             sync_folder(self.path)
         return at + len(line)
+
+    def _note(self, index: int, seconds: float) -> None:
+        """Adds to the file of times; where a full disk cut its last line, the next one does not go on in it."""
+        with (self.path / "times.csv").open("a+b") as file:
+            file.seek(max(file.tell() - 1, 0))
+            torn = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * torn + f"{index},{seconds:.6f}\n".encode())
 
 
 @dataclass(frozen=True)
