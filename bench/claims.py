@@ -217,6 +217,14 @@ def forget_dead(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def sweep_attempts(folder: Path) -> None:
+    """Removes what processes left that were killed while they tried to claim a folder; of one that still tries its file must stay."""
+    for path in folder.glob(".claim.*.tmp"):
+        found = _read(path, present(folder))
+        if found and (found.stale or not found.pid):  # killed before it wrote who it is
+            path.unlink(missing_ok=True)
+
+
 def sweep(folder: Path) -> None:
     """Removes all claims of a folder, for its holder."""
     for _, path in _numbered(folder):  # the lower ones first: while any stands, the highest must be the holder's

@@ -55,7 +55,7 @@ def with_history(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str
     return now | ({"history": history} if history else {})
 
 
-def _settings(kind: str) -> list[Any]:
+def float32_products(kind: str) -> list[Any]:
     """Where torch keeps whether float32 products may be computed in less, for a device type."""
     backends: Any = torch.backends
     if kind == "cuda":
@@ -64,21 +64,33 @@ def _settings(kind: str) -> list[Any]:
 
 
 def _shortcuts(device: torch.device) -> set[str]:
-    return {setting.fp32_precision for setting in _settings(device.type)}
+    return {setting.fp32_precision for setting in float32_products(device.type)}
+
+
+def precisions() -> list[str]:
+    """How float32 products are computed on every device type: none (as torch likes), ieee, tf32 or bf16."""
+    return [setting.fp32_precision for setting in _all_products()]
+
+
+def set_precisions(words: Sequence[str]) -> None:
+    """The inverse of `precisions`."""
+    for setting, word in zip(_all_products(), words, strict=True):
+        setting.fp32_precision = word
+
+
+def _all_products() -> list[Any]:
+    return [*float32_products("cuda"), *float32_products("cpu")]
 
 
 @contextlib.contextmanager
 def plain_float32() -> Iterator[None]:
     """Inside, float32 products are computed in float32: no TF32 (torch's default for convolutions on CUDA), no bfloat16."""
-    settings = [*_settings("cuda"), *_settings("cpu")]
-    before = [setting.fp32_precision for setting in settings]
+    before = precisions()
     try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
+        set_precisions(["ieee"] * len(before))
         yield
     finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
+        set_precisions(before)
 
 
 def _version(name: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.environment import precisions, set_precisions
 from bench.errors import BenchError
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
@@ -63,26 +65,46 @@ def settings_kept() -> Iterator[Callable[[], None]]:
     try:
         yield check
     finally:
-        torch.set_default_dtype(before["default dtype"])
-        torch.set_grad_enabled(before["gradient mode"])
-        torch.use_deterministic_algorithms(before["deterministic algorithms"])
-        if torch.get_num_threads() != before["thread count"]:
-            torch.set_num_threads(before["thread count"])
-        if torch.get_default_device() != before["default device"]:
-            torch.set_default_device(None if before["default device"].type == "cpu" else before["default device"])
+        for name, (read, write) in SETTINGS.items():
+            if read() != before[name]:
+                write(before[name])
 
 
 def _settings() -> dict[str, Any]:
-    return {
-        "default dtype": torch.get_default_dtype(),
-        "thread count": torch.get_num_threads(),
-        "gradient mode": torch.is_grad_enabled(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "default device": torch.get_default_device(),
-    }
+    return {name: read() for name, (read, _) in SETTINGS.items()}
+
+
+def _set_default_device(device: torch.device) -> None:
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+def _flushes_subnormals() -> bool:
+    return sys.float_info.min / 2 == 0.0  # torch can set it only
+
+
+def _uses_mkldnn() -> bool:
+    return bool(torch.backends.mkldnn.enabled)
+
+
+def _use_mkldnn(enabled: bool) -> None:
+    torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]
 
 
 def _generators() -> dict[str, Any]:
     numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - what a method must not use
     inside = numpy["state"]
     return {"Python": random.getstate(), "NumPy": (inside["key"].tobytes(), inside["pos"])}
+
+
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "thread count": (torch.get_num_threads, torch.set_num_threads),
+    "gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    "default device": (torch.get_default_device, _set_default_device),
+    "float32 matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "precision of float32 products": (precisions, set_precisions),  # after the one before, which changes it too
+    "use of oneDNN": (_uses_mkldnn, _use_mkldnn),
+    "flushing of subnormal numbers": (_flushes_subnormals, torch.set_flush_denormal),
+}
+"""How torch's global settings are read and put back. All decide bits of the weights."""

@@ -38,6 +38,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def sweep(folder: Path) -> None:
+    """Removes what killed writes left in a folder and below it. What live processes are about to rename may vanish meanwhile."""
+    claims.sweep_attempts(folder)
+    for leftover in [*folder.rglob(".*.tmp")]:
+        if not leftover.name.startswith(".claim."):
+            leftover.unlink(missing_ok=True)
+
+
 def make_folder(folder: Path, root: Path | None = None) -> None:
     """Makes a folder and those above it, each of which outlives a loss of power; not a root that is gone, which is FileNotFoundError."""
     missing = []

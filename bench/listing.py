@@ -43,7 +43,6 @@ class Listing:
         self._path = store.root / ".index.json"
         self._old: dict[str, Any] = {}
         self._new: dict[str, Any] = {}
-        self._read = 0
         self._known: dict[str, bool] = {}
         with contextlib.suppress(OSError, ValueError, RecursionError):
             data = json.loads(self._path.read_bytes())
@@ -52,8 +51,10 @@ class Listing:
 
     def rows(self) -> list[Row]:
         """One row per run, damaged ones too, ordered by folder; keeps the index for next time."""
-        rows = [self.row(path) for path in self.store.folders()]
-        self.save()
+        folders = self.store.folders()
+        rows = [self.row(path) for path in folders]
+        there = set(map(self._name, folders))
+        self._save({name: entry for name, entry in self._old.items() if name in there})
         return rows
 
     def row(self, folder: Path) -> Row:
@@ -62,13 +63,12 @@ class Listing:
         Besides COLUMNS: path, reason, kind of failure, the end of its log, `certifications`: key -> [state, images done, images], and
         `source`: SHA-256 of its method's file.
         """
-        name = folder.relative_to(self.store.root).as_posix()
+        name = self._name(folder)
         signature, newest = _signature(folder)
         entry: Any = self._old.get(name)
         if not self._holds(entry, signature):
             found = _read(self.store.at(folder))
             entry = [signature, found, self._labelled(found["data set"])]
-            self._read += 1
         if newest < self._begun - SETTLED_SECONDS:
             self._new[name] = entry
         row: Row = entry[1]
@@ -88,11 +88,19 @@ class Listing:
                 self._known[name] = name in DATASETS and DATASETS[name].known_labels() is not None
         return self._known.setdefault(name, False)
 
+    def _name(self, folder: Path) -> str:
+        return folder.relative_to(self.store.root).as_posix()
+
     def save(self) -> None:
-        """Writes the index if there is something new in it and the folder lets it be."""
-        if len(self._new) >= INDEXED_RUNS and (self._read or len(self._old) > len(self._new)):
+        """Keeps the index for next time; of runs that were not looked at, what it said before."""
+        self._save(self._old)
+
+    def _save(self, before: dict[str, Any]) -> None:
+        """Writes the index if it is not what it was and the folder lets it be. before: the entries that are not forgotten."""
+        runs = before | self._new
+        if len(self._new) >= INDEXED_RUNS and runs != self._old:
             with contextlib.suppress(OSError):
-                write_atomically(self._path, json.dumps({"format": _format(), "runs": self._old | self._new}).encode())
+                write_atomically(self._path, json.dumps({"format": _format(), "runs": runs}).encode())
 
 
 @cache

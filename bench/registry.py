@@ -17,9 +17,10 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, known
@@ -203,6 +204,23 @@ def _import_dataset(entry: Entry) -> DatasetInfo:
     return found
 
 
+class _Uncached(SourceFileLoader):
+    """Runs a file as it is at this moment, and leaves no bytecode beside it.
+
+    Python takes bytecode for that of a source of the same size and the same second, and would run another method than the one hashed.
+
+    Attributes:
+        source: what the file holds.
+    """
+
+    def __init__(self, name: str, path: Path) -> None:
+        super().__init__(name, str(path))
+        self.source = path.read_bytes()
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.source, self.path)
+
+
 def _module(entry: Entry) -> tuple[Any, ModuleType]:
     """What an entry names, and the module that it stands in."""
     if entry.point:
@@ -212,13 +230,13 @@ def _module(entry: Entry) -> tuple[Any, ModuleType]:
         target = module = importlib.import_module(entry.module)
     else:
         assert entry.path
-        spec = importlib.util.spec_from_file_location(f"bench_plugin_{entry.name.replace('-', '_')}", entry.path)
+        loader = _Uncached(f"bench_plugin_{entry.name.replace('-', '_')}", entry.path.absolute())
+        spec = importlib.util.spec_from_file_location(loader.name, loader.path, loader=loader)
         assert spec is not None
-        assert spec.loader is not None
         target = module = importlib.util.module_from_spec(spec)
         sys.modules[module.__name__] = module  # dataclasses look their module up by name
         try:
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
         except BaseException:
             del sys.modules[module.__name__]
             raise
@@ -241,8 +259,12 @@ def _import(entry: Entry) -> Loaded:
         )
     if fault := _fault(classes[0]):
         raise BenchError(f"method {entry.name!r} ({entry.origin}): {fault}")
-    source = Path(str(module.__file__)).read_bytes()
-    return Loaded(entry.name, classes[0], hashlib.sha256(source).hexdigest(), module.__doc__ or "")
+    return Loaded(entry.name, classes[0], hashlib.sha256(_source(module)).hexdigest(), module.__doc__ or "")
+
+
+def _source(module: ModuleType) -> bytes:
+    loader = module.__spec__ and module.__spec__.loader
+    return loader.source if isinstance(loader, _Uncached) else Path(str(module.__file__)).read_bytes()
 
 
 def _fault(cls: type[Method]) -> str | None:

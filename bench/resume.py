@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from bench import claims
 from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.files import sha256, write_atomically
@@ -36,6 +37,7 @@ def save(trainer: Trainer, run: Run, seconds: float) -> None:
     torch.save(trainer.state() | {"seconds": seconds}, buffer)
     payload = buffer.getvalue()
     if run.checkpoint.exists():
+        claims.guard(run.checkpoint)
         run.checkpoint.replace(_older(run))
     write_atomically(run.checkpoint, hashlib.sha256(payload).hexdigest().encode() + payload)
 
@@ -58,9 +60,13 @@ def restore(trainer: Trainer, run: Run, say: Callable[[str], None]) -> tuple[flo
             continue
         try:
             trainer.restore(state)
-            return float(state["seconds"]), path
+            seconds = float(state["seconds"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BenchError(f"{path} is not a checkpoint of this release ({error}); --rerun all starts over") from None
+        if path != run.checkpoint:  # the next one to be saved must not push a damaged one over this one
+            claims.guard(run.checkpoint)
+            run.checkpoint.unlink(missing_ok=True)
+        return seconds, path
     return 0.0, None
 
 

@@ -38,7 +38,7 @@ from bench.resume import checkpoints, load_weights, restore, save
 from bench.signals import StopSignals
 from bench.spec import RunSpec, canonical, select_images, to_json
 from bench.store import Certification, Run, State, Store
-from bench.train import Trainer, check_precision, check_splittable, line_of, pairs_per_image
+from bench.train import Trainer, arithmetic, check_precision, check_splittable, line_of, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -103,7 +103,12 @@ def attempt(cell: Cell, store: Store, options: Options, report: Report, stop: St
     """
     run, process = store.run(cell.spec), os.getpid()
     try:
-        with threads_shared(cell.devices, options.device), run.claimed() as claim, settings_kept() as check_settings:
+        with (
+            threads_shared(cell.devices, options.device),
+            run.claimed() as claim,
+            arithmetic(cell.spec.train.precision),  # also around what describes the environment and what compares settings
+            settings_kept() as check_settings,
+        ):
             if claim.before:
                 age = f"whose last heartbeat is {claim.before.age:.0f} s old"
                 report.say(f"{cell.name}: taken over from {claim.before}, {'which is gone' if claim.before.dead else age}")

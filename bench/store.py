@@ -41,7 +41,7 @@ from bench.bounds import least_count
 from bench.columns import Columns, pack, unpack
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.errors import BenchError, nearest
-from bench.files import make_folder, read_json, read_record, sync_folder, write_atomically, write_json
+from bench.files import make_folder, read_json, read_record, sweep, sync_folder, write_atomically, write_json
 from bench.records import Certificate, parse_log, read_log, read_rows, to_line
 from bench.spec import CertifySpec, RunSpec, describe_type, from_json, select_images, to_json
 
@@ -205,8 +205,7 @@ class Certification:
             BenchError: this process lost its claim.
         """
         claims.guard(self.evidence)
-        with (self.path / "times.csv").open("a") as file:  # first, so that nothing can fail once the row is done
-            file.write(f"{row.index},{seconds:.6f}\n")
+        self._note(row.index, seconds)  # first, so that nothing can fail once the row is done
         line, first = to_line(row).encode(), not self.evidence.exists()
         at = at if at is not None else 0 if first else self.evidence.stat().st_size
         try:
@@ -223,6 +222,13 @@ class Certification:
         if first:
             sync_folder(self.path)
         return at + len(line)
+
+    def _note(self, index: int, seconds: float) -> None:
+        """Adds to the file of times; where a full disk cut its last line, the next one does not go on in it."""
+        with (self.path / "times.csv").open("a+b") as file:
+            file.seek(max(file.tell() - 1, 0))
+            torn = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * torn + f"{index},{seconds:.6f}\n".encode())
 
 
 @dataclass(frozen=True)
@@ -343,8 +349,9 @@ class Run:
 
     def begin(self) -> None:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
-        for leftover in [*self.path.rglob(".*.tmp"), *self.path.glob("failure.json")]:
-            leftover.unlink()
+        sweep(self.path)
+        if (failure := self.path / "failure.json").exists():
+            failure.unlink(missing_ok=True)
         name = self.spec.dataset
         if name in DATASETS and name not in BUILT_IN:
             write_json(self.path / "dataset.json", facts_of(DATASETS[name]))

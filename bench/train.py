@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bench.data import Images
 from bench.datasets import DatasetInfo
+from bench.environment import float32_products, plain_float32
 from bench.errors import BenchError, Diverged
 from bench.method import Batch, Method, Terms
 from bench.models import build, place
@@ -312,16 +313,11 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def arithmetic(precision: str) -> Iterator[None]:
-    """Inside, float32 products on CUDA are TF32 where that was asked for, and else float32; convolutions would be TF32 by default."""
-    settings: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]  # type: ignore[attr-defined]
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    """Inside, float32 products are computed in float32, whatever was set before; on CUDA in TF32 where that was asked for."""
+    with plain_float32():
+        for setting in float32_products("cuda") if precision == "tf32" else ():
+            setting.fp32_precision = "tf32"
         yield
-    finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
 
 
 def check_terms(terms: object) -> Terms:

@@ -8,14 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_store import CERTIFY, add, certificate, run_spec
 
-from bench import claims
+from bench import claims, resume
 from bench.claims import Claimed, Fenced, held, holder
 from bench.errors import BenchError
 from bench.files import write_json
@@ -129,6 +130,45 @@ def test_a_holder_that_was_given_up_writes_nothing_more(tmp_path: Path, how: str
     assert not list(run.path.rglob("*.tmp"))
 
 
+def test_a_holder_that_was_given_up_leaves_the_checkpoints_of_the_new_one_alone(tmp_path: Path) -> None:
+    run = add(Store(tmp_path), run_spec(), counts=None, state=None)
+    trainer: Any = SimpleNamespace(state=lambda: {"step": 1})
+    with run.claimed():
+        resume.save(trainer, run, 1.0)
+        forge(run.path, 2)
+        run.checkpoint.write_bytes(b"of the new holder")
+        with pytest.raises(Fenced, match="taken over by another process"):
+            resume.save(trainer, run, 2.0)
+    assert run.checkpoint.read_bytes() == b"of the new holder"
+    assert not list(run.path.glob("*older*"))
+
+
+def test_a_beginning_sweeps_what_was_killed_and_no_attempt_of_a_live_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else it finds may vanish before it is removed: a reader's columns.bin gets its name, say."""
+    run = add(Store(tmp_path), run_spec(), counts=[990])
+    live = claims.identity()
+    attempts = {"live": json.dumps(live), "dead": json.dumps(live | {"pid": ended_process()}), "unwritten": "", "old": json.dumps(DEAD)}
+    for token, text in attempts.items():
+        (run.path / f".claim.{token}.tmp").write_text(text)
+    os.utime(run.path / ".claim.old.tmp", (0, 0))
+    found = Path.rglob
+
+    def vanishing(folder: Path, pattern: str) -> Iterator[Path]:
+        (folder / "certify-x" / ".columns.bin.1.tmp").touch()
+        for path in [*found(folder, pattern)]:
+            if "columns" in path.name:
+                path.unlink()
+            yield path
+
+    (run.path / "certify-x").mkdir()
+    (run.path / ".spec.json.1.tmp").touch()
+    monkeypatch.setattr(Path, "rglob", vanishing)
+    with run.claimed():
+        run.begin()
+    monkeypatch.undo()
+    assert [path.name for path in run.path.rglob(".*")] == [".claim.live.tmp"]
+
+
 def writes(folder: Path, append: Callable[[], Any]) -> list[Callable[[], Any]]:
     return [append, lambda: write_json(folder / "x.json", {}), lambda: write_json(folder / "certify-x" / "x.json", {})]
 
@@ -175,6 +215,7 @@ def test_a_file_system_without_links_will_do(tmp_path: Path, monkeypatch: pytest
 RACE = """
 import os, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from bench.claims import Claimed, held
 folder, rounds, contenders, stale = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "stale"
 for number in range(rounds):

@@ -22,6 +22,7 @@ from bench.executors import Outcome, Task, job, local
 from bench.executors.job import Job
 from bench.executors.local import LocalExecutor, Slot, share_out
 from bench.executors.worker import as_words, cell_of, from_words
+from bench.faults import settings_kept
 from bench.plan import Request, make_plan
 from bench.registry import Registry
 from bench.run import Options
@@ -77,6 +78,17 @@ def test_a_worker_finds_the_cell_that_was_planned(tmp_path: Path) -> None:
         assert vars(found.method) == vars(planned.method)
     with pytest.raises(BenchError, match="was changed since the matrix was planned"):
         cell_of(task(tmp_path, spec=planned.spec, plugins=(path,)))
+
+
+def test_a_file_that_a_worker_imports_leaves_no_setting_to_the_next_task(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(GOOD)
+    (planned,) = make_plan(Request(methods=("mine",), sigmas=(0.25,), protocol="smoke"), Registry((path,))).cells
+    path.write_text(GOOD + "torch.backends.mkldnn.enabled = False\ntorch.set_default_dtype(torch.float64)\n")
+    with settings_kept() as check:
+        with pytest.raises(BenchError, match="was changed since the matrix was planned"):
+            cell_of(task(tmp_path, spec=planned.spec, plugins=(path,)))
+        check()
 
 
 def test_options_survive_the_journey() -> None:

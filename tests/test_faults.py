@@ -26,8 +26,10 @@ from test_contract import GOOD
 from test_run import Quiet, cell, options, plugin, results_of, stopped, undisturbed
 from typer.testing import Result
 
+from bench import resume
 from bench import run as conductor
 from bench.cli.engines import Engine
+from bench.environment import precisions, set_precisions
 from bench.errors import BenchError
 from bench.executors import Outcome, Task, Watch
 from bench.executors.here import Numbered
@@ -143,6 +145,30 @@ def test_f6_a_damaged_checkpoint_is_seen(tmp_path: Path, damage: str) -> None:
     assert attempt(which, store, options(), report, StopSignals()).state == "done"
     assert sum("is damaged and was left out" in text for text in report.said) == (2 if damage == "both" else 1)
     assert steps == ([1, 2, 3, 4] if damage == "both" else [3, 4])
+    assert results_of(store.root) == undisturbed(tmp_path, which)
+
+
+def test_f6_the_checkpoint_that_was_continued_from_outlives_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The damaged newest one must not take its place before there is another."""
+    which, store = cell(), Store(tmp_path / "damaged")
+    stopped(which, store, "training", 3, checkpoint_seconds=0.0)
+    run = store.run(which.spec)
+    run.checkpoint.write_bytes(b"")
+    write = resume.write_atomically  # type: ignore[attr-defined]
+
+    def full(path: Path, content: bytes) -> None:
+        if path == run.checkpoint:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "write_atomically", full)
+        assert attempt(which, store, options(checkpoint_seconds=0.0), Quiet(), StopSignals()).kind == "disk"
+    steps: list[int] = []
+    report = Quiet()
+    report.on_progress = lambda phase, done: steps.append(done) if phase == "training" else None
+    assert attempt(which, store, options(), report, StopSignals()).state == "done"
+    assert steps == [3, 4], "the two steps behind the older checkpoint are not taken again"
     assert results_of(store.root) == undisturbed(tmp_path, which)
 
 
@@ -274,6 +300,10 @@ MISBEHAVE = {
     "threads": "torch.set_num_threads(3)",
     "gradients": "torch.set_grad_enabled(False)",
     "device": "torch.set_default_device('meta')",
+    "matmul precision": "torch.set_float32_matmul_precision('medium')",
+    "precision of products": "torch.backends.mkldnn.conv.fp32_precision = 'bf16'",
+    "oneDNN": "torch.backends.mkldnn.enabled = False",
+    "subnormal numbers": "torch.set_flush_denormal(True)",
     "Python's generator": "import random; random.random()",
     "NumPy's generator": "import numpy; numpy.random.rand()",
 }
@@ -296,6 +326,48 @@ def test_f11_a_method_must_leave_the_process_as_it_was(
         )
         assert told in found[0]["reason"]
     assert {n: c for n, c in results_of(results).items() if "mine" not in n} == expected, "the other cell does not notice"
+
+
+AT_IMPORT = """
+torch.set_float32_matmul_precision("medium")
+torch.backends.mkldnn.conv.fp32_precision = "bf16"
+torch.backends.mkldnn.enabled = False
+torch.set_flush_denormal(True)
+"""
+IN_FLOAT32 = """
+        backends = torch.backends
+        kinds = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cuda.matmul, backends.cudnn.conv)
+        assert [kind.fp32_precision for kind in kinds] == ["ieee"] * 4
+        assert backends.mkldnn.enabled and torch.tensor(1e-40) / 2 > 0
+        logits ="""
+
+
+def test_f11_what_a_file_sets_when_it_is_imported_reaches_no_training(
+    forks: Forks, results: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    """Neither another cell's nor its own: on a processor that computes in bfloat16 the weights would be others under the same key."""
+    path = plugin(tmp_path, "STATE = []", AT_IMPORT)
+    path.write_text(path.read_text().replace("        logits =", IN_FLOAT32.lstrip("\n")))
+    command = forks.run(results, "--plugin", path, "--method", "mine,gaussian")
+    assert command.wait() == 0, command.output
+    assert {n: c for n, c in results_of(results).items() if "mine" not in n} == expected
+
+
+def test_f11_float32_is_float32_whatever_was_set_outside(tmp_path: Path) -> None:
+    """And environment.json says what held in the training, not around it."""
+    path = plugin(tmp_path, "        logits =", IN_FLOAT32.lstrip("\n"))
+    which, store = cell("mine", path), Store(tmp_path / "runs")
+    before = precisions()
+    set_precisions(["tf32", "tf32", "tf32", "bf16", "bf16", "bf16"])
+    try:
+        outcome = attempt(which, store, options(), Quiet(), StopSignals())
+        assert outcome.state == "done", outcome.reason
+        assert precisions() == ["tf32"] * 3 + ["bf16"] * 3
+    finally:
+        set_precisions(before)
+    found = store.run(which.spec).environment()
+    assert found
+    assert found["precision"] == {"dtype": "float32", "tf32": False, "bf16": False}
 
 
 HARMLESS = {

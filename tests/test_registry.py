@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import linecache
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +36,21 @@ def test_a_plugin_file_by_path(tmp_path: Path) -> None:
     loaded = registry.load("my-method")
     assert loaded.cls.__name__ == "Mine"
     assert loaded.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_plugin_runs_as_it_is_hashed(tmp_path: Path) -> None:
+    """Two versions of one size and one time of change, of which Python would run the bytecode of the first twice."""
+    path, found = tmp_path / "mine.py", []
+    for strength in ("1.0", "9.0"):
+        path.write_text(GOOD.replace("strength: float = 1.0", f"strength: float = {strength}"))
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        loaded = Registry((path,)).load("mine")
+        assert loaded.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        found.append(vars(loaded.cls())["strength"])
+        assert f"strength: float = {strength}" in inspect.getsource(loaded.cls)
+        linecache.clearcache()
+    assert found == [1.0, 9.0]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine.py"], "nothing is left beside a user's file"
 
 
 def install(folder: Path, target: str, text: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from bench.files import write_json
 from bench.listing import Listing, command, names
 from bench.spec import CertifySpec
 from bench.status import standings
-from bench.store import Certification, Store
+from bench.store import Certification, Damaged, Run, Store
 from leaderboard import layouts
 
 Call = Callable[..., Result]
@@ -281,9 +282,17 @@ def indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def read_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, Any]], int]:
     """The rows, and how many runs were not taken from the index."""
-    fresh = Listing(store)
-    rows = [fresh.row(folder) for folder in store.folders()]
-    return rows, fresh._read
+    fresh, read, count = Listing(store), listing._read, 0
+
+    def counted(run: Run | Damaged) -> dict[str, Any]:
+        nonlocal count
+        count += 1
+        return read(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "_read", counted)
+        rows = [fresh.row(folder) for folder in store.folders()]
+    return rows, count
 
 
 def without_index(store: Store) -> list[dict[str, Any]]:
@@ -358,13 +367,44 @@ def test_a_damaged_index_changes_nothing(indexed: Store, text: bytes | str) -> N
 def test_an_index_of_other_folders_is_not_believed(
     indexed: Store, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     copy = tmp_path_factory.mktemp("copy") / "runs"
     shutil.copytree(indexed.root, copy)
     rows, count = read_anew(Store(copy), monkeypatch)
     assert count == 5, "times of a copy are others"
     assert [row["key"] for row in rows] == [row["key"] for row in without_index(indexed)]
+
+
+def test_an_index_forgets_the_runs_that_are_gone_and_is_written_no_more_often_than_it_changes(indexed: Store) -> None:
+    def runs() -> tuple[int, int]:
+        path = indexed.root / ".index.json"
+        return len(json.loads(path.read_text())["runs"]), path.stat().st_ino  # each write makes another file
+
+    _, first = runs()
+    Listing(indexed).rows()
+    assert runs() == (5, first)
+    gone, *there = indexed.folders()
+    shutil.rmtree(gone)
+    part = Listing(indexed)
+    for folder in there[:3]:
+        part.row(folder)
+    part.save()
+    assert runs() == (5, first), "who looks at some runs only neither forgets nor writes the others"
+    Listing(indexed).rows()
+    _, second = runs()
+    assert runs() == (4, second)
+    assert second != first
+    Listing(indexed).rows()
+    assert runs() == (4, second)
+    write_json(there[0] / "failure.json", {"reason": "no"})
+    time.sleep(0.02)
+    part = Listing(indexed)
+    for folder in there[:3]:
+        part.row(folder)
+    part.save()
+    kept, third = runs()
+    assert kept == 4
+    assert third != second
+    assert [row["key"] for row in Listing(indexed).rows()] == [row["key"] for row in without_index(indexed)]
 
 
 def test_what_was_changed_a_moment_ago_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from bench.errors import BenchError, clipped
-from bench.files import read_json, sha256, write_atomically, write_json
+from bench.files import read_json, sha256, sweep, write_atomically, write_json
 from bench.spec import NAME, CertifySpec, canonical, check_sigma, digest, from_json, parse_json, to_json
 from bench.store import Certification, Damaged, Run, State
 
@@ -164,8 +164,7 @@ class Subject(Run):
 
     def begin(self) -> None:
         """Sweeps what killed writes left, and writes the spec."""
-        for leftover in self.path.rglob(".*.tmp"):
-            leftover.unlink()
+        sweep(self.path)
         write_json(self.path / "subject.json", to_json(self.spec))
 
     def keep(self, weights: bytes, name: str, row: str | None = None) -> Origin | None:

@@ -23,6 +23,7 @@ from typing import IO, Any
 from bench.errors import BenchError, Interrupted
 from bench.executors import Outcome, Task
 from bench.executors.here import Numbered, carry_out
+from bench.faults import settings_kept
 from bench.plan import Cell
 from bench.processes import take_input
 from bench.registry import Registry
@@ -73,8 +74,9 @@ def cell_of(task: Task) -> Cell:
         BenchError: the method or data set cannot be loaded, or the method is not the one that was planned with.
     """
     registry = Registry(task.plugins)
-    registry.load_dataset(task.spec.dataset)
-    loaded = registry.load(task.spec.method)
+    with settings_kept():  # a plug-in's file may do anything when it is read, and the process goes on to other cells
+        registry.load_dataset(task.spec.dataset)
+        loaded = registry.load(task.spec.method)
     if loaded.source_sha256 != task.source_sha256:
         raise BenchError(f"the file of method {task.spec.method!r} was changed since the matrix was planned; start `bench run` again")
     return Cell(task.spec, task.certify, loaded.cls(**task.spec.hyperparameters), loaded.source_sha256, task.presets_of, task.plugins)
