@@ -10,14 +10,21 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, UsageError, nearest
 from bench.spec import PROTOCOL_ALIASES
 
 T = TypeVar("T")
 
+FORMATS = ("terminal", "markdown", "latex", "csv", "json")
+SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
+
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the runs.")]
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="FILE", help="A .py file with a method of yours; several with commas or repeated.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="terminal, markdown, latex, csv or json. Default: by the suffix of --out (.md, .tex, ...), else terminal."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -149,6 +156,15 @@ def check_out(out: Path, example: str, problems: list[str]) -> None:
         problems.append(f"--out {out} is a folder; name a file in it, such as {out / example}")
     elif not out.parent.is_dir():
         problems.append(f"--out {out}: there is no folder {out.parent}")
+
+
+def format_of(named: str | None, out: Path | None, problems: list[str]) -> str:
+    """The format that --format names, or else the suffix of the file; terminal where neither does."""
+    if named is None:
+        return "terminal" if out is None else SUFFIXES.get(out.suffix.lower(), "terminal")
+    if named not in FORMATS:
+        problems.append(f"--format {named} is unknown{nearest(named, FORMATS)}")
+    return named
 
 
 def deliver(text: str, out: Path | None) -> None:
