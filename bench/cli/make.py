@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import shlex
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -45,8 +46,9 @@ def new_method(
     except OSError as error:
         stop([f"{path}: {error.strerror}"])
     typer.echo(f"wrote {path}; next:")
-    typer.echo(f"  bench check {path}")
-    typer.echo(f"  bench run --plugin {path} --method {name} --protocol smoke")
+    word = shlex.quote(str(path))
+    typer.echo(f"  bench check {word}")
+    typer.echo(f"  bench run --plugin {word} --method {name} --protocol smoke")
 
 
 def check(

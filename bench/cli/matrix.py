@@ -217,7 +217,7 @@ class Matrix:
 
     def submit(self, options: Options, engine: Engine) -> int:
         """Hands what is to do over to Slurm, but for cells that its jobs have already; returns the exit code."""
-        from bench.announce import handed_over
+        from bench.announce import handed_over, line
 
         cells = self._without_job(self._longest_first())
         if len(cells) < len(self.todo):
@@ -234,9 +234,8 @@ class Matrix:
         for jobs in slurm.submit(tasks):  # what Slurm has is told at once: it may refuse the next array
             mine += [replace(planned[cells[place].id], job=job) for place, job in sorted(jobs.items())]
             path = handed_over(self.store.root, mine, finished, path)
-        where = "" if self.store.root == Path("results/runs") else f" --results {self.store.root}"
         self.say(f"submitted {len(cells)} cells as {len({cell.job for cell in mine})} jobs; their logs are in {slurm.folder}")
-        self.say(f"next: bench status{where}; the same line again submits what is then unfinished")
+        self.say(f"next: {line('status', (), self.store.root)}; the same line again submits what is then unfinished")
         return 0
 
     def lines(self, options: Options, engine: Engine) -> Iterator[str]:

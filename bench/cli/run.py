@@ -189,6 +189,7 @@ def run(
     import torch
     from rich.console import Console
 
+    from bench import announce
     from bench.faults import settings_kept
     from bench.plan import Plan, Request, make_plan
     from bench.registry import Registry, holds_dataset
@@ -267,8 +268,7 @@ def run(
         stop([f"--results {results}: {error.strerror}"])
     code = guarded(lambda: matrix.submit(options, engine) if submitted else matrix.run(options, engine))
     if not code and not submitted:
-        where = "" if results == Path("results/runs") else f" --results {results}"
-        console.print(f"next: bench table{where} --protocol {protocol}", markup=False)
+        matrix.say(f"next: {announce.line('table', (), results)} --protocol {protocol}")
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     raise typer.Exit(code)
