@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,23 +14,114 @@ Call = Callable[..., Result]
 
 
 @pytest.mark.parametrize(
-    ("verb", "name", "form"),
+    ("name", "form"),
     [
-        (("table",), "t.tex", "latex"),
-        (("table",), "t.md", "markdown"),
-        (("table",), "t.csv", "csv"),
-        (("table",), "t.JSON", "json"),
-        (("table",), "t.txt", "terminal"),
-        (("compare", "gaussian", "gaussian"), "c.md", "markdown"),
+        ("t.tex", "latex"),
+        ("t.md", "markdown"),
+        ("t.csv", "csv"),
+        ("t.JSON", "json"),
+        ("t.txt", "terminal"),
     ],
 )
-def test_a_file_has_the_format_of_its_suffix(
-    bench: Call, two_cells: Path, tmp_path: Path, verb: tuple[str, ...], name: str, form: str
-) -> None:
+def test_a_file_has_the_format_of_its_suffix(bench: Call, two_cells: Path, tmp_path: Path, name: str, form: str) -> None:
     by_suffix, by_name = tmp_path / name, tmp_path / "named"
-    assert bench(*verb, "--results", two_cells, "--out", by_suffix).exit_code == 0
-    assert bench(*verb, "--results", two_cells, "--out", by_name, "--format", form).exit_code == 0
+    assert bench("table", "--results", two_cells, "--out", by_suffix).exit_code == 0
+    assert bench("table", "--results", two_cells, "--out", by_name, "--format", form).exit_code == 0
     assert by_suffix.read_bytes() == by_name.read_bytes()
     other = tmp_path / "other.csv"
-    bench(*verb, "--results", two_cells, "--out", other, "--format", "terminal")
+    bench("table", "--results", two_cells, "--out", other, "--format", "terminal")
     assert (other.read_bytes() == by_suffix.read_bytes()) == (form == "terminal"), "--format decides before the suffix does"
+
+
+def test_a_compared_file_has_the_format_of_its_suffix(bench: Call, tiny: Call, tmp_path: Path) -> None:
+    assert tiny("--method", "gaussian,stability", "--sigma", "0.25").exit_code == 0
+    words = ("compare", "gaussian", "stability", "--results", tmp_path / "runs")
+    assert bench(*words, "--out", tmp_path / "c.md").exit_code == 0
+    assert bench(*words, "--out", tmp_path / "named", "--format", "markdown").exit_code == 0
+    assert (tmp_path / "c.md").read_bytes() == (tmp_path / "named").read_bytes()
+
+
+def test_printed_lines_can_be_pasted(tiny: Call, bench: Call, tmp_path: Path) -> None:
+    runs = tmp_path / "results 1"
+    result = tiny("--method", "gaussian", "--sigma", "0.25", "--results", runs)
+    assert result.exit_code == 0, result.output
+    (line,) = (line for line in result.output.splitlines() if line.startswith("next: "))
+    words = shlex.split(line.removeprefix("next: "))
+    assert words == ["bench", "table", "--results", str(runs), "--protocol", "smoke"]
+    assert bench(*words[1:]).exit_code == 0
+    (tmp_path / "my methods").mkdir()
+    made = bench("new-method", "mine", "--folder", tmp_path / "my methods")
+    lines = [shlex.split(line) for line in made.output.splitlines() if line.startswith("  bench ")]
+    assert [words[-1 if words[1] == "check" else 3] for words in lines] == [str(tmp_path / "my methods" / "mine.py")] * 2
+
+
+PLUGIN = '''
+"""A scaled loss. Somebody: "Something", nowhere 2026."""
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bench.method import Batch, Method, Terms
+from bench.smoothing import SmoothedClassifier, cross_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Margin(Method):
+    variants: ClassVar[tuple[str, ...]] = ("soft", "hard")
+    scale: float = 1.0
+
+    def loss(self, g: SmoothedClassifier, batch: Batch) -> Terms:
+        return {"loss": self.scale * cross_entropy(g.logits(batch.x, g.noise(batch.x)), batch.y).mean()}
+
+
+Margin.presets = {("official", variant, "mnist", sigma): Margin(scale=sigma) for variant in Margin.variants for sigma in (0.25, 0.5)}
+'''
+
+
+@pytest.fixture
+def margin(tmp_path: Path) -> Path:
+    path = tmp_path / "margin.py"
+    path.write_text(PLUGIN.lstrip())
+    return path
+
+
+def test_a_plugin_says_which_variants_were_not_asked_for(tiny: Call, margin: Path) -> None:
+    note = "note: margin has also hard; --method 'margin.*' runs all"
+    result = tiny("--plugin", margin, "--sigma", "0.25", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert note in result.output
+    for method in ("margin", "margin.*", "margin.hard"):
+        assert "has also" not in tiny("--plugin", margin, "--method", method, "--sigma", "0.25", "--dry-run").output
+    assert "has also" not in tiny("--method", "smoothmix", "--sigma", "0.25", "--dry-run").output
+
+
+def test_presets_that_are_missing_stop_nothing_unless_their_sigma_was_asked_for(tiny: Call, margin: Path) -> None:
+    missing = "has no preset for mnist at sigma 1; there is sigma 0.25, 0.5"
+    for words, rows in ((("--method", "margin.*"), ("margin.soft", "margin.hard")), ((), ("margin.soft",))):
+        result = tiny("--plugin", margin, "--dry-run", *words)
+        assert result.exit_code == 0, result.output
+        assert f"{2 * len(rows)} cells: rows {len(rows)}, noise levels 2" in result.output
+        for row in rows:
+            assert f"note: {row} {missing}" in result.output
+    asked = tiny("--plugin", margin, "--dry-run", "--sigma", "0.25,1")
+    assert asked.exit_code == 2
+    assert f"bench: margin.soft {missing}" in asked.output
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("n=500", "did you mean 'certify.n'?"),
+        ("epochs=3", "did you mean 'train.epochs'?"),
+        ("epoch=3", "did you mean 'train.epochs'?"),
+        ("images=first:3", "did you mean 'certify.images' or 'train.images'?"),
+        ("sigma=0.5", "use --sigma 0.5"),
+        ("seed=3", "use --seeds 3,"),
+        ("scal=3", "did you mean 'scale'?"),
+        ("qwertz=3", "there is scale"),
+    ],
+)
+def test_a_change_without_its_prefix_is_told_the_prefix(tiny: Call, margin: Path, word: str, hint: str) -> None:
+    result = tiny("--plugin", margin, "--sigma", "0.25", "--dry-run", "--set", word)
+    assert result.exit_code == 2
+    assert f"method 'margin' has no field '{word.partition('=')[0]}'" in result.output
+    assert hint in result.output

@@ -209,7 +209,7 @@ def run(
         problems.append(str(error))
     plan, registry = Plan((), ()), Registry(paths)
     mine = [path.stem for path in paths if not holds_dataset(path)]
-    methods = methods or ([*layout.rows, *mine] if number is not None else mine)
+    given, methods = methods, methods or ([*layout.rows, *mine] if number is not None else mine)
     request = Request(
         methods=methods or layout.rows,
         datasets=datasets or [layout.dataset],
@@ -226,6 +226,8 @@ def run(
             plan = Plan(plan.cells + found.cells, plan.notes + found.notes)
         except UsageError as error:
             problems += error.problems
+    if mine and not given and not problems:
+        plan = Plan(plan.cells, plan.notes + _other_variants(mine, registry))
     if not problems:
         problems = check_options(
             plan.cells, lambda cell: engine.device_of(cell, chosen_device), micro_batch, here=not engine.cluster
@@ -272,6 +274,16 @@ def run(
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     raise typer.Exit(code)
+
+
+def _other_variants(names: list[str], registry: Registry) -> tuple[str, ...]:
+    """What to know of methods that were taken without being named: their first variant is not all."""
+    loaded = [registry.load(name) for name in names]
+    return tuple(
+        f"{method.name} has also {', '.join(method.cls.variants[1:])}; --method '{method.name}.*' runs all"
+        for method in loaded
+        if len(method.cls.variants) > 1
+    )
 
 
 def _by_dataset(request: Request, registry: Registry) -> list[Request]:
