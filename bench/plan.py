@@ -121,7 +121,8 @@ def make_plan(request: Request, registry: Registry) -> Plan:
             for row in rows:
                 preset, presets_of, problem = _preset_for(row, recipe, info, sigma)
                 if preset is None:
-                    (notes if row.by_pattern else problems).append(problem)
+                    skipped = row.by_pattern or (not request.sigmas and any(_preset_for(row, recipe, info, s)[0] for s in info.sigmas))
+                    (notes if skipped else problems).append(problem)
                 elif resolved := _resolve(row, preset, info, sigma, recipe, own, request.changes, problems):
                     found.append(Cell(resolved[0], certify, resolved[1], row.loaded.source_sha256, presets_of, plugins))
                     if presets_of:
