@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import json
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from test_claims import ended_process
 from typer.testing import Result
+
+from bench import announce
+from bench.files import read_json, write_json
 
 Call = Callable[..., Result]
 
@@ -125,3 +132,26 @@ def test_a_change_without_its_prefix_is_told_the_prefix(tiny: Call, margin: Path
     assert result.exit_code == 2
     assert f"method 'margin' has no field '{word.partition('=')[0]}'" in result.output
     assert hint in result.output
+
+
+def test_a_stopped_training_is_not_called_unbegun(bench: Call, tiny: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from methods.gaussian import Gaussian
+
+    real = Gaussian.loss
+
+    def ended(self: Gaussian, *args: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return real(self, *args)
+
+    monkeypatch.setattr(Gaussian, "loss", ended)
+    monkeypatch.setattr("bench.cost.estimate", lambda *_: {})  # it computes the loss, too
+    result = tiny("--method", "gaussian", "--sigma", "0.25,0.5")
+    assert result.exit_code == 128 + signal.SIGTERM, result.output
+    assert "1 interrupted, 1 not begun of 2 cells" in result.output
+    (path,) = (tmp_path / "runs" / announce.FOLDER).iterdir()
+    write_json(path, read_json(path) | {"pid": ended_process()})
+    rows = json.loads(bench("status", "--results", tmp_path / "runs", "--json").stdout)
+    assert {row["sigma"]: (row["state"], row["reason"]) for row in rows} == {
+        "0.25": ("interrupted", "training stopped, and its checkpoint is kept; its `bench run` ended"),
+        "0.5": ("interrupted", "not begun; its `bench run` ended"),
+    }

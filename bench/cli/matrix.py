@@ -194,7 +194,8 @@ class Matrix:
         if len(cells) >= INDEXED_RUNS:
             Listing(self.store).rows()  # keeps an index, for whoever lists the folder next
         tally = Counter(self.states.values())
-        self.say(", ".join(f"{count} {state}" for state, count in sorted(tally.items())) + f" of {len(self.plan.cells)} cells")
+        told = Counter(map(self._interrupted, self.plan.cells)) if interrupted else tally
+        self.say(", ".join(f"{count} {state}" for state, count in sorted(told.items())) + f" of {len(self.plan.cells)} cells")
         if interrupted:
             without = f" without --rerun {self.rerun}" if self.rerun else ""
             self.say(f"interrupted; the same line again{without} continues")
@@ -202,6 +203,15 @@ class Matrix:
         if tally["diverged"]:
             self.say("diverged cells are not tried again unless you say --rerun diverged")
         return int(tally["done"] != len(self.plan.cells))
+
+    def _interrupted(self, cell: Cell) -> str:
+        """What to call the state of a cell after an interruption: one that was begun is no longer at work here."""
+        from bench.claims import holder, present
+
+        if self.states[cell.id] not in ("training", "certifying"):
+            return {"missing": "not begun"}.get(self.states[cell.id], self.states[cell.id])
+        other = holder(self.store.run(cell.spec).path, present(self.store.root))
+        return "running elsewhere" if other and not other.stale else "interrupted"
 
     def check_slurm(self, options: Options, engine: Engine) -> None:
         """UsageError if what is to do cannot be handed over to Slurm so."""
