@@ -189,7 +189,7 @@ def test_every_problem_of_a_run_at_once(bench: Call, tmp_path: Path) -> None:
     ("words", "expected"),
     [
         (("5",), [0, 1, 2, 3, 4]),
-        (("0",), [0]),
+        (("0,",), [0]),
         (("3,",), [3]),
         (("0,3,4",), [0, 3, 4]),
         (("0", "3"), [0, 3]),

@@ -18,7 +18,16 @@ T = TypeVar("T")
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
 
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the runs.")]
+
+
+def _folder(word: str | Path) -> Path:
+    """A path; an empty word, as of a shell's variable that was never set, is not the folder that one happens to be in."""
+    if not str(word):
+        stop(["--results is empty; name a folder, or leave it out for the default (. is the current folder)"])
+    return Path(word)
+
+
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the runs.", parser=_folder)]
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="FILE", help="A .py file with a method of yours; several with commas or repeated.")
 ]
@@ -87,16 +96,19 @@ def numbers(values: Sequence[str] | None, flag: str, problems: list[str]) -> lis
 
 
 def seeds(values: Sequence[str] | None, problems: list[str]) -> list[int]:
-    """`5` means 0..4; `0,3,4`, a repeated flag, `3,` or `0` mean just those seeds."""
+    """`5` means 0..4; `0,3,4`, a repeated flag, or `3,` mean just those seeds."""
     chosen = []
     for word in words(values, "--seeds", problems):
         if not (word.isascii() and word.isdigit() and len(word) < 19):
             problems.append(f"--seeds {word} is not a whole number from 0 up; write 5 for seeds 0 to 4, or a list such as 0,3,4")
         else:
             chosen.append(int(word))
-    as_count = len(chosen) == 1 and chosen[0] > 0 and len(values or ()) == 1 and "," not in (values or ("",))[0]
+    as_count = len(chosen) == 1 and len(values or ()) == 1 and "," not in (values or ("",))[0]
     if as_count and chosen[0] > 100_000:
         problems.append(f"--seeds {chosen[0]} asks for more than 100000 seeds; write {chosen[0]}, for that one seed")
+        return []
+    if as_count and chosen[0] == 0:
+        problems.append("--seeds 0 asks for no seed, since N means seeds 0 to N - 1; write 0, for seed 0 alone")
         return []
     return list(range(chosen[0])) if as_count else chosen
 
