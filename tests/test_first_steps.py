@@ -155,3 +155,33 @@ def test_a_stopped_training_is_not_called_unbegun(bench: Call, tiny: Call, tmp_p
         "0.25": ("interrupted", "training stopped, and its checkpoint is kept; its `bench run` ended"),
         "0.5": ("interrupted", "not begun; its `bench run` ended"),
     }
+
+
+@pytest.mark.parametrize("verb", [("run", "--dry-run"), ("check", "gaussian"), ("data", "check", "mnist"), ("predict", "x.pth")])
+def test_a_data_folder_that_is_not_there_is_refused(bench: Call, tmp_path: Path, verb: tuple[str, ...]) -> None:
+    result = bench(*verb, "--data-dir", tmp_path / "nowhere")
+    assert result.exit_code == 2, result.output
+    assert f"bench: --data-dir {tmp_path / 'nowhere'}: there is no such folder" in result.output
+
+
+def test_no_seed_and_no_folder_are_refused(bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    none = bench("run", "--method", "gaussian", "--seeds", "0", "--dry-run")
+    assert none.exit_code == 2
+    assert "bench: --seeds 0 asks for no seed" in none.output
+    one = bench("run", "--method", "gaussian", "--seeds", "0,", "--sigma", "0.25", "--dry-run", "--json", "--results", ".")
+    assert [cell["seed"] for cell in json.loads(one.stdout)["cells"]] == [0]
+    for verb in (("run", "--method", "gaussian", "--dry-run"), ("table",), ("status",)):
+        empty = bench(*verb, "--results", "")
+        assert empty.exit_code == 2
+        assert empty.output.startswith("bench: --results is empty")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_method_without_its_decorator_is_told_which(bench: Call, margin: Path) -> None:
+    text = margin.read_text().replace("@dataclass(frozen=True, kw_only=True)\n", "")
+    assert text != margin.read_text()
+    margin.write_text(text)
+    result = bench("run", "--plugin", margin, "--dry-run")
+    assert result.exit_code == 2
+    assert "TypeError: write @dataclass(frozen=True, kw_only=True) above class Margin (" in result.output

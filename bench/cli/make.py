@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.common import Plugins, guarded, plain, plugins, stop
-from bench.cli.data import DataDir
+from bench.cli.data import DataDir, check_data_dir
 from bench.spec import NAME
 
 
@@ -67,6 +67,7 @@ def check(
     problems: list[str] = []
     extra = [*plugins(plugin, problems), *([Path(method)] if as_file else [])]
     name = Path(method).stem if as_file else method
+    check_data_dir(data_dir, problems)
     if problems:
         stop(problems)
     if as_file and not Path(method).is_file():

@@ -23,7 +23,7 @@ from bench.cli.common import (
     words,
 )
 from bench.cli.cost import estimate_json, total_json
-from bench.cli.data import DataDir
+from bench.cli.data import DataDir, check_data_dir
 from bench.cli.engines import Engine
 from bench.cli.matrix import Matrix
 from bench.cli.scale import Devices, Precision, SyncBatchnorm, training_changes
@@ -159,6 +159,7 @@ def run(
     training_changes(devices_per_cell, precision, sync_batchnorm, wanted, problems)
     paths = plugins(plugin, problems)
     check_folder(results, problems)
+    check_data_dir(data_dir, problems)
     if rerun is not None and rerun not in RERUN:
         problems.append(f"--rerun {rerun} is unknown{nearest(rerun, RERUN)}")
     if batch is not None and batch < 1:
