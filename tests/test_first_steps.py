@@ -185,3 +185,12 @@ def test_a_method_without_its_decorator_is_told_which(bench: Call, margin: Path)
     result = bench("run", "--plugin", margin, "--dry-run")
     assert result.exit_code == 2
     assert "TypeError: write @dataclass(frozen=True, kw_only=True) above class Margin (" in result.output
+
+
+def test_a_loss_that_is_nan_is_told_without_a_warning(bench: Call, margin: Path) -> None:
+    margin.write_text(margin.read_text().replace('"loss": self.scale', '"loss": float("nan")'))
+    result = bench("check", margin)
+    assert result.exit_code == 1
+    assert "term 'loss' is nan at epoch 0" in result.output
+    assert "Warning" not in result.output
+    assert "margin: 2 of 7 promises hold, 4 were not tried" in result.output

@@ -80,13 +80,15 @@ def check(
         else:
             results = check_method(registry.load(name))
         console = Console(highlight=False, soft_wrap=True)
-        for result in results:
+        tried = [result for result in results if result.tried]
+        for result in tried:
             mark = "[red]broken[/red]" if result.problem else "[green]holds [/green]"
             console.print(f"{mark}  {result.promise}")
             if result.problem:
                 console.print(f"        {plain(result.problem)}", markup=False)
-        broken = sum(result.problem is not None for result in results)
-        console.print(f"{name}: {len(results) - broken} of {len(results)} promises hold", markup=False)
+        broken = sum(result.problem is not None for result in tried)
+        untried = f", {len(results) - len(tried)} were not tried" if len(tried) < len(results) else ""
+        console.print(f"{name}: {len(tried) - broken} of {len(results)} promises hold{untried}", markup=False)
         return int(broken > 0)
 
     raise typer.Exit(guarded(work))
