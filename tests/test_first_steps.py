@@ -77,7 +77,7 @@ class Margin(Method):
     scale: float = 1.0
 
     def loss(self, g: SmoothedClassifier, batch: Batch) -> Terms:
-        return {"loss": self.scale * cross_entropy(g.logits(batch.x, g.noise(batch.x)), batch.y).mean()}
+        return {"cross_entropy": self.scale * cross_entropy(g.logits(batch.x, g.noise(batch.x)), batch.y).mean()}
 
 
 Margin.presets = {("official", variant, "mnist", sigma): Margin(scale=sigma) for variant in Margin.variants for sigma in (0.25, 0.5)}
@@ -188,9 +188,17 @@ def test_a_method_without_its_decorator_is_told_which(bench: Call, margin: Path)
 
 
 def test_a_loss_that_is_nan_is_told_without_a_warning(bench: Call, margin: Path) -> None:
-    margin.write_text(margin.read_text().replace('"loss": self.scale', '"loss": float("nan")'))
+    margin.write_text(margin.read_text().replace('"cross_entropy": self.scale', '"cross_entropy": float("nan")'))
     result = bench("check", margin)
     assert result.exit_code == 1
-    assert "term 'loss' is nan at epoch 0" in result.output
+    assert "term 'cross_entropy' is nan at epoch 0" in result.output
     assert "Warning" not in result.output
     assert "margin: 2 of 7 promises hold, 4 were not tried" in result.output
+
+
+def test_logs_that_the_default_map_does_not_know_ask_for_a_map(bench: Call, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "mine.tsv").write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t7\t7\t0.5\t1\t0.1\n")
+    result = bench("import", tmp_path / "logs", "--results", tmp_path / "runs")
+    assert result.exit_code == 1, "nothing is there afterwards"
+    assert "write a map of your logs and give it with --map FILE; docs/tables.md shows one" in result.output
