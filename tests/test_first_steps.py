@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import json
+import re
 import shlex
 import signal
 from collections.abc import Callable
@@ -202,3 +202,21 @@ def test_logs_that_the_default_map_does_not_know_ask_for_a_map(bench: Call, tmp_
     result = bench("import", tmp_path / "logs", "--results", tmp_path / "runs")
     assert result.exit_code == 1, "nothing is there afterwards"
     assert "write a map of your logs and give it with --map FILE; docs/tables.md shows one" in result.output
+
+
+def test_the_variants_of_the_readme_run(bench: Call, tiny: Call, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "Mine.presets" in block)
+    in_class, _, below = block.partition("\n\n")
+    bench("new-method", "mine", "--folder", tmp_path)
+    path = tmp_path / "mine.py"
+    text = path.read_text().replace("    copies: int", f"{in_class}\n    copies: int", 1)
+    path.write_text(text.replace("import dataclass\n", "import dataclass\nfrom typing import ClassVar\n") + f"\n\n{below}")
+    first = tiny("--plugin", path, "--dry-run")
+    assert first.exit_code == 0, first.output
+    assert "3 cells: rows 1" in first.output
+    both = json.loads(tiny("--plugin", path, "--method", "mine.*", "--dry-run", "--json").stdout)["cells"]
+    assert [(cell["row"], cell["sigma"]) for cell in both] == [
+        ("mine.weak", 0.25), ("mine.strong", 0.25), ("mine.weak", 0.5), ("mine.strong", 0.5), ("mine.weak", 1.0),
+    ]  # fmt: skip
+    assert bench("check", path).exit_code == 0

@@ -19,7 +19,6 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
 
 
-
 def _folder(word: str | Path) -> Path:
     """A path; an empty word, as of a shell's variable that was never set, is not the folder that one happens to be in."""
     if not str(word):
@@ -33,7 +32,9 @@ Plugins = Annotated[
 ]
 Format = Annotated[
     str | None,
-    typer.Option("--format", help="terminal, markdown, latex, csv or json. Default: by the suffix of --out (.md, .tex, ...), else terminal."),
+    typer.Option(
+        "--format", help="terminal, markdown, latex, csv or json. Default: by the suffix of --out (.md, .tex, ...), else terminal."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 

@@ -87,7 +87,9 @@ def _print(report: Report, log_map: LogMap, results: Path) -> None:
         typer.echo(f"       {count:6} {reason}")
     typer.echo(f"{len(report.refused):6} refused{': ' if kinds else ''}{kinds}")
     if report.refused and all(error.kind == "no pattern" for error in report.refused) and not (report.read or report.already):
-        typer.echo(f"no path fits the map of {log_map.collection}: write a map of your logs and give it with --map FILE; docs/tables.md shows one")
+        typer.echo(
+            f"no path fits the map of {log_map.collection}: write a map of your logs and give it with --map FILE; docs/tables.md shows one"
+        )
     if not report.written:
         typer.echo("nothing was written, since --strict allows no refusal")
     elif report.read:
