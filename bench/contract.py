@@ -34,10 +34,11 @@ EPOCHS = (0.0, 15.0, 89.0)
 
 @dataclass(frozen=True)
 class Result:
-    """One promise of the contract, and what broke it (None: it holds)."""
+    """One promise of the contract, and what broke it (None: it holds, unless it was not tried, for want of those before it)."""
 
     promise: str
     problem: str | None
+    tried: bool = True
 
 
 class _Broken(Exception):
@@ -73,7 +74,7 @@ def check(loaded: Loaded) -> list[Result]:
         results.append(_try(promise, partial(test, loaded), lambda error: line_of(error, next(_instances(loaded)))))
         if results[-1].problem and test is _terms_are_finite:
             break  # what follows needs a loss
-    return results
+    return results + [Result(promise, None, tried=False) for promise, _ in promises[len(results) :]]
 
 
 def _try(promise: str, test: Callable[[], object], where: Callable[[BaseException], str]) -> Result:
@@ -104,7 +105,7 @@ def check_dataset(info: DatasetInfo, data_dir: Path | None = None) -> list[Resul
         results.append(_try(promise, partial(test, info, data_dir), lambda error: ""))
         if results[-1].problem:
             break
-    return results
+    return results + [Result(promise, None, tried=False) for promise, _ in promises[len(results) :]]
 
 
 def _facts_fit(info: DatasetInfo, data_dir: Path | None) -> None:
@@ -182,7 +183,7 @@ def _terms_are_finite(loaded: Loaded) -> None:
             terms = check_terms(method.loss(g, batch))
             for name, term in terms.items():
                 if not bool(term.isfinite()):
-                    raise _Broken(f"term {name!r} is {float(term)} at epoch {epoch:g}")
+                    raise _Broken(f"term {name!r} is {float(term.detach())} at epoch {epoch:g}")
             if not any(term.requires_grad for term in terms.values()):
                 raise _Broken("no term has a gradient")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -54,6 +54,12 @@ class Method(ABC):
     presets: ClassVar[Mapping[Preset, Method]] = {}
     chunks: ClassVar[str | int] = 1
     separable: ClassVar[bool] = False
+
+    def __new__(cls, **_: object) -> Self:
+        """TypeError that names the decorator, where it was forgotten; without it a class has no __init__ for its fields."""
+        if "__dataclass_params__" not in vars(cls):
+            raise TypeError(f"write @dataclass(frozen=True, kw_only=True) above class {cls.__name__}")
+        return super().__new__(cls)
 
     @abstractmethod
     def loss(self, g: SmoothedClassifier, batch: Batch) -> Terms:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -121,7 +122,8 @@ def make_plan(request: Request, registry: Registry) -> Plan:
             for row in rows:
                 preset, presets_of, problem = _preset_for(row, recipe, info, sigma)
                 if preset is None:
-                    (notes if row.by_pattern else problems).append(problem)
+                    skipped = row.by_pattern or (not request.sigmas and any(_preset_for(row, recipe, info, s)[0] for s in info.sigmas))
+                    (notes if skipped else problems).append(problem)
                 elif resolved := _resolve(row, preset, info, sigma, recipe, own, request.changes, problems):
                     found.append(Cell(resolved[0], certify, resolved[1], row.loaded.source_sha256, presets_of, plugins))
                     if presets_of:
@@ -244,6 +246,24 @@ def _split(changes: Mapping[str, str], prefix: str) -> dict[str, str]:
     return {k.removeprefix(prefix): v for k, v in changes.items() if k.startswith(prefix)}
 
 
+def _meant(name: str, value: str, fields: Collection[str]) -> str:
+    """The nearest right name for a hyperparameter that there is not: perhaps it is one of the protocol, or has an option of its own."""
+    options = {
+        "sigma": f"use --sigma {value}",
+        "seed": f"use --seeds {value}, for the training, certify.seed for the sampling",
+        "alpha": "alpha is applied when evidence is read, by `bench table --alpha`",
+    }
+    if name in options:
+        return f"; {options[name]}"
+    specs = (("certify", CertifySpec), ("train", TrainSpec))
+    full = [(f.name, f"{part}.{f.name}") for part, spec in specs for f in dataclasses.fields(spec) if f.name != "changes"]
+    meant = [word for bare, word in full if bare == name]
+    if not meant and not get_close_matches(name, fields):
+        close = get_close_matches(name, [bare for bare, _ in full], n=1)
+        meant = [word for bare, word in full if bare in close]
+    return f"; did you mean {' or '.join(map(repr, meant))}?" if meant else nearest(name, fields)
+
+
 def _differing(old: object, new: object, names: Sequence[str], prefix: str = "") -> dict[str, Scalar]:
     return {prefix + name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
 
@@ -301,7 +321,10 @@ def _resolve(
     own = dict(row.changes) | {k: v for k, v in changes.items() if "." not in k}
     # Every field goes through the check, so that a preset's 5 and a user's 5.0 give one key.
     whole = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
-    method, found = replace_checked(preset, whole | own, f"method {row.loaded.name!r}")
+    unknown = {name: value for name, value in own.items() if name not in whole}
+    problems += [f"method {row.loaded.name!r} has no field {name!r}{_meant(name, value, whole)}" for name, value in unknown.items()]
+    known = {name: value for name, value in own.items() if name in whole}
+    method, found = replace_checked(preset, whole | known, f"method {row.loaded.name!r}")
     problems += found
     chunks = method.chunks if isinstance(method.chunks, int) else getattr(method, method.chunks)
     train, train_changes = _train_spec(info, recipe, chunks, protocol, changes, problems)
@@ -317,6 +340,6 @@ def _resolve(
         recipe=recipe,
         protocol=protocol.name,
         train=train,
-        changes=_differing(preset, method, list(own)) | train_changes,
+        changes=_differing(preset, method, list(known)) | train_changes,
     )
     return spec, method

@@ -77,12 +77,23 @@ def _standing(store: Store, now: float, row: Row, cell: announce.Planned | None,
             unsure = f"its job {row['job']} was submitted; Slurm cannot be asked here" if alive == "unknown" else None
             row |= {"state": "queued", "reason": unsure}
         else:
-            who = f"job {row['job']}" if row["job"] else "`bench run`"
-            begun = f"not begun; its {who} ended" if row["state"] == "missing" or more else "nobody is at it"
-            row |= {"state": "interrupted", "reason": f"{holder} is gone" if holder else begun}
+            row |= {"state": "interrupted", "reason": _left_off(row, more, holder)}
     if row["state"] not in ("done", "queued"):
         row["retry"] = _retry(store, row, cell)
     return row
+
+
+def _left_off(row: Row, more: bool, holder: claims.Holder | None) -> str:
+    """Where a cell stands that nobody is at. more: a certification of it was planned that is not on disk."""
+    gone = f"{holder} is gone" if holder else f"its {'job ' + row['job'] if row['job'] else '`bench run`'} ended"
+    if row["state"] == "missing":
+        return f"not begun; {gone}"
+    if row.get("own") == "training":
+        kept = (Path(row["path"]) / "checkpoint.bin").exists()
+        return f"training stopped{', and its checkpoint is kept' if kept else ' before its first checkpoint'}; {gone}"
+    if more:
+        return f"trained, its certification not begun; {gone}"
+    return gone if holder else "nobody is at it"
 
 
 def _retry(store: Store, row: Row, cell: announce.Planned | None) -> str | None:

@@ -297,7 +297,7 @@ def test_the_summary_counts_and_says_why(bench: Call, toy: Toy) -> None:
         "     2 read",
         "     1 same content as another",
         "     1 left out by the map",
-        "     3 refused: 2 no place, 1 cut short",
+        "     3 refused: 1 cut short, 1 no place, 1 no pattern",
     ):
         assert words in result.output
     data = json.loads(call(bench, toy, "--json").stdout)
@@ -309,6 +309,13 @@ def test_the_summary_counts_and_says_why(bench: Call, toy: Toy) -> None:
         "reason": "cut short: 4 of 6 images",
     }
     assert len(list(imports(toy.runs))) == 2
+
+
+def test_the_summary_says_what_is_wrong_in_a_log(bench: Call, toy: Toy) -> None:
+    toy.write("mnist/noise_0.5_1", text(7, 2, 1, 1))  # the fourth is a 0
+    result = call(bench, toy)
+    assert result.exit_code == 0
+    assert "     1 refused: 1 wrong labels" in result.output
 
 
 def test_strict_writes_nothing_if_anything_is_refused(bench: Call, toy: Toy) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli.common import Json, Results, check_folder, clock, guarded, plain, print_json, stop, write_file
-from bench.cli.data import DataDir
+from bench.cli.data import DataDir, check_data_dir
 from bench.errors import BenchError, Interrupted
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ class _Job:
 
         problems: list[str] = []
         check_folder(results, problems)
+        check_data_dir(data_dir, problems)
         if tsv and tsv.is_dir():
             problems.append(f"--tsv {tsv} is a folder; name a file")
         checks: list[Callable[[], object]] = [lambda: check_alpha(alpha), lambda: select_images(images, 1)]

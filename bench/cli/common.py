@@ -10,14 +10,31 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, UsageError, nearest
 from bench.spec import PROTOCOL_ALIASES
 
 T = TypeVar("T")
 
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the runs.")]
+FORMATS = ("terminal", "markdown", "latex", "csv", "json")
+SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
+
+
+def _folder(word: str | Path) -> Path:
+    """A path; an empty word, as of a shell's variable that was never set, is not the folder that one happens to be in."""
+    if not str(word):
+        stop(["--results is empty; name a folder, or leave it out for the default (. is the current folder)"])
+    return Path(word)
+
+
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the runs.", parser=_folder)]
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="FILE", help="A .py file with a method of yours; several with commas or repeated.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", help="terminal, markdown, latex, csv or json. Default: by the suffix of --out (.md, .tex, ...), else terminal."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -80,16 +97,19 @@ def numbers(values: Sequence[str] | None, flag: str, problems: list[str]) -> lis
 
 
 def seeds(values: Sequence[str] | None, problems: list[str]) -> list[int]:
-    """`5` means 0..4; `0,3,4`, a repeated flag, `3,` or `0` mean just those seeds."""
+    """`5` means 0..4; `0,3,4`, a repeated flag, or `3,` mean just those seeds."""
     chosen = []
     for word in words(values, "--seeds", problems):
         if not (word.isascii() and word.isdigit() and len(word) < 19):
             problems.append(f"--seeds {word} is not a whole number from 0 up; write 5 for seeds 0 to 4, or a list such as 0,3,4")
         else:
             chosen.append(int(word))
-    as_count = len(chosen) == 1 and chosen[0] > 0 and len(values or ()) == 1 and "," not in (values or ("",))[0]
+    as_count = len(chosen) == 1 and len(values or ()) == 1 and "," not in (values or ("",))[0]
     if as_count and chosen[0] > 100_000:
         problems.append(f"--seeds {chosen[0]} asks for more than 100000 seeds; write {chosen[0]}, for that one seed")
+        return []
+    if as_count and chosen[0] == 0:
+        problems.append("--seeds 0 asks for no seed, since N means seeds 0 to N - 1; write 0, for seed 0 alone")
         return []
     return list(range(chosen[0])) if as_count else chosen
 
@@ -149,6 +169,15 @@ def check_out(out: Path, example: str, problems: list[str]) -> None:
         problems.append(f"--out {out} is a folder; name a file in it, such as {out / example}")
     elif not out.parent.is_dir():
         problems.append(f"--out {out}: there is no folder {out.parent}")
+
+
+def format_of(named: str | None, out: Path | None, problems: list[str]) -> str:
+    """The format that --format names, or else the suffix of the file; terminal where neither does."""
+    if named is None:
+        return "terminal" if out is None else SUFFIXES.get(out.suffix.lower(), "terminal")
+    if named not in FORMATS:
+        problems.append(f"--format {named} is unknown{nearest(named, FORMATS)}")
+    return named
 
 
 def deliver(text: str, out: Path | None) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bench.cli.common import Results, check_out, deliver, existing_folder, guarded, numbers, plain, stop
+from bench.cli.common import Format, Results, check_out, deliver, existing_folder, format_of, guarded, numbers, plain, stop
 from bench.cli.page import Page
 from bench.cli.paired import render as render_paired
 from bench.cli.tables import SOURCES, From
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from leaderboard.aggregate import Source
     from leaderboard.compare import Comparison, Report, SeedDifference
 
-FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 FIELDS = (
     *("title", "source", "sigma", "a", "b", "uncertainty", "metric", "runs_a", "runs_b", "paired", "images", "value_a", "value_b"),
     *("std_a", "std_b", "difference", "std_difference", "error", "low", "high", "effect", "p", "p_least", "p_holm"),
@@ -50,7 +49,7 @@ def compare(
         float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2); 0.001 unless given.")
     ] = None,
     source: From = None,
-    format_: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv or json.")] = "terminal",
+    format_: Format = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
     results: Results = Path("results/runs"),
 ) -> None:
@@ -68,9 +67,9 @@ def compare(
     sigmas = numbers(sigma, "--sigma", problems)
     if alpha is not None and not 0 < alpha < 0.5:
         problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
-    for flag, value, known in (("--from", source, SOURCES), ("--format", format_, FORMATS)):
-        if value is not None and value not in known:
-            problems.append(f"{flag} {value} is unknown{nearest(value, known)}")
+    if source is not None and source not in SOURCES:
+        problems.append(f"--from {source} is unknown{nearest(source, SOURCES)}")
+    form = format_of(format_, out, problems)
     if out is not None:
         check_out(out, "compare.md", problems)
     if problems:
@@ -83,7 +82,7 @@ def compare(
 
     if paired:
         place = existing_folder(logs or results, "--logs" if logs else "--results")
-        deliver(guarded(lambda: render_paired(comparing.compare_paired(Store(results).find(a), b, place), format_)), out)
+        deliver(guarded(lambda: render_paired(comparing.compare_paired(Store(results).find(a), b, place), form)), out)
         return
 
     def work() -> str:
@@ -91,13 +90,13 @@ def compare(
         report = comparing.compare(
             Store(results), a, b, dataset=dataset or "mnist", sigmas=sigmas, protocol=protocol, recipe=recipe, alpha=alpha, source=chosen
         )
-        return render(report, format_)
+        return render(report, form)
 
     deliver(guarded(work), out)
 
 
 def render(report: Report, format: str) -> str:
-    """The report as text, ending in a line end; `format` is one of FORMATS. Only csv and json have full precision."""
+    """The report as text, ending in a line end; `format` is one of those of --format. Only csv and json have full precision."""
     if format == "csv":
         return _csv(report)
     if format == "json":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,10 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Say what is there, what is missing, what is not the published file, and where it was looked for. Exit code 1 unless all is well."""
+    problems: list[str] = []
+    check_data_dir(data_dir, problems)
+    if problems:
+        stop(problems)
     reports = [_report(info, data_dir, every_image=every_image) for info in _infos(name, plugin)]
     if as_json:
         print_json(reports)
@@ -60,6 +65,12 @@ def check(
             for line in [*report["found"], *report["problems"]]:
                 typer.echo(plain(f"  {line}"))
     raise typer.Exit(int(not all(report["good"] for report in reports)))
+
+
+def check_data_dir(data_dir: Path | None, problems: list[str]) -> None:
+    """A folder of data that a flag names must be there, also for what ships with the package and is not looked for."""
+    if data_dir is not None and not os.path.isdir(data_dir):  # noqa: PTH112 - a path too long for the system is no folder, and no error
+        problems.append(f"--data-dir {data_dir}: there is no such folder")
 
 
 def _infos(names: list[str] | None, plugin: list[str] | None) -> list[DatasetInfo]:

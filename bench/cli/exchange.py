@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bench.store import Certification, Run
 
 FORMATS = ("tsv",)
+WRONG = {name: f"wrong {name}" for name in ("columns", "images", "labels", "predictions", "radii", "times")}
+"""Kinds of refusals that name what is wrong in a log; the others are whole words."""
 EXPORTS = ("tsv", "checkpoint")
 
 
@@ -34,7 +36,8 @@ def import_(
 ) -> None:
     """Read published certification logs into the results, marked as imported. What does not fit entirely is refused, with the reason.
 
-    The same line again changes nothing. Hidden files are left out. Exit codes: 0 done, 1 something was refused under --strict, 2 usage.
+    The same line again changes nothing. Hidden files are left out. Exit codes: 0 done, 1 something was refused, and
+    either nothing at all is there then or --strict was given, 2 usage.
     """
     problems: list[str] = []
     if format_ not in FORMATS:
@@ -51,7 +54,7 @@ def import_(
         print_json(_as_json(report, log_map))
     else:
         _print(report, log_map, results)
-    if strict and report.refused:
+    if report.refused and (strict or not (report.read or report.already or report.same)):
         raise typer.Exit(1)
 
 
@@ -75,7 +78,7 @@ def _print(report: Report, log_map: LogMap, results: Path) -> None:
         typer.echo(f"refused: {error}")
     for file, other in report.same.items():
         typer.echo(f"same content as {other}: {file}")
-    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(e.kind for e in report.refused).most_common())
+    kinds = ", ".join(f"{count} {WRONG.get(kind, kind)}" for kind, count in Counter(e.kind for e in report.refused).most_common())
     typer.echo(f"{len(report.read):6} read")
     typer.echo(f"{len(report.already):6} already there")
     typer.echo(f"{len(report.same):6} same content as another")
@@ -83,6 +86,10 @@ def _print(report: Report, log_map: LogMap, results: Path) -> None:
     for reason, count in Counter(report.skipped.values()).most_common():
         typer.echo(f"       {count:6} {reason}")
     typer.echo(f"{len(report.refused):6} refused{': ' if kinds else ''}{kinds}")
+    if report.refused and all(error.kind == "no pattern" for error in report.refused) and not (report.read or report.already):
+        typer.echo(
+            f"no path fits the map of {log_map.collection}: write a map of your logs and give it with --map FILE; docs/tables.md shows one"
+        )
     if not report.written:
         typer.echo("nothing was written, since --strict allows no refusal")
     elif report.read:

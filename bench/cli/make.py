@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import shlex
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.common import Plugins, guarded, plain, plugins, stop
-from bench.cli.data import DataDir
+from bench.cli.data import DataDir, check_data_dir
 from bench.spec import NAME
 
 
@@ -45,8 +46,9 @@ def new_method(
     except OSError as error:
         stop([f"{path}: {error.strerror}"])
     typer.echo(f"wrote {path}; next:")
-    typer.echo(f"  bench check {path}")
-    typer.echo(f"  bench run --plugin {path} --method {name} --protocol smoke")
+    word = shlex.quote(str(path))
+    typer.echo(f"  bench check {word}")
+    typer.echo(f"  bench run --plugin {word} --method {name} --protocol smoke")
 
 
 def check(
@@ -65,6 +67,7 @@ def check(
     problems: list[str] = []
     extra = [*plugins(plugin, problems), *([Path(method)] if as_file else [])]
     name = Path(method).stem if as_file else method
+    check_data_dir(data_dir, problems)
     if problems:
         stop(problems)
     if as_file and not Path(method).is_file():
@@ -77,13 +80,15 @@ def check(
         else:
             results = check_method(registry.load(name))
         console = Console(highlight=False, soft_wrap=True)
-        for result in results:
+        tried = [result for result in results if result.tried]
+        for result in tried:
             mark = "[red]broken[/red]" if result.problem else "[green]holds [/green]"
             console.print(f"{mark}  {result.promise}")
             if result.problem:
                 console.print(f"        {plain(result.problem)}", markup=False)
-        broken = sum(result.problem is not None for result in results)
-        console.print(f"{name}: {len(results) - broken} of {len(results)} promises hold", markup=False)
+        broken = sum(result.problem is not None for result in tried)
+        untried = f", {len(results) - len(tried)} were not tried" if len(tried) < len(results) else ""
+        console.print(f"{name}: {len(tried) - broken} of {len(results)} promises hold{untried}", markup=False)
         return int(broken > 0)
 
     raise typer.Exit(guarded(work))

@@ -194,7 +194,8 @@ class Matrix:
         if len(cells) >= INDEXED_RUNS:
             Listing(self.store).rows()  # keeps an index, for whoever lists the folder next
         tally = Counter(self.states.values())
-        self.say(", ".join(f"{count} {state}" for state, count in sorted(tally.items())) + f" of {len(self.plan.cells)} cells")
+        told = Counter(map(self._interrupted, self.plan.cells)) if interrupted else tally
+        self.say(", ".join(f"{count} {state}" for state, count in sorted(told.items())) + f" of {len(self.plan.cells)} cells")
         if interrupted:
             without = f" without --rerun {self.rerun}" if self.rerun else ""
             self.say(f"interrupted; the same line again{without} continues")
@@ -202,6 +203,15 @@ class Matrix:
         if tally["diverged"]:
             self.say("diverged cells are not tried again unless you say --rerun diverged")
         return int(tally["done"] != len(self.plan.cells))
+
+    def _interrupted(self, cell: Cell) -> str:
+        """What to call the state of a cell after an interruption: one that was begun is no longer at work here."""
+        from bench.claims import holder, present
+
+        if self.states[cell.id] not in ("training", "certifying"):
+            return {"missing": "not begun"}.get(self.states[cell.id], self.states[cell.id])
+        other = holder(self.store.run(cell.spec).path, present(self.store.root))
+        return "running elsewhere" if other and not other.stale else "interrupted"
 
     def check_slurm(self, options: Options, engine: Engine) -> None:
         """UsageError if what is to do cannot be handed over to Slurm so."""
@@ -217,7 +227,7 @@ class Matrix:
 
     def submit(self, options: Options, engine: Engine) -> int:
         """Hands what is to do over to Slurm, but for cells that its jobs have already; returns the exit code."""
-        from bench.announce import handed_over
+        from bench.announce import handed_over, line
 
         cells = self._without_job(self._longest_first())
         if len(cells) < len(self.todo):
@@ -234,9 +244,8 @@ class Matrix:
         for jobs in slurm.submit(tasks):  # what Slurm has is told at once: it may refuse the next array
             mine += [replace(planned[cells[place].id], job=job) for place, job in sorted(jobs.items())]
             path = handed_over(self.store.root, mine, finished, path)
-        where = "" if self.store.root == Path("results/runs") else f" --results {self.store.root}"
         self.say(f"submitted {len(cells)} cells as {len({cell.job for cell in mine})} jobs; their logs are in {slurm.folder}")
-        self.say(f"next: bench status{where}; the same line again submits what is then unfinished")
+        self.say(f"next: {line('status', (), self.store.root)}; the same line again submits what is then unfinished")
         return 0
 
     def lines(self, options: Options, engine: Engine) -> Iterator[str]:

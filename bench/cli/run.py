@@ -23,7 +23,7 @@ from bench.cli.common import (
     words,
 )
 from bench.cli.cost import estimate_json, total_json
-from bench.cli.data import DataDir
+from bench.cli.data import DataDir, check_data_dir
 from bench.cli.engines import Engine
 from bench.cli.matrix import Matrix
 from bench.cli.scale import Devices, Precision, SyncBatchnorm, training_changes
@@ -159,6 +159,7 @@ def run(
     training_changes(devices_per_cell, precision, sync_batchnorm, wanted, problems)
     paths = plugins(plugin, problems)
     check_folder(results, problems)
+    check_data_dir(data_dir, problems)
     if rerun is not None and rerun not in RERUN:
         problems.append(f"--rerun {rerun} is unknown{nearest(rerun, RERUN)}")
     if batch is not None and batch < 1:
@@ -189,6 +190,7 @@ def run(
     import torch
     from rich.console import Console
 
+    from bench import announce
     from bench.faults import settings_kept
     from bench.plan import Plan, Request, make_plan
     from bench.registry import Registry, holds_dataset
@@ -208,7 +210,7 @@ def run(
         problems.append(str(error))
     plan, registry = Plan((), ()), Registry(paths)
     mine = [path.stem for path in paths if not holds_dataset(path)]
-    methods = methods or ([*layout.rows, *mine] if number is not None else mine)
+    given, methods = methods, methods or ([*layout.rows, *mine] if number is not None else mine)
     request = Request(
         methods=methods or layout.rows,
         datasets=datasets or [layout.dataset],
@@ -225,6 +227,8 @@ def run(
             plan = Plan(plan.cells + found.cells, plan.notes + found.notes)
         except UsageError as error:
             problems += error.problems
+    if mine and not given and not problems:
+        plan = Plan(plan.cells, plan.notes + _other_variants(mine, registry))
     if not problems:
         problems = check_options(
             plan.cells, lambda cell: engine.device_of(cell, chosen_device), micro_batch, here=not engine.cluster
@@ -267,11 +271,20 @@ def run(
         stop([f"--results {results}: {error.strerror}"])
     code = guarded(lambda: matrix.submit(options, engine) if submitted else matrix.run(options, engine))
     if not code and not submitted:
-        where = "" if results == Path("results/runs") else f" --results {results}"
-        console.print(f"next: bench table{where} --protocol {protocol}", markup=False)
+        matrix.say(f"next: {announce.line('table', (), results)} --protocol {protocol}")
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     raise typer.Exit(code)
+
+
+def _other_variants(names: list[str], registry: Registry) -> tuple[str, ...]:
+    """What to know of methods that were taken without being named: their first variant is not all."""
+    loaded = [registry.load(name) for name in names]
+    return tuple(
+        f"{method.name} has also {', '.join(method.cls.variants[1:])}; --method '{method.name}.*' runs all"
+        for method in loaded
+        if len(method.cls.variants) > 1
+    )
 
 
 def _by_dataset(request: Request, registry: Registry) -> list[Request]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bench.cli.common import Results, check_out, deliver, existing_folder, filters, guarded, numbers, seeds, stop, words
+from bench.cli.common import Format, Results, check_out, deliver, existing_folder, filters, format_of, guarded, numbers, seeds, stop, words
 from bench.errors import nearest
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ From = Annotated[
     str | None,
     typer.Option("--from", metavar="imported|runs|checkpoints", help="Imported logs, our own runs, or what `bench certify` certified."),
 ]
-FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 
 
 def table(
@@ -36,7 +35,7 @@ def table(
     alpha: Annotated[
         float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")
     ] = None,
-    format_: Annotated[str, typer.Option("--format", help="terminal, markdown, latex, csv or json.")] = "terminal",
+    format_: Format = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
     number: Annotated[int | None, typer.Option("--table", metavar="N", help="Table 4 to 11 of the paper, in its layout.")] = None,
     against: Annotated[
@@ -70,8 +69,7 @@ def table(
     chosen_seeds = seeds(seed, problems)
     if alpha is not None and not 0 < alpha < 0.5:
         problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
-    if format_ not in FORMATS:
-        problems.append(f"--format {format_} is unknown{nearest(format_, FORMATS)}")
+    form = format_of(format_, out, problems)
     if out is not None:
         check_out(out, "table.md", problems)
     for flag, value, known in (("--against", against, ("published",)), ("--from", source, SOURCES), ("--compat", compat, COMPATS)):
@@ -112,7 +110,7 @@ def table(
             seeds=chosen_seeds,
             empty=against is not None,
         )
-        return paper.render(built, format_, against=against is not None)
+        return paper.render(built, form, against=against is not None)
 
     def work() -> str:
         groups = collect(
@@ -120,15 +118,15 @@ def table(
             Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen),
             alpha=alpha,
             source=cast("Source | None", source),
-            metrics=columns or (("all",) if format_ == "json" else DEFAULT),
+            metrics=columns or (("all",) if form == "json" else DEFAULT),
             mix=mix,
         )
         if ties:
             from leaderboard.compare import mark_ties
 
             groups = tuple(map(mark_ties, groups))
-        terminal = format_ == "terminal" and out is None
+        terminal = form == "terminal" and out is None
         width = os.get_terminal_size().columns if terminal and sys.stdout.isatty() else 120
-        return render(groups, format_, width=width, color=terminal and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+        return render(groups, form, width=width, color=terminal and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
 
     deliver(guarded(work if number is None else paper_table), out)

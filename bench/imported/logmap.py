@@ -127,7 +127,7 @@ class LogMap:
         parts = [*above, *path.split("/")]
         found = self._fitting(path) or [fit for start in range(len(parts)) for fit in self._fitting("/".join(parts[start:]))]
         if not found:
-            raise Refused(path, None, f"no path pattern of {self.origin} fits it", "no place")
+            raise Refused(path, None, f"no path pattern of {self.origin} fits it", "no pattern")
         if len(found) > 1:
             patterns = " and ".join(f"{rule.pattern!r} ({source})" for rule, _, source in found[:2])
             raise Refused(path, None, f"several path patterns of {self.origin} fit it: {patterns}", "no place")
