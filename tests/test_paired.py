@@ -140,6 +140,11 @@ def test_the_verdict(tmp_path: Path, counts: Sequence[int], within: bool) -> Non
     assert found.spread == pytest.approx(0.01)
 
 
+def test_a_changed_training_is_told(tmp_path: Path, theirs: Path) -> None:
+    run = add(Store(tmp_path / "runs"), run_spec(changes={"train.epochs": 30}), COUNTS, certify=AS_LOGGED)
+    assert "the run was trained with train.epochs=30 instead of the recipe's" in compare_paired(run, "plain", theirs).notes
+
+
 def test_one_log_has_no_spread(run: Run, theirs: Path) -> None:
     found = compare_paired(run, "other", theirs)
     assert (found.spread, found.predicted, found.within, found.agreement_among) == (None, None, None, ())

@@ -156,6 +156,8 @@ def compare_paired(run: Run, row: str, root: Path) -> Paired:
         notes.append(f"the run is {run.spec.row}, the logs are {first.row}")
     if run.spec.protocol != "full":
         notes.append(f"the run was trained by protocol {run.spec.protocol}, not by the full recipe")
+    if changed := ", ".join(f"{name}={value}" for name, value in run.spec.changes.items() if name.startswith("train.")):
+        notes.append(f"the run was trained with {changed} instead of the recipe's")
     told = "which its accuracies feel where a radius rounds to the one asked for"
     notes.append(f"The run's radii are rounded to {digits}, as the logs print them, {told}; its exact ACR is {exact.values.mean():.4f}.")
 
