@@ -90,6 +90,14 @@ def _use_mkldnn(enabled: bool) -> None:
     torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]
 
 
+def _cudnn() -> tuple[bool, bool, bool]:
+    return torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+
+
+def _set_cudnn(values: tuple[bool, bool, bool]) -> None:
+    torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = values
+
+
 def _generators() -> dict[str, Any]:
     numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - what a method must not use
     inside = numpy["state"]
@@ -105,6 +113,7 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "float32 matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     "precision of float32 products": (precisions, set_precisions),  # after the one before, which changes it too
     "use of oneDNN": (_uses_mkldnn, _use_mkldnn),
+    "use of cuDNN": (_cudnn, _set_cudnn),
     "flushing of subnormal numbers": (_flushes_subnormals, torch.set_flush_denormal),
 }
 """How torch's global settings are read and put back. All decide bits of the weights."""

@@ -303,6 +303,7 @@ MISBEHAVE = {
     "matmul precision": "torch.set_float32_matmul_precision('medium')",
     "precision of products": "torch.backends.mkldnn.conv.fp32_precision = 'bf16'",
     "oneDNN": "torch.backends.mkldnn.enabled = False",
+    "cuDNN": "torch.backends.cudnn.benchmark = True",
     "subnormal numbers": "torch.set_flush_denormal(True)",
     "Python's generator": "import random; random.random()",
     "NumPy's generator": "import numpy; numpy.random.rand()",
