@@ -462,11 +462,21 @@ def test_no_network_is_one_sentence(bench: Call, tmp_path: Path, monkeypatch: py
     assert "Traceback" not in result.output
 
 
-def test_an_archive_cannot_write_elsewhere(server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("old", [False, True], ids=["this Python", "a Python without filters"])
+@pytest.mark.parametrize("kind", ["above", "link"])
+def test_an_archive_cannot_write_elsewhere(
+    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, *, old: bool
+) -> None:
     """Even one whose check sum is right."""
+    if old:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
     address, folder = server
     with tarfile.open(folder / "evil.tar.gz", "w:gz") as tar:
-        entry = tarfile.TarInfo("../outside")
+        entry = tarfile.TarInfo("../outside" if kind == "above" else "inside")
+        if kind == "link":
+            entry.type, entry.linkname = tarfile.SYMTYPE, "../.."
+            tar.addfile(entry)
+            entry = tarfile.TarInfo("inside/outside")
         entry.size = 3
         tar.addfile(entry, io.BytesIO(b"bad"))
     known = torchvision.datasets.CIFAR10
@@ -476,6 +486,7 @@ def test_an_archive_cannot_write_elsewhere(server: tuple[str, Path], tmp_path: P
     with pytest.raises(BenchError, match=r"evil\.tar\.gz"):
         get(DATASETS["cifar10"], tmp_path / "data")
     assert not (tmp_path / "outside").exists()
+    assert not (tmp_path.parent / "outside").exists()
 
 
 # --------------------------------------------------------------------------------------------------------------- plug-ins

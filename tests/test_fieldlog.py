@@ -210,7 +210,7 @@ def test_malformed_logs_are_refused_with_file_line_and_reason(name: str, tmp_pat
     (tmp_path / "map.toml").write_text(MAP)
     words = ("import", logs, "--map", tmp_path / "map.toml", "--results", tmp_path / "runs")
     result = bench(*words)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1, "nothing was read"
     assert f"refused: x.tsv, line {line}: " in result.output
     assert reason in result.output
     assert "Traceback" not in result.output
