@@ -219,8 +219,10 @@ def forget_dead(folder: Path) -> None:
 
 def sweep_attempts(folder: Path) -> None:
     """Removes what processes left that were killed while they tried to claim a folder; of one that still tries its file must stay."""
-    for path in folder.glob(".claim.*.tmp"):
-        found = _read(path, present(folder))
+    attempts = [*folder.glob(".claim.*.tmp")]
+    now = present(folder) if attempts else 0.0
+    for path in attempts:
+        found = _read(path, now)
         if found and (found.stale or not found.pid):  # killed before it wrote who it is
             path.unlink(missing_ok=True)
 

@@ -51,9 +51,8 @@ class Listing:
 
     def rows(self) -> list[Row]:
         """One row per run, damaged ones too, ordered by folder; keeps the index for next time."""
-        folders = self.store.folders()
-        rows = [self.row(path) for path in folders]
-        there = set(map(self._name, folders))
+        there = {self._name(folder): folder for folder in self.store.folders()}
+        rows = [self._row(name, folder) for name, folder in there.items()]
         self._save({name: entry for name, entry in self._old.items() if name in there})
         return rows
 
@@ -63,7 +62,9 @@ class Listing:
         Besides COLUMNS: path, reason, kind of failure, the end of its log, `certifications`: key -> [state, images done, images], and
         `source`: SHA-256 of its method's file.
         """
-        name = self._name(folder)
+        return self._row(self._name(folder), folder)
+
+    def _row(self, name: str, folder: Path) -> Row:
         signature, newest = _signature(folder)
         entry: Any = self._old.get(name)
         if not self._holds(entry, signature):

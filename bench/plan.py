@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from bench.datasets import DATASETS, DatasetInfo, recipe_train
@@ -32,6 +32,8 @@ from bench.spec import (
     replace_checked,
     select_images,
 )
+
+WHERE_ALPHA = "alpha is applied when evidence is read, by `bench table --alpha`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,12 +248,12 @@ def _split(changes: Mapping[str, str], prefix: str) -> dict[str, str]:
     return {k.removeprefix(prefix): v for k, v in changes.items() if k.startswith(prefix)}
 
 
-def _meant(name: str, value: str, fields: Collection[str]) -> str:
+def _meant(changes: Mapping[str, str], name: str, fields: Iterable[str]) -> str:
     """The nearest right name for a hyperparameter that there is not: perhaps it is one of the protocol, or has an option of its own."""
     options = {
-        "sigma": f"use --sigma {value}",
-        "seed": f"use --seeds {value}, for the training, certify.seed for the sampling",
-        "alpha": "alpha is applied when evidence is read, by `bench table --alpha`",
+        "sigma": f"use --sigma {changes[name]}",
+        "seed": f"use --seeds {changes[name]}, for the training, certify.seed for the sampling",
+        "alpha": WHERE_ALPHA,
     }
     if name in options:
         return f"; {options[name]}"
@@ -271,7 +273,7 @@ def _differing(old: object, new: object, names: Sequence[str], prefix: str = "")
 def _certify_spec(protocol: Protocol, changes: Mapping[str, str], problems: list[str]) -> CertifySpec:
     own = _split(changes, "certify.")
     if "alpha" in own:
-        problems.append("certify.alpha cannot be set: alpha is applied when evidence is read, by `bench table --alpha`")
+        problems.append("certify.alpha cannot be set: " + WHERE_ALPHA)
     if "changes" in own:
         problems.append("certify.changes cannot be set: it records what --set changed")
     own = {name: value for name, value in own.items() if name not in ("alpha", "changes")}
@@ -321,10 +323,7 @@ def _resolve(
     own = dict(row.changes) | {k: v for k, v in changes.items() if "." not in k}
     # Every field goes through the check, so that a preset's 5 and a user's 5.0 give one key.
     whole = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
-    unknown = {name: value for name, value in own.items() if name not in whole}
-    problems += [f"method {row.loaded.name!r} has no field {name!r}{_meant(name, value, whole)}" for name, value in unknown.items()]
-    known = {name: value for name, value in own.items() if name in whole}
-    method, found = replace_checked(preset, whole | known, f"method {row.loaded.name!r}")
+    method, found = replace_checked(preset, whole | own, f"method {row.loaded.name!r}", partial(_meant, own))
     problems += found
     chunks = method.chunks if isinstance(method.chunks, int) else getattr(method, method.chunks)
     train, train_changes = _train_spec(info, recipe, chunks, protocol, changes, problems)
@@ -340,6 +339,6 @@ def _resolve(
         recipe=recipe,
         protocol=protocol.name,
         train=train,
-        changes=_differing(preset, method, list(known)) | train_changes,
+        changes=_differing(preset, method, list(own)) | train_changes,
     )
     return spec, method

@@ -18,17 +18,8 @@ from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.files import sha256, write_atomically
 from bench.models import build, place
-from bench.store import Run
+from bench.store import Run, checkpoints
 from bench.train import Trainer
-
-
-def _older(run: Run) -> Path:
-    return run.checkpoint.with_suffix(".older.bin")
-
-
-def checkpoints(run: Run) -> list[Path]:
-    """Those on disk, the newest first."""
-    return [path for path in (run.checkpoint, _older(run)) if path.exists()]
 
 
 def save(trainer: Trainer, run: Run, seconds: float) -> None:
@@ -38,7 +29,7 @@ def save(trainer: Trainer, run: Run, seconds: float) -> None:
     payload = buffer.getvalue()
     if run.checkpoint.exists():
         claims.guard(run.checkpoint)
-        run.checkpoint.replace(_older(run))
+        run.checkpoint.replace(run.older_checkpoint)
     write_atomically(run.checkpoint, hashlib.sha256(payload).hexdigest().encode() + payload)
 
 
@@ -54,7 +45,7 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 def restore(trainer: Trainer, run: Run, say: Callable[[str], None]) -> tuple[float, Path | None]:
     """Continues from the newest checkpoint that is whole; returns the seconds of training behind it, and which it was."""
-    for path in checkpoints(run):
+    for path in checkpoints(run.path):
         if (state := read_checkpoint(path, trainer.device)) is None:
             say(f"{path} is damaged and was left out")
             continue

@@ -34,10 +34,10 @@ from bench.parallel.group import fabric_version
 from bench.parallel.shares import share
 from bench.parallel.team import Team, check_devices, threads_shared
 from bench.plan import Cell
-from bench.resume import checkpoints, load_weights, restore, save
+from bench.resume import load_weights, restore, save
 from bench.signals import StopSignals
 from bench.spec import RunSpec, canonical, select_images, to_json
-from bench.store import Certification, Run, State, Store
+from bench.store import Certification, Run, State, Store, checkpoints
 from bench.train import Trainer, arithmetic, check_precision, check_splittable, line_of, pairs_per_image
 
 CHECKPOINT_SECONDS = 30.0
@@ -148,7 +148,7 @@ def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
             return Outcome(state=standing.state)
         run.begin()
         if run.training():
-            for path in checkpoints(run):  # the last training ended before it removed them
+            for path in checkpoints(run.path):  # the last training ended before it removed them
                 path.unlink()
         certification = run.certification(cell.certify)
         with _team(cell, run, options, stop) as team:
@@ -251,7 +251,7 @@ def _record_environment(cell: Cell, run: Run, options: Options, data: Images) ->
     used = {"micro_batch": options.micro_batch, "compile": options.compile, "fabric": fabric_version() if cell.devices > 1 else None}
     how = {k: v for k, v in used.items() if v}
     now = _describe(cell.source_sha256, data, options) | presets | how
-    before = run.environment() if checkpoints(run) else None
+    before = run.environment() if checkpoints(run.path) else None
     changed = environment.mixture(before or {}, now, ("method_sha256", "engine_sha256", "data_md5"))
     if changed and not options.allow_changed_source:
         raise BenchError(
@@ -314,7 +314,7 @@ def _trained(cell: Cell, run: Run, trainer: Trainer, seconds: float, options: Op
     }
     write_json(run.path / "timing.json", timing)
     write_json(run.path / "training.json", {"state": "trained", "steps": trainer.total, "weights_sha256": sha256(run.weights)})
-    for path in checkpoints(run):
+    for path in checkpoints(run.path):
         path.unlink()
     return model
 

@@ -14,7 +14,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -124,8 +124,13 @@ def describe_type(kind: Any) -> str:
     return words.get(kind, str(kind))
 
 
-def replace_checked(instance: Any, changes: Mapping[str, object], what: str) -> tuple[Any, list[str]]:
+def replace_checked(
+    instance: Any, changes: Mapping[str, object], what: str, hint: Callable[[str, Iterable[str]], str] = nearest
+) -> tuple[Any, list[str]]:
     """`dataclasses.replace` for values from outside: every problem is collected as a sentence.
+
+    Args:
+        hint: how a sentence on an unknown name ends, of that name and of those that there are.
 
     Returns:
         the changed instance (the old one if anything is wrong) and the problems.
@@ -136,7 +141,7 @@ def replace_checked(instance: Any, changes: Mapping[str, object], what: str) -> 
     problems = []
     for name, value in changes.items():
         if name not in fields:
-            problems.append(f"{what} has no field {name!r}{nearest(name, fields)}")
+            problems.append(f"{what} has no field {name!r}{hint(name, fields)}")
             continue
         try:
             if isinstance(value, str) and not value.isprintable():

@@ -8,7 +8,7 @@ from typing import Literal
 from bench import announce, claims, squeue
 from bench.checkpoints import listed
 from bench.listing import COLUMNS, ORDER, Listing, Row
-from bench.store import Store
+from bench.store import Store, checkpoints
 
 Alive = Literal["yes", "no", "unknown"]
 UNFINISHED = ("missing", "training", "certifying", "failed")
@@ -89,7 +89,7 @@ def _left_off(row: Row, more: bool, holder: claims.Holder | None) -> str:
     if row["state"] == "missing":
         return f"not begun; {gone}"
     if row.get("own") == "training":
-        kept = (Path(row["path"]) / "checkpoint.bin").exists()
+        kept = checkpoints(Path(row["path"]))
         return f"training stopped{', and its checkpoint is kept' if kept else ' before its first checkpoint'}; {gone}"
     if more:
         return f"trained, its certification not begun; {gone}"

@@ -49,6 +49,7 @@ DEFAULT_ROOT = Path("results/runs")
 CACHED_ROWS = 1000
 """Evidence of fewer rows is read fast enough without columns.bin."""
 NOTHING = Columns.of([])
+CHECKPOINT, OLDER_CHECKPOINT = "checkpoint.bin", "checkpoint.older.bin"
 
 
 State = Literal["missing", "training", "certifying", "failed", "diverged", "done"]
@@ -231,6 +232,11 @@ class Certification:
             file.write(b"\n" * torn + f"{index},{seconds:.6f}\n".encode())
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, the newest first."""
+    return [path for name in (CHECKPOINT, OLDER_CHECKPOINT) if (path := folder / name).exists()]
+
+
 @dataclass(frozen=True)
 class Run:
     """One trained (or to be trained) model: its folder and spec."""
@@ -244,7 +250,11 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        return self.path / "checkpoint.bin"
+        return self.path / CHECKPOINT
+
+    @property
+    def older_checkpoint(self) -> Path:
+        return self.path / OLDER_CHECKPOINT
 
     @property
     def curve(self) -> Path:
@@ -350,8 +360,7 @@ class Run:
     def begin(self) -> None:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
         sweep(self.path)
-        if (failure := self.path / "failure.json").exists():
-            failure.unlink(missing_ok=True)
+        (self.path / "failure.json").unlink(missing_ok=True)
         name = self.spec.dataset
         if name in DATASETS and name not in BUILT_IN:
             write_json(self.path / "dataset.json", facts_of(DATASETS[name]))

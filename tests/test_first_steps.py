@@ -155,6 +155,10 @@ def test_a_stopped_training_is_not_called_unbegun(bench: Call, tiny: Call, tmp_p
         "0.25": ("interrupted", "training stopped, and its checkpoint is kept; its `bench run` ended"),
         "0.5": ("interrupted", "not begun; its `bench run` ended"),
     }
+    (newest,) = (tmp_path / "runs").rglob("checkpoint.bin")
+    newest.rename(newest.with_suffix(".older.bin"))  # as a kill between two renames leaves it
+    rows = json.loads(bench("status", "--results", tmp_path / "runs", "--json").stdout)
+    assert "its checkpoint is kept" in rows[0]["reason"]
 
 
 @pytest.mark.parametrize("verb", [("run", "--dry-run"), ("check", "gaussian"), ("data", "check", "mnist"), ("predict", "x.pth")])

@@ -54,7 +54,7 @@ def import_(
         print_json(_as_json(report, log_map))
     else:
         _print(report, log_map, results)
-    if report.refused and (strict or not (report.read or report.already or report.same)):
+    if report.fruitless or (strict and report.refused):
         raise typer.Exit(1)
 
 
@@ -86,7 +86,7 @@ def _print(report: Report, log_map: LogMap, results: Path) -> None:
     for reason, count in Counter(report.skipped.values()).most_common():
         typer.echo(f"       {count:6} {reason}")
     typer.echo(f"{len(report.refused):6} refused{': ' if kinds else ''}{kinds}")
-    if report.refused and all(error.kind == "no pattern" for error in report.refused) and not (report.read or report.already):
+    if report.fruitless and all(error.kind == "no pattern" for error in report.refused):
         typer.echo(
             f"no path fits the map of {log_map.collection}: write a map of your logs and give it with --map FILE; docs/tables.md shows one"
         )

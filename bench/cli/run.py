@@ -209,8 +209,8 @@ def run(
     except BenchError as error:
         problems.append(str(error))
     plan, registry = Plan((), ()), Registry(paths)
-    mine = [path.stem for path in paths if not holds_dataset(path)]
-    given, methods = methods, methods or ([*layout.rows, *mine] if number is not None else mine)
+    mine = [] if methods else [path.stem for path in paths if not holds_dataset(path)]
+    methods = methods or ([*layout.rows, *mine] if number is not None else mine)
     request = Request(
         methods=methods or layout.rows,
         datasets=datasets or [layout.dataset],
@@ -227,7 +227,7 @@ def run(
             plan = Plan(plan.cells + found.cells, plan.notes + found.notes)
         except UsageError as error:
             problems += error.problems
-    if mine and not given and not problems:
+    if mine and not problems:
         plan = Plan(plan.cells, plan.notes + _other_variants(mine, registry))
     if not problems:
         problems = check_options(

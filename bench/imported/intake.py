@@ -39,6 +39,11 @@ class Report:
     refused: Sequence[Refused]
     written: bool
 
+    @property
+    def fruitless(self) -> bool:
+        """Something was refused, and nothing of the rest is in the store."""
+        return bool(self.refused) and not (self.read or self.already or self.same)
+
 
 @dataclass(frozen=True)
 class _Pending:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +134,12 @@ def _group(
     columns = metrics.columns_of(words, layout.radii, info.classes)
     seeds = read_seeds([(m.certification, m.run.spec.seed) for m in members], alpha)
     read = {m.run.spec.key: seed for m, seed in zip(members, seeds, strict=True)}
-    of_method = {name: _sources(m.run for m in members if m.run.spec.method == name) for name in {m.run.spec.method for m in members}}
+    source_of = {m.run.spec.key: _source(m.run) for m in members}
+    by_method, by_cell = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for m in members:
+        if source := source_of[m.run.spec.key]:
+            by_method[m.run.spec.method].add(source)
+            by_cell[m.run.spec.cell].add(source)
 
     cells: dict[float, dict[str, dict[str, list[Run]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for m in members:
@@ -144,13 +149,13 @@ def _group(
     def one(name: str, mark: str, found: Sequence[Run], notes: Sequence[str]) -> Row:
         by_seed = {run.spec.seed: read[run.spec.key] for run in found}
         seeds = [by_seed.get(number, Seed(seed=number, state="missing")) for number in expected]
-        own, every = _sources(found), of_method[methods[name]]
+        own = sorted({source_of[run.spec.key] for run in found} - {""})
         mixture = f"a mixture of method sources: {name} was trained from {', '.join(own)}" if len(own) > 1 else ""
         if mixture and not mix_sources:
             notes = [*notes, f"{mixture}; --mix shows its means all the same"]
         elif mixture:
             notes = [*notes, mixture]
-        elif others := [source for source in every if own and source not in own]:
+        elif others := sorted(by_method[methods[name]] - {*own}) if own else []:
             notes = [*notes, f"trained from source {own[0]} of {methods[name]}, other rows from {', '.join(others)}"]
         return row(
             name=name,
@@ -186,8 +191,7 @@ def _group(
         baseline=layout.baseline,
         metrics=columns,
         sections=tuple(sections),
-        mixed=mix_sources
-        and any(len(_sources(found)) > 1 for names in cells.values() for same in names.values() for found in same.values()),
+        mixed=mix_sources and any(len(sources) > 1 for sources in by_cell.values()),
         notes=certification_notes([m.certification for m in members]),
     )
 
@@ -239,14 +243,10 @@ def _seed(certification: Certification, seed: int | str, alpha: float) -> Seed:
     return Seed(seed=seed, state="done", done=done, key=key, outcomes=outcomes, cost=cost)
 
 
-def _sources(runs: Iterable[Run]) -> list[str]:
-    """Beginnings of the hashes of the method sources that runs were trained from."""
-    sources = set()
-    for run in runs:
-        environment = run.environment()
-        if environment or run.training():  # one that failed before its first step was made from no source
-            sources.add(str((environment or {}).get("method_sha256") or "unknown")[:8])
-    return sorted(sources)
+def _source(run: Run) -> str:
+    """The beginning of the hash of the method's source that a run was trained from; empty for one that failed before its first step."""
+    environment = run.environment()
+    return str((environment or {}).get("method_sha256") or "unknown")[:8] if environment or run.training() else ""
 
 
 def certification_notes(certifications: Sequence[Certification]) -> tuple[str, ...]:
