@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from bench.cells import training_images
 from bench.certify import Sampler, count_images
 from bench.data import load
 from bench.datasets import DATASETS
@@ -30,7 +31,6 @@ from bench.parallel.team import own_device
 from bench.processes import take_input
 from bench.records import to_line
 from bench.resume import load_weights, read_checkpoint
-from bench.run import training_images
 from bench.store import Run
 from bench.train import Trainer, line_of
 

@@ -28,11 +28,11 @@ from torch import nn
 from typer.main import get_command
 
 from bench import claims, environment, models, store
+from bench.cells import Options, attempt
 from bench.cli import app
 from bench.data import load
 from bench.plan import Request, make_plan
 from bench.registry import Registry
-from bench.run import Options, attempt
 from bench.signals import StopSignals
 
 RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "subject.json", "evidence.jsonl", "columns.bin", "table.md")

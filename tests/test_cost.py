@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from typer.testing import Result
 
 from bench import cost
+from bench.cells import execute
 from bench.cli.cost import cost_columns, cost_total, memory
 from bench.cost import Estimate, estimate
 from bench.datasets import DATASETS
 from bench.method import Method
-from bench.run import execute
 from bench.signals import StopSignals
 from bench.spec import PROTOCOLS
 from bench.store import Store

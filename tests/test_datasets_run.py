@@ -18,13 +18,13 @@ import torch
 from test_run import Quiet, results_of, stopped
 from typer.testing import Result
 
+from bench.cells import Options, execute
 from bench.data import load
 from bench.datasets import DATASETS
 from bench.datasets.tree import ImageTree
 from bench.errors import BenchError
 from bench.plan import Cell, Request, make_plan
 from bench.registry import Registry
-from bench.run import Options, execute
 from bench.signals import StopSignals
 from bench.spec import Scalar
 from bench.store import Store

@@ -17,6 +17,7 @@ from test_contract import GOOD
 from typer.testing import Result
 
 from bench import claims
+from bench.cells import Options
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.executors import Outcome, Task, job, local
 from bench.executors.job import Job
@@ -25,7 +26,6 @@ from bench.executors.worker import as_words, cell_of, from_words
 from bench.faults import settings_kept
 from bench.plan import Request, make_plan
 from bench.registry import Registry
-from bench.run import Options
 from bench.signals import StopSignals
 from bench.store import Store
 

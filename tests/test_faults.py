@@ -26,15 +26,15 @@ from test_contract import GOOD
 from test_run import Quiet, cell, options, plugin, results_of, stopped, undisturbed
 from typer.testing import Result
 
+from bench import cells as conductor
 from bench import resume
-from bench import run as conductor
+from bench.cells import attempt
 from bench.cli.engines import Engine
 from bench.environment import precisions, set_precisions
 from bench.errors import BenchError
 from bench.executors import Outcome, Task, Watch
 from bench.executors.here import Numbered
 from bench.executors.worker import run_task
-from bench.run import attempt
 from bench.signals import StopSignals
 from bench.store import Store
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from two_processes import CASES, CPU, PROCESSES, held, trainer
 from typer.testing import Result
 
+from bench.cells import check_options, execute, state_of
 from bench.errors import BenchError
 from bench.executors.local import share_out
 from bench.files import read_json
@@ -31,7 +32,6 @@ from bench.parallel import team
 from bench.parallel.group import Group, joined, rendezvous
 from bench.parallel.shares import pieces, share
 from bench.plan import Cell
-from bench.run import check_options, execute, state_of
 from bench.signals import StopSignals
 from bench.spec import to_json
 from bench.store import Store
@@ -196,8 +196,8 @@ def test_two_processes_count_what_one_does(undisturbed: Store, tmp_path: Path) -
     run.path.mkdir(parents=True)
     for name in ("weights.safetensors", "training.json", "spec.json", "curve.csv"):
         (run.path / name).write_bytes((ours.path / name).read_bytes())
+    from bench.cells import certify
     from bench.resume import load_weights
-    from bench.run import certify
 
     again = run.certification(two().certify)
     certify(again, load_weights(run, ours.training()["weights_sha256"], CPU), "", options(), Quiet(), StopSignals())  # type: ignore[index]
@@ -284,7 +284,7 @@ def running(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[byte
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> tuple[subprocess.Popen[bytes], int]:
-        script = "import bench.run as r; r.Options.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\nfrom bench.cli import app; app()"
+        script = "import bench.cells as r; r.Options.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\nfrom bench.cli import app; app()"
         line = [sys.executable, "-c", script, *words, "--quiet", "--results", str(tmp_path)]
         for old in tmp_path.rglob("checkpoint.bin"):
             old.rename(old.with_suffix(".older.bin"))
@@ -387,7 +387,7 @@ def test_torch_refuses_synchronised_batch_norm_on_a_cpu() -> None:
 
 
 def test_one_device_needs_no_fabric_and_has_the_key_it_had() -> None:
-    line = "import sys; from bench.run import execute; print('lightning_fabric' in sys.modules)"
+    line = "import sys; from bench.cells import execute; print('lightning_fabric' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", line], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     assert "devices" not in to_json(cell().spec)["train"]

@@ -20,13 +20,13 @@ from typer.testing import Result
 
 from bench import claims
 from bench.bounds import certified_radius
+from bench.cells import Options, execute, set_aside, state_of
 from bench.certify import Sampler
 from bench.data import load
 from bench.errors import BenchError, Interrupted
 from bench.files import read_json, write_json
 from bench.plan import Cell, Request, make_plan
 from bench.registry import Registry
-from bench.run import Options, execute, set_aside, state_of
 from bench.signals import StopSignals
 from bench.store import Store
 
@@ -166,7 +166,7 @@ def test_sigkill_at_any_moment_gives_the_same_bytes(tmp_path: Path) -> None:
 
     # A checkpoint is due every 30 s; one every step here, so that a kill meets the writing of one.
     for pattern in ("checkpoint.bin", "checkpoint.older.bin", "evidence.jsonl"):
-        script = "import bench.run as r; r.CHECKPOINT_SECONDS = 0.0; r.Options.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
+        script = "import bench.cells as r; r.CHECKPOINT_SECONDS = 0.0; r.Options.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
         process = subprocess.Popen([*line[:2], script + line[2], *line[3:], str(root)], env=environment)
         limit = time.monotonic() + 120
         while not found(pattern) and process.poll() is None and time.monotonic() < limit:

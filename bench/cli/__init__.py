@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import attack, certify, compare, data, exchange, look, make, plots, run, show, tables, verify
+from bench.cli import attack, certify, compare, data, exchange, look, make, plots, runs, show, tables, verify
 
 app = typer.Typer(
     name="bench",
@@ -35,7 +35,7 @@ def main(
     pass
 
 
-app.command("run")(run.run)
+app.command("run")(runs.run)
 app.command("table")(tables.table)
 app.command("certify")(certify.certify)
 app.command("predict")(certify.predict)

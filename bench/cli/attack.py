@@ -110,10 +110,10 @@ def _attack(found: Certification, rows: Sequence[Any], spec: AttackSpec, device:
     from rich.console import Console
     from rich.progress import Progress
 
+    from bench.cells import pick_device
     from bench.data import load
     from bench.empirical import attack
     from bench.resume import load_weights
-    from bench.run import pick_device
 
     place = pick_device(device)
     training = found.run.training() or {}

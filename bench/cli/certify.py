@@ -201,9 +201,9 @@ class _Job:
 
         from rich.console import Console
 
+        from bench.cells import pick_device
         from bench.checkpoints.load import Wanted, load
         from bench.data import load as load_data
-        from bench.run import pick_device
 
         def work() -> _Job:
             place = pick_device(device)
@@ -243,13 +243,13 @@ class _Job:
             raise typer.Exit(128 + error.signal_number) from None
 
     def certify(self, settings: dict[str, Any]) -> None:
+        from bench.cells import Options
+        from bench.cells import certify as certify_images
         from bench.checkpoints.stored import Subject
         from bench.cli.exchange import check_log, log_of
         from bench.cli.progress import Show
         from bench.executors.here import Numbered
         from bench.models import place
-        from bench.run import Options
-        from bench.run import certify as certify_images
         from bench.spec import CertifySpec
 
         try:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.announce import Planned
+    from bench.cells import Options
     from bench.cli.progress import Show
     from bench.cost import Estimate
     from bench.executors import Executor, Task
     from bench.plan import Cell, Plan
-    from bench.run import Options
     from bench.signals import StopSignals
     from bench.store import State, Store
 
@@ -259,7 +259,7 @@ class Matrix:
 
     def _set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
         """Moves what is to be computed anew away here and now, for a cluster may deliver a cell twice; returns those that can be run."""
-        from bench.run import set_aside
+        from bench.cells import set_aside
 
         ready = []
         for cell in cells:

@@ -129,8 +129,8 @@ def _recertify(report: Report, rows: int, seed: int | None, device: str) -> Rece
     from rich.console import Console
     from rich.progress import Progress
 
+    from bench.cells import pick_device
     from bench.recertify import recertify
-    from bench.run import pick_device
 
     chosen = pick_device(device)
     console = Console(stderr=True)

@@ -28,7 +28,7 @@ class Task:
     Attributes:
         results: folder of the runs, absolute. plugins: files of methods and data sets, absolute.
         source_sha256: of the method's file as it was planned; a worker that finds another one refuses. presets_of: as `Cell`.
-        options: `bench.run.Options` as words, see `bench.executors.worker.as_words`.
+        options: `bench.cells.Options` as words, see `bench.executors.worker.as_words`.
         anew: set the old folder aside first.
     """
 

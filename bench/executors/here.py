@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from bench.cells import Options, attempt, set_aside
 from bench.errors import BenchError
 from bench.executors import Outcome, Task, Watch
 from bench.faults import kind_of
 from bench.plan import Cell
-from bench.run import Options, attempt, set_aside
 from bench.signals import StopSignals
 from bench.store import Store
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
+from bench.cells import smaller_batch
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.executors import Outcome, Task, Watch
 from bench.processes import search_path
-from bench.run import smaller_batch
 from bench.signals import GRACE_SECONDS, StopSignals
 from bench.store import Store
 

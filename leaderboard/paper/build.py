@@ -21,7 +21,7 @@ from leaderboard.aggregate.collect import ALPHA, NO_SUCH_FILTERS
 from leaderboard.aggregate.imported import check_alpha_of_logs, conditions_of_log
 from leaderboard.aggregate.mix import say
 from leaderboard.aggregate.runs import read_runs
-from leaderboard.paper.table import RULES, Compat, Entry, PaperTable
+from leaderboard.paper.printed import RULES, Compat, Entry, PaperTable
 from leaderboard.tables import conditions
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from leaderboard.paper.table import PaperTable
+from leaderboard.paper.printed import PaperTable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from bench.errors import BenchError, nearest
 from leaderboard.paper.deviations import DEVIATIONS, unexplained
-from leaderboard.paper.table import RULES, PaperTable, marks
+from leaderboard.paper.printed import RULES, PaperTable, marks
 from leaderboard.tables import escape_latex
 
 

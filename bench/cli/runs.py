@@ -191,10 +191,10 @@ def run(
     from rich.console import Console
 
     from bench import announce
+    from bench.cells import Options, check_options
     from bench.faults import settings_kept
     from bench.plan import Plan, Request, make_plan
     from bench.registry import Registry, holds_dataset
-    from bench.run import Options, check_options
     from bench.store import Store
     from leaderboard import layouts
 
