@@ -1,1 +1,51 @@
-"""certbench: training methods for certified robustness by randomized smoothing, compared on equal terms."""
+"""certbench: training methods for certified robustness by randomized smoothing, compared on equal terms.
+
+    import bench
+
+    frame = bench.load_results("results/runs")      # one row per subject and image
+    bench.summary(frame, metrics=["ACR", "r=0.5"])  # mean, std and n: the numbers of `bench table`
+    print(bench.table(frame, format="markdown"))
+    bench.plot_curves(frame)
+
+    smoothed = bench.SmoothedClassifier(model, sigma=0.5)   # any torch module B C H W -> B K
+    smoothed.certify(images, labels, n=10_000)
+    bench.run(method="smoothmix", sigma=0.5, protocol="smoke")
+
+Nothing is loaded before it is used. docs/api.md tells more.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.api.conduct import run
+    from bench.api.own_model import SmoothedClassifier
+    from leaderboard.frame import acr, certified_accuracy, certified_radius, load_results, plot_curves, summary, table
+
+__all__ = [
+    "SmoothedClassifier",
+    "acr",
+    "certified_accuracy",
+    "certified_radius",
+    "load_results",
+    "plot_curves",
+    "run",
+    "summary",
+    "table",
+]
+
+_PLACES = dict.fromkeys(__all__, "leaderboard.frame") | {"SmoothedClassifier": "bench.api.own_model", "run": "bench.api.conduct"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'bench' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_PLACES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

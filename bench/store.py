@@ -83,6 +83,10 @@ class Certification:
     def evidence(self) -> Path:
         return self.path / "evidence.jsonl"
 
+    def begun(self) -> bool:
+        """Whether its folder is there."""
+        return self.path.exists()
+
     def expected(self) -> range:
         """Indices of the images it covers when finished."""
         return select_images(self.spec.images, self.run.info.test_size)

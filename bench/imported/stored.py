@@ -17,6 +17,7 @@ from bench.bounds import check_alpha
 from bench.errors import BenchError
 from bench.fieldlog import FieldRow
 from bench.spec import NAME, Scalar, check_sigma, digest, from_json, row_name, select_images, to_json
+from bench.store import Damaged
 
 FOLDER = "imported"
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -147,15 +148,31 @@ class Import:
         return Columns(index, label, predict, np.array(cells[3::5]).astype(np.float64))
 
 
-def imports(root: Path) -> Iterator[Import]:
-    """Every imported log of a store, by folder. A folder without spec.json is an import that never finished.
+def scan(root: Path) -> Iterator[Import | Damaged]:
+    """Every imported log of a store, by folder; `Damaged` where its spec is none, or does not fit its folder.
 
-    Raises:
-        BenchError: a spec that is no valid spec, or does not fit its folder.
-        OSError: a spec that cannot be read.
+    A folder without spec.json is an import that never finished.
     """
     for path in sorted((root / FOLDER).glob("[!.]*/*/*/spec.json")):
-        spec = cast(ImportSpec, from_json(cast(Any, ImportSpec), path.read_bytes(), str(path)))
-        if not path.parent.name.endswith(f"-{spec.key}"):
-            raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
-        yield Import(path.parent, spec)
+        try:
+            spec = cast(ImportSpec, from_json(cast(Any, ImportSpec), path.read_bytes(), str(path)))
+            if not path.parent.name.endswith(f"-{spec.key}"):
+                raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
+        except BenchError as error:
+            yield Damaged(path.parent, str(error))
+        except OSError as error:
+            yield Damaged(path.parent, f"{path}: {error.strerror}")
+        else:
+            yield Import(path.parent, spec)
+
+
+def imports(root: Path) -> Iterator[Import]:
+    """Every imported log of a store, by folder.
+
+    Raises:
+        BenchError: a spec that cannot be read, is no valid spec, or does not fit its folder.
+    """
+    for found in scan(root):
+        if isinstance(found, Damaged):
+            raise BenchError(found.reason)
+        yield found

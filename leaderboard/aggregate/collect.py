@@ -73,9 +73,13 @@ def collect(
     groups = groups_of_runs(runs, wanted, filters.seeds, known, metrics, mix)
     groups += groups_of_logs(chosen_logs, metrics, alpha)
     groups += groups_of_checkpoints(chosen_checkpoints, known, metrics)
-    notes = tuple(f"left out, because it is damaged: {reason}" for reason in (*damaged, *damaged_too))
-    groups = [dataclasses.replace(group, notes=group.notes + notes) for group in groups]
-    return tuple(mixed(groups) if mix else groups)
+    return finished(groups, [f"left out, because it is damaged: {reason}" for reason in (*damaged, *damaged_too)], mix)
+
+
+def finished(groups: Sequence[Group], notes: Sequence[str], mix: bool) -> tuple[Group, ...]:
+    """The groups with notes that concern all of them; as one group per data set if they are to be mixed."""
+    noted = [dataclasses.replace(group, notes=(*group.notes, *notes)) for group in groups]
+    return tuple(mixed(noted) if mix else noted)
 
 
 def require_one_source(store: Store, groups: Sequence[Group], and_so: str = "") -> None:

@@ -278,7 +278,7 @@ def data_notes(certifications: Sequence[Certification]) -> tuple[str, ...]:
         if differences := c.run.differences() + c.differences():
             more = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
             notes.append(f"not the published {name} data: {differences[0]}{more}")
-        elif c.path.exists() and c.labels() is None:
+        elif c.begun() and c.labels() is None:
             notes.append(f"the labels of {name} are not checked: its published files are not on this machine")
         if presets_of := environment.get("presets_of"):
             notes.append(f"no hyperparameters are published for {name}: those for {presets_of} are taken")

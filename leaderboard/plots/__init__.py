@@ -5,8 +5,8 @@ draw.py      from numbers to a file; the only part that imports matplotlib, and 
 labels.py    where labels of points stand
 """
 
-from leaderboard.plots.draw import FORMATS, render, require_matplotlib, styles
-from leaderboard.plots.picture import Band, Kind, Picture, Seed, Series, Steps, build, certified_steps, over_seeds
+from leaderboard.plots.draw import FORMATS, draw_curves, render, require_matplotlib, styles
+from leaderboard.plots.picture import Band, Kind, Picture, Seed, Series, Steps, build, certified_steps, over_seeds, picture_of
 
 __all__ = [
     "FORMATS",
@@ -18,7 +18,9 @@ __all__ = [
     "Steps",
     "build",
     "certified_steps",
+    "draw_curves",
     "over_seeds",
+    "picture_of",
     "render",
     "require_matplotlib",
     "styles",

@@ -225,6 +225,41 @@ def _curves(picture: Picture) -> Figure:
     return sheet.figure
 
 
+def draw_curves(picture: Picture, axes: Axes | None = None) -> Axes:
+    """The curves of a picture in one panel, for a notebook; the look around them is that of the user's settings.
+
+    Args:
+        axes: where to draw; a new figure of pyplot, which notebooks show, if None.
+    """
+    if axes is None:
+        from matplotlib import pyplot
+
+        axes = pyplot.subplots(layout="constrained")[1]
+    found = {
+        (f"{_show(one.label)}, sigma {sigma:g}" if len(picture.panels) > 1 else _show(one.label)): (sigma, one)
+        for sigma, series in picture.panels.items()
+        for one in series
+    }
+    looks = styles(list(found), picture.baseline)
+    end = 1.03 * max(_last_radius(one) for _, one in found.values()) or 1.0
+    for label, (_, one) in found.items():
+        axes.plot([], [], label=label, color=looks[label].color, linestyle=looks[label].dash, **_marker_of_line(looks[label]))
+        _draw_steps(axes, over_seeds([seed.steps for seed in one.seeds]), end, looks[label])
+    axes.set(xlim=(0, end), ylim=(0, 101), xlabel="radius r (L2, pixels in [0, 1])", ylabel="certified accuracy (%)")
+    title = picture.headline if len(picture.panels) > 1 else f"{picture.headline}, sigma {next(iter(picture.panels)):g}"
+    axes.set_title("\n".join(_wrap(title, 4.6, TITLE)), fontsize=TITLE)
+    axes.legend(fontsize=SMALL)
+    notes = [line for note in picture.notes for line in _wrap(note, 5.4, SMALL)]
+    axes.annotate(
+        "\n".join(notes), (0, 0), (0, -38), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=SMALL, color="#555555"
+    )
+    return axes
+
+
+def _marker_of_line(style: Style) -> dict[str, Any]:
+    return {name: value for name, value in _marker(style).items() if name != "linestyle"} if style.marker else {}
+
+
 def _draw_steps(axes: Axes, band: Band, end: float, style: Style) -> None:
     x, mean = np.append(band.x, end), np.append(band.mean, band.mean[-1])
     # Steps closer than a 500th of the panel look like one; the last of them is kept, so every drawn value is exact.

@@ -1,0 +1,7 @@
+"""The half of the Python API that needs torch; the other half, which reads, is `leaderboard.frame`. Users find both in `bench`.
+
+own_model.py  certifies any torch module
+conduct.py    trains and certifies, as `bench run`
+planning.py   what both `bench run` and `bench.run` work out before anything runs
+surroundings.py  torch's settings, put back
+"""

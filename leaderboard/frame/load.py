@@ -1,0 +1,316 @@
+"""From a store to the evidence table."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.bounds import check_alpha
+from bench.checkpoints.stored import Subject
+from bench.errors import BenchError
+from bench.imported import Import
+from bench.imported.stored import scan
+from bench.spec import CertifySpec, canonical, to_json
+from bench.store import Certification, Damaged, Run, Store
+from leaderboard import metrics
+from leaderboard.aggregate.collect import ALPHA
+from leaderboard.aggregate.foreign import Checkpoint, read_checkpoints
+from leaderboard.aggregate.runs import read_runs
+from leaderboard.frame.schema import CENSUS, LEFT_OUT, Part, facts_to_keep, frame_of, images_of_counts
+
+
+def load_results(
+    path: str | os.PathLike[str] = "results/runs", *, alpha: float | None = None, rule: str | None = None, strict: bool = False
+) -> pd.DataFrame:
+    """Everything that is finished in a results folder, as one table: a row per subject and image.
+
+    A subject is anything that was certified: a model trained by `bench run`, a checkpoint certified by `bench certify`, a published log
+    read by `bench import`. A subject that was certified in several ways has rows for each of them.
+
+    Args:
+        path: the results folder, such as `results/reference`.
+        alpha: chance that one certificate is wrong, in (0, 1/2); 0.001 if None. Counts are read at it. A published log has an alpha of its
+            own, which cannot be changed, so a log with another one is left out.
+        rule: how counts are read; None: by the rule under which they were sampled. What the rule cannot read is left out.
+        strict: raise instead of leaving anything out.
+
+    Returns:
+        a DataFrame with a plain index and these columns. "Category" columns hold words, "Int64" is pandas' type of whole numbers that may
+        be missing (NA). What a published log does not say is missing.
+
+        dataset (category): such as mnist.
+        method, variant (category): of the row. Of a checkpoint, what stands before and after the first dot of its row.
+        row (category): the name in tables, such as smoothmix.eta5[steps=2].
+        sigma (float64): noise level in pixels of [0, 1].
+        seed (Int64): of the training; missing for logs and checkpoints.
+        training (category): what tells the trainings of a row apart: the seed, the run id of a log, the name of a checkpoint.
+        protocol, recipe (category): of the training; missing for logs and checkpoints.
+        source (category): runs (trained here), checkpoints (certified here), imported (published logs), model (`SmoothedClassifier`).
+        status (category): what stands behind the row: evidence (counts of this suite) or log (somebody else's radii).
+        rule (category): by which the counts are read; missing for logs.
+        alpha (float64): chance that a certificate is wrong.
+        n0 (int64): samples that chose the class. For logs: as the collection says.
+        image (int64): position in the test set.
+        label (int64): true class.
+        selected (Int64): class with the most of the n0 samples; for a log, missing where it abstained.
+        predicted (int64): the certified class, -1 where it abstained.
+        majority (Int64): class with the most of the n samples; missing for logs and where none were drawn.
+        count (Int64): samples on the selected class, of n; missing for logs.
+        runner_up (Int64): samples on the most frequent other class; missing for logs.
+        n (int64): samples that counted the class, as drawn. For logs: as the collection says.
+        radius (float64): certified L2 radius in pixels of [0, 1]; 0 where it abstained. For logs: rounded, as printed.
+        correct (bool): certified, and the predicted class is the label.
+        key (category): of the trained model, the checkpoint or the log. certification (category): of how it was certified.
+        record (category): JSON text of what else is known: specs, versions, device. `summary`, `table` and `plot_curves` need it.
+
+        `frame.attrs["left_out"]` is a list of what is unfinished or refused: dicts with `subject`, `state` (such as certifying, failed,
+        damaged, refused), `done` (images that are certified), `reason` and `path`. Filtering keeps it. `pandas.concat` drops it, unless
+        both frames have the same.
+
+    Raises:
+        BenchError: no such folder, or one that holds no results at all; alpha out of range; with strict, anything that is left out.
+    """
+    root = Path(path)
+    try:
+        check_alpha(ALPHA if alpha is None else alpha)
+    except ValueError as error:
+        raise BenchError(str(error)) from None
+    if not root.is_dir():
+        raise BenchError(f"{root}: there is no such folder; `bench run` fills results/runs")
+    found = read(Store(root), alpha, rule)
+    if not found.parts and not found.left_out:
+        raise BenchError(f"{root} holds no results; name the folder that `bench run`, `bench certify` or `bench import` filled")
+    if strict and found.left_out:
+        first = found.left_out[0]
+        more = f", and {len(found.left_out) - 1} more" if len(found.left_out) > 1 else ""
+        raise BenchError(f"{first['subject']} is {first['state']}{first['reason'] and ': '}{first['reason']}{more}")
+    return found.frame()
+
+
+@dataclass
+class Found:
+    """What was read of a store.
+
+    Attributes:
+        parts: the finished certifications.
+        left_out: the others, as in `frame.attrs`, each with its `record`.
+        runs: (spec, specs of its certifications) of every run, as JSON values: they say which seeds a row should have.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[list[Any]] = field(default_factory=list)
+
+    def frame(self) -> pd.DataFrame:
+        """The table."""
+        told = [{name: value for name, value in entry.items() if name != "record"} for entry in self.left_out]
+        records = [entry["record"] for entry in self.left_out]
+        census = canonical({"parts": len(self.parts), "left_out": records, "runs": self.runs})
+        return frame_of(self.parts, {LEFT_OUT: told, CENSUS: census})
+
+    def leave_out(self, subject: str, state: str, path: Path, *, done: int = 0, reason: str = "", record: Any = None) -> None:
+        """Names something that is not in the table."""
+        self.left_out.append({"subject": subject, "state": state, "done": done, "reason": reason, "path": str(path), "record": record})
+
+
+def read(store: Store, alpha: float | None = None, rule: str | None = None, only: Collection[tuple[str, str]] | None = None) -> Found:
+    """Reads a store.
+
+    Args:
+        only: the (run key, certification key) that are wanted, of runs alone; None: everything.
+
+    Raises:
+        BenchError: the folder cannot be read. OSError.
+    """
+    found = Found()
+    known = ALPHA if alpha is None else alpha
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
+        _read_runs(store, known, rule, only, found, pool.map)
+        if only is None:
+            _read_logs(store, alpha, rule, found)
+            _read_checkpoints(store, known, rule, found, pool.map)
+    return found
+
+
+Map = Callable[..., Iterable[Any]]
+
+
+def _read_runs(store: Store, alpha: float, rule: str | None, only: Collection[tuple[str, str]] | None, found: Found, each: Map) -> None:
+    runs, damaged = read_runs(store)
+    if only is not None:
+        keys = {key for key, _ in only}
+        runs = [run for run in runs if run.spec.key in keys]
+    for reason in damaged if only is None else ():
+        found.leave_out(reason.partition(":")[0], "damaged", Path(reason.partition(":")[0]), reason=reason)
+    times = Counter(run.spec.key for run in runs)
+    wanted = []
+    for run in runs:
+        name = f"{run.spec.row} {run.spec.dataset} sigma {run.spec.sigma:g} seed {run.spec.seed}"
+        if times[run.spec.key] > 1:
+            found.leave_out(name, "refused", run.path, reason=f"{times[run.spec.key]} folders hold this run; move all but one away")
+            continue
+        begun = [c for c in run.certifications() if only is None or (run.spec.key, c.spec.key) in only]
+        found.runs.append([to_json(run.spec), [to_json(c.spec) for c in begun]])
+        if not begun:
+            found.leave_out(name, run.state(), run.path, reason=str((run.failure() or {}).get("reason", "")), record=_record_of_run(run))
+        wanted += [(c, name, _record_of_run(run), _words_of_run(run)) for c in begun]
+    _read_certifications(wanted, alpha, rule, found, each)
+
+
+_Wanted = tuple[Certification, str, dict[str, Any], dict[str, Any]]
+
+
+def _read_certifications(wanted: Sequence[_Wanted], alpha: float, rule: str | None, found: Found, each: Map) -> None:
+    """Reads what certifications hold, each with its name, its record and its words."""
+    for (certification, name, record, _), answer in zip(wanted, each(lambda item: _read_one(item, alpha, rule), wanted), strict=True):
+        if isinstance(answer, Part):
+            found.parts.append(answer)
+            continue
+        state, done, reason = answer
+        kept = record | _record_of_certification(certification) | {"standing": state, "done": done, "reason": reason}
+        found.leave_out(name, state, certification.path, done=done, reason=reason, record=kept)
+
+
+def _read_one(item: _Wanted, alpha: float, rule: str | None) -> Part | tuple[str, int, str]:
+    """The part; or state, images that are done and reason of what is left out."""
+    certification, _, record, words = item
+    try:
+        spec = readable(certification.spec, rule)
+        spec.check_alpha(alpha)
+    except BenchError as error:
+        return "refused", 0, str(error)
+    try:
+        standing = certification.standing()
+        if standing.state != "done":
+            return standing.state, len(standing.columns), ""
+        kept = record | _record_of_certification(certification)
+        kept |= {"timing": certification.run.timing()}
+        if not len(standing.columns):
+            return "refused", 0, f"images={spec.images} selects no test image"
+        o = metrics.outcomes(standing.columns, alpha, certification.run.spec.sigma, spec)
+    except BenchError as error:
+        return "damaged", 0, str(error)
+    kept |= {"certify": to_json(spec)}
+    own = {"alpha": alpha, "rule": spec.rule, "certification": certification.spec.key, "status": "evidence", "record": canonical(kept)}
+    return Part(constants=words | own, images=images_of_counts(standing.columns, o))
+
+
+def readable(spec: CertifySpec, rule: str | None) -> CertifySpec:
+    """The spec of a certification whose counts are read by a rule.
+
+    Raises:
+        BenchError: the rule does not read such counts.
+    """
+    if rule is None or rule == spec.rule:
+        return spec
+    raise BenchError(f"its counts were sampled under rule {spec.rule}, and rule {rule} does not read them")
+
+
+def _record_of_run(run: Run) -> dict[str, Any]:
+    return {
+        "source": "runs",
+        "path": str(run.path),
+        "spec": to_json(run.spec),
+        "environment": run.environment(),
+        "facts": facts_to_keep(run.info),
+        "state": run.state(),
+        "trained": run.training() is not None,
+    }
+
+
+def _record_of_certification(certification: Certification) -> dict[str, Any]:
+    return {
+        "folder": str(certification.path),
+        "certify": to_json(certification.spec),
+        "certified": certification.environment(),
+        "labels": certification.labels() is not None,
+    }
+
+
+def _words_of_run(run: Run) -> dict[str, Any]:
+    spec = run.spec
+    names = ("dataset", "method", "variant", "row", "sigma", "seed", "protocol", "recipe", "key")
+    return {name: getattr(spec, name) for name in names} | {"source": "runs", "training": str(spec.seed)}
+
+
+def _read_logs(store: Store, alpha: float | None, rule: str | None, found: Found) -> None:
+    for log in scan(store.root):
+        if isinstance(log, Damaged):
+            found.leave_out(str(log.path), "damaged", log.path, reason=log.reason)
+            continue
+        name = f"{log.spec.row} {log.spec.dataset} sigma {log.spec.sigma:g} run {log.spec.run} of {log.spec.collection}"
+        if alpha is not None and alpha != log.spec.alpha:
+            found.leave_out(name, "refused", log.path, reason=f"the log was certified at alpha {log.spec.alpha:g}, which cannot be changed")
+        elif rule is not None:
+            found.leave_out(name, "refused", log.path, reason=f"a log holds no counts that rule {rule} could read")
+        else:
+            try:
+                found.parts.append(_part_of_log(log))
+            except BenchError as error:
+                found.leave_out(name, "damaged", log.path, reason=str(error))
+
+
+def _part_of_log(log: Import) -> Part:
+    spec, data = log.spec, log.columns()
+    unknown = np.full(len(data.index), -1)
+    names = ("dataset", "method", "variant", "row", "sigma", "alpha", "key")
+    words = {name: getattr(spec, name) for name in names} | {"source": "imported", "training": spec.run, "status": "log"}
+    images = {
+        "image": data.index,
+        "label": data.label,
+        "selected": data.predict,
+        "predicted": data.predict,
+        **dict.fromkeys(("majority", "count", "runner_up"), unknown),
+        "n0": np.full_like(unknown, spec.n0),
+        "n": np.full_like(unknown, spec.n),
+        "radius": np.where(data.predict < 0, 0.0, data.radius),
+        "correct": data.correct,
+    }
+    record = canonical({"source": "imported", "path": str(log.path), "spec": to_json(spec)})
+    return Part(constants=words | {"record": record}, images=images)
+
+
+def _read_checkpoints(store: Store, alpha: float, rule: str | None, found: Found, each: Map) -> None:
+    checkpoints, damaged = read_checkpoints(store)
+    for reason in damaged:
+        found.leave_out(reason.partition(":")[0], "damaged", Path(reason.partition(":")[0]), reason=reason)
+    wanted = []
+    for checkpoint in checkpoints:
+        name = f"checkpoint {checkpoint.name} of {checkpoint.row}, {checkpoint.dataset} sigma {checkpoint.sigma:g}"
+        record = record_of_checkpoint(checkpoint)
+        if checkpoint.certification is None:
+            found.leave_out(name, "certifying", checkpoint.subject.path, record=record)
+        else:
+            wanted.append((checkpoint.certification, name, record, words_of_checkpoint(checkpoint)))
+    _read_certifications(wanted, alpha, rule, found, each)
+
+
+def record_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a frame keeps of a base classifier that was not trained here."""
+    subject: Subject = checkpoint.subject
+    origin = {"name": checkpoint.origin.name, "row": checkpoint.origin.row, "tensors_sha256": checkpoint.origin.tensors_sha256}
+    return {
+        "source": "checkpoints",
+        "path": str(subject.path),
+        "spec": to_json(subject.spec),
+        "origin": origin,
+        "facts": facts_to_keep(subject.info),
+        "state": "certifying",
+        "trained": True,
+    }
+
+
+def words_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The columns that all rows of a base classifier share that was not trained here."""
+    method, _, variant = checkpoint.row.partition(".")
+    names = {"dataset": checkpoint.dataset, "method": method, "variant": variant or "default", "row": checkpoint.row}
+    own = {"sigma": checkpoint.sigma, "training": checkpoint.name, "source": "checkpoints", "key": checkpoint.subject.spec.key}
+    return names | own

@@ -1,0 +1,296 @@
+"""From the evidence table back to runs, logs and checkpoints that never touch a disk: what the leaderboard makes groups of.
+
+There is one way from evidence to a printed number. The commands give it what the store reads, and this module what a frame holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.checkpoints.stored import Origin, Subject, SubjectSpec
+from bench.columns import Columns
+from bench.datasets import DATASETS, DatasetInfo, from_facts
+from bench.errors import BenchError
+from bench.imported import Columns as LogColumns
+from bench.imported import Import, ImportSpec
+from bench.spec import CertifySpec, RunSpec, canonical, digest, from_json, parse_json
+from bench.store import NOTHING, Certification, Run, Standing, State
+from leaderboard.aggregate.collect import ALPHA, finished
+from leaderboard.aggregate.foreign import Checkpoint, groups_of_checkpoints
+from leaderboard.aggregate.groups import Group
+from leaderboard.aggregate.imported import groups_of_logs
+from leaderboard.aggregate.runs import groups_of_runs
+from leaderboard.frame.schema import CENSUS, LEFT_OUT, NULLABLE
+from leaderboard.metrics import outcomes
+
+NEEDED = ("image", "label", "selected", "predicted", "majority", "count", "runner_up", "n0", "n", "radius", "alpha", "record")
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Held:
+    """One certification in a frame, or one that was left out of it.
+
+    Attributes:
+        alpha: at which its counts are read; None for a log, and for what was left out.
+        columns: its rows; None where it was left out.
+    """
+
+    record: Record
+    alpha: float | None = None
+    columns: Columns | LogColumns | None = None
+
+    @property
+    def source(self) -> str:
+        return str(self.record["source"])
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """What it shares with other trainings of its row: the configuration, and last how it was certified."""
+        names = ("dataset", "method", "variant", "arch", "sigma", "protocol", "recipe")
+        return (*(str(self.record["spec"].get(name)) for name in names), canonical(self.record.get("certify")))
+
+    @property
+    def certify(self) -> CertifySpec | None:
+        """How it was certified; None where no certification was begun."""
+        return _certify_spec(canonical(self.record["certify"])) if "certify" in self.record else None
+
+
+@dataclass(frozen=True)
+class HeldCertification(Certification):
+    """A certification as a frame holds it; `held` is None for one that was never begun."""
+
+    held: Held | None
+
+    def begun(self) -> bool:
+        return self.held is not None
+
+    def standing(self) -> Standing:
+        if self.held is None:
+            return Standing(self.run.state(), NOTHING)
+        if (columns := self.held.columns) is not None:
+            return Standing("done" if len(columns) == len(self.expected()) else "certifying", columns)
+        state, done = self.held.record["standing"], self.held.record["done"]
+        if state == "damaged":
+            raise BenchError(self.held.record["reason"])
+        return Standing(state, Columns(*[np.zeros(done, np.int32)] * len(dataclasses.fields(Columns))))
+
+    def columns(self) -> Columns:
+        return self.standing().columns
+
+    def environment(self) -> dict[str, Any] | None:
+        return self.held.record["certified"] if self.held else None
+
+    def labels(self) -> tuple[int, ...] | None:
+        # They were compared when the frame was made; here only whether they were counts.
+        return () if self.held is None or self.held.record["labels"] else None
+
+
+class _Held:
+    """What a run and a checkpoint in a frame have in common."""
+
+    path: Path
+    spec: Any
+    record: Record
+    parts: tuple[Held, ...]
+
+    @property
+    def info(self) -> DatasetInfo:
+        name, facts = self.record["spec"]["dataset"], self.record["facts"]
+        return DATASETS[name] if name in DATASETS else from_facts(name, facts or {}, str(self.path))
+
+    def state(self) -> State:
+        return cast(State, self.record["state"])
+
+    def training(self) -> dict[str, Any] | None:
+        return {"state": "trained"} if self.record["trained"] else None
+
+    def timing(self) -> dict[str, Any] | None:
+        return next((part.record["timing"] for part in self.parts if part.record.get("timing")), None)
+
+    def environment(self) -> dict[str, Any] | None:
+        return self.record.get("environment")
+
+    def certification(self, spec: CertifySpec) -> Certification:
+        held = next((part for part in self.parts if part.certify == spec), None)
+        path = Path(held.record["folder"]) if held else self.path / f"certify-{spec.key}"
+        return HeldCertification(path, spec, cast(Run, self), held)
+
+    def certifications(self) -> Iterator[Certification]:
+        for part in self.parts:
+            if part.certify:
+                yield self.certification(part.certify)
+
+
+@dataclass(frozen=True)
+class HeldRun(_Held, Run):
+    """A run as a frame holds it."""
+
+    record: Record = dataclasses.field(repr=False)
+    parts: tuple[Held, ...] = dataclasses.field(repr=False)
+
+
+@dataclass(frozen=True)
+class HeldSubject(_Held, Subject):
+    """A base classifier that was not trained here, as a frame holds it."""
+
+    record: Record = dataclasses.field(repr=False)
+    parts: tuple[Held, ...] = dataclasses.field(repr=False)
+
+    def training(self) -> dict[str, Any]:
+        return {"state": "trained", "weights_sha256": self.spec.weights_sha256}
+
+
+@dataclass(frozen=True)
+class HeldLog(Import):
+    """An imported log as a frame holds it."""
+
+    held: LogColumns
+
+    def columns(self) -> LogColumns:
+        return self.held
+
+
+def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = (), mix: bool = False) -> tuple[Group, ...]:
+    """The groups of comparable rows of a frame, as `leaderboard.aggregate.collect` gives them of a store.
+
+    What was left out of the frame stands in them as unfinished: all of it, as long as every subject of the folder is still in the frame;
+    only what belongs to a row that is there, once the frame was filtered. A row needs every seed that any comparable run of the
+    folder has, whether the frame was filtered or not.
+
+    Args:
+        words: metrics, see `leaderboard.metrics.columns_of`.
+        seeds: the seeds that a row must have; runs with others are left out, as are logs and checkpoints, which have none.
+        mix: rows of several groups share a table.
+
+    Raises:
+        BenchError: a frame without the columns that are needed, with rows that stand twice, or whose radii are not those of its counts.
+    """
+    held = _read(frame)
+    census = parse_json(frame.attrs.get(CENSUS) or '{"parts": -1, "left_out": [], "runs": []}')
+    missing = [Held(record) for record in census["left_out"] if record and record.get("standing") != "refused"]
+    if len(held) != census["parts"]:
+        places = {part.place[:end] for part in held for end in (None, -1)}
+        missing = [part for part in missing if part.place[: None if "certify" in part.record else -1] in places]
+    if seeds:
+        held, missing = ([p for p in parts if p.source == "runs" and p.record["spec"]["seed"] in seeds] for parts in (held, missing))
+    groups = []
+    alphas = sorted({part.alpha for part in held if part.alpha is not None}) or [ALPHA]
+    for alpha in alphas:
+        runs = [_run(parts) for parts in _by_subject(held, missing, alpha, "runs")]
+        shown = {run.spec.key for run in runs}
+        others = [_unseen(spec, certifies) for spec, certifies in census["runs"] if digest(spec) not in shown]
+        groups += groups_of_runs([*runs, *others], shown, seeds, alpha, words, mix)
+    logs = [HeldLog(Path(p.record["path"]), _log_spec(p), cast(LogColumns, p.columns)) for p in held if p.source == "imported"]
+    groups += groups_of_logs(logs, words, None)
+    for alpha in alphas:
+        subjects = _by_subject(held, missing, alpha, "checkpoints")
+        groups += groups_of_checkpoints([found for parts in subjects for found in _checkpoints(parts)], alpha, words)
+    return finished(groups, _notes(frame, missing), mix)
+
+
+def _notes(frame: pd.DataFrame, shown: Sequence[Held]) -> list[str]:
+    """What was left out and stands in no row."""
+    told = {part.record.get("reason") for part in shown} - {""}
+    entries = [entry for entry in frame.attrs.get(LEFT_OUT, ()) if entry["reason"] not in told]
+    damaged = [f"left out, because it is damaged: {entry['reason']}" for entry in entries if entry["state"] == "damaged"]
+    return damaged + [f"left out: {entry['subject']}: {entry['reason']}" for entry in entries if entry["state"] == "refused"]
+
+
+def _by_subject(held: Sequence[Held], missing: Sequence[Held], alpha: float, source: str) -> list[list[Held]]:
+    """The parts of each subject at one alpha, what was left out included.
+
+    Raises:
+        BenchError: one certification stands twice.
+    """
+    found: dict[str, list[Held]] = defaultdict(list)
+    for part in (*held, *missing):
+        if part.source == source and part.alpha in (alpha, None):
+            found[canonical([part.record["spec"], part.record.get("origin")])].append(part)
+    for parts in found.values():
+        own = [canonical(part.record.get("certify")) for part in parts]
+        if len(set(own)) < len(own):
+            raise BenchError(f"the frame holds {parts[0].record['path']} twice with different records; load it once")
+    return list(found.values())
+
+
+def _run(parts: Sequence[Held]) -> HeldRun:
+    record = parts[0].record
+    return HeldRun(Path(record["path"]), from_json(RunSpec, canonical(record["spec"]), "frame"), record, tuple(parts))
+
+
+def _unseen(spec: Record, certifies: Sequence[Record]) -> HeldRun:
+    """A run of the folder that is not in the frame: it says which seeds others should have."""
+    record = {"source": "runs", "path": digest(spec), "spec": spec, "facts": None, "state": "certifying", "trained": True}
+    begun = {"folder": record["path"], "certified": None, "labels": True}
+    return _run([Held(record | begun | {"certify": certify}) for certify in certifies] or [Held(record)])
+
+
+def _checkpoints(parts: Sequence[Held]) -> Iterator[Checkpoint]:
+    record = parts[0].record
+    spec = cast(SubjectSpec, from_json(cast(Any, SubjectSpec), canonical(record["spec"]), "frame"))
+    subject = HeldSubject(Path(record["path"]), spec, record, tuple(parts))
+    for certification in list(subject.certifications()) or [None]:
+        yield Checkpoint(subject=subject, origin=Origin(**record["origin"]), certification=certification)
+
+
+def _log_spec(part: Held) -> ImportSpec:
+    return cast(ImportSpec, from_json(cast(Any, ImportSpec), canonical(part.record["spec"]), "frame"))
+
+
+@lru_cache(maxsize=256)
+def _certify_spec(text: str) -> CertifySpec:
+    return from_json(CertifySpec, text, "frame")
+
+
+def _read(frame: pd.DataFrame) -> list[Held]:
+    """The certifications in a frame, in the order of their first rows."""
+    if missing := [name for name in NEEDED if name not in frame.columns]:
+        raise BenchError(f"the frame has no column {missing[0]!r}; keep the columns that load_results gave it")
+    if frame["record"].isna().any():
+        raise BenchError("the frame has rows without a record; keep the rows that load_results gave it")
+    codes, texts = pd.factorize(frame["record"])
+    at, alphas = pd.factorize(frame["alpha"])
+    codes = codes * max(1, len(alphas)) + at
+    order = np.argsort(codes, kind="stable")
+    ends = np.flatnonzero(np.diff(codes[order], append=-1)) + 1
+    values = {name: _numbers(frame, name)[order] for name in NEEDED if name not in ("record", "alpha")}
+    held = []
+    for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        place, which = divmod(int(codes[order[begin]]), len(alphas))
+        own = {name: column[begin:end] for name, column in values.items()}
+        held.append(_held(parse_json(texts[place]), float(alphas[which]), own))
+    return held
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> NDArray[Any]:
+    if name == "radius":
+        return frame[name].to_numpy(dtype=np.float64)
+    return frame[name].to_numpy(dtype=np.int64, na_value=-1) if name in NULLABLE else frame[name].to_numpy(dtype=np.int64)
+
+
+def _held(record: Record, alpha: float, own: Mapping[str, NDArray[Any]]) -> Held:
+    if record["source"] == "imported":
+        order = np.argsort(own["image"], kind="stable")
+        return Held(record, None, LogColumns(*(own[name][order] for name in ("image", "label", "predicted", "radius"))))
+    highest = np.maximum(own["label"], own["selected"])
+    fields = {"index": own["image"], "highest": highest}
+    fields |= {name: own[name] for name in ("label", "selected", "majority", "count", "runner_up", "n0", "n")}
+    columns = Columns(**{name: column.astype(np.int32) for name, column in fields.items()})
+    o = outcomes(columns, alpha, record["spec"]["sigma"], _certify_spec(canonical(record["certify"])))
+    if not np.array_equal(o.radius, own["radius"][np.argsort(own["image"], kind="stable")]):
+        raise BenchError(
+            f"the radii of {record['path']} are not those of its counts at alpha {alpha:g}; summaries and tables read counts, so leave "
+            "radius as it was and work on a column of another name"
+        )
+    return Held(record, alpha, columns)

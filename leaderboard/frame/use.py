@@ -1,0 +1,154 @@
+"""Summaries, tables and curves of the evidence table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bench.errors import BenchError
+from leaderboard.aggregate import Group
+from leaderboard.frame.memory import groups_of
+from leaderboard.metrics import DEFAULT, Metric, columns_of
+from leaderboard.tables import render
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CONDITIONS = {
+    **{name: name for name in ("source", "protocol", "changes", "recipe", "network", "normalisation", "alpha", "rounding")},
+    "rule": "certify.rule",
+    "n0": "certify.n0",
+    "samples": "certify.n",
+    "selection": "certify.images",
+    "sampling_seed": "certify.seed",
+}
+
+
+def summary(
+    frame: pd.DataFrame, metrics: Sequence[str | float] = ("ACR", "r=0.5"), *, seeds: Sequence[int] = (), mix: bool = False
+) -> pd.DataFrame:
+    """Mean and sample standard deviation of metrics over the trainings of each row: the numbers of `bench table`, as a DataFrame.
+
+    Only what is comparable is averaged, exactly as in `bench table`: rows of different protocol, recipe, rule, alpha, images or sample
+    sizes stay apart; a row of which a seed is missing or unfinished, or that was trained from several sources of its method, has no mean,
+    and `status` says why.
+
+    Args:
+        frame: of `load_results`, whole or filtered.
+        metrics: ACR; certified accuracy at a radius, as `r=0.5`, `0.5` or a number; accuracy (at the radii of the paper's table);
+            clean, abstention, quantiles, classes, bound, cost, errors or all, as of `bench table --metric`.
+        seeds: the seeds that each row must have, and over which it is averaged; empty: all that any comparable run of the folder
+            has. A frame that you filtered by seed needs it.
+        mix: average trainings from several sources of a method all the same.
+
+    Returns:
+        one row per table, sigma, row and metric, with these columns.
+
+        table: rows with the same number are comparable.
+        dataset, sigma (in pixels of [0, 1]), row, method.
+        metric: as you wrote it. ACR is in pixels, accuracy and abstention are in %.
+        mean, std: over the trainings; std with ddof=1, missing for one training.
+        n: trainings in the mean. status: `done`, or what is missing. notes: what to know of row and table.
+        images: test images that were certified.
+        source, protocol, changes, recipe, network, normalisation, alpha, rounding, rule, n0, samples (n of the certification), selection
+        (of images), sampling_seed: the conditions that the rows of a table share.
+
+    Raises:
+        BenchError: an unknown metric; a frame that load_results did not make, or whose rows stand twice.
+    """
+    words = [_word(metric) for metric in metrics]
+    names = {found[0].name: word for word in words if len(found := columns_of([word], (), 0)) == 1}
+    groups = groups_of(frame, words, seeds, mix)
+    rows = [line for number, group in enumerate(groups, start=1) for line in _lines(number, group, names)]
+    columns = ["table", "dataset", "sigma", "row", "method", "metric", "mean", "std", "n", "status", "images", "notes", *CONDITIONS]
+    result = pd.DataFrame(rows, columns=columns)
+    return result.astype({"table": "int64", "sigma": "float64", "mean": "float64", "std": "float64", "n": "int64", "images": "int64"})
+
+
+def _word(metric: str | float) -> str:
+    return f"{metric:g}" if isinstance(metric, (int, float)) and not isinstance(metric, bool) else str(metric)
+
+
+def _lines(number: int, group: Group, names: dict[str, str]) -> list[dict[str, Any]]:
+    def name(metric: Metric) -> str:
+        return names.get(metric.name, metric.heading if metric.heading.startswith("r=") else metric.name)
+
+    lines = []
+    for section in group.sections:
+        for row in section.rows:
+            known = {**group.conditions, **row.conditions}
+            shared = {
+                "table": number,
+                "dataset": group.dataset,
+                "sigma": section.sigma,
+                "row": row.label,
+                "method": row.method,
+                "status": row.status or "done",
+                "images": row.images,
+                "notes": "; ".join([*group.notes, *row.notes]),
+                **{column: known.get(field) for column, field in CONDITIONS.items()},
+            }
+            for metric in group.metrics:
+                stat = row.stats.get(metric.name)
+                numbers = {"mean": stat.mean, "std": stat.std, "n": stat.n} if stat else {"mean": math.nan, "std": None, "n": 0}
+                lines.append({**shared, "metric": name(metric), **numbers})
+    return lines
+
+
+def table(
+    frame: pd.DataFrame,
+    format: str = "terminal",
+    *,
+    metrics: Sequence[str | float] | None = None,
+    seeds: Sequence[int] = (),
+    mix: bool = False,
+    ties: bool = False,
+    width: int = 120,
+    color: bool = False,
+) -> str:
+    """The tables of `bench table` as text.
+
+    Args:
+        frame: of `load_results`, whole or filtered.
+        format: terminal, markdown, latex, csv or json.
+        metrics, seeds: as of `summary`. None: ACR and accuracy; in JSON all.
+        mix: let rows that are not comparable share a table, each difference a footnote; nothing is ranked then.
+        ties: mark rows whose ACR cannot be told from the best.
+        width: characters per line of the terminal. color: whether the terminal shows bold and underlined.
+
+    Raises:
+        BenchError: as `summary`; an unknown format; nothing to show; `ties` of a mixture.
+    """
+    words = [_word(m) for m in metrics] if metrics is not None else ["all"] if format == "json" else list(DEFAULT)
+    groups = groups_of(frame, words, seeds, mix)
+    if ties:
+        from leaderboard.compare import mark_ties
+
+        groups = tuple(map(mark_ties, groups))
+    return render(groups, format, width=width, color=color)
+
+
+def plot_curves(frame: pd.DataFrame, *, axes: Axes | None = None, seeds: Sequence[int] = ()) -> Axes:
+    """Certified accuracy against radius: the curves of `bench plot curves` in one panel.
+
+    One line per row and noise level: the mean over its trainings, with a band of one sample standard deviation where there are several.
+    Unfinished rows are left out and named below.
+
+    Args:
+        frame: of `load_results`, of rows that are comparable; choose them, as in `frame[frame.protocol == "quick"]`.
+        axes: where to draw; a new figure if None.
+        seeds: as of `summary`.
+
+    Raises:
+        BenchError: matplotlib is not installed; rows that are not comparable; nothing that is finished.
+    """
+    from leaderboard.plots import draw_curves, picture_of, require_matplotlib
+
+    require_matplotlib()
+    groups = groups_of(frame, ["ACR"], seeds)
+    if not groups:
+        raise BenchError("there is nothing to draw: the frame is empty")
+    return draw_curves(picture_of("curves", groups, "filtering the frame by a column"), axes)
