@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -18,11 +19,14 @@ class StopSignals:
 
     What does not look at the flag within GRACE_SECONDS is interrupted where it is.
 
-    A signal that the process ignores, as SIGHUP under nohup, stays ignored.
+    A signal that the process ignores, as SIGHUP under nohup, stays ignored. Threads but the main one hear none.
+
+    Args:
+        ends: whether a second signal ends the process; else it raises KeyboardInterrupt, as notebooks need it.
     """
 
-    def __init__(self) -> None:
-        self.received = 0
+    def __init__(self, *, ends: bool = True) -> None:
+        self.received, self.ends = 0, ends
 
     def check(self) -> None:
         """Interrupted if a signal came."""
@@ -32,6 +36,8 @@ class StopSignals:
     @contextlib.contextmanager
     def installed(self) -> Iterator[StopSignals]:
         def handle(number: int, frame: FrameType | None) -> None:
+            if self.received and not self.ends:
+                raise KeyboardInterrupt
             if self.received:
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
@@ -41,6 +47,9 @@ class StopSignals:
         def late(number: int, frame: FrameType | None) -> None:
             self.check()
 
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
         numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
         before = {number: signal.signal(number, handle) for number in numbers} | {signal.SIGALRM: signal.signal(signal.SIGALRM, late)}
         try:

@@ -246,6 +246,7 @@ FLOORS = {
     "cost": 4,
     "helper": 4,
     "recertify": 4,
+    "api": 5,
     "cli": 5,
 }
 

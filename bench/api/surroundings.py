@@ -19,7 +19,7 @@ def as_before() -> Iterator[None]:
     settings = [(write, read()) for read, write in SETTINGS.values()]
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the user's generator
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

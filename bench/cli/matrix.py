@@ -156,8 +156,12 @@ class Matrix:
             table.add_row(*(escape(plain(text)) for text in (*texts, *cost_columns(found))))
         self.console.print(table)
 
-    def run(self, options: Options, engine: Engine) -> int:
-        """Runs what is to do and waits for it; returns the exit code."""
+    def run(self, options: Options, engine: Engine, signals: StopSignals | None = None) -> int:
+        """Runs what is to do and waits for it; returns the exit code.
+
+        Args:
+            signals: what hears Ctrl-C meanwhile; None: as on a command line.
+        """
         from bench.announce import announced, withdraw
         from bench.cli.progress import Show
         from bench.errors import Interrupted
@@ -179,7 +183,7 @@ class Matrix:
         finished = self._finished(planned)
         interrupted = 0
         with contextlib.ExitStack() as stack:
-            signals = stack.enter_context(StopSignals().installed())
+            signals = stack.enter_context((signals or StopSignals()).installed())
             announcement = stack.enter_context(announced(self.store.root, planned, finished)) if cells else None
             stack.enter_context(show)
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -27,12 +27,8 @@ from bench.cli.data import DataDir, check_data_dir
 from bench.cli.engines import Engine
 from bench.cli.matrix import Matrix
 from bench.cli.scale import Devices, Precision, SyncBatchnorm, training_changes
-from bench.errors import BenchError, UsageError, nearest
+from bench.errors import BenchError, nearest
 from bench.spec import PROTOCOL_ALIASES
-
-if TYPE_CHECKING:
-    from bench.plan import Request
-    from bench.registry import Registry
 
 RERUN = ("diverged", "all")
 
@@ -191,44 +187,20 @@ def run(
     from rich.console import Console
 
     from bench import announce
+    from bench.api.planning import plan_of
     from bench.cells import Options, check_options
-    from bench.faults import settings_kept
-    from bench.plan import Plan, Request, make_plan
-    from bench.registry import Registry, holds_dataset
+    from bench.plan import Request
     from bench.store import Store
-    from leaderboard import layouts
 
-    layout = layouts.load(4)
-    try:
-        layout = layouts.load(4 if number is None else number)
-    except BenchError as error:
-        problems.append(str(error))
     chosen_device = torch.device("cpu")
     try:
         chosen_device = engine.pick_device()
     except BenchError as error:
         problems.append(str(error))
-    plan, registry = Plan((), ()), Registry(paths)
-    mine = [] if methods else [path.stem for path in paths if not holds_dataset(path)]
-    methods = methods or ([*layout.rows, *mine] if number is not None else mine)
     request = Request(
-        methods=methods or layout.rows,
-        datasets=datasets or [layout.dataset],
-        sigmas=sigmas or ([] if number is None else [float(sigma) for sigma in layout.sigmas]),
-        seeds=chosen_seeds,
-        protocol=protocol,
-        recipe=recipe,
-        changes=wanted,
+        methods=methods, datasets=datasets, sigmas=sigmas, seeds=chosen_seeds, protocol=protocol, recipe=recipe, changes=wanted
     )
-    for part in [request] if methods or number is not None else _by_dataset(request, registry):
-        try:
-            with settings_kept():  # a plug-in's file may do anything when it is read
-                found = make_plan(part, registry)
-            plan = Plan(plan.cells + found.cells, plan.notes + found.notes)
-        except UsageError as error:
-            problems += error.problems
-    if mine and not problems:
-        plan = Plan(plan.cells, plan.notes + _other_variants(mine, registry))
+    plan = plan_of(request, paths, number, problems)
     if not problems:
         problems = check_options(
             plan.cells, lambda cell: engine.device_of(cell, chosen_device), micro_batch, here=not engine.cluster
@@ -275,28 +247,3 @@ def run(
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     raise typer.Exit(code)
-
-
-def _other_variants(names: list[str], registry: Registry) -> tuple[str, ...]:
-    """What to know of methods that were taken without being named: their first variant is not all."""
-    loaded = [registry.load(name) for name in names]
-    return tuple(
-        f"{method.name} has also {', '.join(method.cls.variants[1:])}; --method '{method.name}.*' runs all"
-        for method in loaded
-        if len(method.cls.variants) > 1
-    )
-
-
-def _by_dataset(request: Request, registry: Registry) -> list[Request]:
-    """A request that names no methods: for each data set those of its published table, or of that of the data set it is like."""
-    from leaderboard import layouts
-
-    parts = []
-    for name in request.datasets:
-        try:
-            like = registry.load_dataset(name).like
-        except BenchError:
-            like = None  # the plan will say what is wrong with it
-        layout = layouts.first_of(name) or (layouts.first_of(like) if like else None)
-        parts.append(replace(request, datasets=[name], methods=layout.rows if layout else request.methods))
-    return parts

@@ -78,7 +78,7 @@ class HeldCertification(Certification):
     def standing(self) -> Standing:
         if self.held is None:
             return Standing(self.run.state(), NOTHING)
-        if (columns := self.held.columns) is not None:
+        if isinstance(columns := self.held.columns, Columns):
             return Standing("done" if len(columns) == len(self.expected()) else "certifying", columns)
         state, done = self.held.record["standing"], self.held.record["done"]
         if state == "damaged":
@@ -240,8 +240,11 @@ def _checkpoints(parts: Sequence[Held]) -> Iterator[Checkpoint]:
     record = parts[0].record
     spec = cast(SubjectSpec, from_json(cast(Any, SubjectSpec), canonical(record["spec"]), "frame"))
     subject = HeldSubject(Path(record["path"]), spec, record, tuple(parts))
-    for certification in list(subject.certifications()) or [None]:
-        yield Checkpoint(subject=subject, origin=Origin(**record["origin"]), certification=certification)
+    origin, begun = Origin(**record["origin"]), list(subject.certifications())
+    for certification in begun:
+        yield Checkpoint(subject=subject, origin=origin, certification=certification)
+    if not begun:
+        yield Checkpoint(subject=subject, origin=origin, certification=None)
 
 
 def _log_spec(part: Held) -> ImportSpec:

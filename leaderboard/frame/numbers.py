@@ -43,9 +43,9 @@ def certified_radius(count: Any, n: Any, alpha: Any, sigma: Any) -> Any:
     index = count.index if isinstance(count, pd.Series) else None
     counts, samples = _whole(count, "count"), _whole(n, "n")
     levels, sigmas = _floats(alpha, "alpha"), _floats(sigma, "sigma")
-    counts, samples, levels, sigmas = np.broadcast_arrays(counts, samples, levels, sigmas)
-    shape = counts.shape
-    counts, samples, levels, sigmas = (values.ravel() for values in (counts, samples, levels, sigmas))
+    shape = np.broadcast_shapes(counts.shape, samples.shape, levels.shape, sigmas.shape)
+    counts, samples = (np.broadcast_to(values, shape).ravel() for values in (counts, samples))
+    levels, sigmas = (np.broadcast_to(values, shape).ravel() for values in (levels, sigmas))
     if (wrong := np.flatnonzero((counts < 0) | (samples < 0) | (counts > samples))).size:
         k, of = counts[wrong[0]], samples[wrong[0]]
         raise ValueError(f"count {k} of n {of} samples is impossible: 0 <= count <= n")
@@ -117,10 +117,11 @@ def _evidence(radius: ArrayLike, correct: ArrayLike) -> tuple[Floats, NDArray[np
 
 
 def _array(values: Any, name: str) -> NDArray[Any]:
-    if isinstance(values, (pd.Series, pd.Index)):
+    if isinstance(values, (pd.Series, pd.Index, pd.api.extensions.ExtensionArray)):
         if values.isna().any():
             raise ValueError(f"{name} has missing values; published logs hold no counts")
-        values = values.to_numpy(dtype=None if not pd.api.types.is_extension_array_dtype(values.dtype) else values.dtype.numpy_dtype)
+        kind: Any = values.dtype
+        values = values.to_numpy(dtype=getattr(kind, "numpy_dtype", None))
     elif hasattr(values, "detach"):  # a tensor
         values = values.detach().cpu().numpy()
     return np.asarray(values)

@@ -88,14 +88,14 @@ def frame_of(parts: Sequence[Part], attrs: Mapping[str, Any]) -> pd.DataFrame:
             data[name] = np.repeat(np.array(constants, dtype=np.float64), lengths)
         else:
             kind = {"radius": np.float64, "correct": np.bool_}.get(name, np.int64)
-            found = np.concatenate([np.zeros(0, kind), *(part.images[name] for part in parts)]).astype(kind, copy=False)
+            found: NDArray[Any] = np.concatenate([np.zeros(0, kind), *(part.images[name] for part in parts)]).astype(kind, copy=False)
             data[name] = pd.arrays.IntegerArray(found, found < 0) if name in NULLABLE else found
     frame = pd.DataFrame(data)
-    frame.attrs = dict(attrs)
+    frame.attrs.update(attrs)
     return frame
 
 
-def _categories(values: Sequence[str | None], lengths: Sequence[int]) -> pd.Categorical:
+def _categories(values: Sequence[str | None], lengths: Sequence[int]) -> pd.Categorical[str]:
     known = {word: code for code, word in enumerate(dict.fromkeys(word for word in values if word is not None))}
     codes = np.array([-1 if word is None else known[word] for word in values], dtype=np.min_scalar_type(-len(known) - 1))
     return pd.Categorical.from_codes(np.repeat(codes, lengths), categories=pd.Index(list(known), dtype=str))

@@ -1,0 +1,143 @@
+"""Training and certification from Python, as `bench run` does it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from bench.api.planning import plan_of
+from bench.api.surroundings import as_before
+from bench.bounds import check_alpha
+from bench.cells import Options, check_options
+from bench.cli.engines import Engine
+from bench.cli.matrix import Matrix
+from bench.errors import BenchError, UsageError, nearest
+from bench.plan import Request
+from bench.signals import StopSignals
+from bench.spec import PROTOCOL_ALIASES, Scalar, scalar_word
+from bench.store import Store
+from leaderboard.frame.load import read
+
+RERUN = ("diverged", "all")
+
+
+def run(
+    method: str | Sequence[str] = (),
+    *,
+    dataset: str | Sequence[str] = (),
+    sigma: float | Sequence[float] = (),
+    seeds: int | Sequence[int] = (),
+    protocol: str = "quick",
+    recipe: str = "official",
+    changes: Mapping[str, Scalar] | None = None,
+    plugins: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    results: str | os.PathLike[str] = "results/runs",
+    device: str = "auto",
+    batch: int | None = None,
+    micro_batch: int | None = None,
+    compile: bool = False,
+    data_dir: str | os.PathLike[str] | None = None,
+    jobs: int | str | None = None,
+    timeout: float | None = None,
+    rerun: str | None = None,
+    allow_changed_source: bool = False,
+    allow_other_data: bool = False,
+    alpha: float = 0.001,
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """Train and certify the matrix method x sigma x seed, as the command `bench run`, and return its evidence.
+
+    What is in the results folder already is not computed again, so the same call continues where an earlier one stopped.
+
+    Interrupting it (Ctrl-C; the stop button of a notebook) ends the work at the next safe place, within seconds, with everything that was
+    finished on disk; then KeyboardInterrupt is raised, and the kernel lives on. A second interrupt raises it at once; no finished row
+    is lost then either. Call the same line again to continue.
+
+    Afterwards torch's settings (threads, deterministic algorithms, gradient mode, precision, default dtype and device) and the random
+    generators of torch, NumPy and Python are as they were.
+
+    Args:
+        method: rows such as `gaussian` or `smoothmix.eta5`; patterns work. Empty: those of the plug-ins, or the rows of the paper's table.
+        dataset: empty: mnist. sigma: noise levels in pixels of [0, 1]; empty: the paper's for the data set.
+        seeds: a number N means seeds 0 to N - 1, a list just those; empty: the protocol's.
+        protocol: smoke, quick or full. recipe: official or paper.
+        changes: of hyperparameters or of the protocol, as `{"train.epochs": 3, "certify.n": 1000}`.
+        plugins: .py files with methods of yours.
+        results: the results folder; made if it is not there.
+        device: auto, cpu or cuda. batch: samples per certification pass. micro_batch: images per piece of a training step.
+        compile: train through torch.compile. data_dir: where the data sets are.
+        jobs: cells side by side, each in a process of its own; `auto` for as many as there is room. None: one by one, in this process.
+        timeout: seconds after which a cell is given up; each cell then has a process of its own.
+        rerun: `diverged` or `all` computes such cells again.
+        allow_changed_source, allow_other_data: as of the command.
+        alpha: at which the counts of the frame are read.
+        quiet: print problems only.
+
+    Returns:
+        the finished cells, with the columns of `bench.load_results`. Cells that failed or diverged are named in `frame.attrs["left_out"]`.
+
+    Raises:
+        UsageError: everything that is wrong with the request, before anything ran. KeyboardInterrupt: it was interrupted.
+    """
+    problems: list[str] = []
+    paths = tuple(map(Path, _several(plugins, (str, os.PathLike))))
+    changed = {name: scalar_word(value) for name, value in (changes or {}).items()}
+    engine = Engine(jobs=None if jobs is None else str(jobs), timeout=timeout, device=device)
+    problems += engine.problems()
+    for name, value in (("batch", batch), ("micro_batch", micro_batch)):
+        if value is not None and value < 1:
+            problems.append(f"{name} {value} must be at least 1")
+    if rerun is not None and rerun not in RERUN:
+        problems.append(f"rerun {rerun!r} is unknown{nearest(rerun, RERUN)}")
+    try:
+        check_alpha(alpha)
+    except ValueError as error:
+        problems.append(str(error))
+    request = Request(
+        methods=_several(method, str),
+        datasets=_several(dataset, str),
+        sigmas=[float(level) for level in _several(sigma, Real)],
+        seeds=range(seeds) if isinstance(seeds, (int, Integral)) else list(seeds),
+        protocol=PROTOCOL_ALIASES.get(protocol, protocol),
+        recipe=recipe,
+        changes=changed,
+    )
+    folder = Path(results)
+    with as_before():
+        try:
+            chosen = engine.pick_device()
+        except BenchError as error:
+            raise UsageError([*problems, str(error)]) from None
+        plan = plan_of(request, paths, None, problems)
+        problems = problems or check_options(plan.cells, lambda cell: chosen, micro_batch)
+        if problems:
+            raise UsageError(problems)
+        options = Options(
+            device=chosen,
+            batch=batch,
+            micro_batch=micro_batch,
+            compile=compile,
+            allow_changed_source=allow_changed_source,
+            allow_other_data=allow_other_data,
+            data_dir=None if data_dir is None else Path(data_dir),
+        )
+        console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        matrix = Matrix(plan, Store(folder), console, rerun, paths)
+        if missing := matrix.check_data(options.data_dir, allow_other=allow_other_data, read=True):
+            raise UsageError(missing)
+        matrix.announce(chosen, request.protocol, recipe, micro_batch, detail=False, isolated=engine.isolated)
+        folder.mkdir(parents=True, exist_ok=True)
+        if matrix.run(options, engine, StopSignals(ends=False)) >= 128:
+            raise KeyboardInterrupt("interrupted; the same call continues")
+    return read(Store(folder), alpha, only={cell.id for cell in plan.cells}).frame()
+
+
+def _several(value: Any, one: type | tuple[type, ...]) -> list[Any]:
+    """A value, or several of them, as a list."""
+    return [value] if isinstance(value, one) else list(value)
