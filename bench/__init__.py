@@ -17,8 +17,8 @@ Nothing is loaded before it is used. docs/api.md tells more.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as typing has it, whose import would be half the time that `import bench` takes
 if TYPE_CHECKING:
     from bench.api.conduct import run
     from bench.api.own_model import SmoothedClassifier
@@ -39,10 +39,10 @@ __all__ = [
 _PLACES = dict.fromkeys(__all__, "leaderboard.frame") | {"SmoothedClassifier": "bench.api.own_model", "run": "bench.api.conduct"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module 'bench' has no attribute {name!r}")
-    found = getattr(importlib.import_module(_PLACES[name]), name)
+    found: object = getattr(importlib.import_module(_PLACES[name]), name)
     globals()[name] = found
     return found
 

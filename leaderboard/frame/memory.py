@@ -6,6 +6,7 @@ There is one way from evidence to a printed number. The commands give it what th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from bench.checkpoints.stored import Origin, Subject, SubjectSpec
 from bench.columns import Columns
 from bench.datasets import DATASETS, DatasetInfo, from_facts
-from bench.errors import BenchError
+from bench.errors import BenchError, nearest
 from bench.imported import Columns as LogColumns
 from bench.imported import Import, ImportSpec
 from bench.spec import CertifySpec, RunSpec, canonical, digest, from_json, parse_json
@@ -51,8 +52,23 @@ class Held:
     columns: Columns | LogColumns | None = None
 
     @property
+    def begun(self) -> bool:
+        """Whether some of its images were certified, or may have been."""
+        return self.columns is not None or self.record.get("standing", "refused") != "refused"
+
+    @property
+    def shown(self) -> bool:
+        """Whether it stands in a row of tables, as unfinished; of others there is a note."""
+        return bool(self.record) and self.record.get("standing") != "refused"
+
+    @property
     def source(self) -> str:
         return str(self.record["source"])
+
+    @property
+    def seed(self) -> int | None:
+        """Of a training of this suite."""
+        return cast("int", self.record["spec"]["seed"]) if self.source == "runs" else None
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -178,12 +194,17 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
     """
     held = _read(frame)
     census = parse_json(frame.attrs.get(CENSUS) or '{"parts": -1, "left_out": [], "runs": []}')
-    missing = [Held(record) for record in census["left_out"] if record and record.get("standing") != "refused"]
+    told = list(zip(frame.attrs.get(LEFT_OUT, ()), (Held(record or {}) for record in census["left_out"]), strict=False))
     if len(held) != census["parts"]:
         places = {part.place[:end] for part in held for end in (None, -1)}
-        missing = [part for part in missing if part.place[: None if "certify" in part.record else -1] in places]
+        told = [(entry, part) for entry, part in told if not part.record or part.place[: None if part.begun else -1] in places]
     if seeds:
-        held, missing = ([p for p in parts if p.source == "runs" and p.record["spec"]["seed"] in seeds] for parts in (held, missing))
+        there = {spec["seed"] for spec, _ in census["runs"]} | {part.seed for part in held}
+        if unknown := [seed for seed in seeds if seed not in there]:
+            raise BenchError(f"no run has seed {unknown[0]}{nearest(str(unknown[0]), map(str, there - {None}))}")
+        held = [part for part in held if part.seed in seeds]
+        told = [(entry, part) for entry, part in told if not part.record or part.seed in seeds]
+    missing = [part for _, part in told if part.shown]
     groups = []
     alphas = sorted({part.alpha for part in held if part.alpha is not None}) or [ALPHA]
     for alpha in alphas:
@@ -196,15 +217,13 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
     for alpha in alphas:
         subjects = _by_subject(held, missing, alpha, "checkpoints")
         groups += groups_of_checkpoints([found for parts in subjects for found in _checkpoints(parts)], alpha, words)
-    return finished(groups, _notes(frame, missing), mix)
+    return finished(groups, [_note(entry) for entry, part in told if not part.shown], mix)
 
 
-def _notes(frame: pd.DataFrame, shown: Sequence[Held]) -> list[str]:
-    """What was left out and stands in no row."""
-    told = {part.record.get("reason") for part in shown} - {""}
-    entries = [entry for entry in frame.attrs.get(LEFT_OUT, ()) if entry["reason"] not in told]
-    damaged = [f"left out, because it is damaged: {entry['reason']}" for entry in entries if entry["state"] == "damaged"]
-    return damaged + [f"left out: {entry['subject']}: {entry['reason']}" for entry in entries if entry["state"] == "refused"]
+def _note(entry: Mapping[str, Any]) -> str:
+    """A sentence on what was left out and stands in no row."""
+    damaged = entry["state"] == "damaged"
+    return f"left out, because it is damaged: {entry['reason']}" if damaged else f"left out: {entry['subject']}: {entry['reason']}"
 
 
 def _by_subject(held: Sequence[Held], missing: Sequence[Held], alpha: float, source: str) -> list[list[Held]]:
@@ -266,10 +285,10 @@ def _read(frame: pd.DataFrame) -> list[Held]:
     at, alphas = pd.factorize(frame["alpha"])
     codes = codes * max(1, len(alphas)) + at
     order = np.argsort(codes, kind="stable")
-    ends = np.flatnonzero(np.diff(codes[order], append=-1)) + 1
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1)).tolist()
     values = {name: _numbers(frame, name)[order] for name in NEEDED if name not in ("record", "alpha")}
     held = []
-    for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+    for begin, end in itertools.pairwise([*starts, len(codes)]):
         place, which = divmod(int(codes[order[begin]]), len(alphas))
         own = {name: column[begin:end] for name, column in values.items()}
         held.append(_held(parse_json(texts[place]), float(alphas[which]), own))

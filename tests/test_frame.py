@@ -1,0 +1,516 @@
+"""The evidence table: what it holds, that it gives the numbers of the commands, and what it refuses. No torch."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import io
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_logs import MAP, write_log
+from fake_store import CERTIFY, N, add, new_store, run_spec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_foreign import foreign
+
+import bench
+from bench.bounds import certified_radius
+from bench.errors import BenchError
+from bench.imported import import_logs, load_map
+from bench.records import read_rows
+from bench.spec import CertifySpec
+from bench.store import Store
+from leaderboard import metrics
+from leaderboard.aggregate import Filters, collect
+from leaderboard.frame.schema import COLUMNS, NULLABLE, WORDS
+from leaderboard.tables import render
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "results" / "reference"
+HALF = (N, N, 500, 500)
+LESS = (500, 450, 300, 250)
+OTHER = CertifySpec(n0=10, n=500, images="first:4")
+STOPPED = CertifySpec(n0=10, n=N, images="first:4", rule="confidence-sequence")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return new_store(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def reference() -> pd.DataFrame:
+    return bench.load_results(REFERENCE)
+
+
+def read_logs(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "map.toml").write_text(MAP)
+    write_log(tmp_path / "logs/plain/noise_0.5_1", [0.5, 1.0, 0.0, 1.25])
+    write_log(tmp_path / "logs/plain/noise_0.5_2", [0.25, 1.0, 0.5, 1.25])
+    write_log(tmp_path / "logs/other/noise_0.5_1", [0.5, 0.75, 0.0, 0.125])
+    import_logs(tmp_path / "logs", store.root, load_map(tmp_path / "map.toml"))
+
+
+# ----------------------------------------------------------------------------------------------------------------- the table
+
+
+def test_a_row_per_image_with_what_its_evidence_says(reference: pd.DataFrame) -> None:
+    assert list(reference.columns) == list(COLUMNS)
+    assert reference.attrs["left_out"] == []
+    total = 0
+    for run in Store(REFERENCE).runs():
+        for certification in run.certifications():
+            mine = reference[(reference["key"] == run.spec.key) & (reference["certification"] == certification.spec.key)]
+            rows = sorted(read_rows(certification.evidence), key=lambda row: row.index)
+            for name, field in (
+                ("image", "index"),
+                ("label", "label"),
+                ("selected", "selected"),
+                ("count", "count"),
+                ("n0", "n0"),
+                ("n", "n"),
+            ):
+                assert mine[name].tolist() == [getattr(row, field) for row in rows]
+            others = [max([k for c, k in row.estimation.items() if c != row.selected], default=0) for row in rows]
+            assert mine["runner_up"].tolist() == others
+            radii = [row.radius(0.001, run.spec.sigma) for row in rows]
+            assert mine["radius"].tolist() == [radius or 0.0 for radius in radii]
+            assert mine["predicted"].tolist() == [-1 if radius is None else row.selected for row, radius in zip(rows, radii, strict=True)]
+            assert mine["correct"].tolist() == [row.correct(0.001, run.spec.sigma) for row in rows]
+            facts = {
+                "dataset": "mnist",
+                "row": run.spec.row,
+                "sigma": run.spec.sigma,
+                "seed": run.spec.seed,
+                "source": "runs",
+                "alpha": 0.001,
+            }
+            assert all((mine[name] == value).all() for name, value in facts.items())
+            total += len(rows)
+    assert len(reference) == total == 5700
+
+
+def test_types_are_the_same_for_every_store(store: Store, tmp_path: Path, reference: pd.DataFrame) -> None:
+    read_logs(store, tmp_path)
+    add(store, run_spec(), None)
+    logs = bench.load_results(store.root)
+    assert reference.dtypes.astype(str).to_dict() == logs.dtypes.astype(str).to_dict() == logs.iloc[:0].dtypes.astype(str).to_dict()
+    assert {name for name, kind in logs.dtypes.items() if kind == "category"} == set(WORDS)
+    assert {name for name, kind in logs.dtypes.items() if kind == "Int64"} == {*NULLABLE, "seed"}
+    assert logs.memory_usage(deep=True).sum() < 400 * len(logs) + 100_000
+
+
+def test_the_docstring_names_every_column() -> None:
+    text = (inspect.getdoc(bench.load_results) or "").replace(". certification (", "\ncertification (")
+    listed = [name.strip() for line in text.split("\n") if " (" in line for name in line.partition(" (")[0].split(",")]
+    assert set(COLUMNS) <= set(listed)
+
+
+def test_a_log_says_less(store: Store, tmp_path: Path) -> None:
+    read_logs(store, tmp_path)
+    frame = bench.load_results(store.root)
+    assert frame[["count", "runner_up", "majority", "seed", "protocol", "recipe", "rule"]].isna().all(axis=None)
+    abstained = frame["predicted"] == -1
+    assert (abstained == frame["selected"].isna()).all()
+    assert (frame.loc[abstained, "radius"] == 0).all()
+    assert not frame.loc[abstained, "correct"].any()
+    assert set(frame["status"]) == {"log"}
+    assert sorted(set(frame["training"])) == ["1", "2"]
+
+
+def test_what_is_unfinished_or_refused_is_named_and_nothing_else_is_hidden(store: Store, tmp_path: Path) -> None:
+    read_logs(store, tmp_path)
+    foreign(store, "a.pth")
+    foreign(store, "b.pth", counts=(N,))
+    add(store, run_spec())
+    add(store, run_spec(seed=1), (N, N))
+    add(store, run_spec(seed=2), None, failure=True)
+    add(store, run_spec(seed=3), None, state="diverged")
+    add(store, run_spec(seed=4), certify=CertifySpec(n0=10, n=N, images="first:4", rule="curtailed", stop_alpha=0.0001))
+    broken = add(store, run_spec(seed=5))
+    (broken.certification(CERTIFY).evidence).write_text("nonsense\n")
+    torn = add(store, run_spec(seed=6))
+    (torn.path / "spec.json").write_text("{")
+    log = next((store.root / "imported").rglob("rows.tsv"))
+    log.write_bytes(log.read_bytes().replace(b"1", b"2"))
+    frame = bench.load_results(store.root)
+    assert sorted(entry["state"] for entry in frame.attrs["left_out"]) == sorted(
+        ["certifying", "certifying", "failed", "diverged", "refused", "damaged", "damaged", "damaged"]
+    )
+    found = {(source, seed) for source, seed in zip(frame["source"], frame["seed"].fillna(-1), strict=True)}
+    assert found == {("runs", 0), ("imported", -1), ("checkpoints", -1)}
+    assert json.loads(json.dumps(frame.attrs)) == frame.attrs
+    assert frame[frame["source"] == "runs"].attrs == frame.attrs
+    with pytest.raises(BenchError):
+        bench.load_results(store.root, strict=True)
+
+
+def test_one_run_in_two_folders_is_not_chosen_from(store: Store) -> None:
+    run = add(store, run_spec())
+    (run.path.parent.parent / "copy").mkdir()
+    run.path.rename(run.path.parent.parent / "copy" / run.path.name)
+    add(store, run_spec())
+    add(store, run_spec("macer"))
+    frame = bench.load_results(store.root)
+    assert set(frame["method"]) == {"macer"}
+    assert [entry["state"] for entry in frame.attrs["left_out"]] == ["refused", "refused"]
+
+
+def test_bad_folders_and_levels_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(BenchError, match=str(tmp_path)):
+            bench.load_results(path)
+    with pytest.raises(BenchError, match=r"alpha 0\.5"):
+        bench.load_results(REFERENCE, alpha=0.5)
+
+
+def test_alpha_is_applied_when_evidence_is_read(reference: pd.DataFrame) -> None:
+    loose = bench.load_results(REFERENCE, alpha=0.05)
+    assert (loose["radius"] >= reference["radius"]).all()
+    assert (loose["radius"] > reference["radius"]).any()
+    expected = collect(Store(REFERENCE), alpha=0.05)
+    assert bench.table(loose) == render(expected, "terminal")
+    both = pd.concat([reference, loose])
+    assert len(bench.summary(both)) == 2 * len(bench.summary(reference))
+
+
+def test_a_log_of_another_alpha_is_left_out(store: Store, tmp_path: Path) -> None:
+    read_logs(store, tmp_path)
+    assert len(bench.load_results(store.root, alpha=0.001)) == 12
+    frame = bench.load_results(store.root, alpha=0.01)
+    assert len(frame) == 0
+    assert {entry["state"] for entry in frame.attrs["left_out"]} == {"refused"}
+
+
+def test_a_rule_that_does_not_read_the_counts_leaves_them_out(store: Store) -> None:
+    add(store, run_spec())
+    add(store, run_spec(), certify=STOPPED)
+    assert set(bench.load_results(store.root)["rule"]) == {"clopper-pearson", "confidence-sequence"}
+    frame = bench.load_results(store.root, rule="confidence-sequence")
+    assert set(frame["rule"]) == {"confidence-sequence"}
+    assert [entry["state"] for entry in frame.attrs["left_out"]] == ["refused"]
+
+
+# ------------------------------------------------------------------------------------------------- the numbers of the commands
+
+STATES = st.sampled_from([(N, N, N, N), HALF, (N, 777, 0, 901), (N, N), (), None, "failed", "diverged", "training", "damaged"])
+RUNS = st.lists(
+    st.tuples(
+        st.sampled_from(["gaussian", "macer", "smoothmix.eta5"]),
+        st.integers(0, 2),
+        st.sampled_from([0.25, 0.5]),
+        st.sampled_from(["quick", "full"]),
+        st.sampled_from([CERTIFY, OTHER]),
+        st.sampled_from(["a" * 64, "b" * 64]),
+        STATES,
+    ),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda run: run[:4],
+)
+
+
+def fill(store: Store, runs: Sequence[tuple[Any, ...]]) -> None:
+    for method, seed, sigma, protocol, certify, source, state in runs:
+        spec = run_spec(method, seed, sigma, protocol=protocol)
+        if state == "failed":
+            add(store, spec, None, state=None, failure=True)
+        elif state == "diverged":
+            add(store, spec, None, state="diverged")
+        elif state == "training":
+            add(store, spec, None, state=None)
+        else:
+            counts = (N, N, N, N) if state == "damaged" else state
+            counts = None if counts is None else tuple(min(count, certify.n) for count in counts)
+            run = add(store, spec, counts, certify=certify, environment={"method_sha256": source, "device": f"cpu {source[:1]}"})
+            if state == "damaged":
+                evidence = run.certification(certify).evidence
+                evidence.write_text(evidence.read_text().replace("7", "8", 1))
+
+
+@given(runs=RUNS)
+@settings(max_examples=40, deadline=None)
+def test_a_frame_gives_the_tables_that_the_store_gives(runs: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever is finished, unfinished, failed, damaged or from another source: every format, every metric, mixed or not."""
+    store = new_store(tmp_path_factory.mktemp("store"))
+    fill(store, runs)
+    frame = bench.load_results(store.root)
+    for mix, format in itertools.product((False, True), ("terminal", "json")):
+        expected = render(collect(store, metrics=["all"], mix=mix), format)
+        assert bench.table(frame, format, metrics=["all"], mix=mix) == expected
+    for seeds in ((0,), (0, 1)):
+        chosen = [run for run in runs if run[1] in seeds]
+        if chosen and all(seed in {run[1] for run in runs} for seed in seeds):
+            expected = render(collect(store, Filters(seeds=seeds)), "csv")
+            assert bench.table(frame, "csv", seeds=seeds) == expected
+
+
+def test_logs_and_checkpoints_give_the_tables_that_the_store_gives(store: Store, tmp_path: Path) -> None:
+    read_logs(store, tmp_path)
+    foreign(store, "a.pth")
+    foreign(store, "b.pth", counts=HALF)
+    foreign(store, "c.pth", counts=(N,))
+    foreign(store, "d.pth", None, LESS, certify=OTHER)
+    foreign(store, "e.pth", counts=None)
+    add(store, run_spec(), environment={"data_differs": ["other training images"]})
+    add(store, run_spec(), LESS, certify=OTHER)
+    frame = bench.load_results(store.root)
+    for mix, format in itertools.product((False, True), ("terminal", "markdown", "latex", "csv", "json")):
+        assert bench.table(frame, format, metrics=["all"], mix=mix) == render(collect(store, metrics=["all"], mix=mix), format)
+
+
+@pytest.mark.parametrize("format", ["terminal", "markdown", "latex", "csv", "json"])
+def test_the_reference_gives_what_is_frozen(format: str, reference: pd.DataFrame) -> None:
+    suffix = {"terminal": "txt", "markdown": "md", "latex": "tex"}.get(format, format)
+    frozen = (ROOT / "tests" / "frozen" / f"table.{suffix}").read_text(encoding="utf-8")
+    assert frozen == f"exit 0\n{bench.table(reference, format)}".rstrip("\n") + "\n"
+
+
+def test_a_summary_has_the_means_of_the_table(reference: pd.DataFrame) -> None:
+    found = bench.summary(reference, metrics=["ACR", "r=0.5", 1.0, "abstention"])
+    lines = list(csv.DictReader(io.StringIO(render(collect(Store(REFERENCE), metrics=["ACR", "0.5", "1.0", "abstention"]), "csv"))))
+    assert len(found) == len(lines)
+    words = {"ACR": "ACR", "0.50": "r=0.5", "1.00": "1", "abstention": "abstention"}
+    for row, line in zip(found.to_dict("records"), lines, strict=True):
+        assert (row["row"], row["sigma"], row["metric"]) == (line["row"], float(line["sigma"]), words[line["metric"]])
+        assert (row["status"], str(row["n0"]), str(row["samples"])) == (line["state"], line["n0"], line["n"])
+        assert np.isnan(row["mean"]) if not line["mean"] else row["mean"] == float(line["mean"])
+
+
+def test_a_summary_is_what_pandas_gives(store: Store) -> None:
+    """A second way to the same number: groupby and aggregate."""
+    for seed, counts in enumerate([(N, N, N, N), HALF, (N, 777, 612, 901)]):
+        add(store, run_spec(seed=seed), counts)
+    frame = bench.load_results(store.root)
+    values = (frame["radius"] * frame["correct"]).groupby(frame["seed"]).mean()
+    shares = 100 * (frame["correct"] & (frame["radius"] > 0.5)).groupby(frame["seed"]).mean()
+    found = bench.summary(frame).set_index("metric")
+    for metric, expected in (("ACR", values), ("r=0.5", shares)):
+        assert found.loc[metric, "mean"] == pytest.approx(expected.mean(), rel=1e-12)
+        assert found.loc[metric, "std"] == pytest.approx(expected.std(ddof=1), rel=1e-12)
+        assert found.loc[metric, "n"] == 3
+
+
+# ---------------------------------------------------------------------------------------------------------------- filtering
+
+
+def test_a_filtered_frame_shows_what_the_filtered_command_shows(reference: pd.DataFrame) -> None:
+    quick = reference[(reference["protocol"] == "quick") & reference["method"].isin(["gaussian", "smoothmix"])]
+    expected = collect(Store(REFERENCE), Filters(protocols=["quick"], methods=["gaussian", "smoothmix"]))
+    assert bench.table(quick) == render(expected, "terminal")
+
+
+def test_a_seed_that_was_filtered_away_is_missed_unless_it_is_not_wanted(store: Store) -> None:
+    for row, seed in itertools.product(("gaussian", "macer"), range(3)):
+        add(store, run_spec(row, seed=seed), HALF if seed else (N, N, N, N))
+    frame = bench.load_results(store.root)
+    some = frame[(frame["row"] == "macer") & (frame["seed"] < 2)]
+    assert set(bench.summary(some)["status"]) == {"2/3 seeds"}
+    assert bench.summary(some)["mean"].isna().all()
+    assert bench.table(some, seeds=[0, 1]) == render(collect(store, Filters(methods=["macer"], seeds=[0, 1])), "terminal")
+
+
+def test_a_filtered_frame_still_knows_an_unfinished_seed_of_its_row_but_not_of_others(store: Store) -> None:
+    add(store, run_spec(seed=0))
+    add(store, run_spec(seed=1), (N,))
+    add(store, run_spec("macer"))
+    add(store, run_spec("stability"), (N,))
+    frame = bench.load_results(store.root)
+    assert bench.summary(frame, ["ACR"])["row"].tolist() == ["gaussian", "stability", "macer"]
+    found = bench.summary(frame[frame["method"] == "gaussian"], ["ACR"])
+    assert found[["row", "status"]].values.tolist() == [["gaussian", "1/2 seeds"]]
+
+
+def test_a_part_of_the_images_has_no_mean(reference: pd.DataFrame) -> None:
+    some = reference[(reference["protocol"] == "quick") & (reference["image"] < 5000)]
+    found = bench.summary(some)
+    assert set(found["status"]) == {"50/100 images"}
+    assert found["mean"].isna().all()
+
+
+def test_frames_can_be_joined_sorted_and_written(store: Store, tmp_path: Path, reference: pd.DataFrame) -> None:
+    read_logs(store, tmp_path)
+    foreign(store, "a.pth", counts=HALF)
+    frames = [reference, bench.load_results(store.root)]
+    joined = pd.concat(frames)
+    assert len(bench.summary(joined)) == sum(len(bench.summary(frame)) for frame in frames)
+    joined.to_csv(tmp_path / "frame.csv", index=False)
+    for other in (joined.sample(frac=1, random_state=0), joined.reset_index(), pd.read_csv(tmp_path / "frame.csv"), joined.astype(object)):
+        pd.testing.assert_frame_equal(bench.summary(other), bench.summary(joined), check_dtype=False)
+
+
+def test_rows_that_stand_twice_are_refused(reference: pd.DataFrame) -> None:
+    with pytest.raises(BenchError, match="two certificates"):
+        bench.summary(pd.concat([reference, reference]))
+
+
+def test_radii_that_are_not_those_of_the_counts_are_refused(reference: pd.DataFrame) -> None:
+    changed = reference.assign(radius=2 * reference["radius"])
+    for use in (bench.summary, bench.table, bench.plot_curves):
+        with pytest.raises(BenchError, match="radius"):
+            use(changed)
+    assert bench.acr(changed["radius"], changed["correct"]) == 2 * bench.acr(reference["radius"], reference["correct"])
+
+
+@pytest.mark.parametrize("name", ["record", "count", "alpha"])
+def test_a_frame_of_something_else_is_refused(name: str, reference: pd.DataFrame) -> None:
+    with pytest.raises(BenchError, match=name):
+        bench.summary(reference.drop(columns=name))
+
+
+def test_an_unknown_metric_or_format_is_refused(reference: pd.DataFrame) -> None:
+    with pytest.raises(BenchError, match="'ACR'"):
+        bench.summary(reference, ["ACRR"])
+    with pytest.raises(BenchError, match="markdown"):
+        bench.table(reference, "markdwn")
+
+
+# ------------------------------------------------------------------------------------------------------------------ numbers
+
+SAMPLES = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@given(st.lists(SAMPLES, min_size=1, max_size=20), st.floats(1e-6, 0.49), st.floats(0.01, 10))
+@settings(deadline=None)
+def test_radii_of_arrays_are_those_of_numbers(samples: list[tuple[int, int]], alpha: float, sigma: float) -> None:
+    counts, sizes = (np.array(values) for values in zip(*samples, strict=True))
+    expected = [certified_radius(k, n, alpha, sigma) or 0.0 for k, n in samples]
+    assert bench.certified_radius(counts, sizes, alpha, sigma).tolist() == expected
+    assert [bench.certified_radius(k, n, alpha, sigma) for k, n in samples] == expected
+
+
+def test_radii_of_the_frame_are_those_of_its_counts(reference: pd.DataFrame) -> None:
+    found = bench.certified_radius(reference["count"], reference["n"], reference["alpha"], reference["sigma"])
+    pd.testing.assert_series_equal(found, reference["radius"])
+
+
+def test_shapes_broadcast_and_nothing_drawn_certifies_nothing() -> None:
+    assert bench.certified_radius(np.array([[0], [100]]), [100, 200], 0.001, 0.5).shape == (2, 2)
+    assert bench.certified_radius(0, 0, 0.001, 0.5) == 0.0
+    assert isinstance(bench.certified_radius(99, 100, 0.001, 0.5), float)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ((101, 100, 0.001, 0.5), ValueError),
+        ((-1, 100, 0.001, 0.5), ValueError),
+        ((99, 100, 0.5, 0.5), ValueError),
+        ((99, 100, float("nan"), 0.5), ValueError),
+        ((99, 100, 0.001, 0.0), ValueError),
+        ((99, 100, 0.001, float("nan")), ValueError),
+        ((99.5, 100, 0.001, 0.5), TypeError),
+        (("99", 100, 0.001, 0.5), TypeError),
+        ((True, 100, 0.001, 0.5), TypeError),
+        (([1, 2, 3], [4, 5], 0.001, 0.5), ValueError),
+        ((pd.Series([1, None], dtype="Int64"), 100, 0.001, 0.5), ValueError),
+    ],
+)
+def test_impossible_counts_are_refused(words: tuple[Any, ...], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        bench.certified_radius(*words)
+
+
+EVIDENCE = st.lists(st.tuples(st.floats(0, 4), st.booleans()), min_size=1, max_size=50)
+
+
+@given(EVIDENCE, st.lists(st.floats(0, 4), max_size=5))
+def test_acr_and_accuracy_are_those_of_tables(rows: list[tuple[float, bool]], at: list[float]) -> None:
+    radius, correct = (np.array(values) for values in zip(*rows, strict=True))
+    index = np.arange(len(rows), dtype=np.int32)
+    o = metrics.Outcomes(index, index, correct, radius == 0, radius)
+    assert bench.acr(radius, correct) == metrics.average_certified_radius(o)
+    expected = [metrics.certified_accuracy(o, r) for r in at]
+    assert [bench.certified_accuracy(radius, correct, r) for r in at] == expected
+    assert bench.certified_accuracy(list(radius), pd.Series(correct, dtype="boolean"), at).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("radius", "correct"),
+    [([], []), ([1.0], [True, False]), ([-1.0], [True]), ([float("nan")], [True]), ([1.0], [0.5]), ([1.0], [2]), ([[1.0]], [[True]])],
+)
+def test_what_is_no_evidence_is_refused(radius: list[Any], correct: list[Any]) -> None:
+    with pytest.raises(ValueError):
+        bench.acr(radius, correct)
+    with pytest.raises(ValueError):
+        bench.certified_accuracy(radius, correct, 0.5)
+
+
+@pytest.mark.parametrize("at", [-0.1, float("inf"), [0.5, float("nan")], "half"])
+def test_a_radius_is_a_number_from_0_up(at: Any) -> None:
+    with pytest.raises(ValueError):
+        bench.certified_accuracy([1.0], [True], at)
+
+
+# ------------------------------------------------------------------------------------------------------------------- curves
+
+
+def test_curves_are_the_certified_accuracies(reference: pd.DataFrame) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    some = reference[(reference["protocol"] == "quick") & (reference["sigma"] == 0.5) & reference["method"].isin(["gaussian", "macer"])]
+    axes = bench.plot_curves(some, axes=Figure().subplots())
+    drawn = {line.get_label(): line for line in axes.get_lines()}
+    assert {"gaussian", "macer"} <= drawn.keys()
+    steps = [line for line in axes.get_lines() if line.get_drawstyle() == "steps-post"]
+    for method, line in zip(("gaussian", "macer"), steps, strict=True):
+        mine = some[some["method"] == method]
+        x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+        assert y.tolist() == pytest.approx((100 * bench.certified_accuracy(mine["radius"], mine["correct"], x)).tolist())
+        assert len(x) > 20
+
+
+def test_curves_of_what_is_not_comparable_are_refused(reference: pd.DataFrame) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(BenchError, match="protocol: full or quick"):
+        bench.plot_curves(reference)
+    with pytest.raises(BenchError, match="empty"):
+        bench.plot_curves(reference.iloc[:0].copy())
+
+
+def test_without_matplotlib_the_error_says_how_to_install_it(reference: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(BenchError, match=r"pip install 'certbench\[plot\]'"):
+        bench.plot_curves(reference)
+
+
+# ------------------------------------------------------------------------------------------------------------------ imports
+
+
+def ask(code: str) -> str:
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_import_bench_loads_nothing_and_reading_loads_no_torch() -> None:
+    heavy = "[m for m in ('torch', 'pandas', 'scipy', 'numpy', 'matplotlib') if m in sys.modules]"
+    assert ask(f"import sys, bench; dir(bench); print({heavy})") == "[]"
+    code = f"import sys, bench; f = bench.load_results('results/reference'); bench.table(f); bench.summary(f); print({heavy})"
+    assert ask(code) == "['pandas', 'scipy', 'numpy']"
+
+
+def test_import_bench_is_quick() -> None:
+    """The best of five, since other work on the machine counts too."""
+    code = "import time; t = time.perf_counter(); import bench; print(time.perf_counter() - t)"
+    assert min(float(ask(code)) for _ in range(5)) < 0.1
+
+
+def test_no_module_bears_the_name_of_a_function() -> None:
+    """The import of such a module would put it in the function's place."""
+    modules = {path.stem for folder in ("bench", "leaderboard") for path in (ROOT / folder).rglob("*.py")}
+    assert not modules & set(bench.__all__)
+    assert all(callable(getattr(bench, name)) for name in bench.__all__)
+    assert set(bench.__all__) <= set(dir(bench))
+    with pytest.raises(AttributeError):
+        bench.nothing  # type: ignore[attr-defined]  # noqa: B018
