@@ -158,10 +158,11 @@ def _read_runs(store: Store, alpha: float, rule: str | None, only: Collection[tu
             found.leave_out(name, "refused", run.path, reason=f"{times[run.spec.key]} folders hold this run; move all but one away")
             continue
         begun = [c for c in run.certifications() if only is None or (run.spec.key, c.spec.key) in only]
-        found.runs.append([to_json(run.spec), [to_json(c.spec) for c in begun]])
+        record, words = _record_of_run(run), _words_of_run(run)
+        found.runs.append([record["spec"], [to_json(c.spec) for c in begun]])
         if not begun:
-            found.leave_out(name, run.state(), run.path, reason=str((run.failure() or {}).get("reason", "")), record=_record_of_run(run))
-        wanted += [(c, name, _record_of_run(run), _words_of_run(run)) for c in begun]
+            found.leave_out(name, run.state(), run.path, reason=str((run.failure() or {}).get("reason", "")), record=record)
+        wanted += [(certification, name, record, words) for certification in begun]
     _read_certifications(wanted, alpha, rule, found, each)
 
 
