@@ -138,13 +138,14 @@ def test_what_is_unfinished_or_refused_is_named_and_nothing_else_is_hidden(store
     add(store, run_spec(seed=4), certify=CertifySpec(n0=10, n=N, images="first:4", rule="curtailed", stop_alpha=0.0001))
     broken = add(store, run_spec(seed=5))
     (broken.certification(CERTIFY).evidence).write_text("nonsense\n")
+    (add(store, run_spec(seed=7), None, state="diverged").path / "failure.json").write_text("[]")
     torn = add(store, run_spec(seed=6))
     (torn.path / "spec.json").write_text("{")
     log = next((store.root / "imported").rglob("rows.tsv"))
     log.write_bytes(log.read_bytes().replace(b"1", b"2"))
     frame = bench.load_results(store.root)
     assert sorted(entry["state"] for entry in frame.attrs["left_out"]) == sorted(
-        ["certifying", "certifying", "failed", "diverged", "refused", "damaged", "damaged", "damaged"]
+        ["certifying", "certifying", "failed", "diverged", "refused", *["damaged"] * 4]
     )
     found = {(source, seed) for source, seed in zip(frame["source"], frame["seed"].fillna(-1), strict=True)}
     assert found == {("runs", 0), ("imported", -1), ("checkpoints", -1)}
@@ -166,7 +167,7 @@ def test_one_run_in_two_folders_is_not_chosen_from(store: Store) -> None:
 
 
 def test_bad_folders_and_levels_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "nothing", tmp_path):
+    for path in (tmp_path / "nothing", tmp_path, tmp_path / ("a" * 5000), f"{tmp_path}/\0"):
         with pytest.raises(BenchError, match=str(tmp_path)):
             bench.load_results(path)
     with pytest.raises(BenchError, match=r"alpha 0\.5"):

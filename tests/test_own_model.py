@@ -155,6 +155,7 @@ def test_a_model_is_a_module_in_float32_with_a_good_name() -> None:
         (X - 0.5, Y, {}),
         ((X * 255).byte(), Y, {}),
         (X * float("nan"), Y, {}),
+        ([["a"]], Y[:1], {}),
         (X, Y[:5], {}),
         (X, Y.float(), {}),
         (X, Y + 1, {}),
@@ -164,7 +165,7 @@ def test_a_model_is_a_module_in_float32_with_a_good_name() -> None:
         (X, Y, {"alpha": 0.5}),
     ],
 )
-def test_bad_images_labels_and_numbers_are_refused(x: Tensor, y: Tensor, words: dict[str, Any]) -> None:
+def test_bad_images_labels_and_numbers_are_refused(x: Any, y: Tensor, words: dict[str, Any]) -> None:
     with pytest.raises(BenchError):
         bench.SmoothedClassifier(Halves(), 0.5).certify(x, y, **{"n": 100, **words})
 

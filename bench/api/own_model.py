@@ -184,7 +184,10 @@ class _InMemory(Subject):
 
 
 def _images(values: Any) -> Tensor:
-    x = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    try:
+        x = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    except (TypeError, ValueError) as error:
+        raise BenchError(f"images are no array of numbers: {error}") from None
     if x.ndim != 4 or not x.numel():
         raise BenchError(f"images have shape {tuple(x.shape)}, not B C H W with at least one image; one image is images[None]")
     if not x.is_floating_point():

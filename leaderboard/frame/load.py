@@ -83,7 +83,11 @@ def load_results(
         check_alpha(ALPHA if alpha is None else alpha)
     except ValueError as error:
         raise BenchError(str(error)) from None
-    if not root.is_dir():
+    try:
+        there = root.is_dir()
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{str(path)!r}: {error}") from None
+    if not there:
         raise BenchError(f"{root}: there is no such folder; `bench run` fills results/runs")
     found = read(Store(root), alpha, rule)
     if not found.parts and not found.left_out:
@@ -158,10 +162,15 @@ def _read_runs(store: Store, alpha: float, rule: str | None, only: Collection[tu
             found.leave_out(name, "refused", run.path, reason=f"{times[run.spec.key]} folders hold this run; move all but one away")
             continue
         begun = [c for c in run.certifications() if only is None or (run.spec.key, c.spec.key) in only]
-        record, words = _record_of_run(run), _words_of_run(run)
+        try:
+            record, words = _record_of_run(run), _words_of_run(run)
+            state, reason = run.state(), str((run.failure() or {}).get("reason", ""))
+        except BenchError as error:
+            found.leave_out(name, "damaged", run.path, reason=str(error))
+            continue
         found.runs.append([record["spec"], [to_json(c.spec) for c in begun]])
         if not begun:
-            found.leave_out(name, run.state(), run.path, reason=str((run.failure() or {}).get("reason", "")), record=record)
+            found.leave_out(name, state, run.path, reason=reason, record=record)
         wanted += [(certification, name, record, words) for certification in begun]
     _read_certifications(wanted, alpha, rule, found, each)
 
@@ -223,7 +232,7 @@ def _record_of_run(run: Run) -> dict[str, Any]:
         "environment": run.environment(),
         "facts": facts_to_keep(run.info),
         "state": run.state(),
-        "trained": run.training() is not None,
+        "training": run.training(),
     }
 
 
@@ -305,7 +314,7 @@ def record_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "origin": origin,
         "facts": facts_to_keep(subject.info),
         "state": "certifying",
-        "trained": True,
+        "training": subject.training(),
     }
 
 

@@ -129,7 +129,7 @@ class _Held:
         return cast(State, self.record["state"])
 
     def training(self) -> dict[str, Any] | None:
-        return {"state": "trained"} if self.record["trained"] else None
+        return cast("dict[str, Any] | None", self.record["training"])
 
     def timing(self) -> dict[str, Any] | None:
         return next((part.record["timing"] for part in self.parts if part.record.get("timing")), None)
@@ -250,7 +250,7 @@ def _run(parts: Sequence[Held]) -> HeldRun:
 
 def _unseen(spec: Record, certifies: Sequence[Record]) -> HeldRun:
     """A run of the folder that is not in the frame: it says which seeds others should have."""
-    record = {"source": "runs", "path": digest(spec), "spec": spec, "facts": None, "state": "certifying", "trained": True}
+    record = {"source": "runs", "path": digest(spec), "spec": spec, "facts": None, "state": "certifying", "training": {"state": "trained"}}
     begun = {"folder": record["path"], "certified": None, "labels": True}
     return _run([Held(record | begun | {"certify": certify}) for certify in certifies] or [Held(record)])
 
