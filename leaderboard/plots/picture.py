@@ -25,7 +25,7 @@ from leaderboard.tables import conditions, headline
 
 Kind = Literal["curves", "tradeoff", "training"]
 MAIN_TABLES = (4, 5, 6, 7)  # of the paper; 8 to 11 are ablations
-FILTERS = "--dataset, --protocol, --recipe, --sigma or --method, or by --results with a folder of its own"
+FILTERS = "--dataset, --protocol, --recipe, --sigma or --method"
 
 
 @dataclass(frozen=True)
@@ -177,21 +177,22 @@ def build(
     return _of_training(store, groups) if kind == "training" else picture_of(kind, groups)
 
 
-def _refuse_mixture(facts: Sequence[Mapping[str, object]], choose: str = FILTERS) -> None:
+def _refuse_mixture(facts: Sequence[Mapping[str, object]], choose: str = "") -> None:
     """BenchError unless all groups have the same facts; it names those that differ, and `choose` says by what to choose one."""
     if len(facts) > 1:
         values = {name: list(dict.fromkeys(str(fact.get(name, "-")) for fact in facts)) for name in dict.fromkeys(itertools.chain(*facts))}
         differ = "; ".join(f"{WORDS.get(name, name)}: {' or '.join(found)}" for name, found in values.items() if len(found) > 1)
         raise BenchError(
-            f"{len(facts)} groups of rows fit, and they are never mixed in one picture; choose one by {choose}. They differ in {differ}"
+            f"{len(facts)} groups of rows fit, and they are never mixed in one picture; choose one by "
+            f"{choose or f'{FILTERS}, or by --results with a folder of its own'}. They differ in {differ}"
         )
 
 
-def picture_of(kind: Kind, groups: Sequence[Group], choose: str = FILTERS) -> Picture:
+def picture_of(kind: Kind, groups: Sequence[Group], choose: str = "") -> Picture:
     """The picture of the one group that there is.
 
     Args:
-        choose: by what the user can choose one of several.
+        choose: by what the user can choose one of several; empty: by flags of the command.
 
     Raises:
         BenchError: several groups, which are not comparable, or nothing that is finished.
