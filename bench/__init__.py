@@ -39,12 +39,14 @@ __all__ = [
 _PLACES = dict.fromkeys(__all__, "leaderboard.frame") | {"SmoothedClassifier": "bench.api.own_model", "run": "bench.api.conduct"}
 
 
-def __getattr__(name: str) -> object:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'bench' has no attribute {name!r}")
-    found: object = getattr(importlib.import_module(_PLACES[name]), name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # which would let every misspelt name pass
+
+    def __getattr__(name: str) -> object:
+        if name not in _PLACES:
+            raise AttributeError(f"module 'bench' has no attribute {name!r}")
+        found: object = getattr(importlib.import_module(_PLACES[name]), name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:
