@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "protocol": "smoke",
     "device": "cpu",
     "quiet": True,
-    "changes": {"train.images": "first:64", "train.batch": 32, "certify.images": "first:3", "certify.n": 200, "certify.n0": 20},
+    "changes": {"train.images": "first:64", "train.batch": np.int64(32), "certify.images": "first:3", "certify.n": 200, "certify.n0": 20},
 }
 
 

@@ -77,8 +77,9 @@ def test_arrays_are_taken_as_tensors_are() -> None:
 
 
 def test_alpha_and_seed_are_heard() -> None:
-    smoothed = bench.SmoothedClassifier(Halves(), 0.5)
-    first, again, loose, other = (smoothed.certify(X, Y, n=500, **words) for words in ({}, {}, {"alpha": 0.05}, {"seed": 1}))
+    smoothed = bench.SmoothedClassifier(Halves(), np.float64(0.5))
+    words: list[dict[str, Any]] = [{"n": 500}, {"n": np.int64(500)}, {"n": 500, "alpha": np.float64(0.05)}, {"n": 500, "seed": np.int32(1)}]
+    first, again, loose, other = (smoothed.certify(X, Y, **own) for own in words)
     pd.testing.assert_frame_equal(first, again)
     assert loose["count"].tolist() == first["count"].tolist()
     assert (loose["radius"] >= first["radius"]).all()
@@ -162,6 +163,7 @@ def test_a_model_is_a_module_in_float32_with_a_good_name() -> None:
         (X, Y - 1, {}),
         (X, Y, {"n": 0}),
         (X, Y, {"n0": 0}),
+        (X, Y, {"n": 1e3}),
         (X, Y, {"alpha": 0.5}),
     ],
 )
@@ -170,7 +172,7 @@ def test_bad_images_labels_and_numbers_are_refused(x: Any, y: Tensor, words: dic
         bench.SmoothedClassifier(Halves(), 0.5).certify(x, y, **{"n": 100, **words})
 
 
-@pytest.mark.parametrize("words", [{"n": 5}, {"alpha": 0.0}])
+@pytest.mark.parametrize("words", [{"n": 5}, {"n": 1e3}, {"alpha": 0.0}])
 def test_a_prediction_that_always_abstains_is_refused(words: dict[str, Any]) -> None:
     with pytest.raises(BenchError):
         bench.SmoothedClassifier(Halves(), 0.5).predict(X, **words)

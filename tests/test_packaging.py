@@ -23,6 +23,7 @@ def test_the_installed_package_holds_data_template_and_published_numbers() -> No
     }  # fmt: skip
     assert "Attribution-Share Alike 3.0" in (assets / "mnist" / "NOTICE").read_text()
     assert (assets / "new_method.py.txt").is_file()
+    assert all((files(package) / "py.typed").is_file() for package in ("bench", "leaderboard"))  # the API's types are in both
     from leaderboard.layouts import numbers
 
     assert numbers() == (4, 5, 6, 7, 8, 9, 10, 11)

@@ -87,7 +87,7 @@ def run(
     """
     problems: list[str] = []
     paths = tuple(map(Path, _several(plugins, (str, os.PathLike))))
-    changed = {name: scalar_word(value) for name, value in (changes or {}).items()}
+    changed = {name: scalar_word(getattr(value, "item", lambda value=value: value)()) for name, value in (changes or {}).items()}
     engine = Engine(jobs=None if jobs is None else str(jobs), timeout=timeout, device=device)
     problems += engine.problems()
     for name, value in (("batch", batch), ("micro_batch", micro_batch)):

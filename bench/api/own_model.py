@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,6 +92,7 @@ class SmoothedClassifier:
         if len(y) != len(x):
             raise BenchError(f"there are {len(x)} images and {len(y)} labels")
         try:
+            n, n0, seed = map(operator.index, (n, n0, seed))
             spec = CertifySpec(n0=n0, n=n, seed=seed)
         except (ValueError, TypeError) as error:
             raise BenchError(str(error)) from None
@@ -125,6 +127,10 @@ class SmoothedClassifier:
         Raises:
             BenchError: as `certify`; so few samples that every image would abstain.
         """
+        try:
+            n, seed = map(operator.index, (n, seed))
+        except TypeError as error:
+            raise BenchError(str(error)) from None
         check_samples(n, alpha)
         x = _images(images)
         with self._sampling(x, derive(seed, "predict")) as (sampler, device):
