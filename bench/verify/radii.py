@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from bench import bounds
+from bench.rules.rule import Recomputed
 
 NEAR = 1e-9  # relative difference of two radii that are the same number
 _QUANTILE = NormalDist().inv_cdf
@@ -55,6 +56,19 @@ class Radii:
     def distinct(self) -> int:
         """How many radii were recomputed."""
         return sum(map(len, self.checked.values())) + len(self.sequences)
+
+    def faults_of(self, kind: Recomputed, counts: Iterable[tuple[int, int]], sigma: float) -> dict[tuple[int, int], str]:
+        """Those (count, n) whose bound or radius is not that of its definition, and in what it differs.
+
+        Args:
+            kind: `tail`: bounds of a fixed n, checked by the tail of the binomial; `mixture`: bounds of all n at once.
+        """
+        if kind == "mixture":
+            return {key: fault for key in counts if (fault := self.sequence_fault(*key, sigma))}
+        by_n: dict[int, list[int]] = defaultdict(list)
+        for count, n in counts:
+            by_n[n].append(count)
+        return {(count, n): fault for n, found in by_n.items() for count, fault in self.faults(found, n, sigma).items()}
 
     def faults(self, counts: Iterable[int], n: int, sigma: float) -> dict[int, str]:
         """Counts whose radius by `bench.bounds` is not that of the definition, and in what it differs; a count is told once.
@@ -96,7 +110,8 @@ class Radii:
         ratio = mixture - count * math.log(bound) - (n - count) * math.log1p(-bound)
         if not math.isclose(ratio, -math.log(self.alpha), rel_tol=1e-6 + 1e-12 * n):
             return f"{at}: at the lower bound {bound:.9g} the logarithm of the ratio is {ratio:.9g}, not -log alpha"
-        radius = bounds.certified_radius(count, n, self.alpha, sigma, "confidence-sequence")
+        found = float(bounds.certified_radii(np.array([bound]), sigma)[0])
+        radius = None if math.isnan(found) else found
         if (radius is None) != (bound < 0.5):
             return f"{at}: {'abstains' if radius is None else 'certifies'} at the lower bound {bound:.9g}"
         if radius is not None and not math.isclose(radius, sigma * _QUANTILE(bound), rel_tol=NEAR, abs_tol=NEAR * sigma):
