@@ -185,9 +185,7 @@ HEAVY = {"torch", "timm", "torchvision", "safetensors"} | {f"bench.{m}" for m in
 
 
 # The registry imports a method when one is asked for, so it is tested below only, by importing it.
-@pytest.mark.parametrize(
-    "path", [*LEADERBOARD, *(file_of(m) for m in LEFT_WING if m != "bench.registry")], ids=short
-)
+@pytest.mark.parametrize("path", [*LEADERBOARD, *(file_of(m) for m in LEFT_WING if m != "bench.registry")], ids=short)
 def test_the_left_wing_imports_no_torch_not_even_in_a_function(path: Path) -> None:
     package = module_name(path) if path.stem == "__init__" else module_name(path).rpartition(".")[0]
     assert not {m for m in imports(parse(path), package) if m in HEAVY or m.partition(".")[0] in HEAVY}
