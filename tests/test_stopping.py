@@ -247,8 +247,8 @@ def test_the_commands(tiny: Callable[..., Result], bench: Callable[..., Result],
 
     # What such counts do not say is refused by everything that reads them, and hides nothing else.
     result = bench("table", "--results", store.root, "--alpha", "0.01")
-    told = "so alpha 0.01 is too large; give --alpha 0.001, or less" in " ".join(result.output.split())
-    assert (result.exit_code, told) == (0, True), result.output
+    refusal = "so alpha 0.01 is too large; give --alpha 0.001, or less" in " ".join(result.output.split())
+    assert (result.exit_code, refusal) == (0, True), result.output
     assert len(json.loads(bench("table", "--results", store.root, "--alpha", "0.01", "--format", "json").stdout)["groups"]) == 3
     refused = {}
     for certification in run.certifications():
