@@ -28,6 +28,7 @@ from bench.rules import known
 from bench.rules.rule import Counts, Rule
 from bench.spec import CertifySpec
 from bench.store import Run, Store
+from bench.verify import verify
 from leaderboard.aggregate import collect
 from leaderboard.compare import compare, mark_ties
 from leaderboard.metrics import average_certified_radius, certified_accuracy, outcomes
@@ -250,6 +251,39 @@ def test_every_table_says_how_many_samples_were_drawn(tmp_path: Path) -> None:
         assert re.search(r"n = 1,000 at most, 625 drawn per image", text), text
         assert "confidence-sequence bound" in text
     assert json.loads(render([group], "json"))["groups"][0]["sections"][0]["rows"][0]["drawn"] == 625
+
+
+def test_a_table_of_the_paper_and_a_mixture_say_so_too(bench: Call, tmp_path: Path) -> None:
+    store = two_ways(tmp_path, dataclasses.replace(CERTIFY, rule="confidence-sequence"))
+    result = bench("table", "--table", "4", "--protocol", "quick", "--results", store.root)
+    assert (result.exit_code, "under confidence-sequence" in one_line(result)) == (0, True), result.output
+    (group,) = collect(store, mix=True)
+    notes = [note for row in group.sections[0].rows for note in row.notes]
+    assert group.rule is None
+    assert any("bound = confidence-sequence" in note and rules.named("confidence-sequence").acr_note in note for note in notes), notes
+    result = bench("compare", "gaussian", "macer", "--results", store.root)
+    assert (result.exit_code, "--rule" in result.output) == (2, True), result.output
+    assert bench("compare", "gaussian", "macer", "--rule", "clopper-pearson", "--results", store.root).exit_code == 0
+
+
+@pytest.mark.parametrize("name", [name for name in STORED if rules.named(name).recomputed])
+def test_verification_sees_a_rule_that_reads_too_much(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = new_store(tmp_path)
+    run = add(store, run_spec(), (N, N, 990, 600), certify=dataclasses.replace(CERTIFY, rule=name))
+    evidence = next(run.certifications()).evidence
+
+    def faults() -> list[int | None]:
+        return [failure.line for failure in verify(store.root).failures if failure.file == evidence]
+
+    assert not faults()
+    cls = rules.named(name)
+    bounds, radii = cls.bounds, cls.radii
+    with monkeypatch.context() as planted:
+        planted.setattr(cls, "bounds", lambda self, counts, alpha: bounds(self, counts, 2 * alpha))
+        assert faults() == [1, 3, 4]
+    with monkeypatch.context() as planted:
+        planted.setattr(cls, "radii", lambda self, counts, alpha, sigma: radii(self, counts, alpha, sigma).round(2))
+        assert faults() == [1, 3, 4]
 
 
 # ---- a rule of one's own is one file

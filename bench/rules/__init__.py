@@ -26,7 +26,7 @@ DEFAULT = "clopper-pearson"
 
 def names() -> tuple[str, ...]:
     """Every rule, the default first."""
-    found = {module.name.replace("_", "-") for module in pkgutil.iter_modules(known.__path__)}
+    found = {module.name.replace("_", "-") for module in pkgutil.iter_modules(known.__path__) if not module.ispkg}
     return (DEFAULT, *sorted(found - {DEFAULT}))
 
 

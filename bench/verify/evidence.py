@@ -79,7 +79,7 @@ def verify_rows(certification: Certification, report: Report, radii: Radii) -> i
     if rule.recomputed is None:
         report.unchecked.append(f"the radii of {path}: there is no second way to compute those of rule {rule.name}")
     else:
-        for key, fault in radii.faults_of(rule.recomputed, line_of_count, certification.run.spec.sigma).items():
+        for key, fault in radii.faults_of(rule, line_of_count, certification.run.spec.sigma).items():
             report.fail(path, fault, line_of_count[key])
     return len(lines_of)
 

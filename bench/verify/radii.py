@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from bench import bounds
-from bench.rules.rule import Recomputed
+from bench.rules.rule import Counts, Rule
 
 NEAR = 1e-9  # relative difference of two radii that are the same number
 _QUANTILE = NormalDist().inv_cdf
@@ -57,18 +57,35 @@ class Radii:
         """How many radii were recomputed."""
         return sum(map(len, self.checked.values())) + len(self.sequences)
 
-    def faults_of(self, kind: Recomputed, counts: Iterable[tuple[int, int]], sigma: float) -> dict[tuple[int, int], str]:
-        """Those (count, n) whose bound or radius is not that of its definition, and in what it differs.
+    def faults_of(self, rule: Rule, counts: Iterable[tuple[int, int]], sigma: float) -> dict[tuple[int, int], str]:
+        """Those (count, n) whose bound or radius is not that of its definition, or is read otherwise by the rule, and in what it differs.
 
         Args:
-            kind: `tail`: bounds of a fixed n, checked by the tail of the binomial; `mixture`: bounds of all n at once.
+            rule: says by `recomputed` which definition applies: `tail`: bounds of a fixed n, by the tail of the binomial; `mixture`:
+                bounds of all n at once.
+            counts: of the selected class, of n.
         """
-        if kind == "mixture":
-            return {key: fault for key in counts if (fault := self.sequence_fault(*key, sigma))}
-        by_n: dict[int, list[int]] = defaultdict(list)
-        for count, n in counts:
-            by_n[n].append(count)
-        return {(count, n): fault for n, found in by_n.items() for count, fault in self.faults(found, n, sigma).items()}
+        keys = list(counts)
+        if rule.recomputed == "mixture":
+            found = {key: fault for key in keys if (fault := self.sequence_fault(*key, sigma))}
+        else:
+            by_n: dict[int, list[int]] = defaultdict(list)
+            for count, n in keys:
+                by_n[n].append(count)
+            found = {(count, n): fault for n, same in by_n.items() for count, fault in self.faults(same, n, sigma).items()}
+        if not keys:
+            return found
+        count, n = np.array(keys).T
+        if rule.recomputed == "mixture":
+            lower = bounds.anytime_bounds(count, n, self.alpha)[0]
+        else:
+            lower = np.array([bounds.lower_confidence_bound(*key, self.alpha) for key in keys])
+        read = rule.radii(Counts(count, n), self.alpha, sigma)
+        for key, bound, radius in zip(keys, lower.tolist(), read.tolist(), strict=True):
+            right = sigma * _QUANTILE(bound) if 0.5 <= bound < 1 else math.nan
+            if not (math.isnan(radius) and math.isnan(right)) and not math.isclose(radius, right, rel_tol=NEAR, abs_tol=NEAR * sigma):
+                found.setdefault(key, f"{key[0]} of {key[1]} samples: tables say radius {radius:.9g}, but the bound gives {right:.9g}")
+        return found
 
     def faults(self, counts: Iterable[int], n: int, sigma: float) -> dict[int, str]:
         """Counts whose radius by `bench.bounds` is not that of the definition, and in what it differs; a count is told once.

@@ -143,6 +143,8 @@ def title(group: Group) -> str:
 def mark_ties(group: Group) -> Group:
     """The group with `tied` set for the finished rows of each section that cannot be separated from its best mean ACR.
 
+    Nothing is set under a rule whose ACR is not ranked.
+
     Raises:
         BenchError: a mixed group, whose rows are not ranked.
     """
@@ -205,7 +207,9 @@ def _one_group(groups: Sequence[Group], a: str, b: str) -> tuple[Group, list[str
     plain = [group for group in both if not group.conditions.get("changes")] or both
     if len(plain) > 1:
         told = "; ".join(map(title, plain))
-        raise BenchError(f"{a} and {b} stand together in {len(plain)} groups; choose one by --protocol, --recipe or --results: {told}")
+        raise BenchError(
+            f"{a} and {b} stand together in {len(plain)} groups; choose one by --protocol, --recipe, --rule or --results: {told}"
+        )
     return plain[0], [f"another comparable group holds both rows as well: {title(group)}" for group in both if group is not plain[0]]
 
 

@@ -63,7 +63,7 @@ def conditions(group: Group) -> list[str]:
         epochs = known["train.epochs"]
         sentences.append(f"Training: {epochs} epoch{'s' if epochs != 1 else ''}, images {known['train.images']}.")
     parts = [f"n0 = {known['certify.n0']:,}"] if "certify.n0" in known else []
-    parts += [f"n = {n:,}{drawn_words(n, group.drawn)}"] if (n := known.get("certify.n")) else []
+    parts += [f"n = {n:,}{drawn_words(n, None if group.mixed else group.drawn)}"] if (n := known.get("certify.n")) else []
     parts += [f"alpha = {known['alpha']:g}"] if "alpha" in known else []
     parts += [group.rule.words()] if group.rule else []
     if group.images and "certify.images" in known:
