@@ -51,6 +51,7 @@ class Radii:
         self.alpha = alpha
         self.checked: dict[tuple[int, float], set[int]] = defaultdict(set)
         self.sequences: set[tuple[int, int, float]] = set()
+        self.read: set[tuple[str, int, int, float]] = set()
 
     @property
     def distinct(self) -> int:
@@ -73,15 +74,17 @@ class Radii:
             for count, n in keys:
                 by_n[n].append(count)
             found = {(count, n): fault for n, same in by_n.items() for count, fault in self.faults(same, n, sigma).items()}
-        if not keys:
+        new = [key for key in keys if (rule.name, *key, sigma) not in self.read]
+        self.read.update((rule.name, *key, sigma) for key in new)
+        if not new:
             return found
-        count, n = np.array(keys).T
+        count, n = np.array(new).T
         if rule.recomputed == "mixture":
             lower = bounds.anytime_bounds(count, n, self.alpha)[0]
         else:
-            lower = np.array([bounds.lower_confidence_bound(*key, self.alpha) for key in keys])
+            lower = np.array([bounds.lower_confidence_bound(*key, self.alpha) for key in new])
         read = rule.radii(Counts(count, n), self.alpha, sigma)
-        for key, bound, radius in zip(keys, lower.tolist(), read.tolist(), strict=True):
+        for key, bound, radius in zip(new, lower.tolist(), read.tolist(), strict=True):
             right = sigma * _QUANTILE(bound) if 0.5 <= bound < 1 else math.nan
             if not (math.isnan(radius) and math.isnan(right)) and not math.isclose(radius, right, rel_tol=NEAR, abs_tol=NEAR * sigma):
                 found.setdefault(key, f"{key[0]} of {key[1]} samples: tables say radius {radius:.9g}, but the bound gives {right:.9g}")
