@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.records import Certificate
+from bench.rules.rule import Counts
 
 TYPE = "<i4"
 Integers = NDArray[np.int32]
@@ -43,6 +44,11 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def counts(self) -> Counts:
+        """What a rule reads; an image of which nothing was drawn has 0 of 1."""
+        return Counts(self.count, np.maximum(self.n, 1), self.runner_up)
 
     @classmethod
     def of(cls, rows: Sequence[Certificate]) -> Columns:

@@ -200,6 +200,10 @@ def test_a_rule_that_does_not_read_the_counts_leaves_them_out(store: Store) -> N
     frame = bench.load_results(store.root, rule="confidence-sequence")
     assert set(frame["rule"]) == {"confidence-sequence"}
     assert [entry["state"] for entry in frame.attrs["left_out"]] == ["refused"]
+    assert bench.table(frame) == render(collect(store, rule="confidence-sequence"), "terminal")
+    assert bench.table(frame, "json") == render(collect(store, rule="confidence-sequence", metrics=["all"]), "json")
+    with pytest.raises(BenchError, match="clopper-pearson"):
+        bench.load_results(store.root, rule="cloper-pearson")
 
 
 # ------------------------------------------------------------------------------------------------- the numbers of the commands

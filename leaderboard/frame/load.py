@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench import rules
 from bench.bounds import check_alpha
 from bench.checkpoints.stored import Subject
 from bench.errors import BenchError
 from bench.imported import Import
 from bench.imported.stored import scan
-from bench.spec import CertifySpec, canonical, to_json
+from bench.spec import canonical, to_json
 from bench.store import Certification, Damaged, Run, Store
 from leaderboard import metrics
 from leaderboard.aggregate.collect import ALPHA
 from leaderboard.aggregate.foreign import Checkpoint, read_checkpoints
-from leaderboard.aggregate.runs import read_runs
+from leaderboard.aggregate.runs import Reading, read_runs
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, Part, facts_to_keep, frame_of, images_of_counts
 
 
@@ -76,11 +77,13 @@ def load_results(
         both frames have the same.
 
     Raises:
-        BenchError: no such folder, or one that holds no results at all; alpha out of range; with strict, anything that is left out.
+        BenchError: no such folder, or one that holds no results at all; alpha or rule unknown; with strict, anything that is left out.
     """
     root = Path(path)
     try:
         check_alpha(ALPHA if alpha is None else alpha)
+        if rule is not None:
+            rules.named(rule)
     except ValueError as error:
         raise BenchError(str(error)) from None
     try:
@@ -104,11 +107,13 @@ class Found:
     """What was read of a store.
 
     Attributes:
+        reading: how counts were read.
         parts: the finished certifications.
         left_out: the others, as in `frame.attrs`, each with its `record`.
         runs: (spec, specs of its certifications) of every run, as JSON values: they say which seeds a row should have.
     """
 
+    reading: Reading
     parts: list[Part] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)
     runs: list[list[Any]] = field(default_factory=list)
@@ -117,7 +122,9 @@ class Found:
         """The table."""
         told = [{name: value for name, value in entry.items() if name != "record"} for entry in self.left_out]
         records = [entry["record"] for entry in self.left_out]
-        census = canonical({"parts": len(self.parts), "left_out": records, "runs": self.runs})
+        census = canonical(
+            {"alpha": self.reading.alpha, "rule": self.reading.rule, "parts": len(self.parts), "left_out": records, "runs": self.runs}
+        )
         return frame_of(self.parts, {LEFT_OUT: told, CENSUS: census})
 
     def leave_out(self, subject: str, state: str, path: Path, *, done: int = 0, reason: str = "", record: Any = None) -> None:
@@ -134,8 +141,8 @@ def read(store: Store, alpha: float | None = None, rule: str | None = None, only
     Raises:
         BenchError: the folder cannot be read. OSError.
     """
-    found = Found()
     known = ALPHA if alpha is None else alpha
+    found = Found(Reading(known, rule))
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
         _read_runs(store, known, rule, only, found, pool.map)
         if only is None:
@@ -192,11 +199,9 @@ def _read_certifications(wanted: Sequence[_Wanted], alpha: float, rule: str | No
 def _read_one(item: _Wanted, alpha: float, rule: str | None) -> Part | tuple[str, int, str]:
     """The part; or state, images that are done and reason of what is left out."""
     certification, _, record, words = item
-    try:
-        spec = readable(certification.spec, rule)
-        spec.check_alpha(alpha)
-    except BenchError as error:
-        return "refused", 0, str(error)
+    spec = certification.spec
+    if reason := Reading(alpha, rule).refuses(spec):
+        return "refused", 0, reason
     try:
         standing = certification.standing()
         if standing.state != "done":
@@ -205,23 +210,11 @@ def _read_one(item: _Wanted, alpha: float, rule: str | None) -> Part | tuple[str
         kept |= {"timing": certification.run.timing()}
         if not len(standing.columns):
             return "refused", 0, f"images={spec.images} selects no test image"
-        o = metrics.outcomes(standing.columns, alpha, certification.run.spec.sigma, spec)
+        o = metrics.outcomes(standing.columns, alpha, certification.run.spec.sigma, spec, rule)
     except BenchError as error:
         return "damaged", 0, str(error)
-    kept |= {"certify": to_json(spec)}
-    own = {"alpha": alpha, "rule": spec.rule, "certification": certification.spec.key, "status": "evidence", "record": canonical(kept)}
+    own = {"alpha": alpha, "rule": rule or spec.rule, "certification": spec.key, "status": "evidence", "record": canonical(kept)}
     return Part(constants=words | own, images=images_of_counts(standing.columns, o))
-
-
-def readable(spec: CertifySpec, rule: str | None) -> CertifySpec:
-    """The spec of a certification whose counts are read by a rule.
-
-    Raises:
-        BenchError: the rule does not read such counts.
-    """
-    if rule is None or rule == spec.rule:
-        return spec
-    raise BenchError(f"its counts were sampled under rule {spec.rule}, and rule {rule} does not read them")
 
 
 def _record_of_run(run: Run) -> dict[str, Any]:
@@ -259,7 +252,7 @@ def _read_logs(store: Store, alpha: float | None, rule: str | None, found: Found
         name = f"{log.spec.row} {log.spec.dataset} sigma {log.spec.sigma:g} run {log.spec.run} of {log.spec.collection}"
         if alpha is not None and alpha != log.spec.alpha:
             found.leave_out(name, "refused", log.path, reason=f"the log was certified at alpha {log.spec.alpha:g}, which cannot be changed")
-        elif rule is not None:
+        elif rule not in (None, rules.DEFAULT):
             found.leave_out(name, "refused", log.path, reason=f"a log holds no counts that rule {rule} could read")
         else:
             try:

@@ -30,11 +30,11 @@ from leaderboard.aggregate.collect import ALPHA, finished
 from leaderboard.aggregate.foreign import Checkpoint, groups_of_checkpoints
 from leaderboard.aggregate.groups import Group
 from leaderboard.aggregate.imported import groups_of_logs
-from leaderboard.aggregate.runs import groups_of_runs
+from leaderboard.aggregate.runs import Reading, groups_of_runs
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, NULLABLE
 from leaderboard.metrics import outcomes
 
-NEEDED = ("image", "label", "selected", "predicted", "majority", "count", "runner_up", "n0", "n", "radius", "alpha", "record")
+NEEDED = ("image", "label", "selected", "predicted", "majority", "count", "runner_up", "n0", "n", "radius", "alpha", "rule", "record")
 Record = dict[str, Any]
 
 
@@ -43,23 +43,13 @@ class Held:
     """One certification in a frame, or one that was left out of it.
 
     Attributes:
-        alpha: at which its counts are read; None for a log, and for what was left out.
+        reading: how its counts are read; None for a log.
         columns: its rows; None where it was left out.
     """
 
     record: Record
-    alpha: float | None = None
+    reading: Reading | None = None
     columns: Columns | LogColumns | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether some of its images were certified, or may have been."""
-        return self.columns is not None or self.record.get("standing", "refused") != "refused"
-
-    @property
-    def shown(self) -> bool:
-        """Whether it stands in a row of tables, as unfinished; of others there is a note."""
-        return bool(self.record) and self.record.get("standing") != "refused"
 
     @property
     def source(self) -> str:
@@ -192,32 +182,40 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
     Raises:
         BenchError: a frame without the columns that are needed, with rows that stand twice, or whose radii are not those of its counts.
     """
-    held = _read(frame)
-    census = parse_json(frame.attrs.get(CENSUS) or '{"parts": -1, "left_out": [], "runs": []}')
-    told = list(zip(frame.attrs.get(LEFT_OUT, ()), (Held(record or {}) for record in census["left_out"]), strict=False))
+    census = parse_json(frame.attrs.get(CENSUS) or f'{{"alpha": {ALPHA}, "rule": null, "parts": -1, "left_out": [], "runs": []}}')
+    asked = Reading(census["alpha"], census["rule"])
+    held = _read(frame, asked.rule)
+    told = list(zip(frame.attrs.get(LEFT_OUT, ()), (Held(record or {}, asked) for record in census["left_out"]), strict=False))
     if len(held) != census["parts"]:
         places = {part.place[:end] for part in held for end in (None, -1)}
-        told = [(entry, part) for entry, part in told if not part.record or part.place[: None if part.begun else -1] in places]
+        told = [
+            (entry, part) for entry, part in told if not part.record or part.place[: None if "certify" in part.record else -1] in places
+        ]
     if seeds:
         there = {spec["seed"] for spec, _ in census["runs"]} | {part.seed for part in held}
         if unknown := [seed for seed in seeds if seed not in there]:
             raise BenchError(f"no run has seed {unknown[0]}{nearest(str(unknown[0]), map(str, there - {None}))}")
         held = [part for part in held if part.seed in seeds]
         told = [(entry, part) for entry, part in told if not part.record or part.seed in seeds]
-    missing = [part for _, part in told if part.shown]
-    groups = []
-    alphas = sorted({part.alpha for part in held if part.alpha is not None}) or [ALPHA]
-    for alpha in alphas:
-        runs = [_run(parts) for parts in _by_subject(held, missing, alpha, "runs")]
+    parts = [*held, *(part for _, part in told if part.record)]
+    groups: list[Group] = []
+    unread: list[str] = []
+    readings = sorted({part.reading for part in parts if part.reading} or {asked}, key=lambda reading: (reading.alpha, reading.rule or ""))
+    for reading in readings:
+        runs = [_run(same) for same in _by_subject(parts, reading, "runs")]
         shown = {run.spec.key for run in runs}
         others = [_unseen(spec, certifies) for spec, certifies in census["runs"] if digest(spec) not in shown]
-        groups += groups_of_runs([*runs, *others], shown, seeds, alpha, words, mix)
+        found, notes = groups_of_runs([*runs, *others], shown, seeds, reading, words, mix)
+        groups += found
+        unread += notes
     logs = [HeldLog(Path(p.record["path"]), _log_spec(p), cast(LogColumns, p.columns)) for p in held if p.source == "imported"]
     groups += groups_of_logs(logs, words, None)
-    for alpha in alphas:
-        subjects = _by_subject(held, missing, alpha, "checkpoints")
-        groups += groups_of_checkpoints([found for parts in subjects for found in _checkpoints(parts)], alpha, words)
-    return finished(groups, [_note(entry) for entry, part in told if not part.shown], mix)
+    for reading in readings:
+        subjects = _by_subject(parts, reading, "checkpoints")
+        found, notes = groups_of_checkpoints([one for same in subjects for one in _checkpoints(same)], reading, words)
+        groups += found
+        unread += notes
+    return finished(groups, [*unread, *(_note(entry) for entry, part in told if not part.record)], mix)
 
 
 def _note(entry: Mapping[str, Any]) -> str:
@@ -226,20 +224,20 @@ def _note(entry: Mapping[str, Any]) -> str:
     return f"left out, because it is damaged: {entry['reason']}" if damaged else f"left out: {entry['subject']}: {entry['reason']}"
 
 
-def _by_subject(held: Sequence[Held], missing: Sequence[Held], alpha: float, source: str) -> list[list[Held]]:
-    """The parts of each subject at one alpha, what was left out included.
+def _by_subject(parts: Sequence[Held], reading: Reading, source: str) -> list[list[Held]]:
+    """The parts of each subject that are read in one way, what was left out included.
 
     Raises:
         BenchError: one certification stands twice.
     """
     found: dict[str, list[Held]] = defaultdict(list)
-    for part in (*held, *missing):
-        if part.source == source and part.alpha in (alpha, None):
+    for part in parts:
+        if part.source == source and part.reading == reading:
             found[canonical([part.record["spec"], part.record.get("origin")])].append(part)
-    for parts in found.values():
-        own = [canonical(part.record.get("certify")) for part in parts]
+    for same in found.values():
+        own = [canonical(part.record.get("certify")) for part in same]
         if len(set(own)) < len(own):
-            raise BenchError(f"the frame holds {parts[0].record['path']} twice with different records; load it once")
+            raise BenchError(f"the frame holds {same[0].record['path']} twice with different records; load it once")
     return list(found.values())
 
 
@@ -275,23 +273,29 @@ def _certify_spec(text: str) -> CertifySpec:
     return from_json(CertifySpec, text, "frame")
 
 
-def _read(frame: pd.DataFrame) -> list[Held]:
-    """The certifications in a frame, in the order of their first rows."""
+def _read(frame: pd.DataFrame, asked: str | None) -> list[Held]:
+    """The certifications in a frame, in the order of their first rows.
+
+    Args:
+        asked: the rule by which the frame was asked to be read, if any.
+    """
     if missing := [name for name in NEEDED if name not in frame.columns]:
         raise BenchError(f"the frame has no column {missing[0]!r}; keep the columns that load_results gave it")
     if frame["record"].isna().any():
         raise BenchError("the frame has rows without a record; keep the rows that load_results gave it")
     codes, texts = pd.factorize(frame["record"])
     at, alphas = pd.factorize(frame["alpha"])
-    codes = codes * max(1, len(alphas)) + at
+    by, names = pd.factorize(frame["rule"])
+    codes = (codes * max(1, len(alphas)) + at) * (len(names) + 1) + by + 1  # by is -1 for logs
     order = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1)).tolist()
-    values = {name: _numbers(frame, name)[order] for name in NEEDED if name not in ("record", "alpha")}
+    values = {name: _numbers(frame, name)[order] for name in NEEDED if name not in ("record", "alpha", "rule")}
     held = []
     for begin, end in itertools.pairwise([*starts, len(codes)]):
-        place, which = divmod(int(codes[order[begin]]), len(alphas))
+        rest, which = divmod(int(codes[order[begin]]), len(names) + 1)
+        place, level = divmod(rest, len(alphas))
         own = {name: column[begin:end] for name, column in values.items()}
-        held.append(_held(parse_json(texts[place]), float(alphas[which]), own))
+        held.append(_held(parse_json(texts[place]), float(alphas[level]), str(names[which - 1]), asked, own))
     return held
 
 
@@ -301,7 +305,7 @@ def _numbers(frame: pd.DataFrame, name: str) -> NDArray[Any]:
     return frame[name].to_numpy(dtype=np.int64, na_value=-1) if name in NULLABLE else frame[name].to_numpy(dtype=np.int64)
 
 
-def _held(record: Record, alpha: float, own: Mapping[str, NDArray[Any]]) -> Held:
+def _held(record: Record, alpha: float, rule: str, asked: str | None, own: Mapping[str, NDArray[Any]]) -> Held:
     if record["source"] == "imported":
         order = np.argsort(own["image"], kind="stable")
         return Held(record, None, LogColumns(*(own[name][order] for name in ("image", "label", "predicted", "radius"))))
@@ -309,10 +313,12 @@ def _held(record: Record, alpha: float, own: Mapping[str, NDArray[Any]]) -> Held
     fields = {"index": own["image"], "highest": highest}
     fields |= {name: own[name] for name in ("label", "selected", "majority", "count", "runner_up", "n0", "n")}
     columns = Columns(**{name: column.astype(np.int32) for name, column in fields.items()})
-    o = outcomes(columns, alpha, record["spec"]["sigma"], _certify_spec(canonical(record["certify"])))
+    spec = _certify_spec(canonical(record["certify"]))
+    reading = Reading(alpha, rule if rule in (asked, None) or rule != spec.rule else None)
+    o = outcomes(columns, alpha, record["spec"]["sigma"], spec, rule)
     if not np.array_equal(o.radius, own["radius"][np.argsort(own["image"], kind="stable")]):
         raise BenchError(
             f"the radii of {record['path']} are not those of its counts at alpha {alpha:g}; summaries and tables read counts, so leave "
             "radius as it was and work on a column of another name"
         )
-    return Held(record, alpha, columns)
+    return Held(record, reading, columns)
