@@ -16,11 +16,12 @@ from bench.datasets import DATASETS, DatasetInfo
 from bench.method import Method
 from bench.models import build, place
 from bench.parallel.shares import share
+from bench.passes import Passes, passes_per_image
 from bench.plan import Cell
 from bench.smoothing import SmoothedClassifier, cross_entropy, now
 from bench.spec import TrainSpec, select_images
 from bench.store import NOTHING, Standing, Store
-from bench.train import REDUCED, Passes, passes_per_image
+from bench.train import REDUCED
 
 ENOUGH_SECONDS = 0.3
 """A pass that takes as long is not repeated with more rows."""

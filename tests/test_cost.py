@@ -18,11 +18,11 @@ from bench.cli.cost import cost_columns, cost_total, memory
 from bench.cost import Estimate, estimate
 from bench.datasets import DATASETS
 from bench.method import Method
+from bench.passes import Passes, passes_per_image
 from bench.run import execute
 from bench.signals import StopSignals
 from bench.spec import PROTOCOLS
 from bench.store import Store
-from bench.train import Passes, passes_per_image
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer

@@ -40,7 +40,7 @@ def flags(options: Options, engine: Engine, cell: Cell) -> str:
     words = [] if engine.device == "auto" else ["--device", engine.device]
     words += [] if options.batch is None else ["--batch", str(options.batch)]
     words += [] if options.micro_batch is None else ["--micro-batch", str(options.micro_batch)]
-    words += ["--compile"] if options.compile else []
+    words += [] if options.graph else ["--no-graph"]
     words += [] if options.data_dir is None else ["--data-dir", str(options.data_dir.absolute())]
     words += ["--allow-changed-source"] if options.allow_changed_source else []
     words += ["--allow-other-data"] if options.allow_other_data else []
