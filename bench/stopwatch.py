@@ -51,7 +51,8 @@ class Stopwatch:
     def _mark(self) -> Any:
         if self.device.type != "cuda":
             return now(self.device)
-        event = torch.cuda.Event(enable_timing=True, external=True)  # external: one that replays of a graph record anew
+        # external: replays of a graph record it anew
+        event = torch.cuda.Event(enable_timing=True, external=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 

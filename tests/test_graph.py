@@ -275,7 +275,7 @@ def test_either_layout_gives_the_same_step_to_rounding(monkeypatch: pytest.Monke
         t.run(lambda _: None)
         found.append(torch.cat([p.detach().flatten() for p in t.model.parameters()]))
         assert next(t.model.parameters()).is_contiguous(memory_format=layout)
-    assert torch.allclose(*found, atol=1e-4)
+    assert torch.allclose(found[0], found[1], atol=1e-4)
 
 
 Call = Callable[..., Any]

@@ -255,7 +255,7 @@ def run(
         stop(missing)
     for sentence in missing:
         matrix.say(f"note: {sentence}")
-    matrix.announce(chosen_device, protocol, recipe, micro_batch, detail=dry_run, isolated=engine.isolated)
+    matrix.announce(options, protocol, recipe, detail=dry_run, isolated=engine.isolated)
     if dry_run:
         if as_json:
             cells = [matrix.as_json(cell) | estimate_json(matrix.estimates.get(cell.id)) for cell in plan.cells]
