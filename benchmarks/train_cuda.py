@@ -125,11 +125,15 @@ def profile(task: Task, name: str, layout: torch.memory_format, count: int = 10)
     with torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA], record_shapes=True) as found:
         advance(trainer, count)
         now(task.device)
-    kernels = [event for event in found.key_averages() if str(event.device_type) == "DeviceType.CUDA"]
+    kernels = [event for event in found.key_averages() if _on_device(event)]
     total = sum(event.self_device_time_total for event in kernels)
     print(f"\n{task.network} {task.name} {name}: {total / count / 1e3:.2f} ms of kernels in a step")
-    for events in (kernels, [event for event in found.key_averages(group_by_input_shape=True) if event not in kernels]):
+    for events in (kernels, [event for event in found.key_averages(group_by_input_shape=True) if not _on_device(event)]):
         _print(events, total, count)
+
+
+def _on_device(event: Any) -> bool:
+    return str(event.device_type) == "DeviceType.CUDA"
 
 
 def _print(events: list[Any], total: float, count: int) -> None:
