@@ -28,7 +28,7 @@ from bench.plan import Cell
 from bench.smoothing import SmoothedClassifier, cross_entropy, now
 from bench.spec import RunSpec, TrainSpec, select_images
 from bench.store import NOTHING, Standing, Store
-from bench.train import REDUCED, WORTH_RECORDING, Trainer
+from bench.train import REDUCED, WORTH_RECORDING, Trainer, layout_of
 
 ENOUGH_SECONDS = 0.3
 """A pass that takes as long is not repeated with more rows."""
@@ -217,8 +217,10 @@ def _data_bytes(train: TrainSpec, info: DatasetInfo) -> int:
 
 @cache
 def _network(arch: str, info: DatasetInfo, precision: str, device: torch.device) -> _Network:
-    model = place(build(arch, info, 0), device)
-    g = SmoothedClassifier(model, info.sigmas[0], torch.Generator(device).manual_seed(0), reduced=REDUCED.get(precision))
+    layout = layout_of(precision, device)
+    model = place(build(arch, info, 0), device, layout)
+    generator = torch.Generator(device).manual_seed(0)
+    g = SmoothedClassifier(model, info.sigmas[0], generator, reduced=REDUCED.get(precision), layout=layout)
 
     def batch(rows: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(0)

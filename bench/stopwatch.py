@@ -25,6 +25,7 @@ class Stopwatch:
         self.device = device
         self.seconds = self.attack_seconds = 0.0
         self._noted: list[list[Any]] = []
+        self._seen: list[list[Any]] = []  # events that a graph may still record
 
     @contextlib.contextmanager
     def timed(self, g: SmoothedClassifier) -> Iterator[None]:
@@ -42,7 +43,8 @@ class Stopwatch:
         for begun, *attacks, ended in self._noted:
             self.seconds += self._between(begun, ended)
             self.attack_seconds += sum(self._between(a, b) for a, b in zip(attacks[::2], attacks[1::2], strict=True))
-        self._noted.clear()
+        if self._noted:
+            self._seen, self._noted = self._noted, []
 
     def forget(self) -> None:
         """Drops what was noted and not read."""

@@ -146,6 +146,9 @@ class Trainer:
                 self._advance()
                 self._ambient = self._ambient_state()
                 after_step(self)
+        if self._recording is not None:
+            self._recording = None
+            self.optimiser.zero_grad(set_to_none=True)  # gradients lie in the memory of the recordings
         self.check_finite()
         if self.group is not None:
             self.group.agree(self.model)
