@@ -53,8 +53,8 @@ class Stopwatch:
     def _mark(self) -> Any:
         if self.device.type != "cuda":
             return now(self.device)
-        # external: replays of a graph record it anew
-        event = torch.cuda.Event(enable_timing=True, external=True)  # type: ignore[no-untyped-call]
+        recorded = torch.cuda.is_current_stream_capturing()  # then it is for the replays to note
+        event = torch.cuda.Event(enable_timing=True, external=recorded)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
