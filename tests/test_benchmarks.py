@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -21,3 +22,9 @@ def test_the_script_loads(script: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU's answer; tests/test_graph.py has what a CPU can show")
+def test_replayed_steps_equal_eager_ones_on_a_card() -> None:
+    done = subprocess.run([sys.executable, str(FOLDER / "equality.py")], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
