@@ -8,20 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-WIDE, LEAST = 3.0, 2.0
+WIDE, LEAST = 2.0, 1.5
 """A margin is set to WIDE times the furthest move seen; where it is less than LEAST times a move, it is too narrow."""
 MOST_JUDGED = 0.05
 """A margin that sends more than this share of the rows to the referee is too wide to be worth it."""
 
 
 def moves(proposed: Tensor, exact: Tensor) -> Tensor:
-    """How far each row's logits moved in arithmetic that is less exact: R K and R K -> R.
+    """How far each row's highest logit rose against another one in arithmetic that is less exact: R K and R K -> R.
 
-    That is the largest change of a difference of two logits. Where the highest proposed logit leads by more, it is the highest of the
-    exact ones too. Rows whose proposed logits are not finite count as unmoved: the referee decides them, whatever the margin.
+    Where the highest proposed logit leads by more, it is the highest of the exact ones too. Rows whose proposed logits are not
+    finite count as unmoved: the referee decides them, whatever the margin.
     """
     moved = proposed.double() - exact.double()
-    return torch.where(proposed.isfinite().all(1), moved.amax(1) - moved.amin(1), 0.0)
+    risen = moved.gather(1, proposed.argmax(1, keepdim=True)) - moved
+    return torch.where(proposed.isfinite().all(1), risen.amax(1), 0.0)
 
 
 def leads(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +54,7 @@ class Margin:
     @property
     def share(self) -> float:
         """Rows among those of `found` that the referee would decide."""
-        return float((self.found <= self.value).double().mean())
+        return float((self.found < self.value).double().mean())
 
     def see(self, moved: float) -> bool:
         """Takes note of a row's move; whether the margin was too narrow for it, and is wider now."""

@@ -116,7 +116,7 @@ class Spans:
         """Proposed classes R, whether the referee has to decide, R, and logits R K. Nothing in it waits for the device."""
         logits = self.proposer.logits(noisy)
         classes, lead = leads(logits)
-        close = ~(lead > self.margin.value)
+        close = ~(lead >= self.margin.value)
         close[:: math.ceil(len(noisy) / audited)] = True
         return classes, close, logits
 
