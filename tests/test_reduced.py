@@ -54,7 +54,7 @@ def trained() -> nn.Module:
     data, generator = load("mnist", "train"), torch.Generator().manual_seed(0)
     network = place(build("lenet", DATASETS["mnist"], 0), torch.device("cpu"))
     optimiser = torch.optim.Adam(network.parameters(), 2e-3)
-    for rows in torch.randperm(60_000, generator=generator)[:5_120].split(64):
+    for rows in torch.split(torch.randperm(60_000, generator=generator)[:5_120], 64):
         x = data.images(rows)
         loss = F.cross_entropy(network(x + SIGMA * torch.randn(x.shape, generator=generator)), data.labels[rows])
         optimiser.zero_grad()
@@ -85,7 +85,7 @@ def decided(rows: Tensor) -> Tensor:
     """Classes in float32, in float64 wherever two logits are close, by the plainest means: R C H W -> R."""
     network = copy.deepcopy(trained())
     with torch.inference_mode(), plain_float32():
-        logits = torch.cat([network(part) for part in rows.split(500)])
+        logits = torch.cat([network(part) for part in torch.split(rows, 500)])
         highest = logits.topk(2, 1).values
         close = highest[:, 0] - highest[:, 1] <= CLOSE * logits.abs().max()
         classes = logits.argmax(1)
@@ -95,7 +95,7 @@ def decided(rows: Tensor) -> Tensor:
 
 def differing(found: Spans, rows: Tensor) -> int:
     with torch.inference_mode(), plain_float32():
-        classes = torch.cat([found.classify(part) for part in rows.split(2_000)])
+        classes = torch.cat([found.classify(part) for part in torch.split(rows, 2_000)])
     return int((classes != decided(rows)).sum())
 
 
@@ -195,7 +195,7 @@ def test_a_row_that_moves_further_widens_the_margin_and_the_image_is_counted_ane
     assert margin >= LEAST * moved > 0
     found.margin = Margin(found.margin.found, floor=1e-4)  # as if the first images had said little
     again = []
-    for rows in noisy(500).split(5):
+    for rows in torch.split(noisy(500), 5):
         try:
             found.classify(rows)
         except Again:

@@ -100,7 +100,8 @@ class Spans:
             rows = self._rows_of(close)
             waiting.append((noisy[rows], logits[rows]))
             if sum(len(part) for part, _ in waiting) >= self.network.batch or start + span >= n:
-                judged = self._judge(*(torch.cat(parts) for parts in zip(*waiting, strict=True)), first)
+                gathered, proposed = (torch.cat(parts) for parts in zip(*waiting, strict=True))
+                judged = self._judge(gathered, proposed, first)
                 counts += torch.bincount(judged, minlength=self.network.classes)
                 waiting, first = [], False
         return counts
