@@ -95,7 +95,7 @@ def lenet(device: torch.device) -> Task:
 
 
 def cifar_resnet110(device: torch.device) -> Task:
-    """ResNet-110. On a CPU with fresh weights and batch norms that have seen noise, on random 8-bit images: the speed is that of any weights."""
+    """ResNet-110; on a CPU with fresh weights, batch norms that have seen noise and random images, as any weights are as fast there."""
     network = build("cifar_resnet110", COLOUR, SEED)
     if device.type == "cuda":
         patterns = Patterns(COLOUR.shape, device)
@@ -209,7 +209,7 @@ def moved(task: Task, reference: nn.Module, sampler: Sampler) -> int:
 def prepared(name: str, task: Task, reduced: tuple[str, ...] | None = None) -> tuple[nn.Module, Sampler, int]:
     """The reference's network, the suite, and how many samples they count under different classes."""
     device = task.images.device
-    reference = copy.deepcopy(task.network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    reference = copy.deepcopy(task.network).to(memory_format=torch.contiguous_format)
     sampler = Sampler(place(task.network, device), SIGMA, CLASSES, SEED, reduced=reduced)
     sampler.fit(task.several)
     different, samples = moved(task, reference, sampler), len(task.images) * task.n
@@ -261,7 +261,7 @@ def compare_on_gpu(name: str, task: Task, rounds: int, clock: Callable[[], float
     told = sampler.arithmetic(task.images[0])["proposer"]
     print(
         f"{name:<16} {statistics.median(slow):>10,.0f} {statistics.median(large):>10,.0f} {statistics.median(fast):>10,.0f}"
-        f"{_ratios(fast, slow):>23}{_ratios(fast, large):>23}   {told['arithmetic']}, {told['layout']}, {told['rows_per_pass']:,} rows a pass, "
+        f"{_ratios(fast, slow):>23}{_ratios(fast, large):>23}   {told['arithmetic']}, {told['layout']}, {told['rows_per_pass']:,} rows, "
         f"{told['judged']:.2%} judged; {different} of {len(task.images) * task.n:,}; {seconds:.1f} s to prepare",
         flush=True,
     )
@@ -277,7 +277,7 @@ def _ratios(fast: list[float], slow: list[float]) -> str:
 class NoMargin(Margin):
     """Leaves every row to the proposer but those that are audited."""
 
-    value = 0.0  # type: ignore[assignment]
+    value = 0.0
 
     def see(self, moved: float) -> bool:
         return False
@@ -303,7 +303,7 @@ def check(name: str, task: Task, reduced: tuple[str, ...] | None = None) -> bool
     spans = sampler._spans
     assert spans
     plain32, plain64 = (copy.deepcopy(task.network).to(dtype) for dtype in (torch.float32, torch.float64))
-    plain32 = plain32.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain32 = plain32.to(memory_format=torch.contiguous_format)
     generator = torch.Generator(task.several.device).manual_seed(SEED)
     each, rows = math.ceil(task.checked / len(task.several)), min(1_000, max(50, 2**26 // task.several[0].numel()))
     wrong = without = judged = total = 0
