@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,8 @@ from bench.errors import BenchError
 from bench.smoothing import now
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
-LONG = 0.2
-"""Seconds of a pass after which more rows are not tried."""
+SHORT, LONG = 0.004, 0.2
+"""Seconds of a pass: in less, it may be the host that takes the time; after more, more rows are not tried."""
 GAIN = 1.03
 """Twice the rows are kept where each of them takes less time by this factor."""
 
@@ -141,32 +141,44 @@ class Proposer:
                 self.rows = before
         return seconds / rows
 
-    def grow(self, noisy: Tensor, rows: int, seconds: float) -> None:
-        """Takes more rows per pass for as long as that is faster: from `rows`, whose `seconds` per row are known, to len(noisy)."""
-        self.rows = rows
+    def grow(self, noisy: Tensor, rows: int) -> None:
+        """Takes the rows per pass that are fastest: from `rows` on, doubled for as long as that helps and memory holds them."""
+        self.rows, best = rows, self.seconds_per_row(noisy, rows)
         with contextlib.suppress(torch.OutOfMemoryError):
-            while 2 * rows <= len(noisy) and rows * seconds < LONG:
+            while 2 * rows <= len(noisy) and rows * best < LONG:
                 rows *= 2
-                each = self.seconds_per_row(noisy, rows)
-                if each * GAIN > seconds:
+                seconds = self.seconds_per_row(noisy, rows)
+                if seconds * GAIN < best:
+                    self.rows, best = rows, seconds
+                elif rows * seconds > SHORT:
                     break
-                self.rows, seconds = rows, each
 
 
-def fastest(base: nn.Module, arithmetics: Sequence[Arithmetic], noisy: Tensor, classes: int, rows: int) -> list[tuple[float, Proposer]]:
-    """For each arithmetic in which the network runs, its faster layout, with seconds per row; the fastest arithmetic first.
-
-    Args:
-        noisy: rows to time passes of, at least `rows` of them.
+def telling_rows(base: nn.Module, noisy: Tensor, classes: int, rows: int, most: int) -> int:
+    """Rows of a pass, from `rows` to `most`, that takes longer in float32 than it takes the host to start it, so that its time says
+    something; fewer than `rows` where memory does not hold them.
     """
-    found: list[tuple[float, Proposer]] = []
-    for arithmetic in arithmetics:
-        timed: list[tuple[float, Proposer]] = []
-        for layout in LAYOUTS:
+    with contextlib.suppress(Exception):  # as `fastest`
+        proposer, held = Proposer(base, FLOAT32, LAYOUTS[0], classes, rows), True
+        while rows > 1:
             try:
-                proposer = Proposer(base, arithmetic, layout, classes, rows)
-                timed.append((proposer.seconds_per_row(noisy, rows), proposer))
-            except Exception:  # whatever a stranger's forward raises on another dtype or layout, or memory that it does not fit into
+                seconds = rows * proposer.seconds_per_row(noisy, rows)
+            except torch.OutOfMemoryError:
+                rows, held = rows // 2, False
                 continue
-        found += sorted(timed, key=lambda item: item[0])[:1]
-    return sorted(found, key=lambda item: item[0])
+            if not held or 2 * rows > most or seconds > SHORT:
+                break
+            rows *= 2
+    return rows
+
+
+def fastest(base: nn.Module, arithmetic: Arithmetic, noisy: Tensor, classes: int, rows: int) -> tuple[float, Proposer] | None:
+    """The proposer in the faster layout, and its seconds per row in passes of so many rows; None where the network does not run so."""
+    timed: list[tuple[float, Proposer]] = []
+    for layout in LAYOUTS:
+        try:
+            proposer = Proposer(base, arithmetic, layout, classes, rows)
+            timed.append((proposer.seconds_per_row(noisy, rows), proposer))
+        except Exception:  # whatever a stranger's forward raises on another dtype or layout, or memory that it does not fit into
+            continue
+    return min(timed, key=lambda item: item[0], default=None)

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.certify.margin import MOST_JUDGED, Margin, leads, moves
 from bench.certify.network import AUDITED_ROWS, CLOSE, Network
 from bench.certify.noise import NoisyCopies
-from bench.certify.proposer import FLOAT32, LAYOUTS, REDUCED, Proposer, fastest
+from bench.certify.proposer import FLOAT32, LAYOUTS, REDUCED, Proposer, fastest, telling_rows
 
 AUDITED, AUDITED_SHARE = 256, 100
 """Rows of every count that the referee judges however clear they are, or one in so many where that is less, but 8 at the least."""
@@ -20,6 +20,8 @@ FITTED_ROWS, FITTED_FLOATS = 16_384, 2**28
 """Rows that decide arithmetic, layout, rows per pass and margin before the first image, and their floats at the most."""
 FIRST_ROWS, FIRST_FLOATS = 1_024, 2**25
 """Rows of the passes that choose between arithmetics and layouts, and their floats at the most."""
+REFEREE = 2
+"""What a row costs that the referee decides, in passes of float32: gathered, and some of them decided in float64."""
 SHARE_OF_MEMORY = 8
 """One in so many free bytes holds the noise, and the noisy copies, of a span."""
 
@@ -52,17 +54,20 @@ class Spans:
         self._fitted_rows = max(most, rows or 1, len(images))
         self._rows = rows or (max(1, min(FIRST_ROWS, FIRST_FLOATS // pixels)) if cuda else network.batch)
         self._grows = cuda and rows is None
-        noisy = self._some()
-        exact = fastest(network.fast, (FLOAT32,), noisy, network.classes, self._rows)
-        if exact:
-            network.adopt(exact[0][1].network, exact[0][1].layout)
-        self._left = fastest(network.fast, [REDUCED[name] for name in arithmetics], noisy, network.classes, self._rows)
-        slowest = exact[0][0] if exact else math.inf
-        for seconds, proposer in list(self._left):
-            if seconds >= slowest:
-                self.given_up[str(proposer)] = "it is no faster than float32 here"
-                self._left.remove((seconds, proposer))
-        self._left += exact or [(math.inf, Proposer(network.fast, FLOAT32, LAYOUTS[0], network.classes, self._rows))]
+        noisy, classes = self._some(), network.classes
+        telling = telling_rows(network.fast, noisy, classes, self._rows, len(noisy) if self._grows else self._rows)
+        self._rows = min(self._rows, telling)
+        plain = fastest(network.fast, FLOAT32, noisy, classes, telling)
+        if plain:
+            network.adopt(plain[1].network, plain[1].layout)
+        self._referee_seconds, self._last = plain or (0.0, Proposer(network.fast, FLOAT32, LAYOUTS[0], classes, self._rows))
+        self._left = [(self._referee_seconds, self._last)]
+        for name in arithmetics:
+            if timed := fastest(network.fast, REDUCED[name], noisy, classes, telling):
+                self._left.append(timed)
+            else:
+                self.given_up[name] = "the network does not run in it"
+        self.timed = {str(proposer): round(1 / seconds) for seconds, proposer in self._left if seconds}
         self._choose(noisy)
 
     def begin(self) -> None:
@@ -77,6 +82,7 @@ class Spans:
             "margin": self.margin.value,
             "largest_move": self.margin.moved,
             "judged": self.judged / self.seen if self.seen else None,
+            "rows_per_second": self.timed,
             "given_up": self.given_up,
         }
 
@@ -132,39 +138,40 @@ class Spans:
         exact = self.network.logits(noisy)
         classes = self.network.classify(noisy, first, exact)
         if self.margin.see(float(moves(proposed, exact).max())):
-            self._check()
+            if not self._safe(self.proposer, self.margin):
+                self._choose(self._some())
             raise Again
         self.margin.floor = max(self.margin.floor, CLOSE * self.network.scale)
         return classes
 
     def _choose(self, noisy: Tensor) -> None:
-        """The fastest arithmetic that is left and whose margin sends few rows to the referee; float32, the last one, in any case."""
+        """Of the arithmetics that are left, the one that is fastest with what it leaves to the referee; float32 is left in any case."""
         exact = self.network.logits(noisy)
         self.network.saw(exact)
-        while True:
-            seconds, self.proposer = self._left.pop(0)
-            if self._grows:
-                self.proposer.grow(noisy, self._rows, seconds)
-            logits = self.proposer.logits(noisy)
-            moved = float(moves(logits, exact).max())
-            _, lead = leads(logits)
-            self.margin = Margin(lead, CLOSE * self.network.scale, moved, moved)
-            if not self._left:
-                return
-            if bool((lead >= 0).all()) and self.margin.share <= MOST_JUDGED:
-                return
-            self._give_up_for_moves()
+        costs = []
+        for seconds, proposer in list(self._left):
+            margin = self._fitted(proposer, noisy, exact)
+            if self._safe(proposer, margin):
+                costs.append((seconds + REFEREE * margin.share * self._referee_seconds, proposer, margin))
+        _, self.proposer, self.margin = min(costs, key=lambda item: item[0])
+        if self._grows:
+            self.proposer.grow(noisy, self._rows)
+            self.margin = self._fitted(self.proposer, noisy, exact)  # other passes may have other algorithms
 
-    def _check(self) -> None:
-        """Gives the arithmetic up if its margin, which has just been widened, is too wide."""
-        if self._left and self.margin.share > MOST_JUDGED:
-            self._give_up_for_moves()
-            self._choose(self._some())
+    def _fitted(self, proposer: Proposer, noisy: Tensor, exact: Tensor) -> Margin:
+        logits = proposer.logits(noisy)
+        moved = float(moves(logits, exact).max())
+        return Margin(leads(logits)[1], CLOSE * self.network.scale, moved, moved)
 
-    def _give_up_for_moves(self) -> None:
-        finite = bool((self.margin.found >= 0).all())
-        why = f"it moves logits by {self.margin.moved:.2g}" if finite else "it gives logits that are not finite"
-        self.given_up[str(self.proposer)] = f"{why}; {self.margin.share:.1%} of the rows would be close calls"
+    def _safe(self, proposer: Proposer, margin: Margin) -> bool:
+        """Whether the arithmetic may propose; if not, it is given up for good."""
+        finite, share = bool((margin.found >= 0).all()), margin.share
+        if proposer is self._last or (finite and share <= MOST_JUDGED):
+            return True
+        why = f"it moves logits by {margin.moved:.2g}" if finite else "it gives logits that are not finite"
+        self.given_up[str(proposer)] = f"{why}; {share:.1%} of the rows would be close calls"
+        self._left = [item for item in self._left if item[1] is not proposer]
+        return False
 
     def _some(self) -> Tensor:
         """Noisy copies of every image at hand, the same in each call: R C H W."""
