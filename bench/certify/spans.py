@@ -17,7 +17,8 @@ from bench.certify.proposer import FLOAT32, LAYOUTS, REDUCED, Proposer, fastest,
 AUDITED, AUDITED_SHARE = 256, 100
 """Rows of every count that the referee judges however clear they are, or one in so many where that is less, but 8 at the least."""
 FITTED_ROWS, FITTED_FLOATS = 16_384, 2**28
-"""Rows that decide arithmetic, layout, rows per pass and margin before the first image, and their floats at the most."""
+"""Rows that decide arithmetic, layout, rows per pass and margin before the first image, and their floats at the most: in bytes, a
+sixteenth of the free memory, where that is less."""
 FIRST_ROWS, FIRST_FLOATS = 1_024, 2**25
 """Rows of the passes that choose between arithmetics and layouts, and their floats at the most."""
 REFEREE = 2
@@ -50,9 +51,9 @@ class Spans:
         self._share = SHARE_OF_MEMORY
         self.given_up: dict[str, str] = {}
         pixels, cuda = math.prod(images.shape[1:]), images.is_cuda
-        most = min(FITTED_ROWS, FITTED_FLOATS // pixels) if cuda else 2 * network.batch
+        most = min(FITTED_ROWS, min(FITTED_FLOATS, _free(images.device) // 64) // pixels) if cuda else 2 * network.batch
         self._fitted_rows = max(most, rows or 1, len(images))
-        self._rows = rows or (max(1, min(FIRST_ROWS, FIRST_FLOATS // pixels)) if cuda else network.batch)
+        self._rows = rows or (max(1, min(FIRST_ROWS, FIRST_FLOATS // pixels, most)) if cuda else network.batch)
         self._grows = cuda and rows is None
         noisy, classes = self._some(), network.classes
         telling = telling_rows(network.fast, noisy, classes, self._rows, len(noisy) if self._grows else self._rows)
@@ -186,9 +187,7 @@ class Spans:
         """Rows of a span: equal parts of n, in whole blocks, that fit into memory."""
         block = copies.block
         if copies.x.is_cuda:
-            free, _ = torch.cuda.mem_get_info(copies.x.device)
-            free += torch.cuda.memory_reserved(copies.x.device) - torch.cuda.memory_allocated(copies.x.device)
-            most = free // self._share // (copies.x.numel() * (12 if copies.grid else 8))
+            most = _free(copies.x.device) // self._share // (copies.x.numel() * (12 if copies.grid else 8))
         else:
             most = 2 * self.network.batch
         blocks = max(1, most // block)
@@ -203,6 +202,11 @@ class Spans:
         self._share *= 2
         torch.cuda.empty_cache()
         raise Again
+
+
+def _free(device: torch.device) -> int:
+    """Bytes of a card that are free, or that torch holds in reserve."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def _histogram(classes: Tensor, counted: Tensor, size: int) -> Tensor:
