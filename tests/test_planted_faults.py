@@ -158,19 +158,19 @@ FAULTS: dict[str, Fault] = {
     # ---- the samples
     "selection samples counted again": Fault(
         where=Sampler._certify,
-        old="self._count(network, copies, min(step, n - drawn))",
-        new="self._count(network, NoisyCopies(x, index, self.sigma, self.seed, self.sampling), min(step, n - drawn))",
+        old="self._count(network, copies, look - drawn)",
+        new="self._count(network, NoisyCopies(x, index, self.sigma, self.seed, self.sampling), look - drawn)",
         check=check(test_certify.test_selection_and_estimation_samples_are_disjoint),
     ),
     "selection is part of the estimation": Fault(
         where=Sampler._certify,
-        old="estimation += self._count(network, copies, min(step, n - drawn))",
-        new="estimation += selection + self._count(network, copies, min(step, n - drawn) - n0)",
+        old="estimation += self._count(network, copies, look - drawn)",
+        new="estimation += selection + self._count(network, copies, look - drawn - n0)",
         check=SEEN,
     ),
     "sampling stops once it certifies": Fault(
         where=Sampler._certify,
-        old="estimation += self._count(network, copies, min(step, n - drawn))",
+        old="estimation += self._count(network, copies, look - drawn)",
         new="estimation += self._count(network, copies, 1_000)\n"
         "                while estimation.sum() < n and estimation.max() < 0.6 * estimation.sum():\n"
         "                    estimation += self._count(network, copies, 500)",

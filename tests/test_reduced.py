@@ -25,6 +25,7 @@ from bench.environment import plain_float32
 from bench.errors import BenchError
 from bench.models import build, place
 from bench.records import Certificate
+from bench.rules.rule import Stopping
 
 SIGMA = 0.5
 ROWS = 12_000
@@ -137,15 +138,18 @@ def test_counts_depend_neither_on_rows_of_a_pass_nor_on_the_arithmetic(batch: in
 
 
 def test_a_stopping_rule_sees_the_same_counts() -> None:
-    def looks(names: tuple[str, ...] | None) -> tuple[list[tuple[int, int]], Certificate]:
-        seen: list[tuple[int, int]] = []
+    class Looking(Stopping):
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, int]] = []
 
-        def enough(count: int, drawn: int) -> bool:
-            seen.append((count, drawn))
+        def enough(self, count: int, drawn: int) -> bool:
+            self.seen.append((count, drawn))
             return drawn >= 10_000
 
-        row = Sampler(Net(), 0.5, 4, 0, reduced=names).certify(images(1)[0], 0, 0, 100, 20_000, enough)
-        return seen, row
+    def looks(names: tuple[str, ...] | None) -> tuple[list[tuple[int, int]], Certificate]:
+        stop = Looking()
+        row = Sampler(Net(), 0.5, 4, 0, reduced=names).certify(images(1)[0], 0, 0, 100, 20_000, stop)
+        return stop.seen, row
 
     plain = looks(None)
     assert looks(("bf16",)) == plain
