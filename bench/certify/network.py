@@ -103,7 +103,9 @@ class Network:
 
     def logits(self, noisy: Tensor) -> Tensor:
         """Logits in float32, of any number of rows: B C H W -> B K. BenchError: of another shape or dtype."""
-        return self._logits(self._fast, noisy if self._layout is None else noisy.contiguous(memory_format=self._layout))
+        filled = _filled(noisy)
+        filled = filled if self._layout is None else filled.contiguous(memory_format=self._layout)
+        return self._logits(self._fast, filled)[: len(noisy)]
 
     def classify(self, noisy: Tensor, audit: bool = False, logits: Tensor | None = None) -> Tensor:
         """The class of every row: B C H W -> B.
@@ -151,7 +153,8 @@ class Network:
     def _judge(self, noisy: Tensor, logits: Tensor) -> Tensor:
         if self.referee == torch.float64:  # where what the rows of a pass do to each other's rounding decides nothing
             together = max(JUDGED_ROWS, min(256, JUDGED_FLOATS // noisy[0].numel())) if noisy.is_cuda else JUDGED_ROWS
-            parts = [part if len(part) > 1 else _twice(part[0]) for part in torch.split(noisy.double(), together)]
+            filled = _filled(noisy).double()
+            parts = [part if len(part) > 1 else _twice(part[0]) for part in torch.split(filled, together)]
         else:
             parts = list(torch.split(noisy, 1))
         exact = torch.cat([self._logits(self._exact, part) for part in parts])[: len(noisy)]
@@ -182,6 +185,15 @@ class Network:
             f"the base classifier's {moved} between {logits.dtype} and {exact.dtype}, where the largest is {self._scale:.2g}: too "
             "imprecise to count"
         )
+
+
+def _filled(noisy: Tensor) -> Tensor:
+    """On a GPU, repeats the first row until there are one of a few numbers of rows: cuDNN plans anew for each number that it meets."""
+    if not noisy.is_cuda:
+        return noisy
+    step = max(16, 1 << max(0, len(noisy).bit_length() - 3))
+    more = -len(noisy) % step
+    return torch.cat([noisy, noisy[:1].expand(more, *noisy.shape[1:])]) if more else noisy
 
 
 def _twice(row: Tensor) -> Tensor:
