@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from bench.certify.audit import Audit, largest, twice
 from bench.certify.folding import fold
 from bench.certify.noise import block_rows
 from bench.errors import BenchError
@@ -49,7 +51,10 @@ class Network:
     Attributes:
         folded: passes run a copy of fewer operations.
         referee: dtype of the referee.
+        audit: looks on, and explains what it or the referee refuses.
     """
+
+    audit: Audit
 
     def __init__(self, base: nn.Module, classes: int, batch: int) -> None:
         self.base, self.classes, self.batch = base, classes, batch
@@ -64,10 +69,16 @@ class Network:
         """Makes the referee a copy in float64, if the network runs in it. x: any image, C H W."""
         try:
             exact = copy.deepcopy(self.base).double()
-            exact(_twice(x.double()))
+            exact(twice(x.double()))
         except Exception:  # whatever a stranger's forward raises on float64
             return
         self._exact, self.referee = exact, torch.float64
+
+    def audited(self, sigma: float, sampling: str, seed: int) -> None:
+        """Gives the network its audit, once the referee is known."""
+        referee = self._judged if self.referee == torch.float64 else None
+        passes, modules = partial(self._logits, self._fast), (self._fast, self.base)
+        self.audit = Audit(passes, referee, modules, self.end, drift=DRIFT, sigma=sigma, sampling=sampling, seed=seed)
 
     def begin(self) -> None:
         """Evaluation mode, whatever was done to the network since the last image."""
@@ -79,25 +90,26 @@ class Network:
         for module in (self.base, self._fast, self._exact):
             _check_modes(module, "after a forward pass")
 
-    def classify(self, noisy: Tensor, audit: bool = False) -> Tensor:
+    def classify(self, noisy: Tensor, first: int) -> Tensor:
         """The class of every row: B C H W -> B.
 
         Args:
-            audit: compare the first rows with the referee, however clear they are.
+            first: place of the first row among all copies of the image. The first of all are judged, however clear they are.
 
         Raises:
             BenchError: logits of another shape or dtype, not finite, or not a function of the row alone.
         """
         logits = self._logits(self._fast, noisy)  # B K
         # The largest logit so far: a row whose logits happen to cancel says little about how far they may move.
-        self._scale = max(self._scale, _largest(logits))
+        self._scale = max(self._scale, largest(logits))
         highest, order = logits.topk(min(2, self.classes), 1)
         close = highest[:, 0] - highest[:, -1] <= CLOSE * self._scale
-        if audit:
+        if first == 0:
             close[:AUDITED_ROWS] = True
         classes = order[:, 0]
         if len(rows := close.nonzero().flatten()):
             classes[rows] = self._judge(noisy[rows], logits[rows])
+        self.audit.seen(noisy, logits, first)
         return classes
 
     def _logits(self, network: nn.Module, noisy: Tensor) -> Tensor:
@@ -121,52 +133,20 @@ class Network:
             raise BenchError(f"the base classifier gave logits of {logits.dtype}, whose many ties go to the lowest class; use float32")
         return logits
 
-    def _judge(self, noisy: Tensor, logits: Tensor) -> Tensor:
+    def _judged(self, noisy: Tensor) -> Tensor:
+        """Logits of the referee."""
         if self.referee == torch.float64:  # where what the rows of a pass do to each other's rounding decides nothing
-            parts = [part if len(part) > 1 else _twice(part[0]) for part in torch.split(noisy.double(), 16)]
+            parts = [part if len(part) > 1 else twice(part[0]) for part in torch.split(noisy.double(), 16)]
         else:
             parts = list(torch.split(noisy, 1))
-        exact = torch.cat([self._logits(self._exact, part) for part in parts])[: len(noisy)]
-        _largest(exact)
-        if not self._agree(exact, logits):
-            raise self._reason(noisy, exact, logits)
+        return torch.cat([self._logits(self._exact, part) for part in parts])[: len(noisy)]
+
+    def _judge(self, noisy: Tensor, logits: Tensor) -> Tensor:
+        exact = self._judged(noisy)
+        largest(exact)
+        if (exact - logits).abs().max() > DRIFT * self._scale:
+            raise self.audit.explain(noisy, logits, exact)
         return exact.argmax(1)
-
-    def _agree(self, one: Tensor, other: Tensor) -> bool:
-        return bool((one - other).abs().max() <= DRIFT * self._scale)
-
-    def _reason(self, noisy: Tensor, exact: Tensor, logits: Tensor) -> BenchError:
-        """Why the logits of the same rows moved, as far as a few more passes tell."""
-        moved = f"logits move by up to {float((exact - logits).abs().max()):.2g}"
-        first = self._fast(noisy)
-        if not all(self._agree(self._fast(noisy), first) for _ in range(4)):
-            return BenchError(
-                f"the base classifier gives the same noisy images other logits in each pass ({moved}): something random acts in "
-                "evaluation, such as dropout"
-            )
-        row, mates = noisy[:1], noisy[:1].flip(-1).expand(7, *noisy.shape[1:])
-        if not all(self._agree(self._fast(batch)[:1], first[:1]) for batch in (_twice(noisy[0]), torch.cat([row, mates]))):
-            return BenchError(
-                f"the logits that the base classifier gives to a noisy image depend on the other images of its pass ({moved}), such as "
-                "by batch norm in training mode, so there is no one classifier to certify"
-            )
-        return BenchError(
-            f"the base classifier's {moved} between {logits.dtype} and {exact.dtype}, where the largest is {self._scale:.2g}: too "
-            "imprecise to count"
-        )
-
-
-def _twice(row: Tensor) -> Tensor:
-    """One row as a batch of two: some networks fail on one, by a `squeeze` for instance."""
-    return row.expand(2, *row.shape).contiguous(memory_format=torch.channels_last)
-
-
-def _largest(logits: Tensor) -> float:
-    """The largest absolute logit; BenchError if one is not finite, which the maximum shows without a pass of its own."""
-    largest = float(logits.abs().max())
-    if not math.isfinite(largest):
-        raise BenchError("the base classifier gave logits that are not finite numbers, which would certify class 0 for free")
-    return largest
 
 
 def _check_modes(module: nn.Module, when: str) -> None:

@@ -70,8 +70,9 @@ class Sampler:
         with plain_float32(), torch.autocast(x.device.type, enabled=False):
             network = self._prepare(x)
             network.begin()
+            network.audit.begin(x, n0 + n)
             copies = NoisyCopies(x, index, self.sigma, self.seed, self.sampling)
-            selection = self._count(network, copies, n0, audit=True)
+            selection = self._count(network, copies, 0, n0)
             selected = int(selection.argmax())
             estimation = torch.zeros_like(selection)
             if not (skip_misclassified and selected != label):
@@ -79,7 +80,8 @@ class Sampler:
                 for drawn in range(0, n, step):
                     if drawn and stop is not None and stop(int(estimation[selected]), drawn):
                         break
-                    estimation += self._count(network, copies, min(step, n - drawn))
+                    estimation += self._count(network, copies, n0 + drawn, min(step, n - drawn))
+            network.audit.end()
             network.end()
         return Certificate(
             index=index,
@@ -106,13 +108,14 @@ class Sampler:
         if self._network is None:
             self._network = Network(self.base, self.classes, self._batch or usual_batch(x.shape, x.device))
             self._network.referee_in_float64(x)
+            self._network.audited(self.sigma, self.sampling, self.seed)
         return self._network
 
-    def _count(self, network: Network, copies: NoisyCopies, n: int, audit: bool = False) -> Tensor:
-        """Samples of each class among the next n copies: K."""
+    def _count(self, network: Network, copies: NoisyCopies, first: int, n: int) -> Tensor:
+        """Samples of each class among the next n copies, of which `first` were drawn before: K."""
         span = copies.block * max(1, network.batch // copies.block)
         starts, turn = iter(range(0, n, span)), threading.Lock()
-        work = partial(self._work, network, copies, n, span, starts, turn, audit)
+        work = partial(self._work, network, copies, first, n, span, starts, turn)
         workers = min(_workers(copies.x), -(-n // span))
         if workers == 1:
             return work()
@@ -130,7 +133,7 @@ class Sampler:
 
     @torch.inference_mode()
     def _work(
-        self, network: Network, copies: NoisyCopies, n: int, span: int, starts: Iterator[int], turn: threading.Lock, audit: bool
+        self, network: Network, copies: NoisyCopies, first: int, n: int, span: int, starts: Iterator[int], turn: threading.Lock
     ) -> Tensor:
         counts = torch.zeros(self.classes, dtype=torch.int64, device=copies.x.device)
         try:
@@ -140,7 +143,7 @@ class Sampler:
                     if start is None:
                         return counts
                     noisy = copies.draw(min(span, n - start))
-                counts += torch.bincount(network.classify(noisy, audit and start == 0), minlength=self.classes)
+                counts += torch.bincount(network.classify(noisy, first + start), minlength=self.classes)
         except BaseException:
             with turn:
                 for _ in starts:  # leaves nothing for the other workers
