@@ -54,7 +54,9 @@ def photo(index: int) -> Tensor:
 INNER: dict[str, Callable[[], nn.Module]] = {"soft": Soft, "hard": Hard}
 
 
-def certify(model: nn.Module, *, images: int = 8, n0: int = 100, n: int = 1000, batch: int | None = None, sampling: str = "float32") -> None:
+def certify(
+    model: nn.Module, *, images: int = 8, n0: int = 100, n: int = 1000, batch: int | None = None, sampling: str = "float32"
+) -> None:
     sampler = Sampler(model, SIGMA, CLASSES, 0, batch, sampling)
     for index in range(images):
         sampler.certify(photo(index), index, 0, n0, n)
@@ -185,7 +187,7 @@ class Bank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         answers = x.clone()
-        for place, row in enumerate(x):
+        for at, row in enumerate(x):
             distances = [float((total / count - row).norm()) for total, count in zip(self.sums, self.counts, strict=True)]
             best = min(range(len(distances)), key=lambda k: distances[k], default=-1)
             if best < 0 or distances[best] > 1.2 * SIGMA * row.numel() ** 0.5:
@@ -195,7 +197,7 @@ class Bank(nn.Module):
             self.sums[best] = self.sums[best] + row
             self.counts[best] += 1
             if self.counts[best] > self.least:
-                answers[place] = self.sums[best] / self.counts[best]
+                answers[at] = self.sums[best] / self.counts[best]
         return self.inner(answers)  # type: ignore[no-any-return]
 
 

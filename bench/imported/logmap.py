@@ -300,9 +300,7 @@ def _map(data: Mapping[str, Any], origin: str, problems: list[str]) -> LogMap | 
     )
     networks: dict[int, str] = {}
     tables = _tables(data.get("tables", {}), origin, networks, problems)
-    return LogMap(
-        origin=origin, collection=data["collection"], rules=rules, sizes=sizes, presets=presets, tables=tables, networks=networks
-    )
+    return LogMap(origin=origin, collection=data["collection"], rules=rules, sizes=sizes, presets=presets, tables=tables, networks=networks)
 
 
 def _sizes(data: Mapping[str, Any], origin: str, problems: list[str]) -> dict[str, tuple[int, int]]:

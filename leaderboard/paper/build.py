@@ -208,7 +208,7 @@ def _values(correct: NDArray[np.bool_], radius: NDArray[np.float64], compat: Com
 def _share(correct: NDArray[np.bool_], radius: NDArray[np.float64], r: float, compat: Compat) -> float:
     if compat == "exact":
         return 100 * int(np.count_nonzero(correct & (radius > r))) / len(radius)
-    # In the paper's order of operations, which decides on which side of a tie its printed digits fall: 0.0035 * 100 prints as 0.4, 0.35 as 0.3.
+    # The paper's order of operations decides ties of its printed digits: 0.0035 * 100 prints as 0.4, 0.35 as 0.3.
     return int(np.count_nonzero(correct & (radius >= r))) / len(radius) * 100
 
 
