@@ -115,6 +115,18 @@ def test_what_averages_over_copies_of_one_image_alone_is_refused() -> None:
     refused(Averaging(Soft(), lambda x, calls: alike(x)))
 
 
+def even(x: Tensor) -> bool:
+    """Whether pixels vary by the same amount, whatever it is, as they do over copies of one image."""
+    spread = x.std(0)
+    return len(x) > 64 and float(spread.std() / spread.mean()) < 0.12
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_what_averages_where_rows_vary_by_noise_alone_is_refused(inner: str) -> None:
+    """Of an easy image, the answer for the mean is that for every copy; with more noise it is not."""
+    refused(Averaging(INNER[inner](), lambda x, calls: even(x)))
+
+
 @pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("batch", [2, 7, 64, 1000])
 def test_passes_of_the_size_that_was_asked_for_are_audited(inner: str, batch: int) -> None:

@@ -22,11 +22,14 @@ WITNESSES = 16
 """Noisy rows of as many images whose logits are kept, and looked at again in other passes."""
 SIZES = ((16,), (11, 5), (7, 6, 3), (2,) * 8)
 """Rows of the small passes at the start; each of these sums to WITNESSES."""
-REFEREED = 4
+FEW = 4
+"""Rows that are compared where each takes passes of its own."""
 ALONE_EVERY = 5_000
 """Of so many counted rows, one more is computed alone; of every image, one at least."""
-MIXED_SHARE = 1 / 400
-"""Chance that as many rows of other images follow a pass, beside the first pass of each size."""
+AGAIN = 1 / 400
+"""Chance that a pass is followed by one of the audit of the same size; after the first of each size, two of them are sure."""
+LOUDER = (2, 4, 8)
+"""Factors on sigma with which even an easy image's copies get other answers than their mean."""
 TIED = 1e-9
 """Nearer than this share of the largest logit, the referee's two highest logits are a tie, which either class may win."""
 
@@ -37,7 +40,7 @@ class Audit:
     Rows are computed where nothing but the row is the same: alone, and at other places of passes among copies of other images, of the sizes
     that count. Logits must not move by more than rounding does. It has random numbers of its own, so it changes no count.
 
-    What it costs: about 170 rows and one pass of each size that occurs per certification; 5 rows per image; 0.3 % of the samples.
+    What it costs: for each certification some 100 rows, and two passes of every size that occurs; for each image 5 to 8 rows; 0.3 % of the samples.
 
     Args:
         passes: those that count.
@@ -103,10 +106,13 @@ class Audit:
             BenchError: as `begin`.
         """
         with self._lock:
-            if len(noisy) not in self._sizes or self._random.random() < MIXED_SHARE:
-                self._sizes.add(len(noisy))
-                self._mixed(len(noisy))
             self._largest(logits)
+            if (size := len(noisy)) not in self._sizes:
+                self._sizes.add(size)
+                self._mixed(size)
+                self._copies(size)
+            elif self._random.random() < AGAIN:
+                self._random.choice((self._mixed, self._copies))(size)
             for place in sorted(self._targets):
                 if 0 <= (at := place - first) < len(noisy):
                     row = noisy[at : at + 1]
@@ -181,7 +187,7 @@ class Audit:
         if self._referee is None:
             return
         among = self._referee(self._rows)
-        for place in range(REFEREED):
+        for place in range(FEW):
             alone = self._referee(twice(self._rows[place]))[:1]
             first, second = alone[0].topk(2).values.tolist() if alone.shape[1] > 1 else (math.inf, 0.0)
             self._compare(among[place : place + 1], alone, self._rows[place : place + 1], self._rows)
@@ -206,6 +212,17 @@ class Audit:
         found = self._passes(rows)
         self._largest(found)
         self._compare(found[at], self._logits[places], self._rows[places], rows)
+
+    def _copies(self, size: int) -> None:
+        """Passes of so many copies of the image at hand, with more noise than those that count, a few of them also alone."""
+        place = self._turn % WITNESSES
+        images = self._images[place : place + 1].expand(size, *self._images.shape[1:])
+        rows = noisy_images(images, self._random.choice(LOUDER) * self._sigma, self._sampling, self._generator)
+        found = self._passes(rows)
+        self._largest(found)
+        for at in self._random.sample(range(size), min(FEW, size)):
+            row = rows[at : at + 1]
+            self._compare(self._alone(row), found[at : at + 1], row, rows)
 
     def _alone(self, row: Tensor) -> Tensor:
         """Logits of a pass that holds nothing but a row: 1 C H W -> 1 K."""
