@@ -115,16 +115,18 @@ def test_what_averages_over_copies_of_one_image_alone_is_refused() -> None:
     refused(Averaging(Soft(), lambda x, calls: alike(x)))
 
 
-def even(x: Tensor) -> bool:
-    """Whether pixels vary by the same amount, whatever it is, as they do over copies of one image."""
-    spread = x.std(0)
-    return len(x) > 64 and float(spread.std() / spread.mean()) < 0.12
+class Voting(Hard):
+    """Where nearly all rows of a pass get one class, all do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        votes = super().forward(x)
+        shares = votes.mean(0)
+        return shares.round().expand_as(votes) if len(x) > 8 and float(shares.max()) > 0.9 else votes
 
 
-@pytest.mark.parametrize("inner", INNER)
-def test_what_averages_where_rows_vary_by_noise_alone_is_refused(inner: str) -> None:
-    """Of an easy image, the answer for the mean is that for every copy; with more noise it is not."""
-    refused(Averaging(INNER[inner](), lambda x, calls: even(x)))
+def test_what_lets_the_copies_of_an_image_vote_is_refused() -> None:
+    """Of an easy image, every copy gets the class of the most, so that nothing shows in the rows that count."""
+    refused(Voting())
 
 
 @pytest.mark.parametrize("inner", INNER)

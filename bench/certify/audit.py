@@ -28,8 +28,8 @@ ALONE_EVERY = 5_000
 """Of so many counted rows, one more is computed alone; of every image, one at least."""
 AGAIN = 1 / 400
 """Chance that a pass is followed by one of the audit of the same size; after the first of each size, two of them are sure."""
-LOUDER = (2, 4, 8)
-"""Factors on sigma with which even an easy image's copies get other answers than their mean."""
+LOUDER = 8
+"""Times the noise, with which even an easy image's copies get other answers than their mean."""
 TIED = 1e-9
 """Nearer than this share of the largest logit, the referee's two highest logits are a tie, which either class may win."""
 
@@ -40,7 +40,8 @@ class Audit:
     Rows are computed where nothing but the row is the same: alone, and at other places of passes among copies of other images, of the sizes
     that count. Logits must not move by more than rounding does. It has random numbers of its own, so it changes no count.
 
-    What it costs: for each certification some 100 rows, and two passes of every size that occurs; for each image 5 to 8 rows; 0.3 % of the samples.
+    What it costs: for each certification some 100 rows, and two passes of every size that occurs; for each image 5 to 8 rows; 0.3 % of
+    the samples.
 
     Args:
         passes: those that count.
@@ -214,15 +215,16 @@ class Audit:
         self._compare(found[at], self._logits[places], self._rows[places], rows)
 
     def _copies(self, size: int) -> None:
-        """Passes of so many copies of the image at hand, with more noise than those that count, a few of them also alone."""
+        """Passes of so many copies of the image at hand, a few of which have more noise, and are computed alone as well."""
         place = self._turn % WITNESSES
-        images = self._images[place : place + 1].expand(size, *self._images.shape[1:])
-        rows = noisy_images(images, self._random.choice(LOUDER) * self._sigma, self._sampling, self._generator)
+        rows = self._noisy(self._images[place : place + 1].expand(size, *self._images.shape[1:]))
+        at = self._random.sample(range(size), min(FEW, size))
+        rows[at] = noisy_images(self._images[[place] * len(at)], LOUDER * self._sigma, self._sampling, self._generator)
         found = self._passes(rows)
         self._largest(found)
-        for at in self._random.sample(range(size), min(FEW, size)):
-            row = rows[at : at + 1]
-            self._compare(self._alone(row), found[at : at + 1], row, rows)
+        for place in at:
+            row = rows[place : place + 1]
+            self._compare(self._alone(row), found[place : place + 1], row, rows)
 
     def _alone(self, row: Tensor) -> Tensor:
         """Logits of a pass that holds nothing but a row: 1 C H W -> 1 K."""
