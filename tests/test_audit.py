@@ -230,7 +230,7 @@ def test_the_tensor_that_remembers_is_named() -> None:
 @pytest.mark.parametrize("least", [1, 20, 300])
 def test_what_remembers_the_images_that_it_saw_is_refused(least: int) -> None:
     """Within an image its answers agree with each other; they differ from that before the image was seen."""
-    refused(Bank(Soft(), least), images=2, n0=10, n=400, batch=64)
+    refused(Bank(Soft(), least), images=1, n0=10, n=400, batch=64)
 
 
 class OneBefore(nn.Module):

@@ -26,8 +26,8 @@ FEW = 4
 """Rows that are compared where each takes passes of its own."""
 ALONE_EVERY = 5_000
 """Of so many counted rows, one more is computed alone; of every image, one at least."""
-AGAIN = 1 / 400
-"""Chance that a pass is followed by one of the audit of the same size; after the first of each size, two of them are sure."""
+EARLY, AGAIN = 4, 1 / 400
+"""Chance that passes are followed by some of the audit, of the same size: 1 / (EARLY + how many there were), and then AGAIN."""
 LOUDER = 8
 """Times the noise, with which even an easy image's copies get other answers than their mean."""
 TIED = 1e-9
@@ -71,6 +71,7 @@ class Audit:
         self._lock = threading.Lock()
         self._twice = False  # the network fails on a pass of one row
         self._scale = 0.0
+        self._calls = 0
         self._sizes: set[int] = set()
         self._targets: set[int] = set()
         self._turn = -1
@@ -108,11 +109,12 @@ class Audit:
         """
         with self._lock:
             self._largest(logits)
+            self._calls += 1
             if (size := len(noisy)) not in self._sizes:
                 self._sizes.add(size)
                 self._mixed(size)
                 self._copies(size)
-            elif self._random.random() < AGAIN:
+            elif self._random.random() < max(AGAIN, 1 / (EARLY + self._calls)):
                 self._random.choice((self._mixed, self._copies))(size)
             for place in sorted(self._targets):
                 if 0 <= (at := place - first) < len(noisy):
