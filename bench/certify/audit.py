@@ -146,6 +146,7 @@ class Audit:
         except BenchError as error:
             return error
         together = rows if together is None else together
+        together = twice(together[0]) if len(together) == 1 else together
         moved = f"logits move by up to {float((one - other).abs().max()):.2g}"
         before = _state(self._modules)
         first = self._passes(together)
