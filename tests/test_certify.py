@@ -64,11 +64,15 @@ class Recorder(nn.Module):
         return torch.cat(self.rows) - image.flatten()
 
 
-@pytest.fixture
-def unaudited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network then sees the rows that are counted and, but for the referee's copy, no others."""
+def silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its audit, a network sees the rows that are counted and, but for the referee's copy, no others."""
     for name in ("begin", "seen", "end"):
         monkeypatch.setattr(Audit, name, lambda *_: None)
+
+
+@pytest.fixture
+def unaudited(monkeypatch: pytest.MonkeyPatch) -> None:
+    silence(monkeypatch)
 
 
 def image(*pixels: float) -> Tensor:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from test_certify import silence
 from test_run import Quiet, cell, options
 from torch import Tensor, nn
 from typer.testing import Result
 
 from bench import cost
-from bench.certify.audit import Audit
 from bench.cli.cost import cost_columns, cost_total, memory
 from bench.cost import Estimate, estimate
 from bench.datasets import DATASETS
@@ -152,8 +152,7 @@ def test_an_estimate_is_what_a_cell_takes(
     tmp_path: Path, rows_passed: Callable[[], int], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """By a clock that nothing else on the machine moves. What is decided again in float64 is not foreseen, nor what is audited."""
-    for name in ("begin", "seen", "end"):
-        monkeypatch.setattr(Audit, name, lambda *_: None)
+    silence(monkeypatch)
     which = cell(method, train__images="first:128", certify__n="2000")
     expected = estimate([which], Store(tmp_path), CPU)[which.id].seconds
     begun = rows_passed()

@@ -27,7 +27,7 @@ FEW = 4
 ALONE_EVERY = 5_000
 """Of so many counted rows, one more is computed alone; of every image, one at least."""
 EARLY, AGAIN = 4, 1 / 400
-"""Chance that passes are followed by some of the audit, of the same size: 1 / (EARLY + how many there were), and then AGAIN."""
+"""Chance that passes are followed by some of the audit, of the same size: 1 / 2 (EARLY + how many there were), and then AGAIN."""
 LOUDER = 8
 """Times the noise, with which even an easy image's copies get other answers than their mean."""
 TIED = 1e-9
@@ -114,7 +114,7 @@ class Audit:
                 self._sizes.add(size)
                 self._mixed(size)
                 self._copies(size)
-            elif self._random.random() < max(AGAIN, 1 / (EARLY + self._calls)):
+            elif self._random.random() < max(AGAIN, 0.5 / (EARLY + self._calls)):
                 self._random.choice((self._mixed, self._copies))(size)
             for place in sorted(self._targets):
                 if 0 <= (at := place - first) < len(noisy):
