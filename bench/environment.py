@@ -37,7 +37,10 @@ def _engine_sha256() -> str:
     """One hash over the engine's own part of the mathematics: attacks, smoothing, models, training, certification."""
     folder = Path(__file__).parent
     packages = (path for name in ("certify", "models") for path in sorted((folder / name).glob("*.py")))
-    files = [*(folder / f"{name}.py" for name in ("attacks", "smoothing", "train", "parallel/group", "parallel/shares")), *packages]
+    files = [
+        *(folder / f"{name}.py" for name in ("attacks", "smoothing", "train", "graph", "parallel/group", "parallel/shares")),
+        *packages,
+    ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

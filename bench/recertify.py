@@ -22,9 +22,9 @@ import torch
 from scipy.stats import binomtest, fisher_exact
 from torch import nn
 
-from bench import environment, models
+from bench import environment, models, rules
 from bench.bounds import anytime_bounds, lower_confidence_bound
-from bench.certify import Sampler, stopping
+from bench.certify import Sampler
 from bench.checkpoints.fit import is_factory
 from bench.checkpoints.load import Wanted
 from bench.checkpoints.load import load as load_base
@@ -197,11 +197,11 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     for place in places:
         recorded = rows[place]
         image = data.images(torch.tensor([recorded.index]))[0].to(device)
-        enough, draw_again = stopping(spec, run.spec.sigma), partial(sampler.certify, image, recorded.index, recorded.label, spec.n0)
-        found = level = draw_again(spec.n, enough, skip_misclassified=spec.skip_misclassified)
+        stop, draw_again = rules.of(spec).stop(run.spec.sigma), partial(sampler.certify, image, recorded.index, recorded.label, spec.n0)
+        found = level = draw_again(spec.n, stop, skip_misclassified=spec.skip_misclassified)
         if recorded.estimation and found.n != recorded.n:
             level = draw_again(recorded.n)
-        again.append(Again(certification, place + 1, recorded, found, level, enough is not None, differing))
+        again.append(Again(certification, place + 1, recorded, found, level, stop is not None, differing))
     return again
 
 

@@ -36,8 +36,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import claims
-from bench.bounds import least_count
+from bench import claims, rules
 from bench.columns import Columns, pack, unpack
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.errors import BenchError, nearest
@@ -430,11 +429,8 @@ def possible(columns: Columns, spec: CertifySpec) -> NDArray[np.bool_]:
     """I: where the estimation samples are as many as the spec lets them be."""
     whole = columns.n == spec.n
     begun = (columns.n > 0) & (columns.n < spec.n)
-    if spec.rule == "curtailed":
-        # Only what cannot certify any more may have been stopped.
-        whole = whole | (begun & (columns.count + (spec.n - columns.n) < least_count(spec.n, spec.stop_alpha)))
-    elif spec.rule == "confidence-sequence":
-        whole = whole | begun
+    if begun.any():
+        whole = whole | (begun & rules.of(spec).may_stop(columns.counts))
     if spec.skip_misclassified:
         whole = whole | ((columns.n == 0) & (columns.selected != columns.label))
     return np.asarray(whole)

@@ -6,6 +6,5 @@ What is guaranteed, what is not, and what bounds the speed: docs/certification.m
 
 from bench.certify.rows import count_images
 from bench.certify.sampler import Sampler
-from bench.certify.stopping import stopping
 
-__all__ = ["Sampler", "count_images", "stopping"]
+__all__ = ["Sampler", "count_images"]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
+from bench import rules
 from bench.certify.sampler import Sampler
-from bench.certify.stopping import stopping
 from bench.data import Images
 from bench.records import Certificate
 from bench.spec import CertifySpec
@@ -26,11 +26,11 @@ def count_images(
     Raises:
         BenchError: as `Sampler.certify`.
     """
-    enough = stopping(spec, sampler.sigma)
+    stop = rules.of(spec).stop(sampler.sigma)
     for index in indices:
         check()
         begun = time.monotonic()
         image = data.images(torch.tensor([index]))[0].to(device)
         label = int(data.labels[index])
-        row = sampler.certify(image, index, label, spec.n0, spec.n, enough, skip_misclassified=spec.skip_misclassified)
+        row = sampler.certify(image, index, label, spec.n0, spec.n, stop, skip_misclassified=spec.skip_misclassified)
         yield row, time.monotonic() - begun

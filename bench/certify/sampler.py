@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from bench.certify.network import Network, usual_batch
 from bench.certify.noise import NoisyCopies
-from bench.certify.stopping import BLOCKS, Stopping
 from bench.environment import plain_float32
 from bench.errors import BenchError, nearest
 from bench.records import Certificate
+from bench.rules.rule import Stopping
 from bench.spec import SAMPLINGS
 
 
@@ -60,7 +60,7 @@ class Sampler:
             x: the image, C H W in [0, 1].
             index: its position in the test set; with the seed it decides the noise.
             n0: samples that choose the class. n: fresh samples that count it.
-            stop: whether a count of so many samples is enough, asked every `BLOCKS` blocks of noise.
+            stop: when a count of so many samples is enough; None: never before n.
             skip_misclassified: draw no estimation samples where the chosen class is not the label.
 
         Raises:
@@ -76,12 +76,17 @@ class Sampler:
             selected = int(selection.argmax())
             estimation = torch.zeros_like(selection)
             if not (skip_misclassified and selected != label):
-                step = n if stop is None else BLOCKS * copies.block
-                for drawn in range(0, n, step):
-                    if drawn and stop is not None and stop(int(estimation[selected]), drawn):
+                drawn = 0
+                for look in [n] if stop is None else stop.looks(n, copies.block):
+                    if drawn and stop is not None and stop.enough(int(estimation[selected]), drawn):
                         break
+<<<<<<< HEAD
                     estimation += self._count(network, copies, n0 + drawn, min(step, n - drawn))
             network.audit.end()
+=======
+                    estimation += self._count(network, copies, look - drawn)
+                    drawn = look
+>>>>>>> main
             network.end()
         return Certificate(
             index=index,
