@@ -292,11 +292,7 @@ def _certification(arch: str, info: DatasetInfo, sampling: str, device: torch.de
 
     seconds(1)  # warms up
     least, n = seconds(1), FEW_SAMPLES
-<<<<<<< HEAD
-    while seconds(n) - least < ENOUGH_SECONDS and n < MOST_SAMPLES:
-=======
-    while (more := seconds(n)) - least < ENOUGH_SECONDS and n < MOST_SAMPLES[device.type]:
->>>>>>> main
+    while seconds(n) - least < ENOUGH_SECONDS and n < MOST_SAMPLES[device.type]:
         n *= 2
     # Once more, since the first passes of a size are audited, which no later image pays for.
     each = max(0.0, seconds(n) - least) / (n - 1)

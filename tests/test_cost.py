@@ -11,11 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-<<<<<<< HEAD
-from test_certify import silence
-=======
 from cpu_recorder import CpuRecorder
->>>>>>> main
+from test_certify import silence
 from test_run import Quiet, cell, options
 from torch import Tensor, nn
 from typer.testing import Result

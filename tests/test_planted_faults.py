@@ -162,35 +162,20 @@ FAULTS: dict[str, Fault] = {
     # ---- the samples
     "selection samples counted again": Fault(
         where=Sampler.certify,
-<<<<<<< HEAD
-        old="self._count(network, copies, n0 + drawn, min(step, n - drawn))",
-        new="self._count(network, NoisyCopies(x, index, self.sigma, self.seed, self.sampling), n0 + drawn, min(step, n - drawn))",
-=======
-        old="self._count(network, copies, look - drawn)",
-        new="self._count(network, NoisyCopies(x, index, self.sigma, self.seed, self.sampling), look - drawn)",
->>>>>>> main
+        old="self._count(network, copies, n0 + drawn, look - drawn)",
+        new="self._count(network, NoisyCopies(x, index, self.sigma, self.seed, self.sampling), n0 + drawn, look - drawn)",
         check=check(test_certify.test_selection_and_estimation_samples_are_disjoint),
     ),
     "selection is part of the estimation": Fault(
         where=Sampler.certify,
-<<<<<<< HEAD
-        old="estimation += self._count(network, copies, n0 + drawn, min(step, n - drawn))",
-        new="estimation += selection + self._count(network, copies, n0 + drawn, min(step, n - drawn) - n0)",
-=======
-        old="estimation += self._count(network, copies, look - drawn)",
-        new="estimation += selection + self._count(network, copies, look - drawn - n0)",
->>>>>>> main
+        old="estimation += self._count(network, copies, n0 + drawn, look - drawn)",
+        new="estimation += selection + self._count(network, copies, n0 + drawn, look - drawn - n0)",
         check=SEEN,
     ),
     "sampling stops once it certifies": Fault(
         where=Sampler.certify,
-<<<<<<< HEAD
-        old="estimation += self._count(network, copies, n0 + drawn, min(step, n - drawn))",
+        old="estimation += self._count(network, copies, n0 + drawn, look - drawn)",
         new="estimation += self._count(network, copies, n0, 1_000)\n"
-=======
-        old="estimation += self._count(network, copies, look - drawn)",
-        new="estimation += self._count(network, copies, 1_000)\n"
->>>>>>> main
         "                while estimation.sum() < n and estimation.max() < 0.6 * estimation.sum():\n"
         "                    estimation += self._count(network, copies, n0, 500)",
         check=check(test_certify.test_linear_classifier_with_a_known_radius, 0.5, 0.25, 0.243587),

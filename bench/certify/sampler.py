@@ -80,13 +80,9 @@ class Sampler:
                 for look in [n] if stop is None else stop.looks(n, copies.block):
                     if drawn and stop is not None and stop.enough(int(estimation[selected]), drawn):
                         break
-<<<<<<< HEAD
-                    estimation += self._count(network, copies, n0 + drawn, min(step, n - drawn))
-            network.audit.end()
-=======
-                    estimation += self._count(network, copies, look - drawn)
+                    estimation += self._count(network, copies, n0 + drawn, look - drawn)
                     drawn = look
->>>>>>> main
+            network.audit.end()
             network.end()
         return Certificate(
             index=index,
