@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from bench import claims, environment
-from bench.certify import Sampler, count_images
+from bench.certify import Sampler, count_images, several
 from bench.certify.network import usual_batch
 from bench.data import Images, load
 from bench.datasets import DATASETS, DatasetInfo
@@ -409,8 +409,9 @@ def certify(
     weights_sha256 = sha256(run.weights)
     end = certification.begin(weights_sha256)
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, options.batch, spec.sampling)
-    sample = data.images(torch.tensor([0]))[0].to(options.device)
-    now = _describe(source_sha256, data, options) | {"precision": sampler.arithmetic(sample)}
+    sample = several(data, options.device)
+    sampler.fit(sample)
+    now = _describe(source_sha256, data, options) | {"precision": sampler.arithmetic(sample[0])}
     done = set(certification.columns().index.tolist())
     if done and environment.mixture(before or {}, now, ("data_md5",)):
         raise BenchError(f"{certification.path} holds evidence of other test images; --rerun all starts over")
@@ -424,6 +425,8 @@ def certify(
     for finished, (row, seconds) in enumerate(rows, start=len(done) + 1):
         end = certification.append(row, seconds, end)
         report.progress("certifying", finished, len(expected))
+    if (last := now | {"precision": sampler.arithmetic(sample[0])}) != now:  # with what a proposer left to its referee
+        write_json(certification.path / "environment.json", environment.with_history(before, last))
     certification.columns()  # writes their fast form for the tables
 
 

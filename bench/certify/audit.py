@@ -28,6 +28,8 @@ ALONE_EVERY = 5_000
 """Of so many counted rows, one more is computed alone; of every image, one at least."""
 EARLY, AGAIN = 4, 1 / 400
 """Chance that passes are followed by some of the audit, of the same size: 1 / 2 (EARLY + how many there were), and then AGAIN."""
+MOST_SIZES = 8
+"""Sizes that are sure of passes of their own: few occur, but where only some rows are judged."""
 LOUDER = 8
 """Times the noise, with which even an easy image's copies get other answers than their mean."""
 TIED = 1e-9
@@ -108,9 +110,11 @@ class Audit:
             BenchError: as `begin`.
         """
         with self._lock:
+            if self._turn < 0:  # rows of no image
+                return
             self._largest(logits)
             self._calls += 1
-            if (size := len(noisy)) not in self._sizes:
+            if (size := len(noisy)) not in self._sizes and len(self._sizes) < MOST_SIZES:
                 self._sizes.add(size)
                 self._mixed(size)
                 self._copies(size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,8 @@ CLOSE = 1e-3
 DRIFT = CLOSE / 4
 """Logits that move further than this share of the largest one between two computations of the same row are refused."""
 AUDITED_ROWS = 8
+JUDGED_ROWS, JUDGED_FLOATS = 16, 256 * 3 * 64 * 64
+"""Rows of a pass in float64: as many on a CPU and at the least, on a GPU as many as have so many floats, up to 256."""
 
 CPU_FLOATS, CUDA_FLOATS = 400_000, 60_000_000  # of the images of one pass
 
@@ -51,10 +52,8 @@ class Network:
     Attributes:
         folded: passes run a copy of fewer operations.
         referee: dtype of the referee.
-        audit: looks on, and explains what it or the referee refuses.
+        audit: looks on, if there is one, and explains what it or the referee refuses.
     """
-
-    audit: Audit
 
     def __init__(self, base: nn.Module, classes: int, batch: int) -> None:
         self.base, self.classes, self.batch = base, classes, batch
@@ -64,6 +63,8 @@ class Network:
         self.folded = self._fast is not base
         self._exact, self.referee = base, torch.float32
         self._scale = 0.0
+        self._layout: torch.memory_format | None = None
+        self.audit: Audit | None = None
 
     def referee_in_float64(self, x: Tensor) -> None:
         """Makes the referee a copy in float64, if the network runs in it. x: any image, C H W."""
@@ -74,11 +75,31 @@ class Network:
             return
         self._exact, self.referee = exact, torch.float64
 
-    def audited(self, sigma: float, sampling: str, seed: int) -> None:
-        """Gives the network its audit, once the referee is known."""
+    def audited(self, sigma: float, sampling: str, seed: int) -> Audit:
+        """Gives the network its audit, once it is known what its passes run."""
         referee = self._judged if self.referee == torch.float64 else None
-        passes, modules = partial(self._logits, self._fast), (self._fast, self.base)
-        self.audit = Audit(passes, referee, modules, self.end, drift=DRIFT, sigma=sigma, sampling=sampling, seed=seed)
+        modules = (self._fast, self.base)
+        self.audit = Audit(self.logits, referee, modules, self.end, drift=DRIFT, sigma=sigma, sampling=sampling, seed=seed)
+        return self.audit
+
+    @property
+    def fast(self) -> nn.Module:
+        """The network that passes run."""
+        return self._fast
+
+    def adopt(self, fast: nn.Module, layout: torch.memory_format) -> None:
+        """Passes run this copy of `fast` from now on, on images of its layout."""
+        self._fast, self._layout = fast, layout
+
+    @property
+    def scale(self) -> float:
+        """The largest absolute logit seen."""
+        return self._scale
+
+    def saw(self, logits: Tensor) -> None:
+        """Takes note of the largest logit; BenchError if one is not finite."""
+        # The largest logit so far: a row whose logits happen to cancel says little about how far they may move.
+        self._scale = max(self._scale, largest(logits))
 
     def begin(self) -> None:
         """Evaluation mode, whatever was done to the network since the last image."""
@@ -90,18 +111,23 @@ class Network:
         for module in (self.base, self._fast, self._exact):
             _check_modes(module, "after a forward pass")
 
-    def classify(self, noisy: Tensor, first: int) -> Tensor:
+    def logits(self, noisy: Tensor) -> Tensor:
+        """Logits in float32, of any number of rows: B C H W -> B K. BenchError: of another shape or dtype."""
+        return self._logits(self._fast, noisy if self._layout is None else noisy.contiguous(memory_format=self._layout))
+
+    def classify(self, noisy: Tensor, first: int = 1, logits: Tensor | None = None) -> Tensor:
         """The class of every row: B C H W -> B.
 
         Args:
             first: place of the first row among all copies of the image. The first of all are judged, however clear they are.
+            logits: those of `logits`, if they are known.
 
         Raises:
             BenchError: logits of another shape or dtype, not finite, or not a function of the row alone.
         """
-        logits = self._logits(self._fast, noisy)  # B K
-        # The largest logit so far: a row whose logits happen to cancel says little about how far they may move.
-        self._scale = max(self._scale, largest(logits))
+        if logits is None:
+            logits = self.logits(noisy)
+        self.saw(logits)
         highest, order = logits.topk(min(2, self.classes), 1)
         close = highest[:, 0] - highest[:, -1] <= CLOSE * self._scale
         if first == 0:
@@ -109,7 +135,8 @@ class Network:
         classes = order[:, 0]
         if len(rows := close.nonzero().flatten()):
             classes[rows] = self._judge(noisy[rows], logits[rows])
-        self.audit.seen(noisy, logits, first)
+        if self.audit:
+            self.audit.seen(noisy, logits, first)
         return classes
 
     def _logits(self, network: nn.Module, noisy: Tensor) -> Tensor:
@@ -136,7 +163,8 @@ class Network:
     def _judged(self, noisy: Tensor) -> Tensor:
         """Logits of the referee."""
         if self.referee == torch.float64:  # where what the rows of a pass do to each other's rounding decides nothing
-            parts = [part if len(part) > 1 else twice(part[0]) for part in torch.split(noisy.double(), 16)]
+            together = max(JUDGED_ROWS, min(256, JUDGED_FLOATS // noisy[0].numel())) if noisy.is_cuda else JUDGED_ROWS
+            parts = [part if len(part) > 1 else twice(part[0]) for part in torch.split(noisy.double(), together)]
         else:
             parts = list(torch.split(noisy, 1))
         return torch.cat([self._logits(self._exact, part) for part in parts])[: len(noisy)]
@@ -145,7 +173,7 @@ class Network:
         exact = self._judged(noisy)
         largest(exact)
         if (exact - logits).abs().max() > DRIFT * self._scale:
-            raise self.audit.explain(noisy, logits, exact)
+            raise (self.audit or self.audited(0.0, "float32", 0)).explain(noisy, logits, exact)
         return exact.argmax(1)
 
 
