@@ -359,9 +359,7 @@ class Run:
     def begin(self) -> None:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
         sweep(self.path)
-        if (
-            failure := self.path / "failure.json"
-        ).exists():  # what is not there is not removed: every change on disk is a point to crash at
+        if (failure := self.path / "failure.json").exists():  # what is not there is not removed: every change on disk is a point to crash at
             failure.unlink(missing_ok=True)
         name = self.spec.dataset
         if name in DATASETS and name not in BUILT_IN:
