@@ -24,7 +24,7 @@ from torch import nn
 
 from bench import environment, models, rules
 from bench.bounds import anytime_bounds, lower_confidence_bound
-from bench.certify import Sampler
+from bench.certify import Sampler, several
 from bench.checkpoints.fit import is_factory
 from bench.checkpoints.load import Wanted
 from bench.checkpoints.load import load as load_base
@@ -188,8 +188,9 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     data, rows = load(run.spec.dataset, "test"), certification.rows()
     model = _model(run, device)
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, sampling=spec.sampling)
-    sample = data.images(torch.tensor([0]))[0].to(device)
-    now = _conditions(environment.describe(device, "", {}) | {"precision": sampler.arithmetic(sample)})
+    sample = several(data, device)
+    sampler.fit(sample)
+    now = _conditions(environment.describe(device, "", {}) | {"precision": sampler.arithmetic(sample[0])})
     before = certification.environment() or {}
     history = [_conditions(entry) for entry in (before, *before.get("history", []))]
     differing = tuple(name for name in now if any(entry[name] != now[name] for entry in history))
@@ -222,12 +223,15 @@ def _needs_code(evidence: Evidence) -> bool:
 
 def _conditions(described: Mapping[str, Any]) -> dict[str, Any]:
     """What counts depend on beyond weights, images and seeds: they move in the last bit of float32 logits, or with the noise itself."""
-    libraries = described.get("libraries")
+    libraries, precision = described.get("libraries"), described.get("precision")
+    if isinstance(precision, dict):  # without what proposes classes: whatever it is, the referee's count
+        precision = {name: value for name, value in precision.items() if name != "proposer"}
     return {
         "device": described.get("device"),
+        "capability": described.get("capability"),
         "threads": described.get("threads"),
         "torch version": libraries.get("torch") if isinstance(libraries, dict) else None,
-        "precision": described.get("precision"),
+        "precision": precision,
         "engine": described.get("engine_sha256"),
     }
 

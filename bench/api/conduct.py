@@ -41,7 +41,7 @@ def run(
     device: str = "auto",
     batch: int | None = None,
     micro_batch: int | None = None,
-    compile: bool = False,
+    graph: bool = True,
     data_dir: str | os.PathLike[str] | None = None,
     jobs: int | str | None = None,
     timeout: float | None = None,
@@ -71,7 +71,7 @@ def run(
         plugins: .py files with methods of yours.
         results: the results folder; made if it is not there.
         device: auto, cpu or cuda. batch: samples per certification pass. micro_batch: images per piece of a training step.
-        compile: train through torch.compile. data_dir: where the data sets are.
+        graph: on CUDA, replay training steps as a graph where they can be. data_dir: where the data sets are.
         jobs: cells side by side, each in a process of its own; `auto` for as many as there is room. None: one by one, in this process.
         timeout: seconds after which a cell is given up; each cell then has a process of its own.
         rerun: `diverged` or `all` computes such cells again.
@@ -122,7 +122,7 @@ def run(
             device=chosen,
             batch=batch,
             micro_batch=micro_batch,
-            compile=compile,
+            graph=graph,
             allow_changed_source=allow_changed_source,
             allow_other_data=allow_other_data,
             data_dir=None if data_dir is None else Path(data_dir),
@@ -131,7 +131,7 @@ def run(
         matrix = Matrix(plan, Store(folder), console, rerun, paths)
         if missing := matrix.check_data(options.data_dir, allow_other=allow_other_data, read=True):
             raise UsageError(missing)
-        matrix.announce(chosen, request.protocol, recipe, micro_batch, detail=False, isolated=engine.isolated)
+        matrix.announce(options, request.protocol, recipe, detail=False, isolated=engine.isolated)
         folder.mkdir(parents=True, exist_ok=True)
         if matrix.run(options, engine, StopSignals(ends=False)) >= 128:
             raise KeyboardInterrupt("interrupted; the same call continues")

@@ -15,6 +15,8 @@ GRID = 255 * 256
 
 LARGEST_BLOCK = 500
 BLOCK_FLOATS = LARGEST_BLOCK * 3 * 64 * 64
+CUDA_BLOCKS = 10
+"""Blocks that a GPU draws in one call. It decides what a seed means there."""
 
 
 def block_rows(shape: Sequence[int]) -> int:
@@ -36,7 +38,7 @@ class NoisyCopies:
 
     def __init__(self, x: Tensor, index: int, sigma: float, seed: int, sampling: str) -> None:
         self.x, self.sigma, self.grid = x, sigma, sampling == "grid"
-        self.block = block_rows(x.shape)
+        self.block = block_rows(x.shape) * (CUDA_BLOCKS if x.is_cuda else 1)
         self._generator = torch.Generator(x.device).manual_seed(derive(seed, "certify", index))
 
     def draw(self, rows: int) -> Tensor:
@@ -47,11 +49,20 @@ class NoisyCopies:
         scale = self.sigma * GRID if self.grid else self.sigma
         for block in drawn:
             block.normal_(0.0, scale, generator=self._generator)
-        noise = drawn.flatten(0, 1)[:rows]
-        noisy = torch.empty_like(noise, dtype=torch.float32, memory_format=torch.channels_last)
-        if self.grid:
-            # Whole numbers below 2^53 until the division, so that the sum is exact and its rounding a function of the sum alone.
-            noisy.copy_(noise.round_().add_((self.x.double() * GRID).round_()).div_(GRID))
-        else:
-            torch.add(noise, self.x, out=noisy)
-        return noisy
+        return _sum(self.x, drawn.flatten(0, 1)[:rows], self.grid)
+
+
+def noisy_images(images: Tensor, sigma: float, sampling: str, generator: torch.Generator) -> Tensor:
+    """Each image with noise of its own, as `NoisyCopies` adds it, from another generator: B C H W -> B C H W, float32, channels-last."""
+    grid = sampling == "grid"
+    noise = torch.empty_like(images, dtype=torch.float64 if grid else torch.float32, memory_format=torch.contiguous_format)
+    return _sum(images, noise.normal_(0.0, sigma * GRID if grid else sigma, generator=generator), grid)
+
+
+def _sum(x: Tensor, noise: Tensor, grid: bool) -> Tensor:
+    """x + noise; the noise is in steps of the grid, if there is one, and is overwritten."""
+    noisy = torch.empty_like(noise, dtype=torch.float32, memory_format=torch.channels_last)
+    if grid:
+        # Whole numbers below 2^53 until the division, so that the sum is exact and its rounding a function of the sum alone.
+        return noisy.copy_(noise.round_().add_((x.double() * GRID).round_()).div_(GRID))
+    return torch.add(noise, x, out=noisy)

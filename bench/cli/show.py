@@ -51,8 +51,9 @@ def _show_method(loaded: Loaded, as_json: bool) -> None:
     import typing
 
     from bench.datasets import DATASETS
+    from bench.passes import pairs_per_image
     from bench.spec import describe_type
-    from bench.train import line_of, pairs_per_image
+    from bench.train import line_of
 
     cls = loaded.cls
     hints = typing.get_type_hints(cls)
