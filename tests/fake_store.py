@@ -70,7 +70,7 @@ def add(
 
 def write_evidence(certification: Certification, counts: Sequence[int], labels: Sequence[int] = LABELS) -> None:
     """One certificate per count, for the images of the certification in order."""
-    certification.begin("0" * 64)
+    certification.begin(certification.binding().weights_sha256 or "0" * 64)
     indices = certification.expected()
     rows = [
         certificate(index, labels[place % len(labels)], count, certification.spec.n, n0=certification.spec.n0)

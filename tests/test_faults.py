@@ -59,7 +59,7 @@ def expected(forks: Forks, folder: Path) -> dict[str, bytes]:
     """Results of an undisturbed run of the tiny cell."""
     assert forks.run(folder / "undisturbed").wait() == 0
     found = results_of(folder / "undisturbed")
-    assert len(found) == 6
+    assert len(found) == 8
     return found
 
 

@@ -26,6 +26,7 @@ from scipy.stats import beta, binom
 from typer.testing import CliRunner, Result
 
 from bench import bounds, recertify
+from bench.binding import FINISHED, SUBJECT
 from bench.certify import sampler, stopping
 from bench.certify.stopping import Stopping
 from bench.checkpoints.stored import Subject, subject, subjects
@@ -88,9 +89,20 @@ def sealed(rows: list[dict[str, Any]]) -> str:
 
 
 def edit(certification: Certification, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Changes the rows as a forger does, who lets every record follow."""
     rows = bodies(certification)
     change(rows)
     certification.evidence.write_text(sealed(rows))
+    reseal(certification)
+
+
+def reseal(certification: Certification) -> None:
+    """Records that the evidence, as it now is, belongs to its run as that now is; of one that is not whole, that it was begun."""
+    for name in (SUBJECT, FINISHED):
+        (certification.path / name).unlink(missing_ok=True)
+    certification.binding().begin(certification.path, started=False)
+    if len(bodies(certification)) == len(certification.expected()):
+        certification.binding().seal(certification.path, sha256(certification.evidence))
 
 
 def lift(rows: list[dict[str, Any]], lines: list[int], samples: int) -> None:
@@ -113,6 +125,7 @@ def rewrite(run: Run, renamed: bool, **fields: object) -> Run:
         return run
     place = Store(run.path.parents[2]).run(spec)
     run.path.rename(place.path)
+    reseal(only(place))
     return place
 
 
@@ -122,6 +135,7 @@ def rewrite_certification(certification: Certification, **fields: object) -> Cer
     write_json(certification.path / "spec.json", to_json(spec))
     place = certification.run.certification(spec)
     certification.path.rename(place.path)
+    reseal(place)
     return place
 
 
@@ -135,7 +149,7 @@ def swap_weights(store: Store, *, hashes: bool = False, metadata: bool = False) 
     if hashes:
         found = sha256(run.weights)
         write_json(run.path / "training.json", read_json(run.path / "training.json") | {"weights_sha256": found})
-        write_json(only(run).path / "subject.json", {"weights_sha256": found})
+        reseal(only(run))
 
 
 def export(store: Store, bench: Call, *words: str) -> Path:
@@ -175,6 +189,7 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
         "log_rows": 0,
         "unchecked": [],
         "unfinished": [],
+        "unbound": [],
         "without_weights": [],
         "recertified": None,
         "failures": [],
@@ -212,6 +227,7 @@ def test_a_method_that_is_nowhere_is_no_matter(store: Store) -> None:
     moved = Store(store.root).run(dataclasses.replace(run.spec, method="a_plugin_of_a_stranger"))
     shutil.copytree(run.path, moved.path)
     write_json(moved.path / "spec.json", to_json(moved.spec))
+    reseal(only(moved))
     assert verify(store.root).failures == []
 
 
@@ -348,7 +364,27 @@ def forge_weights_and_hashes(store: Store, bench: Call) -> None:
 
 
 def forge_certified_weights(store: Store, bench: Call) -> None:
-    write_json(only(first(store)).path / "subject.json", {"weights_sha256": "0" * 64})
+    write_json(only(first(store)).path / SUBJECT, {"weights_sha256": "0" * 64})
+
+
+def forge_rows_of_another_run(store: Store, bench: Call) -> None:
+    one, other = map(only, store.runs())
+    shutil.copy(other.evidence, one.evidence)
+
+
+def forge_rows_and_records_of_another_run(store: Store, bench: Call) -> None:
+    one, other = map(only, store.runs())
+    for name in ("evidence.jsonl", SUBJECT, FINISHED):
+        shutil.copy(other.path / name, one.path / name)
+
+
+def forge_rows_of_another_certification(store: Store, bench: Call) -> None:
+    """Of the same weights, under another seed."""
+    certification = only(first(store))
+    spec = dataclasses.replace(certification.spec, seed=1)
+    place = certification.run.certification(spec)
+    certification.path.rename(place.path)
+    write_json(place.path / "spec.json", to_json(spec))
 
 
 FORGERIES: dict[Callable[[Store, Call], None], tuple[bool, str]] = {  # what it is -> whether it shows without weights, and how
@@ -375,6 +411,9 @@ FORGERIES: dict[Callable[[Store, Call], None], tuple[bool, str]] = {  # what it 
     forge_other_text: (True, r"evidence.jsonl, line 5: not in canonical form: the check sum fits"),
     forge_weights: (False, r"weights.safetensors: SHA-256 is [0-9a-f]{64}, but training.json says"),
     forge_weights_and_hashes: (False, r"weights.safetensors: they are those of another run: seed 1 there, 0 in spec.json"),
+    forge_rows_of_another_run: (True, r"evidence.jsonl: its SHA-256 is [0-9a-f]{64}, but the certification ended with [0-9a-f]{64}"),
+    forge_rows_and_records_of_another_run: (True, r"subject.json: run [0-9a-f]{16} was certified, but this is run [0-9a-f]{16}"),
+    forge_rows_of_another_certification: (True, r"subject.json: it is of certification [0-9a-f]{16}, but this is [0-9a-f]{16}"),
     forge_certified_weights: (True, r"subject.json: weights 0{64} were certified, but the run's are [0-9a-f]{64}"),
 }
 
@@ -767,7 +806,7 @@ def test_weights_of_another_architecture_are_a_sentence(bench: Call, store: Stor
     tensors = safetensors.torch.load_file(run.weights)
     run.weights.write_bytes(safetensors.torch.save({name: t for name, t in tensors.items() if "conv1" not in name}, metadata))
     write_json(run.path / "training.json", read_json(run.path / "training.json") | {"weights_sha256": sha256(run.weights)})
-    write_json(only(run).path / "subject.json", {"weights_sha256": sha256(run.weights)})
+    reseal(only(run))
     result = bench("verify", run.path, "--recertify", "3", "--device", "cpu")
     assert result.exit_code == 1
     assert "does not hold the weights of a lenet: Error(s) in loading state_dict" in result.output

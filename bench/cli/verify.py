@@ -158,6 +158,10 @@ def _without_weights(report: Report) -> list[Evidence]:
     return [evidence for evidence in report.finished if not evidence.weights]
 
 
+def _unbound(report: Report) -> list[Evidence]:
+    return [evidence for evidence in report.finished if not evidence.bound]
+
+
 def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[str, Any]:
     return {
         "checked": str(what),
@@ -174,6 +178,7 @@ def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[
         "log_rows": report.log_rows,
         "unchecked": report.unchecked,
         "unfinished": [{"path": str(item.path), "reason": item.reason} for item in report.unfinished],
+        "unbound": [str(evidence.certification.path) for evidence in _unbound(report)],
         "without_weights": [str(evidence.certification.path) for evidence in _without_weights(report)],
         "recertified": again.as_json() if again else None,
         "failures": [{"file": str(f.file), "line": f.line, "reason": f.reason} for f in report.failures],
@@ -200,6 +205,8 @@ def _print(what: Path, report: Report, again: Recertification | None, facts: Log
         foreign = f" and {report.subjects:,} checkpoints from outside" if report.subjects else ""
         typer.echo(f"{report.runs:8,} runs{foreign}, {report.weights:,} of them with weights")
         typer.echo(f"{report.certifications:8,} certifications, {len(report.finished):,} of them finished and whole, {report.rows:,} rows")
+    if unbound := len(_unbound(report)):
+        typer.echo(f"{unbound:8,} of these unbound: no record says of which weights and specs their rows are")
     if report.distinct:
         typer.echo(f"{report.distinct:8,} radii, one per distinct count, recomputed in two ways at alpha {report.alpha:g}")
     if report.imports:

@@ -47,11 +47,13 @@ class Evidence:
     Attributes:
         rows: images.
         weights: whether the weights of its run lie beside it, with the recorded check sum.
+        bound: whether its records say of which weights and specs these rows are, see `bench.binding`.
     """
 
     certification: Certification
     rows: int
     weights: bool
+    bound: bool = False
 
 
 @dataclass(kw_only=True)

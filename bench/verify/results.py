@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from bench.binding import FINISHED, SUBJECT
 from bench.checkpoints.stored import FOLDER as SUBJECTS
 from bench.checkpoints.stored import Subject, SubjectSpec, subject, tensors_sha256
 from bench.errors import BenchError
-from bench.files import read_json, sha256
+from bench.files import sha256
 from bench.imported.stored import FOLDER
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, parse_json, select_images, to_json
 from bench.store import Run, Store
@@ -224,13 +225,10 @@ def _verify_certification(run: Run, folder: Path, recorded: str | None, weights:
         report.fail(file, f"its key is {spec.key}, but the folder is {folder.name}")
         return
     report.attempt(folder / "environment.json", certification.environment)
-    if certification.evidence.exists() or (folder / "subject.json").exists():
-        subject = report.attempt(folder / "subject.json", lambda: read_json(folder / "subject.json"))
-        certified = subject.get("weights_sha256") if subject else None
+    if certification.evidence.exists() or (folder / SUBJECT).exists():
+        report.attempt(folder / SUBJECT, lambda: certification.binding().read(folder))
         if recorded is None:
             report.fail(folder, "there is evidence, but no finished training whose weights it could be of")
-        elif subject is not None and certified != recorded:
-            report.fail(folder / "subject.json", f"weights {certified} were certified, but the run's are {recorded}")
     if not known:
         return
     total = len(certification.expected())
@@ -238,6 +236,10 @@ def _verify_certification(run: Run, folder: Path, recorded: str | None, weights:
     if len(report.failures) > before:
         return
     if rows == total:
-        report.finished.append(Evidence(certification, total, weights))
+        bound = report.attempt(certification.evidence, lambda: certification.binding().holds(folder, sha256(certification.evidence)))
+        if bound is not None:
+            report.finished.append(Evidence(certification, total, weights, bound))
+    elif (folder / FINISHED).exists():
+        report.fail(folder / FINISHED, f"it says that the certification was finished, but there are {rows} of {total} rows")
     else:
         report.unfinished.append(Unfinished(folder, f"{rows} of {total} images are certified"))
