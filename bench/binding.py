@@ -68,7 +68,8 @@ class Binding:
         if started:
             self.read(folder)
         else:
-            (folder / FINISHED).unlink(missing_ok=True)
+            if (folder / FINISHED).exists():  # its rows were removed, to be counted anew
+                (folder / FINISHED).unlink()
             write_json(folder / SUBJECT, vars(self))
 
     def holds(self, folder: Path, evidence_sha256: str) -> bool:

@@ -29,7 +29,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,6 +43,7 @@ from bench.binding import Binding
 from bench.bounds import least_count
 from bench.columns import Columns, pack, unpack
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
+from bench.datasets.recorded import differences, test_differences
 from bench.errors import BenchError, nearest
 from bench.files import make_folder, read_json, read_record, sha256, sweep, sync_folder, write_atomically, write_json
 from bench.records import Certificate, parse_log, read_log, to_line
@@ -91,12 +92,21 @@ class Certification:
         return select_images(self.spec.images, self.run.info.test_size)
 
     def labels(self) -> tuple[int, ...] | None:
-        """The labels that its rows must have; None where they are not known: the data set is not on this machine, or was another one."""
+        """The labels that its rows must have; None where they are not known: its test files were others, or are not on this machine.
+
+        Raises:
+            BenchError: as `differences`.
+        """
         return None if self.differences() else self.run.info.known_labels()
 
     def differences(self) -> list[str]:
-        """What makes the images that it was certified on others than those of the published data set."""
-        return _differences(self.environment())
+        """What makes the test files that it was certified on others than the published ones.
+
+        Raises:
+            BenchError: the record says what it cannot.
+        """
+        environment = self.environment()
+        return _said(self.path, lambda: test_differences(environment, self.run.info))
 
     def rows(self) -> list[Certificate]:
         """The finished rows, from the log itself.
@@ -328,8 +338,13 @@ class Run:
         return _environment(self.path)
 
     def differences(self) -> list[str]:
-        """What makes the images that it was trained on others than those of the published data set."""
-        return _differences(self.environment())
+        """What makes the files that it was trained on others than the published ones.
+
+        Raises:
+            BenchError: the record says what it cannot.
+        """
+        environment = self.environment()
+        return _said(self.path, lambda: differences(environment))
 
     def certification(self, spec: CertifySpec) -> Certification:
         """The folder of a certification, there or not."""
@@ -351,9 +366,9 @@ class Run:
         """BenchError where a record of the run or of its certifications cannot be believed; evidence itself is not read."""
         self.info.known_labels()
         self.state()
-        self.environment()
+        self.differences()
         for certification in self.certifications():
-            certification.environment()
+            certification.differences()
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[claims.Claim]:
@@ -479,6 +494,9 @@ def _environment(folder: Path) -> dict[str, Any] | None:
     return data
 
 
-def _differences(environment: dict[str, Any] | None) -> list[str]:
-    found = (environment or {}).get("data_differs", [])
-    return [str(sentence) for sentence in found] if isinstance(found, list) else [str(found)]
+def _said(folder: Path, work: Callable[[], list[str]]) -> list[str]:
+    """What work finds in a folder's environment.json; its ValueError as BenchError."""
+    try:
+        return work()
+    except ValueError as error:
+        raise BenchError(f"{folder / 'environment.json'}: {error}") from None

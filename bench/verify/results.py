@@ -91,7 +91,7 @@ def _verify_run(folder: Path, report: Report, radii: Radii) -> None:
     elif reason := misplaced(folder, report.top, Store(Path()).run(spec).path):
         report.fail(file, reason)
     training = report.attempt(folder / "training.json", run.training)
-    for name, read in (("failure", run.failure), ("timing", run.timing), ("environment", run.environment)):
+    for name, read in (("failure", run.failure), ("timing", run.timing), ("environment", run.differences)):
         report.attempt(folder / f"{name}.json", read)
     known = report.attempt(file, lambda: run.info) is not None
     if run.curve.exists():
@@ -224,7 +224,7 @@ def _verify_certification(run: Run, folder: Path, recorded: str | None, weights:
     if folder.name != certification.path.name:
         report.fail(file, f"its key is {spec.key}, but the folder is {folder.name}")
         return
-    report.attempt(folder / "environment.json", certification.environment)
+    report.attempt(folder / "environment.json", certification.differences if known else certification.environment)
     if certification.evidence.exists() or (folder / SUBJECT).exists():
         report.attempt(folder / SUBJECT, lambda: certification.binding().read(folder))
         if recorded is None:

@@ -85,7 +85,7 @@ def read_checkpoints(store: Store) -> tuple[list[Checkpoint], list[str]]:
 def _wrong(certification: Certification) -> str:
     """Why a certification cannot be believed, before its evidence is read; empty if it can."""
     try:
-        certification.environment()
+        certification.differences()
     except BenchError as error:
         return str(error)
     return "" if certification.expected() else f"{certification.path}: images={certification.spec.images} selects no test image"
@@ -106,7 +106,7 @@ def groups_of_checkpoints(checkpoints: Sequence[Checkpoint], alpha: float, words
         ways: dict[str, list[tuple[Checkpoint, Certification]]] = defaultdict(list)
         for checkpoint in family:
             if certification := checkpoint.certification:
-                ways[canonical(conditions_of_counts(certification.spec, alpha))].append((checkpoint, certification))
+                ways[canonical(conditions_of_counts(certification, alpha))].append((checkpoint, certification))
         groups += [_group(members, family, alpha, words) for _, members in sorted(ways.items())]
     return groups
 
@@ -153,7 +153,7 @@ def _group(members: Sequence[tuple[Checkpoint, Certification]], family: Sequence
     return Group(
         dataset=checkpoint.dataset,
         source="checkpoints",
-        conditions=_conditions_of_network(checkpoint) | conditions_of_counts(certification.spec, alpha),
+        conditions=_conditions_of_network(checkpoint) | conditions_of_counts(certification, alpha),
         images=images,
         test_size=info.test_size,
         seeds=(),

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import BenchError, nearest
-from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, canonical, parse_json, to_json
+from bench.spec import PROTOCOLS, RunSpec, Scalar, canonical, parse_json, to_json
 from bench.store import Certification, Damaged, Run, Store
 from leaderboard import layouts, metrics
 from leaderboard.aggregate.groups import Group, Row, Section, Seed, row
 from leaderboard.metrics import Cost
+
+TEST_FILES = "test files"
+"""The condition of a group whose labels are only claimed: its test images are not the published ones."""
 
 
 def groups_of_runs(
@@ -43,7 +46,7 @@ def groups_of_runs(
         shown = [member for member in members if member.run.spec.key in wanted]
         if shown:
             expected = tuple(sorted(set(seeds) or {member.run.spec.seed for member in members}))
-            groups.append(_group(family, members[0].certification.spec, shown, expected, alpha, words, mix_sources))
+            groups.append(_group(family, _certified(members), shown, expected, alpha, words, mix_sources))
     return _tell_apart(sorted(groups, key=_order))
 
 
@@ -96,8 +99,13 @@ def _family(run: Run) -> _Family:
     return _Family(spec.dataset, spec.protocol, spec.recipe, canonical(train), canonical(_overrides(spec)))
 
 
+def _certified(members: Sequence[_Member]) -> Certification:
+    """One that was begun, which tells the conditions of all; where none was, one that was not."""
+    return next((m.certification for m in members if m.certification.path.exists()), members[0].certification)
+
+
 def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str], list[_Member]]:
-    """Family and key of the certification -> runs, for the families of the runs whose key is wanted."""
+    """Family and way of certification -> runs, for the families of the runs whose key is wanted."""
     certified = {run.spec.key: list(run.certifications()) for run in runs}
     own = {run.spec.key: _family(run) for run in runs}
     result: dict[tuple[_Family, str], list[_Member]] = defaultdict(list)
@@ -105,21 +113,26 @@ def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str],
         members = [run for run in runs if family.takes(run, own[run.spec.key])]
         if not any(run.spec.key in wanted for run in members):
             continue
-        specs = {c.spec.key: c.spec for run in members for c in certified[run.spec.key]}
+        specs = {_way(c): c.spec for run in members for c in certified[run.spec.key]}
         if not specs:
             if family.protocol not in PROTOCOLS:
                 raise BenchError(f"{members[0].path}: protocol {family.protocol!r} is unknown here{nearest(family.protocol, PROTOCOLS)}")
             spec = members[0].info.protocol(PROTOCOLS[family.protocol]).certify
             specs = {spec.key: spec}
         for run in members:
-            for key in [c.spec.key for c in certified[run.spec.key]] or specs:
-                result[family, key].append(_Member(run, run.certification(specs[key])))
+            for way in [_way(c) for c in certified[run.spec.key]] or specs:
+                result[family, way].append(_Member(run, run.certification(specs[way])))
     return result
+
+
+def _way(certification: Certification) -> str:
+    """What evidence must share: the spec, and the test files where these are not the published ones."""
+    return canonical([certification.spec.key, certification.differences()])
 
 
 def _group(
     family: _Family,
-    certify: CertifySpec,
+    certified: Certification,
     members: Sequence[_Member],
     expected: tuple[int, ...],
     alpha: float,
@@ -130,7 +143,9 @@ def _group(
     layout = layouts.of_dataset(family.dataset)
     images = len(members[0].certification.expected())
     if not images:
-        raise BenchError(f"{members[0].certification.path}: images={certify.images} selects none of the {info.test_size} test images")
+        raise BenchError(
+            f"{members[0].certification.path}: images={certified.spec.images} selects none of the {info.test_size} test images"
+        )
     columns = metrics.columns_of(words, layout.radii, info.classes)
     seeds = read_seeds([(m.certification, m.run.spec.seed) for m in members], alpha)
     read = {m.run.spec.key: seed for m, seed in zip(members, seeds, strict=True)}
@@ -184,7 +199,7 @@ def _group(
     return Group(
         dataset=family.dataset,
         source="runs",
-        conditions=_conditions(family, certify, alpha),
+        conditions=_conditions(family, certified, alpha),
         images=images,
         test_size=info.test_size,
         seeds=expected,
@@ -196,9 +211,9 @@ def _group(
     )
 
 
-def _conditions(family: _Family, certify: CertifySpec, alpha: float) -> dict[str, Any]:
+def _conditions(family: _Family, certified: Certification, alpha: float) -> dict[str, Any]:
     train = parse_json(family.train)
-    changes = parse_json(family.overrides) | {f"certify.{name}": value for name, value in certify.changes.items()}
+    changes = parse_json(family.overrides) | {f"certify.{name}": value for name, value in certified.spec.changes.items()}
     return {
         "source": "own runs",
         "protocol": family.protocol,
@@ -206,14 +221,16 @@ def _conditions(family: _Family, certify: CertifySpec, alpha: float) -> dict[str
         "recipe": family.recipe,
         "network": train["arch"],
         **{f"train.{name}": value for name, value in train.items() if name != "arch"},
-        **conditions_of_counts(certify, alpha),
+        **conditions_of_counts(certified, alpha),
     }
 
 
-def conditions_of_counts(certify: CertifySpec, alpha: float) -> dict[str, Any]:
-    """What rows share of a certification whose counts are there."""
-    own = {f"certify.{f.name}": getattr(certify, f.name) for f in dataclasses.fields(certify) if f.name != "changes"}
-    return own | {"alpha": alpha, "rounding": "exact"}
+def conditions_of_counts(certification: Certification, alpha: float) -> dict[str, Any]:
+    """What rows share of a certification whose counts are there. `test files` only where they are not the published ones."""
+    spec = certification.spec
+    own = {f"certify.{f.name}": getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "changes"}
+    other = {TEST_FILES: "; ".join(found)} if (found := certification.differences()) else {}
+    return own | other | {"alpha": alpha, "rounding": "exact"}
 
 
 def read_seeds(certifications: Sequence[tuple[Certification, int | str]], alpha: float) -> list[Seed]:

@@ -20,7 +20,7 @@ from leaderboard.aggregate import Filters, Row, Source, collect
 from leaderboard.aggregate.collect import ALPHA, NO_SUCH_FILTERS
 from leaderboard.aggregate.imported import check_alpha_of_logs, conditions_of_log
 from leaderboard.aggregate.mix import say
-from leaderboard.aggregate.runs import read_runs
+from leaderboard.aggregate.runs import TEST_FILES, read_runs
 from leaderboard.paper.table import RULES, Compat, Entry, PaperTable
 from leaderboard.tables import conditions
 
@@ -154,6 +154,7 @@ def _of_runs(
         datasets=[spec.dataset], protocols=[spec.protocol], recipes=[spec.recipe], seeds=seeds, methods=sorted({r.spec.row for r in runs})
     )
     groups = [g for g in collect(store, filters, alpha=alpha, source="runs", metrics=()) if not g.conditions["changes"]]
+    groups = [g for g in groups if TEST_FILES not in g.conditions] or groups
     table = f"table {layout.number}"
     if len(groups) > 1:
         raise BenchError(f"{table}: runs of one protocol were trained or certified in several ways, which never share a table")
