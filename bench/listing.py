@@ -143,9 +143,9 @@ def _read(run: Run | Damaged) -> Row:
     if isinstance(run, Damaged):
         return dict.fromkeys(COLUMNS, "") | _outcome("damaged", reason=run.reason)
     try:
-        return names(run.spec) | _standing(run)
+        return names(run.spec) | {"row": run.named.row} | _standing(run)
     except BenchError as error:
-        return names(run.spec) | {"images certified": ""} | _outcome("damaged", reason=str(error))
+        return names(run.spec) | {"row": run.named.row, "images certified": ""} | _outcome("damaged", reason=str(error))
 
 
 def _outcome(state: str, reason: str | None = None, kind: str = "", log: str = "") -> Row:

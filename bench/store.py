@@ -46,6 +46,7 @@ from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.datasets.recorded import differences, test_differences
 from bench.errors import BenchError, nearest
 from bench.files import make_folder, read_json, read_record, sha256, sweep, sync_folder, write_atomically, write_json
+from bench.presets import changes_of
 from bench.records import Certificate, parse_log, read_log, to_line
 from bench.spec import CertifySpec, RunSpec, describe_type, from_json, select_images, to_json
 
@@ -299,6 +300,15 @@ class Run:
             return from_facts(name, read_json(facts), str(facts))
         raise BenchError(f"{self.path}: unknown data set {name!r}{nearest(name, DATASETS)}")
 
+    @property
+    def named(self) -> RunSpec:
+        """Its spec with the changes that its values show (`bench.presets`): its row and what is told of it, but not its key."""
+        try:
+            found = changes_of(self.spec, self.info)
+        except BenchError:  # nothing is known of its data set
+            return self.spec
+        return self.spec if found is None else replace(self.spec, changes=found)
+
     def training(self) -> dict[str, Any] | None:
         """What `training.json` says: `state` trained with `steps` and `weights_sha256`, or diverged with a `reason`. None: unfinished.
 
@@ -394,7 +404,8 @@ class Run:
     def begin(self) -> None:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
         sweep(self.path)
-        (self.path / "failure.json").unlink(missing_ok=True)
+        if (failure := self.path / "failure.json").exists():
+            failure.unlink()
         name = self.spec.dataset
         if name in DATASETS and name not in BUILT_IN:
             write_json(self.path / "dataset.json", facts_of(DATASETS[name]))

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.datasets import DATASETS, recipe_train
 from bench.files import write_json
+from bench.presets import preset_of
 from bench.records import Certificate, to_line
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, protocol_train
 from bench.store import Certification, Run, Store
@@ -19,23 +20,32 @@ LABELS = (7, 2, 1, 0)  # those of MNIST's first test images
 
 
 def run_spec(row: str = "gaussian", seed: int = 0, sigma: float = 0.5, **changes: Any) -> RunSpec:
-    """A spec of protocol quick; `row` is method or method.variant, `changes` replace fields, `train` is merged."""
+    """A spec of protocol quick as `bench run` makes it; `row` is method or method.variant, `changes` replace fields, `train` is merged.
+
+    Values that are not given are those of the preset, where one is known, and of what `changes` says was changed.
+    """
     method, _, variant = row.partition(".")
     protocol, recipe = changes.pop("protocol", "quick"), changes.pop("recipe", "official")
-    train = protocol_train(recipe_train(DATASETS["mnist"], recipe, 1), PROTOCOLS[protocol])
-    train = dataclasses.replace(train, **changes.pop("train", {}))
+    info, own, training = DATASETS["mnist"], changes.pop("hyperparameters", {}), changes.pop("train", {})
+    told = changes.get("changes", {})
     fields: dict[str, Any] = {
         "method": method,
         "variant": variant or "default",
-        "hyperparameters": {},
+        "hyperparameters": own,
         "dataset": "mnist",
         "sigma": sigma,
         "seed": seed,
         "recipe": recipe,
         "protocol": protocol,
-        "train": train,
+        "train": recipe_train(info, recipe, 1),
     }
-    return RunSpec(**{**fields, **changes})
+    spec = RunSpec(**{**fields, **changes})
+    known = preset_of(spec, info) or {"hyperparameters": {}, "chunks": 1}
+    values = {**known["hyperparameters"], **{k: v for k, v in told.items() if known["hyperparameters"] and "." not in k}, **own}
+    pieces = values[known["chunks"]] if isinstance(known["chunks"], str) else known["chunks"]
+    train = protocol_train(recipe_train(info, recipe, pieces), PROTOCOLS.get(protocol, PROTOCOLS["quick"]))
+    set_ = {k.removeprefix("train."): v for k, v in told.items() if k.startswith("train.")}
+    return dataclasses.replace(spec, hyperparameters=values, train=dataclasses.replace(train, **set_ | training))
 
 
 def certificate(index: int, label: int, count: int, n: int = N, selected: int | None = None, n0: int = 10) -> Certificate:

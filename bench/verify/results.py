@@ -14,6 +14,7 @@ from bench.checkpoints.stored import Subject, SubjectSpec, subject, tensors_sha2
 from bench.errors import BenchError
 from bench.files import sha256
 from bench.imported.stored import FOLDER
+from bench.presets import disagreement
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, parse_json, select_images, to_json
 from bench.store import Run, Store
 from bench.verify.evidence import verify_rows
@@ -93,7 +94,9 @@ def _verify_run(folder: Path, report: Report, radii: Radii) -> None:
     training = report.attempt(folder / "training.json", run.training)
     for name, read in (("failure", run.failure), ("timing", run.timing), ("environment", run.differences)):
         report.attempt(folder / f"{name}.json", read)
-    known = report.attempt(file, lambda: run.info) is not None
+    known = (info := report.attempt(file, lambda: run.info)) is not None
+    if info and (told := disagreement(spec, info)):
+        report.unchecked.append(f"{file}: {told.removeprefix('not checked: ')}")
     if run.curve.exists():
         report.attempt(run.curve, lambda: _check_curve(run.curve))
     if training and training["state"] == "trained":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import BenchError, nearest
+from bench.presets import disagreement
 from bench.spec import PROTOCOLS, RunSpec, Scalar, canonical, parse_json, to_json
 from bench.store import Certification, Damaged, Run, Store
 from leaderboard import layouts, metrics
@@ -79,7 +80,7 @@ class _Family:
         """Whether a run fits: `--set train.batch=64` leaves no trace in a run whose batch is 64 anyway."""
         if (own.dataset, own.protocol, own.recipe, own.train) != (self.dataset, self.protocol, self.recipe, self.train):
             return False
-        mine, its = _overrides(run.spec), parse_json(self.overrides)
+        mine, its = _overrides(run), parse_json(self.overrides)
         return mine.items() <= its.items() and all(getattr(run.spec.train, k.removeprefix("train.")) == v for k, v in its.items())
 
 
@@ -89,14 +90,14 @@ class _Member:
     certification: Certification  # there or not
 
 
-def _overrides(spec: RunSpec) -> dict[str, Scalar]:
-    return {key: value for key, value in spec.changes.items() if key.startswith("train.")}
+def _overrides(run: Run) -> dict[str, Scalar]:
+    return {key: value for key, value in run.named.changes.items() if key.startswith("train.")}
 
 
 def _family(run: Run) -> _Family:
     spec = run.spec
     train = {key: value for key, value in dataclasses.asdict(spec.train).items() if key != "batch"}
-    return _Family(spec.dataset, spec.protocol, spec.recipe, canonical(train), canonical(_overrides(spec)))
+    return _Family(spec.dataset, spec.protocol, spec.recipe, canonical(train), canonical(_overrides(run)))
 
 
 def _certified(members: Sequence[_Member]) -> Certification:
@@ -158,8 +159,8 @@ def _group(
 
     cells: dict[float, dict[str, dict[str, list[Run]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for m in members:
-        cells[m.run.spec.sigma][m.run.spec.row][m.run.spec.cell].append(m.run)
-    methods = {m.run.spec.row: m.run.spec.method for m in members}
+        cells[m.run.spec.sigma][m.run.named.row][m.run.spec.cell].append(m.run)
+    methods = {m.run.named.row: m.run.spec.method for m in members}
 
     def one(name: str, mark: str, found: Sequence[Run], notes: Sequence[str]) -> Row:
         by_seed = {run.spec.seed: read[run.spec.key] for run in found}
@@ -194,7 +195,8 @@ def _group(
             for number, (_, found) in enumerate(same, start=1):
                 damage = [f"{name} at sigma {sigma:g}: {read[r.spec.key].reason}" for r in found if read[r.spec.key].reason]
                 notes = [f"{name} at sigma {sigma:g} stands {len(same)} times, since its settings differ: {differ}"] if differ else []
-                rows.append(one(name, f"#{number}" if differ else "", found, [*notes, *damage, *_histories(found)]))
+                notes += [*damage, *_histories(found), *_names(found)]
+                rows.append(one(name, f"#{number}" if differ else "", found, notes))
         sections.append(Section(sigma=sigma, rows=tuple(rows)))
     return Group(
         dataset=family.dataset,
@@ -311,9 +313,15 @@ def _histories(runs: Sequence[Run]) -> list[str]:
         history = environment.get("history") or []
         changed = sorted({words.get(key, key) for old in history for key in old if old[key] != environment.get(key)})
         if history:
-            where = f"{run.spec.row} at sigma {run.spec.sigma:g}, seed {run.spec.seed}"
+            where = f"{run.named.row} at sigma {run.spec.sigma:g}, seed {run.spec.seed}"
             notes.append(f"{where}: changed while it was trained: {', '.join(changed) or 'its environment'}")
     return notes
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """What is to be said of the names of a row's runs."""
+    found = {sentence: run for run in reversed(runs) if (sentence := disagreement(run.spec, run.info))}
+    return [f"{run.named.row} at sigma {run.spec.sigma:g}: {sentence}" for sentence, run in found.items()]
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

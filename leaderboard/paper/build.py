@@ -98,7 +98,7 @@ _Cells = dict[tuple[str, str], tuple[Sequence[_Values], str]]
 
 
 def _belongs(run: Run, layout: layouts.Layout, protocol: str, recipe: str) -> bool:
-    spec = run.spec
+    spec = run.named
     plain = not any(name.startswith("train.") for name in spec.changes)
     return (spec.dataset, spec.protocol, spec.recipe) == (layout.dataset, protocol, recipe) and spec.row in layout.labels and plain
 
@@ -151,7 +151,7 @@ def _of_runs(
     """
     spec = runs[0].spec
     filters = Filters(
-        datasets=[spec.dataset], protocols=[spec.protocol], recipes=[spec.recipe], seeds=seeds, methods=sorted({r.spec.row for r in runs})
+        datasets=[spec.dataset], protocols=[spec.protocol], recipes=[spec.recipe], seeds=seeds, methods=sorted({r.named.row for r in runs})
     )
     groups = [g for g in collect(store, filters, alpha=alpha, source="runs", metrics=()) if not g.conditions["changes"]]
     groups = [g for g in groups if TEST_FILES not in g.conditions] or groups
