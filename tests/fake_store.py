@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,17 @@ def add(
     run.begin()
     write_json(run.path / "environment.json", environment if environment is not None else {"method_sha256": "a" * 64})
     if state:
-        write_json(run.path / "training.json", {"state": state, "reason": "NaN", "steps": 1, "weights_sha256": "0" * 64})
+        write_json(run.path / "training.json", {"state": state, "reason": "NaN", "steps": 1, "weights_sha256": weights_of(spec)})
     if failure:
         write_json(run.path / "failure.json", {"reason": "no memory"})
     if counts is not None:
         write_evidence(run.certification(certify), counts)
     return run
+
+
+def weights_of(spec: RunSpec) -> str:
+    """The SHA-256 of weights that no other run has."""
+    return hashlib.sha256(spec.key.encode()).hexdigest()
 
 
 def write_evidence(certification: Certification, counts: Sequence[int], labels: Sequence[int] = LABELS) -> None:

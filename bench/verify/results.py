@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -11,12 +12,13 @@ from typing import Any, cast
 from bench.binding import FINISHED, SUBJECT
 from bench.checkpoints.stored import FOLDER as SUBJECTS
 from bench.checkpoints.stored import Subject, SubjectSpec, subject, tensors_sha256
+from bench.copies import Traces, copies, fingerprint
 from bench.errors import BenchError
 from bench.files import sha256
 from bench.imported.stored import FOLDER
 from bench.presets import disagreement
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, parse_json, select_images, to_json
-from bench.store import Run, Store
+from bench.store import Certification, Run, Store
 from bench.verify.evidence import verify_rows
 from bench.verify.logs import verify_import
 from bench.verify.radii import Radii
@@ -52,6 +54,7 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
             _verify_run(folder, report, radii)
     if nothing and not report.failures:
         raise BenchError(f"{top} holds no run, no certified checkpoint and no imported log")
+    _find_copies(report)
     report.distinct = radii.distinct
     if complete:
         for item in report.unfinished:
@@ -107,6 +110,8 @@ def _verify_run(folder: Path, report: Report, radii: Radii) -> None:
         report.unfinished.append(Unfinished(folder, "its training failed" if failure else "its training is not finished"))
     recorded = training.get("weights_sha256") if training else None
     weights = _verify_weights(run, recorded, report)
+    if recorded:
+        report.trainings.append((run, weights))
     folders = _certifications(folder)
     if recorded and not folders:
         report.unfinished.append(Unfinished(folder, "it is not certified"))
@@ -141,6 +146,29 @@ def _verify_subject(folder: Path, report: Report, radii: Radii) -> None:
                 report.fail(own.origin_file, f"tensors_sha256 is {said}, but that of {own.weights.name} is {tensors}")
     for path in _certifications(folder):
         _verify_certification(own, path, spec.weights_sha256, weights, known, report, radii)
+
+
+def _find_copies(report: Report) -> None:
+    """One training under several seeds of a configuration is a failure of each but the first."""
+    counted: dict[Path, set[str]] = defaultdict(set)
+    same: dict[tuple[str, str], list[Certification]] = defaultdict(list)
+    for evidence in report.finished:
+        same[evidence.certification.spec.key, evidence.sha256].append(evidence.certification)
+    for (key, digest), found in same.items():
+        if len(found) > 1 and fingerprint(found[0].columns(), key):
+            for certification in found:
+                counted[certification.run.path].add(digest)
+    cells: dict[str, list[tuple[Run, bool]]] = defaultdict(list)
+    for run, weights in sorted(report.trainings, key=lambda item: item[0].spec.seed):
+        cells[run.spec.cell].append((run, weights))
+    for members in cells.values():
+        traces = [
+            Traces(run.weights if weights else None, frozenset({str((run.training() or {})["weights_sha256"]), *counted[run.path]}))
+            for run, weights in members
+        ]
+        for place, first in copies(traces).items():
+            run, other = members[place][0], members[first][0]
+            report.fail(run.path, f"seed {run.spec.seed} is the training of seed {other.spec.seed} again, which is {other.path}")
 
 
 def _certifications(folder: Path) -> list[Path]:
@@ -239,9 +267,10 @@ def _verify_certification(run: Run, folder: Path, recorded: str | None, weights:
     if len(report.failures) > before:
         return
     if rows == total:
-        bound = report.attempt(certification.evidence, lambda: certification.binding().holds(folder, sha256(certification.evidence)))
+        digest = sha256(certification.evidence)
+        bound = report.attempt(certification.evidence, lambda: certification.binding().holds(folder, digest))
         if bound is not None:
-            report.finished.append(Evidence(certification, total, weights, bound))
+            report.finished.append(Evidence(certification, total, weights, digest, bound))
     elif (folder / FINISHED).exists():
         report.fail(folder / FINISHED, f"it says that the certification was finished, but there are {rows} of {total} rows")
     else:

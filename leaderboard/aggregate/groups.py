@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from leaderboard.metrics import UNKNOWN_COST, Cost, Metric, Outcomes
 
-SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged"]
+SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged", "copy"]
 Source = Literal["imported", "runs", "checkpoints"]
 UNITS: Mapping[str, str] = {"imported": "run", "runs": "seed", "checkpoints": "checkpoint", "both": "seed"}
 """What a training is called in tables, by their source."""
@@ -22,10 +23,11 @@ class Seed:
 
     Attributes:
         seed: its seed; of an imported log the run id, of a checkpoint its number in the row: these are words, for they pair with no other.
-        state: only `done` has outcomes and enters a mean; `missing`: there is no such run.
+        state: only `done` has outcomes and enters a mean; `missing`: there is no such run; `copy`: it is another seed's training.
         done: images certified.
         key: the run's or checkpoint's key, empty for a missing one and for imported logs.
-        reason: why it is damaged.
+        reason: why it is damaged or a copy.
+        counts: `bench.copies.fingerprint` of its evidence, None where that tells nothing.
     """
 
     seed: int | str
@@ -33,6 +35,7 @@ class Seed:
     done: int = 0
     key: str = ""
     reason: str = ""
+    counts: str | None = field(default=None, repr=False, compare=False)
     outcomes: Outcomes | None = field(default=None, repr=False, compare=False)
     cost: Cost = UNKNOWN_COST
 
@@ -104,8 +107,9 @@ class Row:
             seed = self.seeds[0]
             words = {"training": "in training", "certifying": f"{seed.done}/{self.images} images"}
             return words.get(seed.state, seed.state)
-        counts = {state: sum(s.state == state for s in self.seeds) for state in ("done", "diverged", "failed", "damaged")}
-        bad = [f"{counts[state]} {state}" for state in ("diverged", "failed", "damaged") if counts[state]]
+        counts = Counter(seed.state for seed in self.seeds)
+        words = {"diverged": "diverged", "failed": "failed", "damaged": "damaged", "copy": "copies" if counts["copy"] > 1 else "copy"}
+        bad = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]  # type: ignore[index]
         return ", ".join([f"{counts['done']}/{len(self.seeds)} {self.unit}s", *bad])
 
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from bench.copies import Traces, copies, fingerprint
 from bench.errors import BenchError, nearest
 from bench.presets import disagreement
 from bench.spec import PROTOCOLS, RunSpec, Scalar, canonical, parse_json, to_json
@@ -161,6 +162,8 @@ def _group(
     for m in members:
         cells[m.run.spec.sigma][m.run.named.row][m.run.spec.cell].append(m.run)
     methods = {m.run.named.row: m.run.spec.method for m in members}
+    for found in [found for names in cells.values() for same in names.values() for found in same.values()]:
+        read |= _without_copies(found, read)
 
     def one(name: str, mark: str, found: Sequence[Run], notes: Sequence[str]) -> Row:
         by_seed = {run.spec.seed: read[run.spec.key] for run in found}
@@ -259,7 +262,25 @@ def _seed(certification: Certification, seed: int | str, alpha: float) -> Seed:
     except BenchError as error:
         return Seed(seed=seed, state="damaged", key=key, reason=str(error))
     cost = Cost(pairs=timing.get("pairs_per_image"), seconds=timing.get("training_seconds"))
-    return Seed(seed=seed, state="done", done=done, key=key, outcomes=outcomes, cost=cost)
+    counts = fingerprint(standing.columns, certification.spec.key)
+    return Seed(seed=seed, state="done", done=done, key=key, counts=counts, outcomes=outcomes, cost=cost)
+
+
+def traces(run: Run, seed: Seed) -> Traces:
+    """What tells a training from others."""
+    records = {seed.counts, (run.training() or {}).get("weights_sha256")} - {None}
+    return Traces(run.weights if run.weights.exists() else None, frozenset(map(str, records)))
+
+
+def _without_copies(runs: Sequence[Run], read: Mapping[str, Seed]) -> dict[str, Seed]:
+    """Key -> what stands instead of the seeds of a configuration that are copies of an earlier one."""
+    runs = sorted(runs, key=lambda run: run.spec.seed)
+    instead = {}
+    for place, first in copies([traces(run, read[run.spec.key]) for run in runs]).items():
+        key, numbers = runs[place].spec.key, (runs[place].spec.seed, runs[first].spec.seed)
+        reason = "seed {} is left out, because it is the training of seed {} again".format(*numbers)
+        instead[key] = dataclasses.replace(read[key], state="copy", outcomes=None, reason=reason)
+    return instead
 
 
 def _source(run: Run) -> str:
