@@ -217,6 +217,7 @@ FLOORS = {
     "binding": 2,
     "presets": 1,
     "copies": 4,
+    "samples": 1,
     "records": 1,
     "columns": 1,
     "datasets": 1,
