@@ -104,4 +104,4 @@ def _sample(weights: Path) -> str | None:
             content = file.read(min(SAMPLE, places[name][1] - places[name][0]))
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return None  # whoever checks weights says what is wrong with them
-    return canonical(sorted(places)) + name + content.hex()
+    return f"{canonical(sorted(places))} {name} {content.hex()}"

@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import claims
-from bench.binding import Binding
+from bench.binding import FINISHED, Binding
 from bench.bounds import least_count
 from bench.columns import Columns, pack, unpack
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
@@ -49,6 +49,7 @@ from bench.files import make_folder, read_json, read_record, sha256, sweep, sync
 from bench.presets import changes_of
 from bench.records import Certificate, parse_log, read_log, to_line
 from bench.spec import CertifySpec, RunSpec, describe_type, from_json, select_images, to_json
+from bench.verified import key_of
 
 DEFAULT_ROOT = Path("results/runs")
 CACHED_ROWS = 1000
@@ -150,6 +151,15 @@ class Certification:
         return Binding(
             run_key=self.run.spec.key, certify_key=self.spec.key, weights_sha256=(self.run.training() or {}).get("weights_sha256")
         )
+
+    @property
+    def bound(self) -> bool:
+        """Whether its records say of what its rows are; `columns` has refused those that say something else."""
+        return (self.path / FINISHED).exists()
+
+    def finding(self) -> str:
+        """What `bench.verified` keeps of its evidence is under this key."""
+        return key_of(self.binding(), sha256(self.evidence))
 
     def seal(self) -> None:
         """Records which rows are its own once all are there.

@@ -35,8 +35,8 @@ from bench.registry import Registry
 from bench.run import Options, attempt
 from bench.signals import StopSignals
 
-RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "table.md")
-RESULTS += ("subject.json", "evidence.jsonl", "finished.json", "columns.bin")
+RESULTS = {"spec.json", "curve.csv", "training.json", "weights.safetensors", "table.md"}
+RESULTS |= {"subject.json", "evidence.jsonl", "finished.json", "columns.bin"}
 SIZES = {
     "train.arch": "tiny",
     "train.images": "first:64",

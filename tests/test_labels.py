@@ -88,6 +88,8 @@ def test_evidence_of_other_test_files_shares_no_table(store: Store) -> None:
         ["gaussian", "macer"],
         ["stability"],
     ]
+    trust = {row.name: row.trust for group in groups for row in group.sections[0].rows}
+    assert trust == {name: "evidence, unbound" if name == "consistency" else "claimed, unbound" for name in trust}
     assert [group.conditions.get("test files") for group in groups if group.sections[0].rows[0].name == "consistency"] == [None]
 
 

@@ -146,12 +146,40 @@ def _recertify(report: Report, rows: int, seed: int | None, device: str) -> Rece
 
 
 def _finish(what: Path, report: Report, again: Recertification | None, as_json: bool, facts: LogFacts | None = None) -> None:
-    """Prints the report and ends."""
+    """Keeps what was found, prints the report and ends."""
+    if facts is None:
+        try:
+            _remember(report, again)
+        except BenchError as error:
+            report.unchecked.append(str(error))
     if as_json:
         print_json(_as_json(what, report, again))
     else:
         _print(what, report, again, facts)
     raise typer.Exit(int(bool(report.failures)))
+
+
+def _remember(report: Report, again: Recertification | None) -> None:
+    """Keeps, for this user's tables, which certifications hold, with whose weights and how many rows counted again."""
+    from bench.verified import key_of, remember
+
+    failed = {path for failure in report.failures for path in (failure.file, *failure.file.parents)}
+    images: dict[Path, set[int]] = defaultdict(set)
+    for certification, image in again.rows if again else ():
+        images[certification.path].add(image)
+    found: dict[str, set[int] | None] = {}
+    for evidence in report.finished:
+        certification = evidence.certification
+        # What fails for all rows together is a failure of the folder that was verified.
+        fails = {certification.path, certification.run.path} & failed or (certification.path in images and report.top in _files(report))
+        if evidence.weights:
+            found[key_of(certification.binding(), evidence.sha256)] = None if fails else images[certification.path]
+    if found:
+        remember(found)
+
+
+def _files(report: Report) -> set[Path]:
+    return {failure.file for failure in report.failures}
 
 
 def _without_weights(report: Report) -> list[Evidence]:

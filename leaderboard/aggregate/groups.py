@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bench.verified import Status, weakest
 from leaderboard.metrics import UNKNOWN_COST, Cost, Metric, Outcomes
 
 SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged", "copy"]
@@ -27,6 +28,7 @@ class Seed:
         done: images certified.
         key: the run's or checkpoint's key, empty for a missing one and for imported logs.
         reason: why it is damaged or a copy.
+        trust: what its numbers rest on; None where it has none.
         counts: `bench.copies.fingerprint` of its evidence, None where that tells nothing.
     """
 
@@ -38,6 +40,7 @@ class Seed:
     counts: str | None = field(default=None, repr=False, compare=False)
     outcomes: Outcomes | None = field(default=None, repr=False, compare=False)
     cost: Cost = UNKNOWN_COST
+    trust: Status | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,11 @@ class Row:
         return tuple(seed.outcomes for seed in self.seeds if seed.outcomes is not None)
 
     @property
+    def trust(self) -> str:
+        """What its numbers rest on: that of the training of which least is known; `unfinished` where there is none."""
+        return str(weakest(seed.trust for seed in self.seeds if seed.trust and seed.outcomes) or "unfinished")
+
+    @property
     def finished(self) -> bool:
         """Every expected seed is done and nothing speaks against a mean, whatever metrics were asked for."""
         return not self.refused and all(seed.outcomes is not None for seed in self.seeds)
@@ -133,6 +141,7 @@ class Group:
         seeds: those that a complete row has; empty where rows differ in it.
         baseline: the row that others are compared with.
         mixed: whether rows differ in conditions, or average several sources of a method; nothing is ranked then.
+        show_trust: whether a table for people has a column `status`, on what the numbers of each row rest.
         notes: what concerns the whole table.
     """
 
@@ -146,6 +155,7 @@ class Group:
     metrics: tuple[Metric, ...]
     sections: tuple[Section, ...]
     mixed: bool = False
+    show_trust: bool = False
     notes: tuple[str, ...]
 
     @property

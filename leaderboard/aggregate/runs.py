@@ -20,6 +20,7 @@ from bench.errors import BenchError, nearest
 from bench.presets import disagreement
 from bench.spec import PROTOCOLS, RunSpec, Scalar, canonical, parse_json, to_json
 from bench.store import Certification, Damaged, Run, Store
+from bench.verified import Status, anything, recall
 from leaderboard import layouts, metrics
 from leaderboard.aggregate.groups import Group, Row, Section, Seed, row
 from leaderboard.metrics import Cost
@@ -241,7 +242,26 @@ def conditions_of_counts(certification: Certification, alpha: float) -> dict[str
 def read_seeds(certifications: Sequence[tuple[Certification, int | str]], alpha: float) -> list[Seed]:
     """What the evidence of trainings says, each with the seed or word that it goes by."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
-        return list(pool.map(lambda item: _seed(item[0], item[1], alpha), certifications))
+        seeds = list(pool.map(lambda item: _seed(item[0], item[1], alpha), certifications))
+    done = [place for place, seed in enumerate(seeds) if seed.outcomes is not None]
+    keys = {place: certifications[place][0].finding() for place in done} if anything() else {}
+    known = recall(list(keys.values()))
+    for place in done:
+        trust = _trust(certifications[place][0], known.get(keys.get(place, "")))
+        seeds[place] = dataclasses.replace(seeds[place], trust=trust)
+    return seeds
+
+
+def _trust(certification: Certification, images: int | None) -> Status:
+    """What the numbers of a finished certification rest on.
+
+    Args:
+        images: how many this user counted again; None: it was not verified with weights.
+    """
+    if certification.labels() is None:
+        return Status(level="claimed", bound=certification.bound)
+    level = "evidence" if images is None else "recertified" if images else "weights checked"
+    return Status(level=level, images=images or 0, bound=certification.bound)
 
 
 def _seed(certification: Certification, seed: int | str, alpha: float) -> Seed:
