@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 from fake_store import certificate, run_spec
 from scipy.stats import beta, binom
+from torch import nn
 from typer.testing import CliRunner, Result
 
 from bench import bounds, recertify
@@ -35,7 +36,7 @@ from bench.data import load
 from bench.files import read_json, sha256, write_json
 from bench.imported import import_logs, imports, load_map
 from bench.recertify import Again, Recertification, chance_of_missing, draw
-from bench.records import from_line, to_line
+from bench.records import Certificate, from_line, to_line
 from bench.resume import load_weights
 from bench.spec import CertifySpec, canonical, derive, to_json
 from bench.store import Certification, Run, Store
@@ -789,6 +790,31 @@ def test_weights_swapped_with_every_record_are_found_by_certifying_again(bench: 
     result = bench("verify", store.root, "--recertify", "8", "--seed", "0", "--device", "cpu")
     assert result.exit_code == 1
     assert "certified again: image" in result.output
+
+
+def test_a_network_that_knows_the_noise_is_found_by_noise_that_nobody_knows(
+    bench: Call, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was fitted to the recorded noise gives lifted counts under it, and so they come back equal."""
+    certification = only(first(store))
+    words = ("verify", first(store).path, "--recertify", "20", "--device", "cpu")
+    assert bench(*words).exit_code == 0
+    edit(certification, partial(lift, lines=list(range(20)), samples=40))
+    fitted = {row.index: row for row in certification.rows()}
+
+    class Fitted(sampler.Sampler):
+        def __init__(self, model: nn.Module, sigma: float, classes: int, seed: int, *rest: Any, **more: Any) -> None:
+            super().__init__(model, sigma, classes, seed, *rest, **more)
+            self.known = seed == certification.spec.seed
+
+        def certify(self, x: torch.Tensor, index: int, *rest: Any, **more: Any) -> Certificate:
+            return fitted[index] if self.known else super().certify(x, index, *rest, **more)
+
+    monkeypatch.setattr(recertify, "Sampler", Fitted)
+    result = bench(*words)
+    assert "20 under the recorded conditions: 20 equal" in result.output
+    assert result.exit_code == 1, result.output
+    assert "certified again: with fresh noise, " in result.output
 
 
 def test_evidence_without_weights_says_so(bench: Call, store: Store) -> None:
