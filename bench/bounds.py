@@ -50,12 +50,11 @@ def lower_confidence_bound(count: int, n: int, alpha: float) -> float:
     return float(betaincinv(count, n - count + 1, alpha))
 
 
-def certified_radius(count: int, n: int, alpha: float, sigma: float, rule: str = "clopper-pearson") -> float | None:
-    """The certified L2 radius in pixels of [0, 1], or None for abstain.
+def certified_radius(count: int, n: int, alpha: float, sigma: float) -> float | None:
+    """The certified L2 radius of a fixed n, in pixels of [0, 1], or None for abstain.
 
     Args:
         count, n, alpha: as for `lower_confidence_bound`.
-        rule: `confidence-sequence` where n was not fixed beforehand, see `anytime_bounds`.
         sigma: noise level, finite and above 0.
 
     Returns:
@@ -67,8 +66,6 @@ def certified_radius(count: int, n: int, alpha: float, sigma: float, rule: str =
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma {sigma} must be a finite number greater than 0")
     bound = lower_confidence_bound(count, n, alpha)
-    if rule == "confidence-sequence":
-        bound = float(anytime_bounds(np.array([count]), np.array([n]), alpha)[0][0])
     if not bound >= 0.5:
         return None
     return sigma * float(ndtri(bound))

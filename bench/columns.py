@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.records import Certificate
+from bench.rules.rule import Counts
 
 TYPE = "<i4"
 Integers = NDArray[np.int32]
@@ -27,7 +28,8 @@ class Columns:
     Attributes:
         index: position in the test set. label: true class. selected: class chosen by the selection samples.
         majority: class of most estimation samples, the lowest in a tie; -1 where none were drawn. highest: the highest class of any sample.
-        count: estimation samples on the selected class, of n. n0, n: samples drawn for selection and for estimation.
+        count: estimation samples on the selected class, of n. runner_up: on the class with the most of the others.
+        n0, n: samples drawn for selection and for estimation.
     """
 
     index: Integers
@@ -36,11 +38,17 @@ class Columns:
     majority: Integers
     highest: Integers
     count: Integers
+    runner_up: Integers
     n0: Integers
     n: Integers
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def counts(self) -> Counts:
+        """What a rule reads; an image of which nothing was drawn has 0 of 1."""
+        return Counts(self.count, np.maximum(self.n, 1), self.runner_up)
 
     @classmethod
     def of(cls, rows: Sequence[Certificate]) -> Columns:
@@ -51,7 +59,7 @@ class Columns:
 
 def _numbers(row: Certificate) -> tuple[int, ...]:
     majority = min(row.estimation, key=lambda c: (-row.estimation[c], c), default=-1)
-    return row.index, row.label, row.selected, majority, max([*row.selection, *row.estimation]), row.count, row.n0, row.n
+    return row.index, row.label, row.selected, majority, max([*row.selection, *row.estimation]), row.count, row.runner_up, row.n0, row.n
 
 
 # The header says the layout, so that a cache of another release is no cache.

@@ -1,7 +1,13 @@
-"""What cells will take, before they run and without their data: a few timed passes of each network, and the passes that a method makes."""
+"""What cells will take, before they run and without their data.
+
+On a CPU: a few timed passes of each network, and the passes that a method makes. On CUDA, where the host's work and that of a replayed
+graph differ, a few timed steps of each method.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -11,21 +17,25 @@ import torch
 from torch import Tensor
 
 from bench.certify import Sampler
-from bench.data.memory import PADDING
+from bench.data.memory import PADDING, Split
 from bench.datasets import DATASETS, DatasetInfo
+from bench.graph import CudaGraphs, Recorder
 from bench.method import Method
 from bench.models import build, place
 from bench.parallel.shares import share
+from bench.passes import Passes, passes_per_image
 from bench.plan import Cell
 from bench.smoothing import SmoothedClassifier, cross_entropy, now
-from bench.spec import TrainSpec, select_images
+from bench.spec import RunSpec, TrainSpec, select_images
 from bench.store import NOTHING, Standing, Store
-from bench.train import REDUCED, Passes, passes_per_image
+from bench.train import REDUCED, WORTH_RECORDING, Trainer, layout_of
 
 ENOUGH_SECONDS = 0.3
 """A pass that takes as long is not repeated with more rows."""
 MOST_ROWS = 256
-FEW_SAMPLES, MOST_SAMPLES = 16, 4_000
+FEW_SAMPLES, MOST_SAMPLES = 16, {"cpu": 4_000, "cuda": 2**21}
+STEPS = 34
+"""Training steps of an epoch in which some are timed; those of a third of `ENOUGH_SECONDS` are enough."""
 FLOAT = 4  # bytes
 
 
@@ -44,6 +54,22 @@ class Estimate:
     certifying_seconds: float
     device_seconds: float
     memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Seconds of training steps: an eager one, one as most are, and what recording one takes beyond it."""
+
+    eager: float
+    usual: float
+    recording: float
+
+    def of(self, images: int, train: TrainSpec) -> float:
+        """All of a training. In each epoch of the recipe's clock, the first step and a shorter last one are eager and one is recorded."""
+        steps = math.ceil(images / train.batch) * train.epochs
+        if steps < (WORTH_RECORDING + 1) * train.clock:
+            return steps * self.eager
+        return steps * self.usual + train.clock * (2 * (self.eager - self.usual) + self.recording)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +94,8 @@ def estimate(
     device: torch.device,
     micro_batch: int | None = None,
     anew: Collection[tuple[str, str]] = (),
+    *,
+    graph: bool = True,
 ) -> dict[tuple[str, str], Estimate]:
     """Estimates by `Cell.id`, on random images of the data sets' shapes; cells that cannot be estimated are left out.
 
@@ -76,6 +104,7 @@ def estimate(
     Args:
         micro_batch: images per piece of a training step, which decides the memory; all at once if None.
         anew: `Cell.id` of cells that are computed again from the start, whatever there is of them.
+        graph: whether the steps of trainings on CUDA are replayed where they can be.
     """
     result = {}
     for cell in cells:
@@ -89,9 +118,13 @@ def estimate(
         except (Exception, SystemExit):
             continue  # what fails here fails again, and says why, when its turn comes
         trained = standing.state in ("certifying", "done", "diverged")
-        images = 0 if trained else len(select_images(spec.train.images, info.train_size)) * spec.train.epochs
+        chosen = len(select_images(spec.train.images, info.train_size))
+        images = 0 if trained else chosen * spec.train.epochs
         left = len(certification.expected()) - len(standing.columns)
         training = images * (passes.trained * network.trained + passes.attacked * network.attacked)
+        if images and device.type == "cuda" and cell.devices == 1 and micro_batch is None:
+            with contextlib.suppress(Exception):  # out of memory, perhaps; the passes are an estimate too
+                training = _steps(cell.method, spec.train, info, device, graph).of(chosen, spec.train)
         certifying = left * (sampled[0] + sampled[1] * (cell.certify.n0 + cell.certify.n))
         result[cell.id] = Estimate(
             seconds=(training + certifying) / cell.devices,
@@ -99,7 +132,62 @@ def estimate(
             device_seconds=training + certifying,
             memory_bytes=_memory(network, passes, spec.train, info, micro_batch),
         )
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # other processes of this machine may be those that run the cells
     return result
+
+
+@cache
+def _steps(method: Method, train: TrainSpec, info: DatasetInfo, device: torch.device, graph: bool) -> Steps:
+    return time_steps(method, train, info, device, CudaGraphs(device) if graph else None)
+
+
+def time_steps(method: Method, train: TrainSpec, info: DatasetInfo, device: torch.device, recorder: Recorder | None) -> Steps:
+    """Times a few steps of the last epoch, in which every term of the loss is at work, on random images."""
+    rows = train.batch * STEPS
+    generator = torch.Generator(device).manual_seed(0)
+    pixels = torch.randint(256, (rows, *info.shape), dtype=torch.uint8, device=device, generator=generator)
+    data = Split(pixels, torch.arange(rows, device=device) % info.classes, {})
+    train = dataclasses.replace(train, images="all", augment="none", epochs=train.clock)
+    spec = RunSpec(
+        method="timed",
+        variant="default",
+        hyperparameters={},
+        dataset=info.name,
+        sigma=info.sigmas[0],
+        seed=0,
+        recipe="official",
+        protocol="full",
+        train=train,
+    )
+    trainer = Trainer(spec, method, info, data, device, recorder=recorder)
+    _times(trainer, trainer.total - 2 * STEPS)  # warms up
+    times = _times(trainer, trainer.total - STEPS)
+    last, ended = max(times.items())
+    eager, usual = times[1] - times[0], (ended - times[2]) / (last - 2)
+    return Steps(eager=eager, usual=usual, recording=max(0.0, times[2] - times[1] - usual))
+
+
+class _Enough(Exception):
+    """Enough steps were timed."""
+
+
+def _times(trainer: Trainer, first: int) -> dict[int, float]:
+    """When so many steps of an epoch were done: after none, 1, 2, 4, 8 and so on, until that takes long."""
+    trainer.step = first
+    times = {0: now(trainer.device)}
+
+    def after_step(trainer: Trainer) -> None:
+        done = trainer.step - first
+        if done & (done - 1):
+            return
+        times[done] = now(trainer.device)
+        if done > 2 and (times[done] - times[2] > ENOUGH_SECONDS / 3 or 2 * done > STEPS):
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        trainer.run(after_step)
+    return times
 
 
 @cache
@@ -129,8 +217,10 @@ def _data_bytes(train: TrainSpec, info: DatasetInfo) -> int:
 
 @cache
 def _network(arch: str, info: DatasetInfo, precision: str, device: torch.device) -> _Network:
-    model = place(build(arch, info, 0), device)
-    g = SmoothedClassifier(model, info.sigmas[0], torch.Generator(device).manual_seed(0), reduced=REDUCED.get(precision))
+    layout = layout_of(precision, device)
+    model = place(build(arch, info, 0), device, layout)
+    generator = torch.Generator(device).manual_seed(0)
+    g = SmoothedClassifier(model, info.sigmas[0], generator, reduced=REDUCED.get(precision), layout=layout)
 
     def batch(rows: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -202,7 +292,7 @@ def _certification(arch: str, info: DatasetInfo, sampling: str, device: torch.de
 
     seconds(1)  # warms up
     least, n = seconds(1), FEW_SAMPLES
-    while (more := seconds(n)) - least < ENOUGH_SECONDS and n < MOST_SAMPLES:
+    while (more := seconds(n)) - least < ENOUGH_SECONDS and n < MOST_SAMPLES[device.type]:
         n *= 2
     each = max(0.0, more - least) / (n - 1)
     return max(0.0, least - 2 * each), each

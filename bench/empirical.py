@@ -21,6 +21,7 @@ from bench.attacks import ascend, project_l2
 from bench.certify import Sampler
 from bench.errors import BenchError
 from bench.records import Certificate
+from bench.rules.rule import Rule
 from bench.smoothing import SmoothedClassifier, gather, log_soft_vote
 from bench.spec import derive
 
@@ -40,7 +41,6 @@ class AttackSpec:
         restarts: further starts, from random points of the ball; the first is the image itself.
         n: samples that evaluate g at the point that was found.
         alpha: failure probability of a prediction, and of a certificate.
-        rule: bound of the certificates.
         seed: decides all noise.
     """
 
@@ -50,7 +50,6 @@ class AttackSpec:
     restarts: int = 0
     n: int = 1000
     alpha: float = 0.001
-    rule: str = "clopper-pearson"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -147,6 +146,7 @@ def attack(
     sigma: float,
     classes: int,
     spec: AttackSpec,
+    rule: Rule | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
     """Attacks the smoothed classifier at every image and radius, and evaluates it at the points that were found.
@@ -155,7 +155,7 @@ def attack(
 
     Args:
         base: f, on the device of the images. images: I C H W in [0, 1].
-        rows: evidence of the images, in their order.
+        rows: evidence of the images, in their order. rule: that reads it, see `Certificate.radius`.
         progress: told images done and images to do.
 
     Raises:
@@ -169,7 +169,7 @@ def attack(
     for first in range(0, len(rows), together):
         chunk = rows[first : first + together]
         x = images[first : first + together]
-        radii = [row.radius(spec.alpha, sigma, spec.rule) for row in chunk]
+        radii = [row.radius(spec.alpha, sigma, rule) for row in chunk]
         targets = [row.label if radius is None else row.selected for row, radius in zip(chunk, radii, strict=True)]
         y = torch.tensor(targets, device=x.device)
         for eps, sampler in evaluate.items():

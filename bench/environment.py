@@ -27,9 +27,17 @@ def describe(device: torch.device, source_sha256: str, checksums: dict[str, str]
         "engine_sha256": _engine_sha256(),
         "data_md5": checksums,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
+        "capability": capability(device),
         "threads": torch.get_num_threads(),
         "precision": {"dtype": "float32", "tf32": "tf32" in _shortcuts(device), "bf16": "bf16" in _shortcuts(device)},
     }
+
+
+def capability(device: torch.device) -> str:
+    """The device's instructions, on which the last bits of float32 depend: a CPU's vector instructions, CUDA's compute capability."""
+    if device.type == "cuda":
+        return ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return torch.backends.cpu.get_cpu_capability()
 
 
 @cache
@@ -37,7 +45,10 @@ def _engine_sha256() -> str:
     """One hash over the engine's own part of the mathematics: attacks, smoothing, models, training, certification."""
     folder = Path(__file__).parent
     packages = (path for name in ("certify", "models") for path in sorted((folder / name).glob("*.py")))
-    files = [*(folder / f"{name}.py" for name in ("attacks", "smoothing", "train", "parallel/group", "parallel/shares")), *packages]
+    files = [
+        *(folder / f"{name}.py" for name in ("attacks", "smoothing", "train", "graph", "parallel/group", "parallel/shares")),
+        *packages,
+    ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 

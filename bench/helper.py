@@ -80,8 +80,6 @@ class Helper:
                 if (state := read_checkpoint(Path(checkpoint), device)) is None:
                     raise BenchError(f"{checkpoint} is damaged")
                 trainer.restore(state)
-            if options.compile:
-                trainer.compile()
             trainer.run(lambda _: None)
 
     def certify(self, path: Path, weights_sha256: str, images: list[int]) -> None:

@@ -108,10 +108,10 @@ class Listing:
 def _format() -> str:
     """Another release may read runs differently, so each believes its own index only."""
     folder = Path(__file__).parent
-    sources = b"".join(
-        (folder / f"{name}.py").read_bytes() for name in ("listing", "store", "binding", "files", "spec", "columns", "records")
-    )
-    return "certbench index " + hashlib.sha256(sources).hexdigest()
+    modules = ("listing", "store", "binding", "presets", "files", "spec", "columns", "records")
+    files = [folder / f"{name}.py" for name in modules]
+    files += sorted((folder / "rules").rglob("*.py"))
+    return "certbench index " + hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _signature(folder: Path) -> tuple[str, float]:

@@ -66,5 +66,6 @@ class Method(ABC):
         """The training loss as named terms.
 
         The base classifier is in training mode; it must be left so, with every flag as it was found. All randomness
-        comes from `g`.
+        comes from `g`. What Python computes may depend on hyperparameters and `batch.epoch` alone: on CUDA a step is recorded
+        as a graph and replayed within an epoch.
         """

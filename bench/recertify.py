@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import environment, models
+from bench import environment, models, rules
 from bench.bounds import anytime_bounds, lower_confidence_bound
-from bench.certify import Sampler, stopping
+from bench.certify import Sampler, several
 from bench.checkpoints.fit import is_factory
 from bench.checkpoints.load import Wanted
 from bench.checkpoints.load import load as load_base
@@ -200,8 +200,10 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     model = _model(run, device)
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, sampling=spec.sampling)
     secret = Sampler(model, run.spec.sigma, run.info.classes, secrets.randbits(62), sampling=spec.sampling)
-    sample = data.images(torch.tensor([0]))[0].to(device)
-    now = _conditions(environment.describe(device, "", {}) | {"precision": sampler.arithmetic(sample)})
+    sample = several(data, device)
+    for one in (sampler, secret):
+        one.fit(sample)
+    now = _conditions(environment.describe(device, "", {}) | {"precision": sampler.arithmetic(sample[0])})
     before = certification.environment() or {}
     history = [_conditions(entry) for entry in (before, *before.get("history", []))]
     differing = tuple(name for name in now if any(entry[name] != now[name] for entry in history))
@@ -209,13 +211,13 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     for place in places:
         recorded = rows[place]
         image = data.images(torch.tensor([recorded.index]))[0].to(device)
-        enough, draw_again = stopping(spec, run.spec.sigma), partial(sampler.certify, image, recorded.index, recorded.label, spec.n0)
-        found = level = draw_again(spec.n, enough, skip_misclassified=spec.skip_misclassified)
+        stop, draw_again = rules.of(spec).stop(run.spec.sigma), partial(sampler.certify, image, recorded.index, recorded.label, spec.n0)
+        found = level = draw_again(spec.n, stop, skip_misclassified=spec.skip_misclassified)
         if recorded.estimation and found.n != recorded.n:
             level = draw_again(recorded.n)
         # With fresh noise as many samples as are recorded, without looking: where sampling would stop is another place for other noise.
         fresh = secret.certify(image, recorded.index, recorded.label, spec.n0, recorded.n or 1)
-        row = Again(certification, place + 1, recorded, found, level, enough is not None, differing)
+        row = Again(certification, place + 1, recorded, found, level, stop is not None, differing)
         again.append((row, dataclasses.replace(row, found=fresh, level=fresh, differing=("noise",))))
     return again
 
@@ -237,12 +239,15 @@ def _needs_code(evidence: Evidence) -> bool:
 
 def _conditions(described: Mapping[str, Any]) -> dict[str, Any]:
     """What counts depend on beyond weights, images and seeds: they move in the last bit of float32 logits, or with the noise itself."""
-    libraries = described.get("libraries")
+    libraries, precision = described.get("libraries"), described.get("precision")
+    if isinstance(precision, dict):  # without what proposes classes: whatever it is, the referee's count
+        precision = {name: value for name, value in precision.items() if name != "proposer"}
     return {
         "device": described.get("device"),
+        "capability": described.get("capability"),
         "threads": described.get("threads"),
         "torch version": libraries.get("torch") if isinstance(libraries, dict) else None,
-        "precision": described.get("precision"),
+        "precision": precision,
         "engine": described.get("engine_sha256"),
     }
 

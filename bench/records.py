@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bench.bounds import certified_radius
 from bench.errors import BenchError
+from bench.rules.rule import Counts, Rule
 from bench.spec import canonical, parse_json
 
 MAX_LINE = 1 << 20  # bytes; a row of 1000 classes takes some 20 kB
@@ -61,13 +64,28 @@ class Certificate:
         """Estimation samples that fell on the selected class."""
         return self.estimation.get(self.selected, 0)
 
-    def radius(self, alpha: float, sigma: float, rule: str = "clopper-pearson") -> float | None:
-        """Certified radius of the selected class, None for abstain and where nothing was drawn; see `bounds.certified_radius`."""
-        return certified_radius(self.count, self.n, alpha, sigma, rule) if self.estimation else None
+    @property
+    def runner_up(self) -> int:
+        """Estimation samples that fell on the class with the most of the others."""
+        return max((k for c, k in self.estimation.items() if c != self.selected), default=0)
 
-    def correct(self, alpha: float, sigma: float, rule: str = "clopper-pearson") -> bool:
-        """Certified, and the class is the label."""
-        return self.selected == self.label and self.radius(alpha, sigma, rule) is not None
+    def radius(self, alpha: float, sigma: float, rule: Rule | None = None) -> float | None:
+        """Certified radius of the selected class, None for abstain and where nothing was drawn.
+
+        Args:
+            rule: of the certification, which reads the counts; None: as `bounds.certified_radius` does.
+        """
+        if not self.estimation:
+            return None
+        if rule is None:
+            return certified_radius(self.count, self.n, alpha, sigma)
+        counts = Counts(np.array([self.count]), np.array([self.n]), np.array([self.runner_up]))
+        (radius,) = rule.radii(counts, alpha, sigma).tolist()
+        return None if np.isnan(radius) else float(radius)
+
+    def correct(self, alpha: float, sigma: float) -> bool:
+        """Certified as `bounds.certified_radius` does, and the class is the label."""
+        return self.selected == self.label and self.radius(alpha, sigma) is not None
 
 
 def to_line(row: Certificate) -> str:

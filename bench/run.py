@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from bench import claims, environment
-from bench.certify import Sampler, count_images
+from bench.certify import Sampler, count_images, several
 from bench.certify.network import usual_batch
 from bench.data import Images, load
 from bench.datasets import DATASETS, DatasetInfo
@@ -30,15 +30,18 @@ from bench.errors import BenchError, Diverged, Interrupted
 from bench.executors import Outcome, Task
 from bench.faults import kind_of, out_of_memory, settings_kept
 from bench.files import sha256, write_atomically, write_json
+from bench.graph import CudaGraphs
+from bench.models import place
 from bench.parallel.group import fabric_version
 from bench.parallel.shares import share
 from bench.parallel.team import Team, check_devices, threads_shared
+from bench.passes import pairs_per_image
 from bench.plan import Cell
 from bench.resume import load_weights, restore, save
 from bench.signals import StopSignals
 from bench.spec import RunSpec, canonical, select_images, to_json
 from bench.store import Certification, Run, State, Store, checkpoints
-from bench.train import Trainer, arithmetic, check_precision, check_splittable, line_of, pairs_per_image
+from bench.train import Trainer, arithmetic, check_precision, check_splittable, line_of
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -61,7 +64,8 @@ class Options:
         batch: samples per certification pass; chosen by image size and device if None.
         micro_batch: images per piece of a training step, all at once if None; recorded in environment.json, for under batch norm
             and dropout it does change the result.
-        compile: whether trainings go through `torch.compile`; recorded in environment.json.
+        graph: whether the steps of a training on CUDA are replayed as a graph where they can be; that they are not is recorded in
+            environment.json.
         allow_changed_source: continue a run that was begun with another source of its method; recorded in environment.json.
         allow_other_data: use files that are not the published ones; recorded in environment.json.
         data_dir: where the data sets are; None: in BENCH_DATA_DIR or the user's cache.
@@ -70,7 +74,7 @@ class Options:
     device: torch.device
     batch: int | None = None
     micro_batch: int | None = None
-    compile: bool = False
+    graph: bool = True
     allow_changed_source: bool = False
     allow_other_data: bool = False
     data_dir: Path | None = None
@@ -189,6 +193,8 @@ def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
         kind = kind_of(error)
         if kind == "oom" and run.training() is None:
             reason += "; give the training more memory, or run fewer cells side by side (--jobs)"
+            if options.device.type == "cuda" and options.graph:
+                reason += ", or without a graph (--no-graph), which holds the memory of a step"
         trace = ""
         with contextlib.suppress(OSError, BenchError):
             run.fail(kind, reason, traceback.format_exc())
@@ -210,7 +216,7 @@ def _team(cell: Cell, run: Run, options: Options, stop: StopSignals) -> Team:
         BenchError: the machine that the cell came to has too few devices.
     """
     check_devices(cell.spec.train, options.device)
-    words = {name: getattr(options, name) for name in ("batch", "micro_batch", "compile", "allow_other_data")}
+    words = {name: getattr(options, name) for name in ("batch", "micro_batch", "graph", "allow_other_data")}
     task = Task(
         spec=cell.spec,
         certify=cell.certify,
@@ -260,7 +266,7 @@ def _describe(source_sha256: str, data: Images, options: Options) -> dict[str, A
 def _record_environment(cell: Cell, run: Run, options: Options, data: Images) -> None:
     """Writes what a training is made with; refuses to continue one that was begun with another source or other data."""
     presets = {"presets_of": cell.presets_of} if cell.presets_of else {}
-    used = {"micro_batch": options.micro_batch, "compile": options.compile, "fabric": fabric_version() if cell.devices > 1 else None}
+    used = {"micro_batch": options.micro_batch, "no_graph": not options.graph, "fabric": fabric_version() if cell.devices > 1 else None}
     how = {k: v for k, v in used.items() if v}
     now = _describe(cell.source_sha256, data, options) | presets | how
     before = run.environment() if checkpoints(run.path) else None
@@ -282,15 +288,23 @@ def _train(cell: Cell, run: Run, options: Options, report: Report, stop: StopSig
         raise BenchError(f"images={cell.spec.train.images} selects none of the {len(data)} training images that are there")
     _record_environment(cell, run, options, data)
     with team.training() as (group, device):
+        recorder = CudaGraphs(device) if options.graph and device.type == "cuda" else None
         trainer = Trainer(
-            cell.spec, cell.method, DATASETS[cell.spec.dataset], data.to(device), device, micro_batch=options.micro_batch, group=group
+            cell.spec,
+            cell.method,
+            DATASETS[cell.spec.dataset],
+            data.to(device),
+            device,
+            micro_batch=options.micro_batch,
+            group=group,
+            recorder=recorder,
         )
         seconds, checkpoint = restore(trainer, run, report.say)
         team.begin(checkpoint)
         _say_how(cell, trainer, options, report)
         model = _trained(cell, run, trainer, seconds, options, report, stop)
     # A model of several processes may hold layers that only work among them.
-    return model if team.size == 1 else load_weights(run, sha256(run.weights), options.device)
+    return place(model, options.device) if team.size == 1 else load_weights(run, sha256(run.weights), options.device)
 
 
 def _trained(cell: Cell, run: Run, trainer: Trainer, seconds: float, options: Options, report: Report, stop: StopSignals) -> nn.Module:
@@ -298,9 +312,13 @@ def _trained(cell: Cell, run: Run, trainer: Trainer, seconds: float, options: Op
     begun = saved = time.monotonic()
     start = trainer.images
     memory = PeakMemory(trainer.device)
+    told = False
 
     def after_step(trainer: Trainer) -> None:
-        nonlocal saved
+        nonlocal saved, told
+        if trainer.why_eager and not told:
+            report.say(f"{cell.name}: its training steps are not replayed as a graph: {trainer.why_eager}")
+            told = True
         report.progress("training", trainer.step, trainer.total)
         now = time.monotonic()
         if stop.received or now - saved > options.checkpoint_seconds:
@@ -323,7 +341,7 @@ def _trained(cell: Cell, run: Run, trainer: Trainer, seconds: float, options: Op
         "seconds_per_epoch": len(trainer.chosen) / speed if speed else None,
         "attack_share": trainer.attack_share,
         "peak_memory_bytes": memory.read(),
-    }
+    } | ({"why_eager": trainer.why_eager} if trainer.why_eager else {})
     write_json(run.path / "timing.json", timing)
     write_json(run.path / "training.json", {"state": "trained", "steps": trainer.total, "weights_sha256": sha256(run.weights)})
     for path in checkpoints(run.path):
@@ -332,9 +350,7 @@ def _trained(cell: Cell, run: Run, trainer: Trainer, seconds: float, options: Op
 
 
 def _say_how(cell: Cell, trainer: Trainer, options: Options, report: Report) -> None:
-    """Turns compilation on where it works; tells what the options do that the result would not show."""
-    if options.compile and (reason := trainer.compile()):
-        report.say(f"{cell.name}: trained without torch.compile, which fails here: {reason}")
+    """Tells what the options do that the result would not show."""
     kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     found = {type(module).__name__ for module in trainer.model.modules() if isinstance(module, kinds)}
     batch = cell.spec.train.batch
@@ -405,8 +421,9 @@ def certify(
     weights_sha256 = sha256(run.weights)
     end = certification.begin(weights_sha256)
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, options.batch, spec.sampling)
-    sample = data.images(torch.tensor([0]))[0].to(options.device)
-    now = _describe(source_sha256, data, options) | {"precision": sampler.arithmetic(sample)}
+    sample = several(data, options.device)
+    sampler.fit(sample)
+    now = _describe(source_sha256, data, options) | {"precision": sampler.arithmetic(sample[0])}
     done = set(certification.columns().index.tolist())
     if done and environment.mixture(before or {}, now, ("data_md5",)):
         raise BenchError(f"{certification.path} holds evidence of other test images; --rerun all starts over")
@@ -420,6 +437,8 @@ def certify(
     for finished, (row, seconds) in enumerate(rows, start=len(done) + 1):
         end = certification.append(row, seconds, end)
         report.progress("certifying", finished, len(expected))
+    if (last := now | {"precision": sampler.arithmetic(sample[0])}) != now:  # with what a proposer left to its referee
+        write_json(certification.path / "environment.json", environment.with_history(before, last))
     certification.seal()
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
+from bench import rules
 from bench.errors import BenchError, clipped, nearest
 
 SCHEMA = 1
@@ -29,7 +30,6 @@ Scalar = bool | int | float | str | None
 LATER = {"later": True}
 """Metadata of a field that came after keys had been published: it is written only where it is not the default, so that those keys stay."""
 SAMPLINGS = ("float32", "grid")
-RULES = ("clopper-pearson", "curtailed", "confidence-sequence")
 TRAIN_PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 """Of a training's passes: float32; its products in TF32 (CUDA only); bfloat16 or float16 where that is safe (autocast). Weights are
 float32."""
@@ -243,12 +243,12 @@ class CertifySpec:
     n: int  # fresh samples that count it
     images: str = "all"  # which test images, see `select_images`
     seed: int = 0
-    rule: str = "clopper-pearson"
+    rule: str = rules.DEFAULT  # how sampling stops, see bench.rules
     precision: str = "float32"
     sampling: str = field(default="float32", metadata=LATER)  # float32, or grid: sums that are exact in floating point
     skip_misclassified: bool = field(default=False, metadata=LATER)  # no estimation where the selected class is wrong
     stop_alpha: float = field(default=0.001, metadata=LATER)  # at which the rules that stop early stop; evidence is read at it or below
-    radius_step: float = field(default=0.25, metadata=LATER)  # confidence-sequence stops once each multiple of it is decided
+    radius_step: float = field(default=0.25, metadata=LATER)  # rules that stop for fixed radii stop for its multiples
     changes: Mapping[str, Scalar] = field(default_factory=dict)  # what --set changed of the protocol
 
     def __post_init__(self) -> None:
@@ -257,8 +257,7 @@ class CertifySpec:
         for name in ("n0", "n"):
             if getattr(self, name) > MOST_SAMPLES:
                 raise ValueError(f"{name}={getattr(self, name)} is more than {MOST_SAMPLES}, the largest count that evidence holds")
-        if self.rule not in RULES:
-            raise ValueError(f"rule={self.rule} is not supported{nearest(self.rule, RULES)}")
+        rules.check_stored(self.rule)
         if not 0 < self.stop_alpha < 0.5:
             raise ValueError(f"stop_alpha={self.stop_alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
         if not (math.isfinite(self.radius_step) and self.radius_step > 0):
@@ -268,11 +267,6 @@ class CertifySpec:
         if self.sampling not in SAMPLINGS:
             raise ValueError(f"sampling={self.sampling} is not supported{nearest(self.sampling, SAMPLINGS)}")
         select_images(self.images, 1)
-
-    def check_alpha(self, alpha: float) -> None:
-        """BenchError where what the counts would certify at alpha was not awaited: an alpha above the one at which sampling stopped."""
-        if self.rule == "curtailed" and alpha > self.stop_alpha:
-            raise BenchError(f"sampling was stopped where nothing certifies at alpha {self.stop_alpha:g}, so alpha {alpha:g} is too large")
 
     @cached_property
     def key(self) -> str:

@@ -38,9 +38,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import claims
+from bench import claims, rules
 from bench.binding import FINISHED, Binding
-from bench.bounds import least_count
 from bench.columns import Columns, pack, unpack
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.datasets.recorded import differences, test_differences
@@ -414,8 +413,8 @@ class Run:
     def begin(self) -> None:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
         sweep(self.path)
-        if (failure := self.path / "failure.json").exists():
-            failure.unlink()
+        if (failure := self.path / "failure.json").exists():  # each change on disk, even of what is not there, is a point to crash at
+            failure.unlink(missing_ok=True)
         name = self.spec.dataset
         if name in DATASETS and name not in BUILT_IN:
             write_json(self.path / "dataset.json", facts_of(DATASETS[name]))
@@ -485,11 +484,8 @@ def possible(columns: Columns, spec: CertifySpec) -> NDArray[np.bool_]:
     """I: where the estimation samples are as many as the spec lets them be."""
     whole = columns.n == spec.n
     begun = (columns.n > 0) & (columns.n < spec.n)
-    if spec.rule == "curtailed":
-        # Only what cannot certify any more may have been stopped.
-        whole = whole | (begun & (columns.count + (spec.n - columns.n) < least_count(spec.n, spec.stop_alpha)))
-    elif spec.rule == "confidence-sequence":
-        whole = whole | begun
+    if begun.any():
+        whole = whole | (begun & rules.of(spec).may_stop(columns.counts))
     if spec.skip_misclassified:
         whole = whole | ((columns.n == 0) & (columns.selected != columns.label))
     return np.asarray(whole)

@@ -26,6 +26,7 @@ from pathlib import Path
 from bench import claims
 from bench.datasets import DATASETS, recipe_train
 from bench.records import Certificate, to_line
+from bench.run import Options
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, canonical, protocol_train, to_json
 from bench.store import Store
 
@@ -144,7 +145,7 @@ def scale(words: argparse.Namespace) -> None:
         print("planning: cells           ", seconds(lambda: make_plan(request, registry), words.rounds))
         print("planning: what is done    ", seconds(lambda: Matrix(plan, store, console, None), words.rounds))
         matrix = Matrix(plan, store, console, None)
-        announce = partial(matrix.announce, torch.device("cpu"), "quick", "official", None, detail=False)
+        announce = partial(matrix.announce, Options(device=torch.device("cpu")), "quick", "official", detail=False)
         announce()
         print("planning: estimate        ", seconds(announce, words.rounds))
         cells = [matrix._planned(cell, 1.0, "") for cell in matrix.todo]

@@ -1,8 +1,8 @@
 """Training speed of each method, side by side with a plain reference in one process.
 
-The reference is written the way the field's scripts are: a DataLoader that turns every image into a tensor on its own, images and
-weights in NCHW, ReLU before pooling, one forward pass per noise copy inside an attack, one loss per method without shared parts,
-`.item()` every step. Attacks freeze the parameters, as the scripts do. The suite runs its own training loop on the same task.
+The reference (reference.py) is written the way the field's scripts are: a DataLoader that turns every image into a tensor on its
+own, images and weights in NCHW, ReLU before pooling, one forward pass per noise copy inside an attack, one loss per method without
+shared parts, `.item()` every step. Attacks freeze the parameters, as the scripts do. The suite runs its own training loop on the same task.
 
 First both take one step from the same weights, images and noise; the new weights must agree to 1e-5. That is held in float64, since
 in float32 one ReLU that rounds to the other side moves a deep network's weights by more; the float32 difference is printed, too.
@@ -16,15 +16,15 @@ the ratio of neighbouring rounds, and the share of the machine's matrix-product 
     python benchmarks/train.py --profile --methods gaussian
 
 With --profile nothing is compared: the suite's operators are timed one by one, with the operations and bytes that they need.
-"""
 
-# Networks and losses of the reference are as untyped as the scripts are.
-# mypy: disable-error-code="no-any-return, no-untyped-call"
+    python benchmarks/train.py --device cuda
+
+prints milliseconds a step on a GPU; see train_cuda.py.
+"""
 
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import itertools
 import math
@@ -34,407 +34,28 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
+import train_cuda
+from reference import CIFAR, METHODS, SIGMA, TOLERANCE, Pictures, Task, advance, difference_after_one_step
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
-from torchvision import transforms
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import flop_registry
 
 from bench.data import Split, load
-from bench.datasets import DATASETS, DatasetInfo
+from bench.datasets import DATASETS
 from bench.errors import BenchError, nearest
-from bench.method import Batch, Method, Terms
-from bench.smoothing import SmoothedClassifier
-from bench.spec import RunSpec, TrainSpec
-from bench.train import Trainer, pairs_per_image
-from methods.consistency import Consistency
-from methods.gaussian import Gaussian
-from methods.macer import Macer
-from methods.smoothadv import SmoothAdv
-from methods.smoothmix import SmoothMix
-from methods.stability import Stability
+from bench.passes import pairs_per_image
+from bench.run import pick_device
 
-SIGMA = 0.5
-TOLERANCE = 1e-5  # of a weight after one step
 MATRIX = 2048
-CIFAR = DatasetInfo(
-    name="cifar10",
-    summary="random images of CIFAR-10's shape",
-    classes=10,
-    shape=(3, 32, 32),
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2023, 0.1994, 0.2010),
-    train_size=4_096,
-    test_size=1,
-    sigmas=(SIGMA,),
-    train=TrainSpec(arch="cifar_resnet20", epochs=150, clock=150, batch=256, lr=0.1, lr_step=50),
-)
-
-
-# ---------------------------------------------------------------------------------------------- the reference's networks
-
-
-class PlainLeNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 20, 5), nn.Conv2d(20, 50, 5)
-        self.fc1, self.fc2 = nn.Linear(800, 500), nn.Linear(500, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        return self.fc2(F.relu(self.fc1(x.view(len(x), -1))))
-
-
-class PlainBlock(nn.Module):
-    def __init__(self, width_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or width_in != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
-
-
-class PlainResNet20(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
-        blocks = [PlainBlock(a, b, 1 if a == b else 2) for a, b in itertools.pairwise(widths)]
-        self.blocks = nn.Sequential(*blocks)
-        self.fc = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.blocks(F.relu(self.bn(self.conv(x))))
-        return self.fc(F.avg_pool2d(out, 8).view(len(x), -1))
-
-
-class PlainNormalize(nn.Module):
-    def __init__(self, info: DatasetInfo) -> None:
-        super().__init__()
-        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (info.mean, info.std))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
-
-
-def plain_copy(model: nn.Module, info: DatasetInfo) -> nn.Module:
-    """The reference's network with the weights of the suite's; parameters and buffers of both stand in the order of the forward pass."""
-    network = PlainLeNet() if info.shape[0] == 1 else PlainResNet20()
-    theirs, ours = network.state_dict(), {k: v for k, v in model.state_dict().items() if k.split(".")[-1] not in ("mean", "std")}
-    for (name, target), source in zip(theirs.items(), ours.values(), strict=True):
-        if target.shape != source.shape:
-            raise BenchError(f"weight {name} of the reference has shape {tuple(target.shape)}, not {tuple(source.shape)}")
-        target.copy_(source)
-    network = network.to(next(model.parameters()).dtype)
-    return network if info.shape[0] == 1 else nn.Sequential(PlainNormalize(info), network)
-
-
-# ------------------------------------------------------------------------------------------------ the reference's losses
-
-
-class Draws(Protocol):
-    """Where the reference gets its noise from."""
-
-    def normal(self, x: Tensor) -> Tensor: ...
-    def uniform(self, size: int) -> Tensor: ...
-
-
-class Fresh:
-    def normal(self, x: Tensor) -> Tensor:
-        return torch.randn_like(x) * SIGMA
-
-    def uniform(self, size: int) -> Tensor:
-        return torch.rand(size)
-
-
-class Replayed:
-    """The draws that the suite made in its step."""
-
-    def __init__(self, noise: list[Tensor], uniform: list[Tensor]) -> None:
-        self.copies = iter([copy for drawn in noise for copy in drawn])
-        self.numbers = iter(uniform)
-
-    def normal(self, x: Tensor) -> Tensor:
-        return next(self.copies)
-
-    def uniform(self, size: int) -> Tensor:
-        return next(self.numbers)
-
-
-def soft_cross_entropy(target: Tensor, logits: Tensor) -> Tensor:
-    return torch.sum(-target * F.log_softmax(logits, dim=1), 1)
-
-
-def divergence(target: Tensor, logits: Tensor) -> Tensor:
-    return soft_cross_entropy(target, logits) - torch.sum(-target * torch.log(target.clamp(min=1e-38)), 1)
-
-
-def plain_gaussian(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-    return F.cross_entropy(model(x + draws.normal(x)), y)
-
-
-def plain_stability(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-    clean = model(x)
-    noisy = model(x + draws.normal(x))
-    return F.cross_entropy(clean, y) + method.strength * soft_cross_entropy(F.softmax(clean, dim=1), noisy).mean()
-
-
-def plain_consistency(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-    noises = [draws.normal(x) for _ in range(method.copies)]
-    logits = model(torch.cat([x + noise for noise in noises]))
-    pieces = logits.chunk(method.copies)
-    mean = sum(F.softmax(piece, dim=1) for piece in pieces) / method.copies
-    spread = sum(divergence(mean, piece).mean() for piece in pieces) / method.copies
-    entropy = torch.sum(-mean * torch.log(mean.clamp(min=1e-38)), 1).mean()
-    return F.cross_entropy(logits, y.repeat(method.copies)) + method.strength * spread + method.entropy_strength * entropy
-
-
-def plain_macer(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-    size, m = len(x), method.copies
-    repeated = x.repeat((1, m, 1, 1)).view(size * m, *x.shape[1:])  # image by image
-    noise = torch.stack([draws.normal(x) for _ in range(m)], 1).view_as(repeated)
-    logits = model(repeated + noise).view(size, m, -1)
-    chance = F.softmax(logits, dim=2).mean(1)
-    loss = F.nll_loss(torch.log(chance + 1e-10), y, reduction="sum")
-    sharp = F.softmax(logits * method.temperature, dim=2).mean(1)
-    top, classes = torch.topk(sharp, 2)
-    right = classes[:, 0] == y
-    first, second = top[right, 0], top[right, 1]
-    unit = torch.distributions.Normal(0.0, 1.0)
-    gap = unit.icdf(first) - unit.icdf(second)
-    fine = ~torch.isnan(gap) & ~torch.isinf(gap) & (torch.abs(gap) <= method.margin)
-    gap = unit.icdf(first[fine]) - unit.icdf(second[fine])
-    robust = (method.margin - gap).sum() * SIGMA / 2
-    return (loss + method.strength * robust) / size
-
-
-def plain_attack(
-    model: nn.Module, x: Tensor, y: Tensor, noises: list[Tensor], steps: int, move: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    model.eval()
-    model.requires_grad_(False)
-    point = x.detach()
-    for _ in range(steps):
-        point = point.clone().requires_grad_()
-        chance = sum(F.softmax(model(point + noise), dim=1) for noise in noises) / len(noises)
-        assert isinstance(chance, Tensor)
-        loss = F.nll_loss(torch.log(chance.clamp(min=1e-20)), y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, [point])
-        point = move(point.detach(), gradient)
-    model.train()
-    model.requires_grad_(True)
-    return point
-
-
-def lengths(x: Tensor) -> Tensor:
-    return x.view(len(x), -1).norm(dim=1).view(-1, 1, 1, 1)
-
-
-def plain_smoothadv(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-    noises = [draws.normal(x) for _ in range(method.copies)]
-    step = 2 * method.epsilon / method.steps
-
-    def move(point: Tensor, gradient: Tensor) -> Tensor:
-        shift = (point + step * gradient / lengths(gradient)).clamp(0, 1) - x
-        return x + shift * (method.epsilon / lengths(shift)).clamp(max=1)
-
-    point = plain_attack(model, x, y, noises, method.steps, move)
-    return F.cross_entropy(model(torch.cat([point + noise for noise in noises])), y.repeat(method.copies))
-
-
-def plain_smoothmix(method: Any, model: nn.Module, x: Tensor, y: Tensor, draws: Draws) -> Tensor:
-    noises = [draws.normal(x) for _ in range(method.copies)]
-    share = (draws.uniform(len(x)) / 2).view(-1, 1)
-
-    def move(point: Tensor, gradient: Tensor) -> Tensor:
-        return (point + method.step_size * gradient / (lengths(gradient) + 1e-8)).clamp(0, 1)
-
-    point = plain_attack(model, x, y, noises, method.steps, move)
-    logits = model(torch.cat([x + noise for noise in noises]))
-    mean = sum(F.softmax(piece, dim=1) for piece in logits.chunk(method.copies)) / method.copies
-    assert isinstance(mean, Tensor)
-    image_share = share.view(-1, 1, 1, 1)
-    mixed_x = (1 - image_share) * x + image_share * point
-    mixed_y = (1 - share) * mean + share / mean.shape[1]
-    mixed = model(torch.cat([mixed_x + noise for noise in noises]))
-    right = (mean.argmax(1) == y).float()
-    loss = sum((divergence(mixed_y, piece) * right).mean() for piece in mixed.chunk(method.copies)) / method.copies
-    return F.cross_entropy(logits, y.repeat(method.copies)) + method.strength * loss
-
-
-Plain = Callable[[Any, nn.Module, Tensor, Tensor, Draws], Tensor]
-METHODS: dict[str, tuple[type[Method], str, dict[str, Any], Plain]] = {
-    # class, variant, what is changed of the preset so that every part of the loss is at work from the first step; reference
-    "gaussian": (Gaussian, "default", {}, plain_gaussian),
-    "stability": (Stability, "default", {}, plain_stability),
-    "smoothadv": (SmoothAdv, "default", {"warmup_epochs": 0}, plain_smoothadv),
-    "macer": (Macer, "default", {"deferral": 0}, plain_macer),
-    "consistency": (Consistency, "default", {}, plain_consistency),
-    "smoothmix": (SmoothMix, "eta5", {"warmup_epochs": 0}, plain_smoothmix),
-}
-
-
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """Images one at a time, with the operations of torchvision's MNIST (tensors) and CIFAR10 (arrays): a picture, then a tensor."""
-
-    def __init__(self, data: Split) -> None:
-        self.transform = transforms.Compose([transforms.ToTensor()])
-        self.grey = data.pixels.shape[1] == 1
-        self.pixels: Any = data.pixels.squeeze(1) if self.grey else data.pixels.permute(0, 2, 3, 1).numpy()  # N H W, or N H W C
-        self.labels = data.labels if self.grey else data.labels.tolist()
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.pixels[index], int(self.labels[index])
-        picture = Image.fromarray(image.numpy(), mode="L") if self.grey else Image.fromarray(image)
-        return self.transform(picture), label
-
-
-class Reference:
-    """The plain training of one method; one optimiser step per piece of a loader batch."""
-
-    def __init__(self, method: Method, loss: Plain, model: nn.Module, train: TrainSpec) -> None:
-        self.method, self.loss, self.model = method, loss, model.train()
-        self.optimiser = torch.optim.SGD(model.parameters(), lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
-        self.losses: list[float] = []
-
-    def step(self, x: Tensor, y: Tensor, draws: Draws) -> None:
-        loss = self.loss(self.method, self.model, x, y, draws)
-        self.losses.append(loss.item())
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-
-    def train(self, batches: Iterator[tuple[Tensor, Tensor]], count: int, chunks: int) -> None:
-        for x, y in itertools.islice(batches, count):
-            for piece, labels in zip(x.chunk(chunks), y.chunk(chunks), strict=True):
-                self.step(piece, labels, Fresh())
+NETWORKS = {"lenet": "lenet", "resnet20": "cifar_resnet20", "resnet110": "cifar_resnet110"}
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watched(Method):
-    """A method that writes down its batch and its draws, for the reference to repeat."""
-
-    inner: Method
-    batches: list[Batch] = field(default_factory=list)
-    noise: list[Tensor] = field(default_factory=list)
-    uniform: list[Tensor] = field(default_factory=list)
-
-    def loss(self, g: SmoothedClassifier, batch: Batch) -> Terms:
-        batch = dataclasses.replace(batch, x=batch.x.to(next(g.base.parameters()).dtype))
-        self.batches.append(batch)
-        return self.inner.loss(Watching(g, self), batch)
-
-
-class Watching(SmoothedClassifier):
-    def __init__(self, g: SmoothedClassifier, log: Watched) -> None:
-        super().__init__(g.base, g.sigma, g.generator)
-        self.log = log
-
-    def noise(self, x: Tensor, copies: int = 1) -> Tensor:
-        self.log.noise.append(super().noise(x, copies))
-        return self.log.noise[-1]
-
-    def uniform(self, size: int, like: Tensor) -> Tensor:
-        self.log.uniform.append(super().uniform(size, like))
-        return self.log.uniform[-1]
-
-
-class Enough(Exception):
-    """The round's steps are taken."""
-
-
-def advance(trainer: Trainer, steps: int) -> None:
-    """Takes so many steps of the suite's training."""
-    last = trainer.step + steps
-
-    def after_step(trainer: Trainer) -> None:
-        if trainer.step == last:
-            raise Enough
-
-    try:
-        trainer.run(after_step)
-    except Enough:
-        return
-    raise BenchError(f"the training ended after {trainer.step} steps, before step {last}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One method on one network."""
-
-    name: str
-    network: str
-    info: DatasetInfo
-    data: Split
-    batch: int  # images per loader batch
-
-    @property
-    def method(self) -> Method:
-        cls, variant, changes, _ = METHODS[self.name]
-        preset = cls.presets.get(("official", variant, self.info.name, SIGMA), cls())
-        return dataclasses.replace(preset, **changes)
-
-    @property
-    def chunks(self) -> int:
-        chunks = self.method.chunks
-        return getattr(self.method, chunks) if isinstance(chunks, str) else chunks
-
-    def trainer(self, method: Method) -> Trainer:
-        train = dataclasses.replace(self.info.train, epochs=1_000, clock=1_000, batch=self.batch // self.chunks, nesterov=False)
-        spec = RunSpec(
-            method=self.name,
-            variant="default",
-            hyperparameters={},
-            dataset=self.info.name,
-            sigma=SIGMA,
-            seed=0,
-            recipe="official",
-            protocol="full",
-            train=train,
-        )
-        return Trainer(spec, method, self.info, self.data, torch.device("cpu"))
-
-    def reference(self, trainer: Trainer) -> Reference:
-        return Reference(self.method, METHODS[self.name][3], plain_copy(trainer.model, self.info), trainer.spec.train)
-
-
-def difference_after_one_step(task: Task, dtype: torch.dtype) -> tuple[float, int]:
-    """Largest difference of a weight after one step of both, and the operations of that step in the reference."""
-    watched = Watched(inner=task.method)
-    trainer = task.trainer(watched)
-    trainer.model.to(dtype)
-    reference = task.reference(trainer)
-    before = copy.deepcopy(reference.model.state_dict())
-    advance(trainer, 1)
-    (batch,) = watched.batches
-    with FlopCounterMode(display=False) as counter:
-        reference.step(batch.x, batch.y, Replayed(watched.noise, watched.uniform))
-    theirs = [tensor for tensor in reference.model.state_dict().values() if tensor.is_floating_point()]
-    ours = [tensor for name, tensor in trainer.model.state_dict().items() if name.split(".")[-1] not in ("mean", "std")]
-    ours = [tensor for tensor in ours if tensor.is_floating_point()]
-    moved = max(float((a - b).abs().max()) for a, b in zip(theirs, (t for t in before.values() if t.is_floating_point()), strict=True))
-    if not moved > 10 * TOLERANCE:
-        raise BenchError(f"{task.name} on {task.network}: a step moves no weight by more than {moved:.1e}, so the comparison is empty")
-    return max(float((a - b).abs().max()) for a, b in zip(theirs, ours, strict=True)), counter.get_total_flops()
 
 
 def matrix_speed(clock: Callable[[], float], seconds: float = 2.0) -> float:
@@ -480,11 +101,11 @@ def copy_speed(seconds: float = 1.0) -> float:
     return 2 * source.nbytes / best
 
 
-class Operators(TorchDispatchMode):
+class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Seconds, operations and bytes (of inputs and outputs, each counted once) of every operator that runs inside."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[list[tuple[str, float, int, int]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -524,19 +145,21 @@ def profile(task: Task, matrix: float, copying: float, count: int = 15, shown: i
         print(f"{1e6 * seconds / pairs:>7.2f} {seconds / total:>5.0%} {speeds} {times:>5.0f}  {name[:90]}")
 
 
-def tasks(names: list[str], networks: list[str], quick: bool) -> Iterator[Task]:
+def tasks(names: list[str], networks: list[str], quick: bool, device: torch.device) -> Iterator[Task]:
     generator = torch.Generator().manual_seed(0)
     for network in networks:
         if network == "lenet":
             info, digits, batch = DATASETS["mnist"], load("mnist", "train"), 256
             assert isinstance(digits, Split)
-            data = Split(digits.pixels[:8_192], digits.labels[:8_192], {})
+            few = slice(8_192 if device.type == "cpu" else None)
+            data = Split(digits.pixels[few], digits.labels[few], {})
         else:
-            info, batch = CIFAR, 64
+            info, batch = dataclasses.replace(CIFAR, train=dataclasses.replace(CIFAR.train, arch=NETWORKS[network])), 64
             pixels = torch.randint(0, 256, (CIFAR.train_size, *CIFAR.shape), generator=generator, dtype=torch.uint8)
             data = Split(pixels, torch.arange(CIFAR.train_size) % CIFAR.classes, {})
         for name in names:
-            yield Task(name=name, network=network, info=info, data=data, batch=batch // 4 if quick else batch)
+            size = batch // 4 if quick else batch
+            yield Task(name=name, network=network, info=info, data=data.to(device), batch=size, device=device)
 
 
 def choice(text: str, known: list[str], what: str) -> list[str]:
@@ -550,7 +173,7 @@ def choice(text: str, known: list[str], what: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Training speed of each method, side by side with a plain reference.")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; default: all six")
-    parser.add_argument("--networks", default="lenet,resnet20", help="lenet, resnet20 or both")
+    parser.add_argument("--networks", help=f"comma-separated, of {', '.join(NETWORKS)}; default: lenet, and on a CPU resnet20")
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds after one that warms up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=0, help="processes of the reference's DataLoader")
@@ -559,16 +182,23 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="a quarter of the batch and short rounds: shows that it runs")
     parser.add_argument("--profile", action="store_true", help="time the suite's operators one by one instead")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--all", action="store_true", help="on cuda: other precisions and layouts, too, and steps without a graph")
     words = parser.parse_args()
+    words.networks = words.networks or ("lenet" if words.device == "cuda" else "lenet,resnet20")
     try:
         names = choice(words.methods, list(METHODS), "method")
-        networks = choice(words.networks, ["lenet", "resnet20"], "network")
+        networks = choice(words.networks, list(NETWORKS), "network")
+        device = pick_device(words.device)
         if words.rounds < 1 or words.threads < 1 or words.workers < 0:
             raise BenchError("--rounds and --threads must be at least 1, --workers not negative")
     except BenchError as error:
         sys.exit(f"error: {error}")
     if words.cpu_time and (words.threads > 1 or words.workers):
         sys.exit("error: --cpu-time adds up threads and misses workers; use it with --threads 1 and --workers 0")
+    if device.type == "cuda":
+        train_cuda.compare(list(tasks(names, networks, words.quick, device)), words.rounds, everything=words.all, profiled=words.profile)
+        return
     clock = time.process_time if words.cpu_time else time.perf_counter
     torch.set_num_threads(words.threads)
     speed = matrix_speed(clock)
@@ -583,12 +213,12 @@ def main() -> None:
     if words.profile:
         copying = copy_speed()
         print(f"copies: {copying / 1e9:.1f} GB/s read and written")
-        for task in tasks(names, networks, words.quick):
+        for task in tasks(names, networks, words.quick, device):
             profile(task, speed, copying)
         return
     columns = ("network", "method", "batch", "reference", "suite", "pairs/s", "ratio", "of matmul", "float64", "float32")
     print(("{:<9} {:<12} {:>6} {:>10} {:>8} {:>8} {:>6} {:>10} {:>8} {:>8}").format(*columns))
-    for task in tasks(names, networks, words.quick):
+    for task in tasks(names, networks, words.quick, device):
         rounded, operations = difference_after_one_step(task, torch.float32)
         difference, _ = difference_after_one_step(task, torch.float64)
         if not difference <= TOLERANCE:

@@ -14,9 +14,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.bounds import Integers, anytime_bounds, certified_radii, lower_confidence_bounds
+from bench import rules
+from bench.bounds import Integers
 from bench.columns import Columns
 from bench.errors import BenchError, nearest
+from bench.rules.rule import Rule
 from bench.spec import CertifySpec
 
 ACR = "ACR"
@@ -37,7 +39,8 @@ class Outcomes:
             not all samples of all images were drawn.
         right: I, whether most estimation samples fell on the label; None as for `bound`.
         complete: whether it is known of every image if it abstains; not so where misclassified ones were skipped.
-        samples: mean per image; None for imported logs.
+        samples: mean per image; None for imported logs. drawn: those of them that count the class.
+        rule: that read the counts; None for imported logs.
     """
 
     index: Integers
@@ -49,6 +52,13 @@ class Outcomes:
     right: NDArray[np.bool_] | None = None
     complete: bool = True
     samples: float | None = None
+    drawn: float | None = None
+    rule: type[Rule] | None = None
+
+    @property
+    def has_acr(self) -> bool:
+        """Whether radii may be averaged."""
+        return self.rule is None or self.rule.acr != "none"
 
     @property
     def values(self) -> Floats:
@@ -56,37 +66,32 @@ class Outcomes:
         return np.where(self.correct, self.radius, 0.0)
 
 
-def outcomes(columns: Columns, alpha: float, sigma: float, certify: CertifySpec | None = None) -> Outcomes:
+def outcomes(columns: Columns, alpha: float, sigma: float, certify: CertifySpec | None = None, rule: str | None = None) -> Outcomes:
     """The certificates at one alpha and sigma, ordered by image.
 
     Args:
         alpha: chance that a certificate is wrong, in (0, 1/2).
         sigma: noise level, in pixels of [0, 1].
         certify: how they came about; None: all samples of every image were drawn.
+        rule: that reads the counts; None: the one under which they were sampled.
 
     Raises:
-        BenchError: no certificate, two of one image, or an alpha above the one at which the sampling was stopped.
+        BenchError: no certificate, two of one image, or a rule that does not read such counts at this alpha.
         ValueError: alpha or sigma out of range.
     """
     if not len(columns):
         raise BenchError("there are no certificates, and nothing has no average")
     complete = bool((columns.n > 0).all())
-    # Where sampling stopped for what it saw, counts are no fair sample of the classes.
-    fixed = complete and (certify is None or certify.rule == "clopper-pearson")
+    reading = rules.of(certify or CertifySpec(n0=1, n=max(1, int(columns.n.max()))), rule)
+    reading.check(alpha)
+    fair = complete and not reading.stops
     if not (np.diff(columns.index) > 0).all():
         order = np.argsort(columns.index, kind="stable")
         columns = Columns(*(getattr(columns, field.name)[order] for field in fields(columns)))
     index, label = columns.index, columns.label
     if (doubled := index[1:][np.diff(index) == 0]).size:
         raise BenchError(f"image {doubled[0]} has two certificates, and each image counts once")
-    if certify:
-        certify.check_alpha(alpha)
-    if certify and certify.rule == "confidence-sequence":
-        drawn = np.maximum(columns.n, 1)
-        bound = anytime_bounds(columns.count, drawn, alpha)[0]
-    else:
-        bound = lower_confidence_bounds(columns.count, np.maximum(columns.n, 1), alpha)
-    radius = certified_radii(bound, sigma)
+    radius = reading.radii(columns.counts, alpha, sigma)
     abstained = np.isnan(radius)
     return Outcomes(
         index=index,
@@ -94,15 +99,23 @@ def outcomes(columns: Columns, alpha: float, sigma: float, certify: CertifySpec 
         correct=(columns.selected == label) & ~abstained,
         abstained=abstained,
         radius=np.where(abstained, 0.0, radius),
-        bound=bound if fixed else None,
-        right=columns.majority == label if fixed else None,
+        bound=reading.bounds(columns.counts, alpha) if fair else None,
+        right=columns.majority == label if fair else None,
         complete=complete,
         samples=float(np.mean(columns.n0 + columns.n)),
+        drawn=float(np.mean(columns.n)),
+        rule=type(reading),
     )
 
 
 def average_certified_radius(o: Outcomes) -> float:
-    """ACR: the mean over ALL images of the radius where the certified class is right, 0 where it is wrong or abstained."""
+    """ACR: the mean over ALL images of the radius where the certified class is right, 0 where it is wrong or abstained.
+
+    Raises:
+        BenchError: there is no image, or the rule gives no radii to average.
+    """
+    if o.rule and not o.has_acr:
+        raise BenchError(f"no ACR can be read from evidence of rule {o.rule.name}. {o.rule.acr_note}")
     return math.fsum(o.radius[o.correct].tolist()) / _images(o)
 
 
@@ -187,6 +200,7 @@ class Metric:
         better: which end is the good one; None: neither, and nothing in the column is marked.
         of_seed: value of one training, None where the evidence does not say; mean and deviation are taken over the trainings.
         of_row: value of all trainings together, in place of `of_seed`.
+        of_radii: it is made of radii themselves, not of radii compared with a fixed one; not every rule ranks or gives such values.
         meaning: a sentence for the caption, shared by the columns of one group.
     """
 
@@ -196,6 +210,7 @@ class Metric:
     better: Literal["more", "less"] | None = "more"
     of_seed: Callable[[Outcomes, Cost], float | None] | None = None
     of_row: Callable[[Sequence[Outcomes]], float | None] | None = None
+    of_radii: bool = False
     meaning: str = ""
 
 
@@ -205,7 +220,7 @@ def _percent(share: float | None) -> float | None:
 
 def _acr() -> Metric:
     meaning = "ACR: average certified radius over all images."
-    return Metric(name=ACR, heading=ACR, decimals=4, of_seed=lambda o, _: average_certified_radius(o), meaning=meaning)
+    return Metric(name=ACR, heading=ACR, decimals=4, of_seed=lambda o, _: average_certified_radius(o), of_radii=True, meaning=meaning)
 
 
 def _accuracy(radius: str) -> Metric:
@@ -216,7 +231,12 @@ def _accuracy(radius: str) -> Metric:
 def _quantile(name: str, heading: str, value: Callable[[Outcomes, float], float | None], meaning: str, decimals: int) -> list[Metric]:
     def column(q: int) -> Metric:
         return Metric(
-            name=f"{name}-{q}", heading=f"{heading} {q} %", decimals=decimals, of_seed=lambda o, _: value(o, q / 100), meaning=meaning
+            name=f"{name}-{q}",
+            heading=f"{heading} {q} %",
+            decimals=decimals,
+            of_seed=lambda o, _: value(o, q / 100),
+            of_radii=True,
+            meaning=meaning,
         )
 
     return [column(q) for q in (10, 50, 90)]
@@ -225,7 +245,12 @@ def _quantile(name: str, heading: str, value: Callable[[Outcomes, float], float 
 def _class(label: int) -> Metric:
     meaning = "class k: ACR over the images of true class k."
     return Metric(
-        name=f"ACR-class-{label}", heading=f"class {label}", decimals=4, of_seed=lambda o, _: class_acr(o, label), meaning=meaning
+        name=f"ACR-class-{label}",
+        heading=f"class {label}",
+        decimals=4,
+        of_seed=lambda o, _: class_acr(o, label),
+        of_radii=True,
+        meaning=meaning,
     )
 
 
@@ -268,8 +293,10 @@ def _groups(radii: Sequence[str], classes: int) -> dict[str, list[Metric]]:
             Metric(name="seconds", heading="seconds", decimals=0, better=None, of_seed=lambda _, c: c.seconds, meaning=cost),
         ],
         "errors": [
-            Metric(name="t-interval", heading="t 95 %", decimals=4, better=None, of_row=_interval_half, meaning=errors),
-            Metric(name="standard-error", heading="s.e. images", decimals=4, better=None, of_row=standard_error, meaning=errors),
+            Metric(name="t-interval", heading="t 95 %", decimals=4, better=None, of_row=_interval_half, of_radii=True, meaning=errors),
+            Metric(
+                name="standard-error", heading="s.e. images", decimals=4, better=None, of_row=standard_error, of_radii=True, meaning=errors
+            ),
         ],
     }
 

@@ -214,6 +214,7 @@ def test_evidence_of_other_weights_is_never_mixed(own: Run, checkpoint: Path, be
 
 
 def test_the_report_and_its_json_say_what_was_certified(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
+    from bench.bounds import certified_radius
     from leaderboard import metrics
 
     words = ("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs")
@@ -226,8 +227,10 @@ def test_the_report_and_its_json_say_what_was_certified(own: Run, checkpoint: Pa
     assert data["certified_accuracy"]["0.25"] == metrics.certified_accuracy(o, 0.25)
     assert (data["n"], data["n0"], data["images"], data["alpha"]) == (200, 20, 3, 0.001)
     assert data["base_accuracy"]["images"] == 20
+    assert (data["rule"], data["drawn"], data["largest_radius"]) == ("clopper-pearson", 200, certified_radius(200, 200, 0.001, 0.5))
     assert f"ACR {data['ACR']:.4f}; abstained on {data['abstention']:.2%}" in result.output
-    assert "certified 3 of 10000 test images (first:3): sigma 0.5, n0 20, n 200, alpha 0.001, seed 0" in result.output
+    told = "sigma 0.5, n0 20, n 200, clopper-pearson bound, alpha 0.001, seed 0"
+    assert f"certified 3 of 10000 test images (first:3): {told}" in result.output
     assert str(checkpoint) not in (tmp_path / "runs" / "checkpoints").rglob("origin.json").__next__().read_text()
 
 

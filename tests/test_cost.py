@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cpu_recorder import CpuRecorder
 from test_run import Quiet, cell, options
 from torch import Tensor, nn
 from typer.testing import Result
@@ -18,11 +21,11 @@ from bench.cli.cost import cost_columns, cost_total, memory
 from bench.cost import Estimate, estimate
 from bench.datasets import DATASETS
 from bench.method import Method
+from bench.passes import Passes, pairs_per_image, passes_per_image
 from bench.run import execute
 from bench.signals import StopSignals
 from bench.spec import PROTOCOLS
 from bench.store import Store
-from bench.train import Passes, passes_per_image
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer
@@ -154,6 +157,22 @@ def test_an_estimate_is_what_a_cell_takes(tmp_path: Path, rows_passed: Callable[
     begun = rows_passed()
     assert execute(which, Store(tmp_path), options(), Quiet(), StopSignals()) == "done"
     assert rows_passed() - begun == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("method", [Gaussian(), SmoothMix(copies=2, steps=2)], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_steps_are_timed_as_a_training_takes_them(rows_passed: Callable[[], int], method: Method, recorded: bool) -> None:
+    """By a clock that goes on with rows that Python sends through the network: a recording does, a replay does not."""
+    info = DATASETS["mnist"]
+    train = dataclasses.replace(info.train, batch=8)
+    recorder = CpuRecorder(lambda: iter(())) if recorded else None
+    found = cost.time_steps(method, train, info, CPU, recorder)
+    rows = 2 * 8 * pairs_per_image(method, info)  # LeNet has two linear layers
+    assert found == cost.Steps(eager=rows, usual=0 if recorded else rows, recording=rows if recorded else 0)
+    per_epoch = math.ceil(60_000 / 8)
+    once_an_epoch = 3 * rows if recorded else 0
+    assert found.of(60_000, train) == train.epochs * (per_epoch * found.usual + once_an_epoch)
+    assert found.of(8, train) == train.epochs * rows  # of an epoch's one step nothing is recorded
 
 
 def test_words_of_an_estimate() -> None:

@@ -144,7 +144,7 @@ def test_a_stopped_training_is_not_called_unbegun(bench: Call, tiny: Call, tmp_p
         return real(self, *args)
 
     monkeypatch.setattr(Gaussian, "loss", ended)
-    monkeypatch.setattr("bench.cost.estimate", lambda *_: {})  # it computes the loss, too
+    monkeypatch.setattr("bench.cost.estimate", lambda *_, **__: {})  # it computes the loss, too
     result = tiny("--method", "gaussian", "--sigma", "0.25,0.5")
     assert result.exit_code == 128 + signal.SIGTERM, result.output
     assert "1 interrupted, 1 not begun of 2 cells" in result.output

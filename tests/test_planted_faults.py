@@ -21,10 +21,12 @@ import test_columns
 import test_metrics
 import test_models
 import test_records
+import test_reduced
 import test_store
 
 from bench import bounds, environment, models
 from bench.certify import Sampler
+from bench.certify.margin import leads, moves
 from bench.certify.network import Network, _check_modes, _largest
 from bench.certify.noise import NoisyCopies
 from bench.records import Certificate
@@ -155,20 +157,20 @@ FAULTS: dict[str, Fault] = {
     ),
     # ---- the samples
     "selection samples counted again": Fault(
-        where=Sampler.certify,
-        old="self._count(network, copies, min(step, n - drawn))",
-        new="self._count(network, NoisyCopies(x, index, self.sigma, self.seed, self.sampling), min(step, n - drawn))",
+        where=Sampler._certify,
+        old="self._count(network, copies, look - drawn)",
+        new="self._count(network, NoisyCopies(x, index, self.sigma, self.seed, self.sampling), look - drawn)",
         check=check(test_certify.test_selection_and_estimation_samples_are_disjoint),
     ),
     "selection is part of the estimation": Fault(
-        where=Sampler.certify,
-        old="estimation += self._count(network, copies, min(step, n - drawn))",
-        new="estimation += selection + self._count(network, copies, min(step, n - drawn) - n0)",
+        where=Sampler._certify,
+        old="estimation += self._count(network, copies, look - drawn)",
+        new="estimation += selection + self._count(network, copies, look - drawn - n0)",
         check=SEEN,
     ),
     "sampling stops once it certifies": Fault(
-        where=Sampler.certify,
-        old="estimation += self._count(network, copies, min(step, n - drawn))",
+        where=Sampler._certify,
+        old="estimation += self._count(network, copies, look - drawn)",
         new="estimation += self._count(network, copies, 1_000)\n"
         "                while estimation.sum() < n and estimation.max() < 0.6 * estimation.sum():\n"
         "                    estimation += self._count(network, copies, 500)",
@@ -257,6 +259,18 @@ FAULTS: dict[str, Fault] = {
         old="CLOSE * self._scale",
         new="-1.0",
         check=check(test_certify.test_close_calls_are_decided_in_one_way_for_every_batch, True),
+    ),
+    "logits that overflow decide": Fault(
+        where=leads,
+        old="torch.where(finite, highest - second, -1.0)",
+        new="highest - second",
+        check=check(test_reduced.test_logits_that_overflow_never_lead, float("inf"), 0),
+    ),
+    "a margin of the least move": Fault(
+        where=moves,
+        old="risen.amax(1)",
+        new="risen.amin(1)",
+        check=check(test_reduced.test_where_the_lead_is_beyond_the_move_the_highest_logit_is_the_same),
     ),
     "rows lost when memory runs out": Fault(
         where=Network._logits,

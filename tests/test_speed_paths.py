@@ -1,4 +1,4 @@
-"""What training does for speed computes the same: LeNet's input gradient, steps in pieces, no waiting for the device, compilation."""
+"""What training does for speed computes the same: LeNet's input gradient, steps in pieces, no waiting for the device."""
 
 from __future__ import annotations
 
@@ -356,88 +356,34 @@ def test_the_count_sees_each_way_of_waiting(how: str) -> None:
     assert len(calls.waits) >= 2
 
 
-# ------------------------------------------------------------------------------------------------- timing and compilation
+# ----------------------------------------------------------------------------------------------------------------- timing
 
 
 @pytest.mark.parametrize(("name", "attacks"), [("gaussian", False), ("smoothadv", True)])
 def test_the_share_of_the_attack(name: str, attacks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that ticks when it is looked at: a step takes from its 1st to its 4th tick, the attack in it from the 2nd to the 3rd."""
     ticks = itertools.count()
-    for module in ("train", "smoothing"):
-        monkeypatch.setattr(f"bench.{module}.now", lambda device: float(next(ticks)))
+    monkeypatch.setattr("bench.stopwatch.now", lambda device: float(next(ticks)))
     t = trainer(METHODS[name], images=36)
     assert t.attack_share is None
     steps(t, 2)
     assert t.attack_share == (1 / 3 if attacks else 0.0)
-    assert t.g.attack_seconds is None
+    assert t.g.mark is None
 
 
 def test_few_steps_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each looks at the clock, for which a GPU has to finish: 1 step in 10, from the second on."""
+    """1 step in 10, from the second on."""
     marks: list[float] = []
 
     def mark(device: torch.device) -> float:
         marks.append(0.0)
         return 0.0
 
-    monkeypatch.setattr("bench.train.now", mark)
+    monkeypatch.setattr("bench.stopwatch.now", mark)
     t = trainer(Gaussian(), images=36, batch=1)
     t.run(lambda _: None)
     assert t.total == 108
     assert len(marks) == 2 * 11  # steps 2, 12, ..., 102
-
-
-@pytest.fixture
-def broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    def compile(self: nn.Module, *args: object, **kwargs: object) -> None:
-        def fail(*args: object) -> Tensor:
-            raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nmore lines")
-
-        self._compiled_call_impl = fail
-
-    monkeypatch.setattr(nn.Module, "compile", compile)
-
-
-@pytest.mark.usefixtures("broken_compiler")
-def test_without_a_compiler_training_goes_on_and_says_why() -> None:
-    plain, other = trainer(METHODS["smoothmix"]), trainer(METHODS["smoothmix"])
-    assert other.compile() == "RuntimeError: InvalidCxxCompiler: No working C++ compiler found"
-    for t in (plain, other):
-        t.run(lambda _: None)
-    assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), other.model.parameters(), strict=True))
-
-
-def test_a_compiled_base_is_called_in_training_and_no_longer_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[bool] = []
-
-    def compile(self: nn.Module, *args: object, **kwargs: object) -> None:
-        def call(x: Tensor) -> Tensor:
-            calls.append(self.training)
-            return self.forward(x)  # type: ignore[no-any-return]
-
-        self._compiled_call_impl = call
-
-    monkeypatch.setattr(nn.Module, "compile", compile)
-    plain, t = trainer(Gaussian(), arch="normed"), trainer(Gaussian(), arch="normed")
-    assert t.compile() is None
-    assert calls == [False]  # the trial pass leaves running statistics and generators alone
-    for each in (plain, t):
-        each.run(lambda _: None)
-    assert calls[1:] == [True] * t.total
-    t.model.eval()(torch.zeros(2, 1, 8, 8))
-    assert len(calls) == 1 + t.total
-    for name, tensor in plain.model.state_dict().items():
-        assert torch.equal(tensor, t.model.state_dict()[name]), name
-
-
-@pytest.mark.slow
-def test_a_real_compiler_gives_the_same_gradient() -> None:
-    plain, t = trainer(METHODS["smoothadv"]), trainer(METHODS["smoothadv"])
-    if reason := t.compile():
-        pytest.skip(reason)
-    for each in (plain, t):
-        steps(each, 1)
-    assert float((gradient_of(plain) - gradient_of(t)).abs().max()) < 1e-5
 
 
 # -------------------------------------------------------------------------------------------------------------- precision
@@ -584,13 +530,6 @@ def test_what_cannot_be_trained_so_is_refused_before_anything_is_written(bench: 
         assert result.exit_code == 2, result.output
         assert message in result.output
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.usefixtures("broken_compiler")
-def test_compile_falls_back_and_says_why(tiny: Call, tmp_path: Path) -> None:
-    result = tiny("--method", "gaussian", "--sigma", "0.5", "--compile")
-    assert result.exit_code == 0
-    assert "trained without torch.compile, which fails here: RuntimeError: InvalidCxxCompiler" in result.output
 
 
 def test_precision_is_in_the_key_and_published_keys_stay() -> None:

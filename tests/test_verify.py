@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,7 @@ from typer.testing import CliRunner, Result
 
 from bench import bounds, recertify
 from bench.binding import FINISHED, SUBJECT
-from bench.certify import sampler, stopping
-from bench.certify.stopping import Stopping
+from bench.certify import sampler
 from bench.checkpoints.stored import Subject, subject, subjects
 from bench.cli import app
 from bench.data import load
@@ -38,6 +37,7 @@ from bench.imported import import_logs, imports, load_map
 from bench.recertify import Again, Recertification, chance_of_missing, draw
 from bench.records import Certificate, from_line, to_line
 from bench.resume import load_weights
+from bench.rules import rule
 from bench.spec import CertifySpec, canonical, derive, to_json
 from bench.store import Certification, Run, Store
 from bench.verify import Evidence, Report, verify
@@ -926,7 +926,7 @@ def undecided(bench: Call, store: Store, *settings: str) -> Certification:
 def test_rows_whose_number_of_samples_was_not_fixed(
     bench: Call, store: Store, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(sampler, "BLOCKS", 1)  # a look every 500 samples
+    monkeypatch.setattr(rule, "BLOCKS", 1)  # a look every 500 samples
     certification = undecided(bench, store, *settings)
     assert len({row.n for row in certification.rows()}) > 1
 
@@ -953,15 +953,15 @@ def test_rows_whose_number_of_samples_was_not_fixed(
 
 def test_an_end_that_the_rule_does_not_give_is_found(bench: Call, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """True counts of more samples than the rule draws: what they add may be to the liking of whoever draws them."""
-    monkeypatch.setattr(sampler, "BLOCKS", 1)
+    monkeypatch.setattr(rule, "BLOCKS", 1)
 
-    def late(spec: CertifySpec, sigma: float) -> Stopping:
-        enough = stopping(spec, sigma)
-        assert enough is not None
-        return lambda count, drawn: drawn >= 1500 and enough(count, drawn)
+    usual = rule.Stopping.looks
+
+    def late(self: rule.Stopping, n: int, block: int) -> Iterable[int]:
+        return (look for look in usual(self, n, block) if look >= 1500)
 
     with monkeypatch.context() as patched:
-        patched.setattr("bench.certify.rows.stopping", late)
+        patched.setattr(rule.Stopping, "looks", late)
         certification = undecided(bench, store, "certify.rule=confidence-sequence", "certify.radius_step=0.5")
     assert bench("verify", store.root).exit_code == 0
     result = bench("verify", store.root, "--recertify", "8", "--device", "cpu")

@@ -4,8 +4,7 @@ Source: Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomiz
 What is guaranteed, what is not, and what bounds the speed: docs/certification.md.
 """
 
-from bench.certify.rows import count_images
+from bench.certify.rows import count_images, several
 from bench.certify.sampler import Sampler
-from bench.certify.stopping import stopping
 
-__all__ = ["Sampler", "count_images", "stopping"]
+__all__ = ["Sampler", "count_images", "several"]

@@ -18,6 +18,8 @@ CLOSE = 1e-3
 DRIFT = CLOSE / 4
 """Logits that move further than this share of the largest one between two computations of the same row are refused."""
 AUDITED_ROWS = 8
+JUDGED_ROWS, JUDGED_FLOATS = 16, 256 * 3 * 64 * 64
+"""Rows of a pass in float64: as many on a CPU and at the least, on a GPU as many as have so many floats, up to 256."""
 
 CPU_FLOATS, CUDA_FLOATS = 400_000, 60_000_000  # of the images of one pass
 
@@ -59,6 +61,7 @@ class Network:
         self.folded = self._fast is not base
         self._exact, self.referee = base, torch.float32
         self._scale = 0.0
+        self._layout: torch.memory_format | None = None
 
     def referee_in_float64(self, x: Tensor) -> None:
         """Makes the referee a copy in float64, if the network runs in it. x: any image, C H W."""
@@ -68,6 +71,25 @@ class Network:
         except Exception:  # whatever a stranger's forward raises on float64
             return
         self._exact, self.referee = exact, torch.float64
+
+    @property
+    def fast(self) -> nn.Module:
+        """The network that passes run."""
+        return self._fast
+
+    def adopt(self, fast: nn.Module, layout: torch.memory_format) -> None:
+        """Passes run this copy of `fast` from now on, on images of its layout."""
+        self._fast, self._layout = fast, layout
+
+    @property
+    def scale(self) -> float:
+        """The largest absolute logit seen."""
+        return self._scale
+
+    def saw(self, logits: Tensor) -> None:
+        """Takes note of the largest logit; BenchError if one is not finite."""
+        # The largest logit so far: a row whose logits happen to cancel says little about how far they may move.
+        self._scale = max(self._scale, _largest(logits))
 
     def begin(self) -> None:
         """Evaluation mode, whatever was done to the network since the last image."""
@@ -79,18 +101,23 @@ class Network:
         for module in (self.base, self._fast, self._exact):
             _check_modes(module, "after a forward pass")
 
-    def classify(self, noisy: Tensor, audit: bool = False) -> Tensor:
+    def logits(self, noisy: Tensor) -> Tensor:
+        """Logits in float32, of any number of rows: B C H W -> B K. BenchError: of another shape or dtype."""
+        return self._logits(self._fast, noisy if self._layout is None else noisy.contiguous(memory_format=self._layout))
+
+    def classify(self, noisy: Tensor, audit: bool = False, logits: Tensor | None = None) -> Tensor:
         """The class of every row: B C H W -> B.
 
         Args:
             audit: compare the first rows with the referee, however clear they are.
+            logits: those of `logits`, if they are known.
 
         Raises:
             BenchError: logits of another shape or dtype, not finite, or not a function of the row alone.
         """
-        logits = self._logits(self._fast, noisy)  # B K
-        # The largest logit so far: a row whose logits happen to cancel says little about how far they may move.
-        self._scale = max(self._scale, _largest(logits))
+        if logits is None:
+            logits = self.logits(noisy)
+        self.saw(logits)
         highest, order = logits.topk(min(2, self.classes), 1)
         close = highest[:, 0] - highest[:, -1] <= CLOSE * self._scale
         if audit:
@@ -123,7 +150,8 @@ class Network:
 
     def _judge(self, noisy: Tensor, logits: Tensor) -> Tensor:
         if self.referee == torch.float64:  # where what the rows of a pass do to each other's rounding decides nothing
-            parts = [part if len(part) > 1 else _twice(part[0]) for part in torch.split(noisy.double(), 16)]
+            together = max(JUDGED_ROWS, min(256, JUDGED_FLOATS // noisy[0].numel())) if noisy.is_cuda else JUDGED_ROWS
+            parts = [part if len(part) > 1 else _twice(part[0]) for part in torch.split(noisy.double(), together)]
         else:
             parts = list(torch.split(noisy, 1))
         exact = torch.cat([self._logits(self._exact, part) for part in parts])[: len(noisy)]

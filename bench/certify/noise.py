@@ -15,6 +15,8 @@ GRID = 255 * 256
 
 LARGEST_BLOCK = 500
 BLOCK_FLOATS = LARGEST_BLOCK * 3 * 64 * 64
+CUDA_BLOCKS = 10
+"""Blocks that a GPU draws in one call. It decides what a seed means there."""
 
 
 def block_rows(shape: Sequence[int]) -> int:
@@ -36,7 +38,7 @@ class NoisyCopies:
 
     def __init__(self, x: Tensor, index: int, sigma: float, seed: int, sampling: str) -> None:
         self.x, self.sigma, self.grid = x, sigma, sampling == "grid"
-        self.block = block_rows(x.shape)
+        self.block = block_rows(x.shape) * (CUDA_BLOCKS if x.is_cuda else 1)
         self._generator = torch.Generator(x.device).manual_seed(derive(seed, "certify", index))
 
     def draw(self, rows: int) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.certify.network import Network, usual_batch
-from bench.certify.noise import NoisyCopies
-from bench.certify.stopping import BLOCKS, Stopping
+from bench.certify.noise import NoisyCopies, block_rows
+from bench.certify.proposer import REDUCED
+from bench.certify.spans import Again, Spans
 from bench.environment import plain_float32
 from bench.errors import BenchError, nearest
 from bench.records import Certificate
-from bench.spec import SAMPLINGS
+from bench.rules.rule import Stopping
+from bench.spec import SAMPLINGS, derive
 
 
 class Sampler:
@@ -35,19 +38,32 @@ class Sampler:
         seed: the certification's seed.
         batch: samples per forward pass; chosen by image size and device if None, halved where memory runs out.
         sampling: `float32`, or `grid` for sums that are exact in floating point.
+        reduced: arithmetics that may propose classes, names of `bench.certify.proposer.REDUCED`; all of them on CUDA and none
+            on a CPU if None. They change no count.
 
     Raises:
         BenchError: a batch below 1; another sampling.
     """
 
-    def __init__(self, base: nn.Module, sigma: float, classes: int, seed: int, batch: int | None = None, sampling: str = "float32") -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        sigma: float,
+        classes: int,
+        seed: int,
+        batch: int | None = None,
+        sampling: str = "float32",
+        *,
+        reduced: Sequence[str] | None = None,
+    ) -> None:
         if batch is not None and batch < 1:
             raise BenchError(f"batch {batch} must be at least 1")
         if sampling not in SAMPLINGS:
             raise BenchError(f"unknown sampling {sampling!r}{nearest(sampling, SAMPLINGS)}")
         self.base, self.sigma, self.classes, self.seed, self.sampling = base, sigma, classes, seed, sampling
-        self._batch = batch
+        self._batch, self._reduced = batch, reduced
         self._network: Network | None = None
+        self._spans: Spans | None = None
         self._pool: ThreadPoolExecutor | None = None
 
     @torch.inference_mode()
@@ -60,26 +76,34 @@ class Sampler:
             x: the image, C H W in [0, 1].
             index: its position in the test set; with the seed it decides the noise.
             n0: samples that choose the class. n: fresh samples that count it.
-            stop: whether a count of so many samples is enough, asked every `BLOCKS` blocks of noise.
+            stop: when a count of so many samples is enough; None: never before n.
             skip_misclassified: draw no estimation samples where the chosen class is not the label.
 
         Raises:
             BenchError: logits that are not finite, not of shape B K, in half precision, random, or dependent on the rest of the batch; a
                 module that switches to training mode.
         """
+        while True:
+            with contextlib.suppress(Again):
+                return self._certify(x, index, label, n0, n, stop, skip_misclassified)
+
+    def _certify(self, x: Tensor, index: int, label: int, n0: int, n: int, stop: Stopping | None, skip_misclassified: bool) -> Certificate:
         with plain_float32(), torch.autocast(x.device.type, enabled=False):
             network = self._prepare(x)
             network.begin()
+            if self._spans:
+                self._spans.begin()
             copies = NoisyCopies(x, index, self.sigma, self.seed, self.sampling)
             selection = self._count(network, copies, n0, audit=True)
             selected = int(selection.argmax())
             estimation = torch.zeros_like(selection)
             if not (skip_misclassified and selected != label):
-                step = n if stop is None else BLOCKS * copies.block
-                for drawn in range(0, n, step):
-                    if drawn and stop is not None and stop(int(estimation[selected]), drawn):
+                drawn = 0
+                for look in [n] if stop is None else stop.looks(n, block_rows(x.shape)):
+                    if drawn and stop is not None and stop.enough(int(estimation[selected]), drawn):
                         break
-                    estimation += self._count(network, copies, min(step, n - drawn))
+                    estimation += self._count(network, copies, look - drawn)
+                    drawn = look
             network.end()
         return Certificate(
             index=index,
@@ -89,11 +113,27 @@ class Sampler:
             estimation=_sparse(estimation),
         )
 
+    @torch.inference_mode()
+    def fit(self, images: Tensor) -> None:
+        """Where a reduced arithmetic proposes, chooses it, and its margin, by several of the images to come: B C H W.
+
+        The first image does for it where this was not called before.
+
+        Raises:
+            BenchError: as `certify`.
+        """
+        with plain_float32(), torch.autocast(images.device.type, enabled=False):
+            self._prepare(images)
+
     def arithmetic(self, x: Tensor) -> dict[str, Any]:
-        """How images of the shape of x are counted, for the record: no part of it changes a count."""
+        """How images of the shape of x are counted, for the record: no part of it changes a count.
+
+        Where a reduced arithmetic may propose classes, `proposer` says which one does, and what the referee was asked so far.
+        """
         with torch.inference_mode(), plain_float32():
             network = self._prepare(x)
-        return {
+        told = {"proposer": self._spans.record()} if self._spans else {}
+        return told | {
             "dtype": "float32",
             "tf32": False,
             "rows_per_pass": network.batch,
@@ -103,13 +143,21 @@ class Sampler:
         }
 
     def _prepare(self, x: Tensor) -> Network:
+        """x: an image, C H W, or several, B C H W."""
+        images = x if x.dim() == 4 else x.unsqueeze(0)
         if self._network is None:
-            self._network = Network(self.base, self.classes, self._batch or usual_batch(x.shape, x.device))
-            self._network.referee_in_float64(x)
+            network = Network(self.base, self.classes, self._batch or usual_batch(images.shape[1:], x.device))
+            network.referee_in_float64(images[0])
+            reduced = self._reduced if self._reduced is not None else tuple(REDUCED) if x.is_cuda else None
+            if reduced is not None:
+                self._spans = Spans(network, images, self.sigma, derive(self.seed, "margin"), reduced, self._batch)
+            self._network = network
         return self._network
 
     def _count(self, network: Network, copies: NoisyCopies, n: int, audit: bool = False) -> Tensor:
         """Samples of each class among the next n copies: K."""
+        if self._spans:
+            return self._spans.count(copies, n, audit)
         span = copies.block * max(1, network.batch // copies.block)
         starts, turn = iter(range(0, n, span)), threading.Lock()
         work = partial(self._work, network, copies, n, span, starts, turn, audit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +14,7 @@ from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.empirical import Attacked, AttackSpec, Outcome
+    from bench.records import Certificate
     from bench.store import Certification
 
 COLUMNS = ("index", "label", "certified", "radius", "eps", "distance", "predict")
@@ -66,31 +66,32 @@ def attack(
     if not Path(run).is_dir():
         existing_folder(results)
 
+    from bench import rules
     from bench.empirical import AttackSpec
     from bench.files import write_atomically
     from bench.store import Store
 
     spec = AttackSpec(eps=tuple(sorted(set(radii))), steps=steps, samples=samples, restarts=restarts, n=n, alpha=alpha, seed=seed)
 
-    def work() -> tuple[Certification, int, Outcome]:
+    def work() -> tuple[Certification, list[Certificate], Outcome]:
         found, rows = finished_certification(Store(results).find(run), certification)
         chosen = _selection(images, found)
         taken = [row for row in rows if row.index in chosen]
         if not taken:
             raise BenchError(f"--images {images} has none of the certified images, which are {found.spec.images}")
-        found.spec.check_alpha(alpha)
-        return found, len(taken), _attack(found, taken, dataclasses.replace(spec, rule=found.spec.rule), device)
+        rules.of(found.spec).check(alpha)
+        return found, taken, _attack(found, taken, spec, device)
 
-    found, total, outcome = guarded(work)
+    found, taken, outcome = guarded(work)
     if csv is not None:
         try:
             write_atomically(csv, _csv(outcome.attacked).encode())
         except OSError as error:
             stop([f"--csv {csv}: {error.strerror}"])
     if as_json:
-        print_json(_as_json(found, spec, outcome))
+        print_json(_as_json(found, taken, spec, outcome))
     else:
-        _print(found, images, total, spec, outcome)
+        _print(found, images, taken, spec, outcome)
         if csv is not None:
             typer.echo(f"wrote {csv}")
     raise typer.Exit(int(outcome.refuted))
@@ -105,11 +106,12 @@ def _selection(images: str, found: Certification) -> range:
         raise BenchError(f"--{error}") from None
 
 
-def _attack(found: Certification, rows: Sequence[Any], spec: AttackSpec, device: str) -> Outcome:
+def _attack(found: Certification, rows: Sequence[Certificate], spec: AttackSpec, device: str) -> Outcome:
     import torch
     from rich.console import Console
     from rich.progress import Progress
 
+    from bench import rules
     from bench.data import load
     from bench.empirical import attack
     from bench.resume import load_weights
@@ -122,9 +124,8 @@ def _attack(found: Certification, rows: Sequence[Any], spec: AttackSpec, device:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("attacking", total=len(rows))
-        return attack(
-            model, pixels, rows, found.run.spec.sigma, found.run.info.classes, spec, lambda done, total: bar.update(task, completed=done)
-        )
+        sigma, classes, rule = found.run.spec.sigma, found.run.info.classes, rules.of(found.spec)
+        return attack(model, pixels, rows, sigma, classes, spec, rule, lambda done, total: bar.update(task, completed=done))
 
 
 def _csv(attacked: Sequence[Attacked]) -> str:
@@ -138,13 +139,15 @@ def _csv(attacked: Sequence[Attacked]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _as_json(found: Certification, spec: AttackSpec, outcome: Outcome) -> dict[str, Any]:
+def _as_json(found: Certification, rows: Sequence[Certificate], spec: AttackSpec, outcome: Outcome) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
         "run": found.run.spec.key,
         "certification": found.spec.key,
-        "attack": asdict(spec),
+        "attack": asdict(spec) | {"rule": found.spec.rule},
+        "n": found.spec.n,
+        "drawn": _drawn(rows),
         "levels": [asdict(level) | {"upper_bound": 1 - level.broken} for level in outcome.levels],
         "attacked_inside": outcome.inside,
         "contradictions": [asdict(item) for item in outcome.contradictions],
@@ -154,14 +157,22 @@ def _as_json(found: Certification, spec: AttackSpec, outcome: Outcome) -> dict[s
     }
 
 
-def _print(found: Certification, images: str, total: int, spec: AttackSpec, outcome: Outcome) -> None:
+def _drawn(rows: Sequence[Certificate]) -> float:
+    """Estimation samples per image behind the certificates, the mean."""
+    return sum(row.n for row in rows) / len(rows)
+
+
+def _print(found: Certification, images: str, rows: Sequence[Certificate], spec: AttackSpec, outcome: Outcome) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from bench import rules
+    from bench.rules.rule import drawn_words
+
     run = found.run.spec
-    typer.echo(
-        f"{run.row} on {run.dataset}, sigma {run.sigma:g}, seed {run.seed}; {total} images: {images} of the certified {found.spec.images}"
-    )
+    chosen = f"{len(rows)} images: {images} of the certified {found.spec.images}"
+    typer.echo(f"{run.row} on {run.dataset}, sigma {run.sigma:g}, seed {run.seed}; {chosen}")
+    typer.echo(f"certificates: {rules.of(found.spec).words()}, n = {found.spec.n:,}{drawn_words(found.spec.n, _drawn(rows))}")
     starts = f"{1 + spec.restarts} start{'s' if spec.restarts else ''}"
     typer.echo(
         f"PGD within [0, 1]: {spec.steps} steps of 2 eps / {spec.steps}, {spec.samples} noise samples, {starts}; "

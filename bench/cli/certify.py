@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench import rules
 from bench.cli.common import Json, Results, check_folder, clock, guarded, plain, print_json, stop, write_file
 from bench.cli.data import DataDir, check_data_dir
 from bench.errors import BenchError, Interrupted
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bench.data import Images as Pictures
     from bench.predict import Prediction
     from bench.records import Certificate
+    from bench.rules.rule import Rule
     from bench.signals import StopSignals
     from bench.spec import CertifySpec
     from bench.store import Certification
@@ -72,10 +74,9 @@ def certify(
         str,
         typer.Option(
             "--rule",
-            help="clopper-pearson; curtailed, which stops once nothing can certify; or confidence-sequence, which stops once it is "
-            "decided at every multiple of 0.25, with wider bounds.",
+            help="When sampling stops and what counts certify. " + " ".join(f"{name}: {told}" for name, told in rules.summaries().items()),
         ),
-    ] = "clopper-pearson",
+    ] = rules.DEFAULT,
     skip_misclassified: Annotated[
         bool, typer.Option("--skip-misclassified", help="Draw no more where the selected class is wrong; abstention is then unknown.")
     ] = False,
@@ -109,10 +110,8 @@ def certify(
     job = _Job.prepare(
         checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, data_dir, row=row, quiet=quiet, as_json=as_json
     )
-    spec: dict[str, Any] = {"n0": n0, "n": n, "seed": seed, "rule": rule, "skip_misclassified": skip_misclassified}
-    if rule != "clopper-pearson":
-        spec["stop_alpha"] = alpha
-    guarded(lambda: job.certify(spec))
+    settings: dict[str, Any] = {"n0": n0, "n": n, "seed": seed, "skip_misclassified": skip_misclassified}
+    guarded(lambda: job.certify(rule, settings))
 
 
 def predict(
@@ -242,7 +241,7 @@ class _Job:
         except Interrupted as error:
             raise typer.Exit(128 + error.signal_number) from None
 
-    def certify(self, settings: dict[str, Any]) -> None:
+    def certify(self, name: str, settings: dict[str, Any]) -> None:
         from bench.checkpoints.stored import Subject
         from bench.cli.exchange import check_log, log_of
         from bench.cli.progress import Show
@@ -253,9 +252,14 @@ class _Job:
         from bench.spec import CertifySpec
 
         try:
-            spec = CertifySpec(images=self.images, **settings)
+            chosen = rules.named(name)
+            if chosen.stops:
+                settings["stop_alpha"] = self.alpha
+            spec = CertifySpec(images=self.images, rule=chosen.stored_as, **settings)
         except ValueError as error:
             raise BenchError(f"--{error}") from None
+        rule = rules.of(spec, name)
+        rule.check(self.alpha)
         if self.tsv:
             check_log(spec)
         certification, source = self._certification(spec)
@@ -284,7 +288,7 @@ class _Job:
             rows = certification.rows()
         if self.tsv:
             write_file(self.tsv, "--tsv", log_of(certification, rows, self.alpha))
-        self._report(certification, rows, found)
+        self._report(certification, rule, rows, found)
 
     def _certification(self, spec: CertifySpec) -> tuple[Certification, str]:
         """Where the evidence goes, and the hash of the code that made the classifier."""
@@ -303,19 +307,20 @@ class _Job:
         )
         return subject(self.results, own).certification(spec), base.source_sha256
 
-    def _report(self, certification: Certification, rows: list[Certificate], found: Accuracy) -> None:
-        from bench.bounds import certified_radius
+    def _report(self, certification: Certification, rule: Rule, rows: list[Certificate], found: Accuracy) -> None:
         from bench.checkpoints.stored import Subject
         from bench.files import sha256
+        from bench.rules.rule import drawn_words
         from leaderboard import metrics
 
         base, spec, run = self.base, certification.spec, certification.run
-        o = metrics.outcomes(certification.columns(), self.alpha, base.sigma, spec)
-        largest = certified_radius(spec.n, spec.n, self.alpha, base.sigma) or 0.0
+        o = metrics.outcomes(certification.columns(), self.alpha, base.sigma, spec, rule.name)
+        largest = rule.largest_radius(self.alpha, base.sigma)
         step = 0.25 if base.sigma <= 0.5 else 0.5
         radii = [k * step for k in range(1 + int(largest / step))]
         accuracies = {f"{r:.2f}": metrics.certified_accuracy(o, r) for r in radii}
-        acr, abstained = metrics.average_certified_radius(o), metrics.abstention_rate(o)
+        acr = None if rule.acr == "none" else metrics.average_certified_radius(o)
+        abstained = metrics.abstention_rate(o)
         if self.as_json:
             print_json(
                 {
@@ -327,6 +332,9 @@ class _Job:
                     "alpha": self.alpha,
                     "n0": spec.n0,
                     "n": spec.n,
+                    "drawn": o.drawn,
+                    "rule": rule.name,
+                    "largest_radius": largest,
                     "ACR": acr,
                     "abstention": abstained,
                     "certified_accuracy": accuracies,
@@ -335,12 +343,15 @@ class _Job:
             )
             return
         self.say(
-            f"certified {len(rows)} of {base.info.test_size} test images ({spec.images}): sigma {base.sigma:g}, n0 {spec.n0}, n {spec.n}, "
-            f"alpha {self.alpha:g}, seed {spec.seed}"
+            f"certified {len(rows)} of {base.info.test_size} test images ({spec.images}): sigma {base.sigma:g}, n0 {spec.n0}, "
+            f"n {spec.n}{drawn_words(spec.n, o.drawn)}, {rule.words()}, alpha {self.alpha:g}, seed {spec.seed}"
         )
         told = "abstention unknown, since misclassified images were skipped" if abstained is None else f"abstained on {abstained:.2%}"
         told += f"; {o.samples:,.0f} samples per image" if o.samples else ""
-        self.say(f"ACR {acr:.4f}; {told}; largest possible radius {largest:.4f}")
+        average = "no ACR" if acr is None else f"ACR {acr:.4f}"
+        self.say(f"{average}; {told}; largest possible radius {largest:.4f}")
+        if rule.acr_note:
+            self.say(rule.acr_note)
         width = 8
         self.say("radius              " + "".join(f"{r:>{width}}" for r in accuracies))
         self.say("certified accuracy %" + "".join(f"{100 * value:>{width}.2f}" for value in accuracies.values()))

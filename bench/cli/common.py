@@ -36,6 +36,12 @@ Format = Annotated[
         "--format", help="terminal, markdown, latex, csv or json. Default: by the suffix of --out (.md, .tex, ...), else terminal."
     ),
 ]
+ReadBy = Annotated[
+    str | None,
+    typer.Option(
+        "--rule", metavar="NAME", help="The rule that reads counts. Default: of each certification, the one it was sampled under."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 

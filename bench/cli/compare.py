@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bench.cli.common import Format, Results, check_out, deliver, existing_folder, format_of, guarded, numbers, plain, stop
+from bench.cli.common import Format, ReadBy, Results, check_out, deliver, existing_folder, format_of, guarded, numbers, plain, stop
 from bench.cli.page import Page
 from bench.cli.paired import render as render_paired
 from bench.cli.tables import SOURCES, From
@@ -48,6 +48,7 @@ def compare(
     alpha: Annotated[
         float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2); 0.001 unless given.")
     ] = None,
+    rule: ReadBy = None,
     source: From = None,
     format_: Format = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
@@ -59,7 +60,8 @@ def compare(
     """
     problems: list[str] = []
     if paired:
-        given = {"--dataset": dataset, "--sigma": sigma, "--protocol": protocol, "--recipe": recipe, "--alpha": alpha, "--from": source}
+        given = {"--dataset": dataset, "--sigma": sigma, "--protocol": protocol, "--recipe": recipe, "--alpha": alpha, "--rule": rule}
+        given["--from"] = source
         if unused := [flag for flag, value in given.items() if value is not None]:
             problems.append(f"{', '.join(unused)}: with --paired the run says what is compared; leave it out")
     elif logs is not None:
@@ -88,7 +90,16 @@ def compare(
     def work() -> str:
         chosen = cast("Source | None", source)
         report = comparing.compare(
-            Store(results), a, b, dataset=dataset or "mnist", sigmas=sigmas, protocol=protocol, recipe=recipe, alpha=alpha, source=chosen
+            Store(results),
+            a,
+            b,
+            dataset=dataset or "mnist",
+            sigmas=sigmas,
+            protocol=protocol,
+            recipe=recipe,
+            alpha=alpha,
+            rule=rule,
+            source=chosen,
         )
         return render(report, form)
 

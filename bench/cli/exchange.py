@@ -155,8 +155,10 @@ def log_of(certification: Certification, rows: list[Certificate], alpha: float) 
 
 def check_log(spec: CertifySpec) -> None:
     """BenchError for a certification that a log of the field cannot tell: such a log is of as many samples of every image."""
-    if spec.rule != "clopper-pearson" or spec.skip_misclassified:
-        how = f"rule {spec.rule}" if spec.rule != "clopper-pearson" else "skip_misclassified"
+    from bench import rules
+
+    if (stops := rules.named(spec.rule).stops) or spec.skip_misclassified:
+        how = f"rule {spec.rule}" if stops else "skip_misclassified"
         raise BenchError(
             f"logs of the field hold the same number of samples for every image, which {how} does not draw; see evidence.jsonl"
         )

@@ -20,7 +20,6 @@ from bench.cli.engines import Engine
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
 
     from bench.announce import Planned
@@ -40,7 +39,7 @@ def flags(options: Options, engine: Engine, cell: Cell) -> str:
     words = [] if engine.device == "auto" else ["--device", engine.device]
     words += [] if options.batch is None else ["--batch", str(options.batch)]
     words += [] if options.micro_batch is None else ["--micro-batch", str(options.micro_batch)]
-    words += ["--compile"] if options.compile else []
+    words += [] if options.graph else ["--no-graph"]
     words += [] if options.data_dir is None else ["--data-dir", str(options.data_dir.absolute())]
     words += ["--allow-changed-source"] if options.allow_changed_source else []
     words += ["--allow-other-data"] if options.allow_other_data else []
@@ -104,9 +103,7 @@ class Matrix:
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
 
-    def announce(
-        self, device: torch.device, protocol: str, recipe: str, micro_batch: int | None, *, detail: bool, isolated: bool = False
-    ) -> None:
+    def announce(self, options: Options, protocol: str, recipe: str, *, detail: bool, isolated: bool = False) -> None:
         """Says what will be done and how long it may take.
 
         An estimate runs the method's loss once. Where cells are isolated, a plug-in's is not run here, so its cells have none.
@@ -117,7 +114,7 @@ class Matrix:
         cells = self.plan.cells
         cells_here = [cell for cell in self.todo if not (isolated and self._plugin(cell))]
         with settings_kept():
-            self.estimates = estimate(cells_here, self.store, device, micro_batch, self.again)
+            self.estimates = estimate(cells_here, self.store, options.device, options.micro_batch, self.again, graph=options.graph)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
@@ -128,7 +125,7 @@ class Matrix:
         sigmas, seed_count = len({c.spec.sigma for c in cells}), len({c.spec.seed for c in cells})
         self.say(
             f"{len(cells)} cells: rows {rows}, noise levels {sigmas}, seeds {seed_count}; "
-            f"protocol {protocol}, recipe {recipe}, device {device}"
+            f"protocol {protocol}, recipe {recipe}, device {options.device}"
         )
         tally = Counter(self.states.values())
         about = f"; about {clock(sum(found.seconds for found in self.estimates.values()))}, from timed passes" if self.estimates else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from bench.cli.common import Results, existing_folder, filters, guarded, numbers, plain, seeds, stop
+from bench.cli.common import ReadBy, Results, existing_folder, filters, guarded, numbers, plain, seeds, stop
 from bench.errors import nearest
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def plot(
     alpha: Annotated[
         float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")
     ] = None,
+    rule: ReadBy = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -88,6 +89,7 @@ def plot(
             Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen),
             source=cast("Source | Literal['published'] | None", source),
             alpha=alpha,
+            rule=rule,
         )
         target = out or Path(f"{picture.name}.svg")
         return target, plots.render(picture, target.suffix.lower()), picture

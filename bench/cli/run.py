@@ -78,8 +78,8 @@ def run(
     devices_per_cell: Devices = None,
     precision: Precision = None,
     sync_batchnorm: SyncBatchnorm = False,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Train through torch.compile; where it does not work, says why and does without.")
+    no_graph: Annotated[
+        bool, typer.Option("--no-graph", help="On CUDA: take every training step eagerly, instead of replaying it as a CUDA graph.")
     ] = False,
     data_dir: DataDir = None,
     jobs: Annotated[
@@ -239,7 +239,7 @@ def run(
         device=chosen_device,
         batch=batch,
         micro_batch=micro_batch,
-        compile=compiled,
+        graph=not no_graph,
         allow_changed_source=allow_changed_source,
         allow_other_data=allow_other_data,
         data_dir=data_dir,
@@ -255,7 +255,7 @@ def run(
         stop(missing)
     for sentence in missing:
         matrix.say(f"note: {sentence}")
-    matrix.announce(chosen_device, protocol, recipe, micro_batch, detail=dry_run, isolated=engine.isolated)
+    matrix.announce(options, protocol, recipe, detail=dry_run, isolated=engine.isolated)
     if dry_run:
         if as_json:
             cells = [matrix.as_json(cell) | estimate_json(matrix.estimates.get(cell.id)) for cell in plan.cells]

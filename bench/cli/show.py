@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from bench.registry import Loaded
     from bench.store import Run
 
-ALPHA = 0.001  # of the ACR that is printed
-
 
 def show(
     what: Annotated[str, typer.Argument(metavar="METHOD|RUN", help="A method's name, or a run's key (its first digits do) or folder.")],
@@ -53,8 +51,9 @@ def _show_method(loaded: Loaded, as_json: bool) -> None:
     import typing
 
     from bench.datasets import DATASETS
+    from bench.passes import pairs_per_image
     from bench.spec import describe_type
-    from bench.train import line_of, pairs_per_image
+    from bench.train import line_of
 
     cls = loaded.cls
     hints = typing.get_type_hints(cls)
@@ -116,6 +115,8 @@ def _show_method(loaded: Loaded, as_json: bool) -> None:
 
 
 def _show_run(run: Run, as_json: bool) -> None:
+    from bench import rules
+    from bench.rules.rule import drawn_words
     from bench.spec import canonical, to_json
     from leaderboard.metrics import average_certified_radius, outcomes
 
@@ -123,9 +124,14 @@ def _show_run(run: Run, as_json: bool) -> None:
         certifications = []
         for c in run.certifications():
             columns, total = c.standing().columns, len(c.expected())
+            rule = rules.of(c.spec)
             item: dict[str, Any] = {"key": c.spec.key, "spec": to_json(c.spec), "images": f"{len(columns)}/{total}"}
+            item |= {"rule": rule.words(), "alpha": rule.alpha}
             if len(columns) == total:
-                item[f"acr (alpha {ALPHA})"] = average_certified_radius(outcomes(columns, ALPHA, run.spec.sigma, c.spec))
+                o = outcomes(columns, rule.alpha, run.spec.sigma, c.spec)
+                item["drawn"] = o.drawn
+                if rule.acr != "none":
+                    item[f"acr (alpha {rule.alpha})"] = average_certified_radius(o)
             certifications.append(item)
         return {
             "path": str(run.path),
@@ -157,8 +163,11 @@ def _show_run(run: Run, as_json: bool) -> None:
     typer.echo(f"train: {canonical(data['spec']['train'])}")
     typer.echo(f"hyperparameters: {canonical(data['spec']['hyperparameters'])}")
     for item in data["certifications"]:
-        acr = item.get(f"acr (alpha {ALPHA})")
-        typer.echo(f"certification {item['key']}: {item['images']} images" + ("" if acr is None else f", ACR {acr:.4f} at alpha {ALPHA}"))
+        n, acr = item["spec"]["n"], item.get(f"acr (alpha {item['alpha']})")
+        told = f", ACR {acr:.4f} at alpha {item['alpha']:g}" if acr is not None else ""
+        typer.echo(
+            f"certification {item['key']}: {item['images']} images{told}, {item['rule']}, n = {n:,}{drawn_words(n, item.get('drawn'))}"
+        )
     if data["environment"]:
         typer.echo(f"environment: {canonical(data['environment'])}")
     if data["curve"]:

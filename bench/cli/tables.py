@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bench.cli.common import Format, Results, check_out, deliver, existing_folder, filters, format_of, guarded, numbers, seeds, stop, words
+from bench.cli.common import (
+    Format,
+    ReadBy,
+    Results,
+    check_out,
+    deliver,
+    existing_folder,
+    filters,
+    format_of,
+    guarded,
+    numbers,
+    seeds,
+    stop,
+    words,
+)
 from bench.errors import nearest
 
 if TYPE_CHECKING:
@@ -36,6 +50,7 @@ def table(
     alpha: Annotated[
         float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")
     ] = None,
+    rule: ReadBy = None,
     format_: Format = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
     number: Annotated[int | None, typer.Option("--table", metavar="N", help="Table 4 to 11 of the paper, in its layout.")] = None,
@@ -86,8 +101,8 @@ def table(
     if number is not None and (len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1):
         problems.append("--table takes one --protocol and one --recipe")
     columns = words(metric, "--metric", problems)
-    if number is not None and (columns or ties or mix or status):
-        problems.append("--table has the paper's columns and rows; leave out --metric, --ties, --mix and --status")
+    if number is not None and (columns or ties or mix or rule or status):
+        problems.append("--table has the paper's columns, rows and rule; leave out --metric, --ties, --mix, --rule and --status")
     if ties and columns and not {"ACR", "all"} & set(columns):
         problems.append("--ties marks the column ACR; add ACR to --metric")
     if problems:
@@ -121,6 +136,7 @@ def table(
             Store(results),
             Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen),
             alpha=alpha,
+            rule=rule,
             source=cast("Source | None", source),
             metrics=columns or (("all",) if form == "json" else DEFAULT),
             mix=mix,

@@ -76,9 +76,9 @@ def build(arch: str, info: DatasetInfo, seed: int) -> nn.Module:
     return nn.Sequential(Normalize(info.mean, info.std), network)
 
 
-def place(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on its device, convolutions in channels-last layout."""
-    return model.to(device).to(memory_format=torch.channels_last)
+def place(model: nn.Module, device: torch.device, layout: torch.memory_format = torch.channels_last) -> nn.Module:
+    """The model on its device, the weights of convolutions in a layout."""
+    return model.to(device).to(memory_format=layout)
 
 
 @cache

@@ -39,7 +39,7 @@ def first_layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _wants_cpu_gradients(x: Tensor) -> bool:
-    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 class FirstLayer(torch.autograd.Function):

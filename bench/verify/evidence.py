@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench import rules
 from bench.columns import Columns
 from bench.errors import BenchError
 from bench.records import MAX_LINE, Certificate, from_line
@@ -68,7 +69,7 @@ def verify_rows(certification: Certification, report: Report, radii: Radii) -> i
             continue
         if (highest := _highest_class(row)) >= info.classes:
             report.fail(path, f"class {highest}, but {info.name} has classes 0 to {info.classes - 1}", number)
-        if row.n == spec.n or spec.rule == "confidence-sequence":
+        if row.n:
             line_of_count.setdefault((row.count, row.n), number)
     report.rows += len(lines_of)
 
@@ -82,13 +83,12 @@ def verify_rows(certification: Certification, report: Report, radii: Radii) -> i
         report.fail(path, f"no row of {_some(gone)}, though times.csv says that it was certified")
     if not (missing or damaged) and path.stat().st_size != read:
         report.fail(path, "after the last image stands a line without an end")
-    sigma = certification.run.spec.sigma
-    if spec.rule == "confidence-sequence":
-        faults = {key: fault for key in line_of_count if key[1] and (fault := radii.sequence_fault(*key, sigma))}
-    else:  # what was stopped early abstains, whatever its radius would be
-        faults = {(count, spec.n): fault for count, fault in radii.faults([k for k, _ in line_of_count], spec.n, sigma).items()}
-    for key, fault in faults.items():
-        report.fail(path, fault, line_of_count[key])
+    rule = rules.of(spec)
+    if rule.recomputed is None:
+        report.unchecked.append(f"the radii of {path}: there is no second way to compute those of rule {rule.name}")
+    else:
+        for key, fault in radii.faults_of(rule, line_of_count, certification.run.spec.sigma).items():
+            report.fail(path, fault, line_of_count[key])
     return len(lines_of)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from bench import bounds
+from bench.rules.rule import Counts, Rule
 
 NEAR = 1e-9  # relative difference of two radii that are the same number
 _QUANTILE = NormalDist().inv_cdf
@@ -50,11 +51,44 @@ class Radii:
         self.alpha = alpha
         self.checked: dict[tuple[int, float], set[int]] = defaultdict(set)
         self.sequences: set[tuple[int, int, float]] = set()
+        self.read: set[tuple[str, int, int, float]] = set()
 
     @property
     def distinct(self) -> int:
         """How many radii were recomputed."""
         return sum(map(len, self.checked.values())) + len(self.sequences)
+
+    def faults_of(self, rule: Rule, counts: Iterable[tuple[int, int]], sigma: float) -> dict[tuple[int, int], str]:
+        """Those (count, n) whose bound or radius is not that of its definition, or is read otherwise by the rule, and in what it differs.
+
+        Args:
+            rule: says by `recomputed` which definition applies: `tail`: bounds of a fixed n, by the tail of the binomial; `mixture`:
+                bounds of all n at once.
+            counts: of the selected class, of n.
+        """
+        keys = list(counts)
+        if rule.recomputed == "mixture":
+            found = {key: fault for key in keys if (fault := self.sequence_fault(*key, sigma))}
+        else:
+            by_n: dict[int, list[int]] = defaultdict(list)
+            for count, n in keys:
+                by_n[n].append(count)
+            found = {(count, n): fault for n, same in by_n.items() for count, fault in self.faults(same, n, sigma).items()}
+        new = [key for key in keys if (rule.name, *key, sigma) not in self.read]
+        self.read.update((rule.name, *key, sigma) for key in new)
+        if not new:
+            return found
+        count, n = np.array(new).T
+        if rule.recomputed == "mixture":
+            lower = bounds.anytime_bounds(count, n, self.alpha)[0]
+        else:
+            lower = np.array([bounds.lower_confidence_bound(*key, self.alpha) for key in new])
+        read = rule.radii(Counts(count, n), self.alpha, sigma)
+        for key, bound, radius in zip(new, lower.tolist(), read.tolist(), strict=True):
+            right = sigma * _QUANTILE(bound) if 0.5 <= bound < 1 else math.nan
+            if not (math.isnan(radius) and math.isnan(right)) and not math.isclose(radius, right, rel_tol=NEAR, abs_tol=NEAR * sigma):
+                found.setdefault(key, f"{key[0]} of {key[1]} samples: tables say radius {radius:.9g}, but the bound gives {right:.9g}")
+        return found
 
     def faults(self, counts: Iterable[int], n: int, sigma: float) -> dict[int, str]:
         """Counts whose radius by `bench.bounds` is not that of the definition, and in what it differs; a count is told once.
@@ -96,7 +130,8 @@ class Radii:
         ratio = mixture - count * math.log(bound) - (n - count) * math.log1p(-bound)
         if not math.isclose(ratio, -math.log(self.alpha), rel_tol=1e-6 + 1e-12 * n):
             return f"{at}: at the lower bound {bound:.9g} the logarithm of the ratio is {ratio:.9g}, not -log alpha"
-        radius = bounds.certified_radius(count, n, self.alpha, sigma, "confidence-sequence")
+        found = float(bounds.certified_radii(np.array([bound]), sigma)[0])
+        radius = None if math.isnan(found) else found
         if (radius is None) != (bound < 0.5):
             return f"{at}: {'abstains' if radius is None else 'certifies'} at the lower bound {bound:.9g}"
         if radius is not None and not math.isclose(radius, sigma * _QUANTILE(bound), rel_tol=NEAR, abs_tol=NEAR * sigma):

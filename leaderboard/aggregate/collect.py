@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from bench import rules
 from bench.bounds import check_alpha
 from bench.errors import BenchError
 from bench.imported import imports
@@ -13,7 +14,7 @@ from leaderboard.aggregate.foreign import groups_of_checkpoints, read_checkpoint
 from leaderboard.aggregate.groups import Group, Source
 from leaderboard.aggregate.imported import groups_of_logs
 from leaderboard.aggregate.mix import mixed
-from leaderboard.aggregate.runs import groups_of_runs, read_runs
+from leaderboard.aggregate.runs import Reading, groups_of_runs, read_runs
 from leaderboard.aggregate.select import EVERYTHING, Filters
 from leaderboard.metrics import DEFAULT
 
@@ -32,6 +33,7 @@ def collect(
     filters: Filters = EVERYTHING,
     *,
     alpha: float | None = None,
+    rule: str | None = None,
     source: Source | None = None,
     metrics: Sequence[str] = DEFAULT,
     mix: bool = False,
@@ -40,6 +42,7 @@ def collect(
 
     Args:
         alpha: chance that a certificate is wrong, in (0, 1/2), 0.001 if None; imported logs have one of their own, which is fixed.
+        rule: that reads counts; None: of each certification, the one under which it was sampled.
         source: own runs, imported logs or checkpoints from outside; None: all of them, in groups of their own.
         metrics: words of `metrics.columns_of`.
         mix: rows of several groups share a table, and a row may average trainings from several sources of its method; each
@@ -47,12 +50,14 @@ def collect(
 
     Raises:
         UsageError: a filter that fits nothing in the store.
-        BenchError: an empty store, a run in two folders, alpha out of range, an unknown metric.
+        BenchError: an empty store, a run in two folders, alpha out of range, an unknown metric or rule; nothing that can be read so.
 
-    A damaged run or checkpoint is left out and named in the notes of every group; a row with damaged evidence shows no mean.
+    A damaged run or checkpoint, and a certification that cannot be read so, are left out and named in the notes of every group; a row
+    with damaged evidence shows no mean.
     """
     try:
         check_alpha(ALPHA if alpha is None else alpha)
+        default = rule is None or rules.named(rule).name == rules.DEFAULT
     except ValueError as error:
         raise BenchError(str(error)) from None
     runs, damaged = read_runs(store) if source in (None, "runs") else ([], [])
@@ -69,11 +74,18 @@ def collect(
         raise BenchError(f"there are no {MISSING[source or 'runs'].format(root=store.root)}")
     chosen_runs, chosen_logs, chosen_checkpoints = filters.apply(runs, logs, checkpoints)
     wanted = {run.spec.key for run in chosen_runs}
-    known = ALPHA if alpha is None else alpha
-    groups = groups_of_runs(runs, wanted, filters.seeds, known, metrics, mix)
-    groups += groups_of_logs(chosen_logs, metrics, alpha)
-    groups += groups_of_checkpoints(chosen_checkpoints, known, metrics)
-    notes = tuple(f"left out, because it is damaged: {reason}" for reason in (*damaged, *damaged_too))
+    reading = Reading(ALPHA if alpha is None else alpha, rule)
+    groups, unread = groups_of_runs(runs, wanted, filters.seeds, reading, metrics, mix)
+    if chosen_logs and not default:
+        unread.append(f"left out: imported logs: they hold no counts that rule {rule} could read")
+    else:
+        groups += groups_of_logs(chosen_logs, metrics, alpha)
+    more, unread_too = groups_of_checkpoints(chosen_checkpoints, reading, metrics)
+    groups += more
+    unread += unread_too
+    if unread and not groups:
+        raise BenchError(f"nothing in {store.root} can be read so: {'; '.join(unread)}")
+    notes = (*unread, *(f"left out, because it is damaged: {reason}" for reason in (*damaged, *damaged_too)))
     groups = [dataclasses.replace(group, notes=group.notes + notes) for group in groups]
     return tuple(mixed(groups) if mix else groups)
 

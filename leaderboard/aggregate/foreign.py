@@ -19,7 +19,7 @@ from bench.spec import canonical
 from bench.store import Certification, Damaged, Store
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
-from leaderboard.aggregate.runs import certification_notes, conditions_of_counts, read_seeds, traces
+from leaderboard.aggregate.runs import Reading, certification_notes, conditions_of_counts, read_seeds, traces, unread
 from leaderboard.metrics import columns_of
 
 UNKNOWN_TRAINING = "How these checkpoints were trained is not known here; what is a training of which row was said to `bench certify`."
@@ -92,24 +92,27 @@ def _wrong(certification: Certification) -> str:
     return "" if certification.expected() else f"{certification.path}: images={certification.spec.images} selects no test image"
 
 
-def groups_of_checkpoints(checkpoints: Sequence[Checkpoint], alpha: float, words: Sequence[str]) -> list[Group]:
-    """One group per data set, network, normalisation and way of certification.
+def groups_of_checkpoints(checkpoints: Sequence[Checkpoint], reading: Reading, words: Sequence[str]) -> tuple[list[Group], list[str]]:
+    """One group per data set, network, normalisation and way of certification, and what was left out because it cannot be read as asked.
 
     Args:
-        alpha: chance that a certificate is wrong, in (0, 1/2).
         words: metrics, see `metrics.columns_of`.
     """
     families: dict[str, list[Checkpoint]] = defaultdict(list)
     for checkpoint in checkpoints:
         families[canonical([checkpoint.dataset, _conditions_of_network(checkpoint)])].append(checkpoint)
     groups = []
+    left_out: dict[str, list[Certification]] = defaultdict(list)
     for _, family in sorted(families.items()):
         ways: dict[str, list[tuple[Checkpoint, Certification]]] = defaultdict(list)
         for checkpoint in family:
             if certification := checkpoint.certification:
-                ways[canonical(conditions_of_counts(certification, alpha))].append((checkpoint, certification))
-        groups += [_group(members, family, alpha, words) for _, members in sorted(ways.items())]
-    return groups
+                if reason := reading.refuses(certification.spec):
+                    left_out[reason].append(certification)
+                else:
+                    ways[canonical(conditions_of_counts(certification, reading))].append((checkpoint, certification))
+        groups += [_group(members, family, reading, words) for _, members in sorted(ways.items())]
+    return groups, unread(left_out)
 
 
 def _conditions_of_network(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -122,12 +125,14 @@ def _conditions_of_network(checkpoint: Checkpoint) -> dict[str, Any]:
 _Read = tuple[Checkpoint, Seed]
 
 
-def _group(members: Sequence[tuple[Checkpoint, Certification]], family: Sequence[Checkpoint], alpha: float, words: Sequence[str]) -> Group:
+def _group(
+    members: Sequence[tuple[Checkpoint, Certification]], family: Sequence[Checkpoint], reading: Reading, words: Sequence[str]
+) -> Group:
     """Args: members: of the group. family: all of the same network, certified in this way or not."""
     checkpoint, certification = members[0]
     info, layout = checkpoint.subject.info, layouts.of_dataset(checkpoint.dataset)
     images, metrics = len(certification.expected()), columns_of(words, layout.radii, info.classes)
-    read = read_seeds([(certification, checkpoint.name) for checkpoint, certification in members], alpha)
+    read = read_seeds([(certification, checkpoint.name) for checkpoint, certification in members], reading)
     cells: dict[float, dict[str, dict[str, list[_Read]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for (checkpoint, _), seed in zip(members, read, strict=True):
         alone = "" if checkpoint.origin.row else checkpoint.subject.spec.key
@@ -154,14 +159,19 @@ def _group(members: Sequence[tuple[Checkpoint, Certification]], family: Sequence
     return Group(
         dataset=checkpoint.dataset,
         source="checkpoints",
-        conditions=_conditions_of_network(checkpoint) | conditions_of_counts(certification, alpha),
+        conditions=_conditions_of_network(checkpoint) | conditions_of_counts(certification, reading),
         images=images,
         test_size=info.test_size,
         seeds=(),
         baseline=layout.baseline,
         metrics=metrics,
         sections=tuple(sections),
-        notes=(UNKNOWN_TRAINING, *_numbers(sections), *certification_notes([certification for _, certification in members])),
+        notes=(
+            UNKNOWN_TRAINING,
+            *reading.notes(certification.spec),
+            *_numbers(sections),
+            *certification_notes([certification for _, certification in members]),
+        ),
     )
 
 

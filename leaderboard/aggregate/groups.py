@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bench import rules
+from bench.rules.rule import Rule
 from bench.verified import Status, weakest
 from leaderboard.metrics import UNKNOWN_COST, Cost, Metric, Outcomes
 
@@ -100,6 +102,13 @@ class Row:
         return str(weakest(seed.trust for seed in self.seeds if seed.trust and seed.outcomes) or "unfinished")
 
     @property
+    def drawn(self) -> float | None:
+        """Estimation samples per image, the mean over its finished seeds; None where it is not known of all of them."""
+        found = [o.drawn for o in self.outcomes]
+        known = [drawn for drawn in found if drawn is not None]
+        return statistics.fmean(known) if known and len(known) == len(found) else None
+
+    @property
     def finished(self) -> bool:
         """Every expected seed is done and nothing speaks against a mean, whatever metrics were asked for."""
         return not self.refused and all(seed.outcomes is not None for seed in self.seeds)
@@ -164,6 +173,18 @@ class Group:
         return UNITS[self.source]
 
     @property
+    def rule(self) -> type[Rule] | None:
+        """That reads the counts; None where there are no counts, or where rows differ in it."""
+        name = self.conditions.get("certify.rule")
+        return rules.named(name) if name else None
+
+    @property
+    def drawn(self) -> float | None:
+        """Estimation samples per image, the mean over the finished rows; None where it is not known of any."""
+        known = [row.drawn for section in self.sections for row in section.rows if row.finished and row.drawn is not None]
+        return statistics.fmean(known) if known else None
+
+    @property
     def footnotes(self) -> tuple[str, ...]:
         """The notes of the rows, each once, in order."""
         return tuple(dict.fromkeys(note for section in self.sections for row in section.rows for note in row.notes))
@@ -201,6 +222,8 @@ def row(
 
 def _stat(metric: Metric, row: Row) -> Stat | None:
     """None where the evidence of any seed does not say."""
+    if metric.of_radii and not all(o.has_acr for o in row.outcomes):
+        return None
     if metric.of_row:
         value = metric.of_row(row.outcomes)
         return None if value is None else Stat(mean=value, std=None, n=len(row.seeds))

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.rules.rule import drawn_words
 from leaderboard.aggregate.groups import Group, Row, Section
 from leaderboard.metrics import Metric
 
@@ -54,7 +55,8 @@ def _merge(groups: Sequence[Group]) -> Group:
 
     def take(row: Row, group: Group, number: int) -> Row:
         conditions = own(group)
-        note = f"group {number}: {say(conditions)}" + (f"; {'; '.join(group.notes)}" if group.notes else "")
+        few = drawn_words(group.conditions["certify.n"], row.drawn) if "certify.n" in group.conditions else ""
+        note = "; ".join([f"group {number}: {say(conditions)}", *([f"n{few}"] if few else []), *group.notes])
         return dataclasses.replace(row, conditions=conditions, notes=(note, *row.notes))
 
     rows: dict[float, list[Row]] = defaultdict(list)

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from bench import rules
 from bench.copies import Traces, copies, fingerprint
 from bench.errors import BenchError, nearest
 from bench.presets import disagreement
-from bench.spec import PROTOCOLS, RunSpec, Scalar, canonical, parse_json, to_json
+from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, canonical, parse_json, to_json
 from bench.store import Certification, Damaged, Run, Store
 from bench.verified import Status, anything, recall
 from leaderboard import layouts, metrics
@@ -30,9 +31,9 @@ TEST_FILES = "test files"
 
 
 def groups_of_runs(
-    runs: Sequence[Run], wanted: Set[str], seeds: Sequence[int], alpha: float, words: Sequence[str], mix_sources: bool
-) -> list[Group]:
-    """One group per family of trainings and way of certification.
+    runs: Sequence[Run], wanted: Set[str], seeds: Sequence[int], reading: Reading, words: Sequence[str], mix_sources: bool
+) -> tuple[list[Group], list[str]]:
+    """One group per family of trainings and way of certification, and what was left out because it cannot be read as asked.
 
     Args:
         runs: all of the store; which seeds a row should have is seen from them. wanted: keys of those that are shown.
@@ -40,6 +41,7 @@ def groups_of_runs(
         words: metrics, see `metrics.columns_of`.
         mix_sources: whether a row may average trainings from several sources of its method; such a group is a mixture.
     """
+    left_out: dict[str, list[Certification]] = defaultdict(list)
     places: dict[str, Run] = {}
     for run in runs:
         if (other := places.setdefault(run.spec.key, run)) is not run:
@@ -47,10 +49,12 @@ def groups_of_runs(
     groups = []
     for (family, _), members in _members(runs, wanted).items():
         shown = [member for member in members if member.run.spec.key in wanted]
-        if shown:
+        if shown and (reason := reading.refuses(members[0].certification.spec)):
+            left_out[reason] += [member.certification for member in shown]
+        elif shown:
             expected = tuple(sorted(set(seeds) or {member.run.spec.seed for member in members}))
-            groups.append(_group(family, _certified(members), shown, expected, alpha, words, mix_sources))
-    return _tell_apart(sorted(groups, key=_order))
+            groups.append(_group(family, _certified(members), shown, expected, reading, words, mix_sources))
+    return _tell_apart(sorted(groups, key=_order)), unread(left_out)
 
 
 def read_runs(store: Store) -> tuple[list[Run], list[str]]:
@@ -66,6 +70,41 @@ def read_runs(store: Store) -> tuple[list[Run], list[str]]:
         except BenchError as error:
             damaged.append(str(error))
     return runs, damaged
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How counts are read.
+
+    Attributes:
+        alpha: chance that a certificate is wrong, in (0, 1/2).
+        rule: None: of each certification, the one under which it was sampled.
+    """
+
+    alpha: float
+    rule: str | None = None
+
+    def refuses(self, certify: CertifySpec) -> str:
+        """Why evidence is not read so; empty if it is."""
+        try:
+            rules.of(certify, self.rule).check(self.alpha)
+        except BenchError as error:
+            return str(error)
+        return ""
+
+    def notes(self, certify: CertifySpec) -> tuple[str, ...]:
+        """What a reader must know of numbers that are read so."""
+        note = rules.of(certify, self.rule).acr_note
+        return (note,) if note else ()
+
+
+def unread(left_out: Mapping[str, Sequence[Certification]]) -> list[str]:
+    """A note for each reason why certifications were not read."""
+    notes = []
+    for reason, found in left_out.items():
+        keys = ", ".join(sorted({certification.spec.key for certification in found}))
+        notes.append(f"left out: certification {keys} ({found[0].spec.rule}): {reason}")
+    return notes
 
 
 @dataclass(frozen=True)
@@ -138,7 +177,7 @@ def _group(
     certified: Certification,
     members: Sequence[_Member],
     expected: tuple[int, ...],
-    alpha: float,
+    reading: Reading,
     words: Sequence[str],
     mix_sources: bool,
 ) -> Group:
@@ -150,7 +189,7 @@ def _group(
             f"{members[0].certification.path}: images={certified.spec.images} selects none of the {info.test_size} test images"
         )
     columns = metrics.columns_of(words, layout.radii, info.classes)
-    seeds = read_seeds([(m.certification, m.run.spec.seed) for m in members], alpha)
+    seeds = read_seeds([(m.certification, m.run.spec.seed) for m in members], reading)
     read = {m.run.spec.key: seed for m, seed in zip(members, seeds, strict=True)}
     source_of = {m.run.spec.key: _source(m.run) for m in members}
     by_method, by_cell = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
@@ -205,7 +244,7 @@ def _group(
     return Group(
         dataset=family.dataset,
         source="runs",
-        conditions=_conditions(family, certified, alpha),
+        conditions=_conditions(family, certified, reading),
         images=images,
         test_size=info.test_size,
         seeds=expected,
@@ -213,11 +252,11 @@ def _group(
         metrics=columns,
         sections=tuple(sections),
         mixed=mix_sources and any(len(sources) > 1 for sources in by_cell.values()),
-        notes=certification_notes([m.certification for m in members]),
+        notes=(*reading.notes(certified.spec), *certification_notes([m.certification for m in members])),
     )
 
 
-def _conditions(family: _Family, certified: Certification, alpha: float) -> dict[str, Any]:
+def _conditions(family: _Family, certified: Certification, reading: Reading) -> dict[str, Any]:
     train = parse_json(family.train)
     changes = parse_json(family.overrides) | {f"certify.{name}": value for name, value in certified.spec.changes.items()}
     return {
@@ -227,22 +266,22 @@ def _conditions(family: _Family, certified: Certification, alpha: float) -> dict
         "recipe": family.recipe,
         "network": train["arch"],
         **{f"train.{name}": value for name, value in train.items() if name != "arch"},
-        **conditions_of_counts(certified, alpha),
+        **conditions_of_counts(certified, reading),
     }
 
 
-def conditions_of_counts(certification: Certification, alpha: float) -> dict[str, Any]:
+def conditions_of_counts(certification: Certification, reading: Reading) -> dict[str, Any]:
     """What rows share of a certification whose counts are there. `test files` only where they are not the published ones."""
     spec = certification.spec
     own = {f"certify.{f.name}": getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "changes"}
     other = {TEST_FILES: "; ".join(found)} if (found := certification.differences()) else {}
-    return own | other | {"alpha": alpha, "rounding": "exact"}
+    return own | other | {"certify.rule": reading.rule or spec.rule, "alpha": reading.alpha, "rounding": "exact"}
 
 
-def read_seeds(certifications: Sequence[tuple[Certification, int | str]], alpha: float) -> list[Seed]:
+def read_seeds(certifications: Sequence[tuple[Certification, int | str]], reading: Reading) -> list[Seed]:
     """What the evidence of trainings says, each with the seed or word that it goes by."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
-        seeds = list(pool.map(lambda item: _seed(item[0], item[1], alpha), certifications))
+        seeds = list(pool.map(lambda item: _seed(item[0], item[1], reading), certifications))
     done = [place for place, seed in enumerate(seeds) if seed.outcomes is not None]
     keys = {place: certifications[place][0].finding() for place in done} if anything() else {}
     known = recall(list(keys.values()))
@@ -264,20 +303,16 @@ def _trust(certification: Certification, images: int | None) -> Status:
     return Status(level=level, images=images or 0, bound=certification.bound)
 
 
-def _seed(certification: Certification, seed: int | str, alpha: float) -> Seed:
+def _seed(certification: Certification, seed: int | str, reading: Reading) -> Seed:
     """How far a training is, and its outcomes if it is done."""
     run = certification.run
     key = run.spec.key
-    try:
-        certification.spec.check_alpha(alpha)
-    except BenchError as error:
-        raise BenchError(f"{certification.path}: {error}") from None
     try:
         standing = certification.standing()
         done = len(standing.columns)
         if standing.state != "done":
             return Seed(seed=seed, state=standing.state, done=done, key=key)
-        outcomes = metrics.outcomes(standing.columns, alpha, run.spec.sigma, certification.spec)
+        outcomes = metrics.outcomes(standing.columns, reading.alpha, run.spec.sigma, certification.spec, reading.rule)
         timing = run.timing() or {}
     except BenchError as error:
         return Seed(seed=seed, state="damaged", key=key, reason=str(error))

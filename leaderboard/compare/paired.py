@@ -243,7 +243,7 @@ def _certification(run: Run, log: ImportSpec) -> tuple[Certification, Columns]:
             fitting.append((certification, standing.columns))
     if not fitting:
         told = f"; there is {', '.join(seen)}" if seen else ""
-        need = f"n0={log.n0}, n={log.n}, clopper-pearson, as the logs have it"
+        need = f"n0={log.n0}, n={log.n}, {wanted.rule}, as the logs have it"
         raise BenchError(f"{run.path} has no finished certification with {need}{told}")
     return max(fitting, key=lambda found: (len(found[1]), -found[0].spec.seed))
 

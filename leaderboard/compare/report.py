@@ -80,6 +80,7 @@ def compare(
     protocol: str | None = None,
     recipe: str | None = None,
     alpha: float | None = None,
+    rule: str | None = None,
     source: Source | None = None,
 ) -> Report:
     """Row A against row B, or against every row that the pattern B fits.
@@ -88,6 +89,7 @@ def compare(
         a, b: names of rows such as `smoothmix.eta5[steps=2]`; of rows that share a name, with their mark: `gaussian #1`.
         sigmas: noise levels in pixels of [0, 1]; empty: all that both rows have.
         alpha: chance that a certificate is wrong, 0.001 unless given; imported logs have one of their own, which is fixed.
+        rule: that reads counts; None: the one under which they were sampled.
         source: imported logs, our own runs or checkpoints from outside; None takes the one that the store has.
 
     Raises:
@@ -104,9 +106,11 @@ def compare(
         protocols=[protocol] if protocol else (),
         recipes=[recipe] if recipe else (),
     )
-    groups = collect(store, filters, alpha=alpha, source=source, metrics=())
+    groups = collect(store, filters, alpha=alpha, rule=rule, source=source, metrics=())
     require_one_source(store, groups, ", which never mix")
     group, others = _one_group(groups, a, b)
+    if group.rule and group.rule.acr != "ranked":
+        raise BenchError(f"{a} and {b} were certified under {group.rule.name}, and ACRs are not compared then. {group.rule.acr_note}")
     chosen = _find(group, a)
     if len(chosen) > 1:
         raise BenchError(f"A must be one row, but {a!r} fits {', '.join(chosen)}; only B may be a pattern")
@@ -139,11 +143,15 @@ def title(group: Group) -> str:
 def mark_ties(group: Group) -> Group:
     """The group with `tied` set for the finished rows of each section that cannot be separated from its best mean ACR.
 
+    Nothing is set under a rule whose ACR is not ranked.
+
     Raises:
         BenchError: a mixed group, whose rows are not ranked.
     """
     if group.mixed:
         raise BenchError("rows of a mixture are not ranked, so there are no ties to mark; leave out --mix or --ties")
+    if group.rule and group.rule.acr != "ranked":
+        return group  # its notes say why
 
     def marked(section: Section) -> Section:
         finished = [row for row in section.rows if row.finished]
@@ -199,7 +207,9 @@ def _one_group(groups: Sequence[Group], a: str, b: str) -> tuple[Group, list[str
     plain = [group for group in both if not group.conditions.get("changes")] or both
     if len(plain) > 1:
         told = "; ".join(map(title, plain))
-        raise BenchError(f"{a} and {b} stand together in {len(plain)} groups; choose one by --protocol, --recipe or --results: {told}")
+        raise BenchError(
+            f"{a} and {b} stand together in {len(plain)} groups; choose one by --protocol, --recipe, --rule or --results: {told}"
+        )
     return plain[0], [f"another comparable group holds both rows as well: {title(group)}" for group in both if group is not plain[0]]
 
 

@@ -153,8 +153,12 @@ def _of_runs(
     filters = Filters(
         datasets=[spec.dataset], protocols=[spec.protocol], recipes=[spec.recipe], seeds=seeds, methods=sorted({r.named.row for r in runs})
     )
+    paper = DATASETS[layout.dataset].protocol(PROTOCOLS["full"]).certify
     groups = [g for g in collect(store, filters, alpha=alpha, source="runs", metrics=()) if not g.conditions["changes"]]
     groups = [g for g in groups if TEST_FILES not in g.conditions] or groups
+    others = sorted({g.conditions["certify.rule"] for g in groups} - {paper.rule})
+    groups = [g for g in groups if g.conditions["certify.rule"] == paper.rule]
+    notes += [f"left out: certifications under {other}; the paper's are under {paper.rule}" for other in others]
     table = f"table {layout.number}"
     if len(groups) > 1:
         raise BenchError(f"{table}: runs of one protocol were trained or certified in several ways, which never share a table")
@@ -181,7 +185,6 @@ def _of_runs(
         notes += row.notes
     several = any(len(values) > 1 for values, _ in cells.values())
     notes[:0] = [*conditions(group), *(["±: sample standard deviation over the seeds."] if several else []), *group.notes]
-    paper = DATASETS[layout.dataset].protocol(PROTOCOLS["full"]).certify
     differ = {name: group.conditions[name] for name in ("certify.images", "certify.n0", "certify.n")}
     return cells, say({name: value for name, value in differ.items() if value != getattr(paper, name.removeprefix("certify."))})
 

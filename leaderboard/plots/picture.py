@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from leaderboard.tables import conditions, headline
 
 Kind = Literal["curves", "tradeoff", "training"]
 MAIN_TABLES = (4, 5, 6, 7)  # of the paper; 8 to 11 are ablations
-FILTERS = "--dataset, --protocol, --recipe, --sigma or --method"
+FILTERS = "--dataset, --protocol, --recipe, --sigma, --method or --rule"
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,12 @@ class Band:
 _NOTHING = Steps(np.zeros(1), np.zeros(1))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Seed:
     """What a picture needs of one finished seed: `terms` for training curves, the others for the rest.
 
     Attributes:
-        acr: average certified radius, in pixels of [0, 1].
+        acr: average certified radius, in pixels of [0, 1]; NaN for curves of a rule that gives none.
         steps: certified accuracy in % against radius.
         terms: `loss` and the terms against epochs of the recipe's clock.
     """
@@ -151,6 +152,7 @@ def build(
     *,
     source: Source | Literal["published"] | None = None,
     alpha: float | None = None,
+    rule: str | None = None,
 ) -> Picture:
     """Reads a store into one picture.
 
@@ -158,10 +160,11 @@ def build(
         source: imported logs, our own runs, checkpoints from outside, or the paper's printed numbers, which need no store; None takes
             the one that the store has. Training curves are those of our own runs.
         alpha: chance that a certificate is wrong, 0.001 if None; imported logs have one of their own, which is fixed.
+        rule: that reads counts; None: the one under which they were sampled.
 
     Raises:
         UsageError: a filter that fits nothing.
-        BenchError: nothing to draw, several groups that are not comparable, several sources and no choice.
+        BenchError: nothing to draw, an ACR that cannot be read, several groups that are not comparable, several sources and no choice.
     """
     if kind == "training":
         if source not in (None, "runs"):
@@ -169,10 +172,10 @@ def build(
             raise BenchError(f"{what} have no training curves; leave out --from {source}")
         source = "runs"
     if source == "published":
-        if alpha is not None or filters.protocols or filters.recipes or filters.seeds:
-            raise BenchError("printed numbers are fixed; leave out --alpha, --protocol, --recipe and --seeds")
+        if alpha is not None or rule is not None or filters.protocols or filters.recipes or filters.seeds:
+            raise BenchError("printed numbers are fixed; leave out --alpha, --rule, --protocol, --recipe and --seeds")
         return _of_published(kind, filters)
-    groups = collect(store, filters, alpha=alpha, source=source, metrics=("ACR",))
+    groups = collect(store, filters, alpha=alpha, rule=rule, source=source, metrics=("ACR",))
     require_one_source(store, groups)
     return _of_training(store, groups) if kind == "training" else _of_evidence(kind, groups)
 
@@ -198,7 +201,8 @@ def _of_evidence(kind: Kind, groups: Sequence[Group]) -> Picture:
             if not row.finished:
                 left_out.append(f"{row.label} at sigma {section.sigma:g} ({row.status})")
                 continue
-            found = [Seed(acr=average_certified_radius(o), steps=certified_steps(o.correct, o.radius)) for o in row.outcomes]
+            acrs = [average_certified_radius(o) if o.has_acr or kind == "tradeoff" else math.nan for o in row.outcomes]
+            found = [Seed(acr, certified_steps(o.correct, o.radius)) for acr, o in zip(acrs, row.outcomes, strict=True)]
             series.append(Series(row.label, tuple(found)))
         panels[section.sigma] = tuple(series)
     radii = "radii rounded as printed" if group.source == "imported" else "exact radii"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from bench.rules.rule import drawn_words
 from bench.spec import CertifySpec
 from leaderboard.aggregate import Group
 from leaderboard.tables.cells import cells
@@ -61,9 +62,10 @@ def conditions(group: Group) -> list[str]:
     if "train.epochs" in known and "train.images" in known:
         epochs = known["train.epochs"]
         sentences.append(f"Training: {epochs} epoch{'s' if epochs != 1 else ''}, images {known['train.images']}.")
-    parts = [f"{word} = {known[name]:,}" for name, word in (("certify.n0", "n0"), ("certify.n", "n")) if name in known]
+    parts = [f"n0 = {known['certify.n0']:,}"] if "certify.n0" in known else []
+    parts += [f"n = {n:,}{drawn_words(n, None if group.mixed else group.drawn)}"] if (n := known.get("certify.n")) else []
     parts += [f"alpha = {known['alpha']:g}"] if "alpha" in known else []
-    parts += [f"{known['certify.rule']} bound"] if "certify.rule" in known else []
+    parts += [group.rule.words()] if group.rule else []
     if group.images and "certify.images" in known:
         of = f" of {group.test_size:,}" if group.test_size else ""
         parts.append(f"{group.images:,}{of} test images ({known['certify.images']})")

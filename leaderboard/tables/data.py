@@ -15,7 +15,8 @@ from leaderboard.tables.cells import Cell, cells
 
 CSV_FIELDS = (
     *("dataset", "source", "protocol", "changes", "recipe", "arch", "normalisation", "n0", "n", "images", "image_count", "certify_seed"),
-    *("bound", "alpha", "rounding", "sigma", "row", "metric", "seeds", "seeds_done", "mean", "std", "tied", "state", "status", "notes"),
+    *("bound", "alpha", "rounding", "sigma", "row", "metric", "seeds", "seeds_done", "drawn", "mean", "std", "tied", "state"),
+    *("status", "notes"),
 )
 CONDITIONS = {
     "source": "source",
@@ -51,6 +52,7 @@ def as_csv(groups: Iterable[Group]) -> str:
                     "row": row.label,
                     "seeds": " ".join(str(seed.seed) for seed in row.seeds),
                     "seeds_done": sum(seed.state == "done" for seed in row.seeds),
+                    "drawn": row.drawn,
                     "tied": row.tied,
                     "state": row.status or "done",
                     "status": row.trust,
@@ -115,6 +117,7 @@ def _row(row: Row, shown: Sequence[Cell], group: Group) -> dict[str, Any]:
         "improves": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.improves],
         "tied": row.tied,
         "conditions": dict(row.conditions),
+        "drawn": row.drawn,
         "best": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.best],
         "seeds": [
             {name: getattr(seed, name) for name in ("seed", "state", "done", "key", "reason")}

@@ -1,0 +1,60 @@
+"""What a method's loss sends through the base classifier, counted by running it, not declared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.datasets import DatasetInfo
+from bench.method import Batch, Method
+from bench.smoothing import SmoothedClassifier
+
+
+class _Counter(nn.Module):
+    """A tiny classifier that counts the rows that pass through it, in training mode and, by pass, in evaluation mode."""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        super().__init__()
+        self.linear = nn.Linear(info.shape[0], info.classes)
+        self.trained = 0
+        self.attacked: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.trained += len(x)
+        else:
+            self.attacked.append(len(x))
+        return self.linear(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """What the loss of one image sends through the base classifier, forward and backward.
+
+    Attributes:
+        trained: rows whose gradient goes to the weights; all of them are kept until the backward pass.
+        attacked: rows whose gradient goes to the images. at_once: those of the largest such pass.
+    """
+
+    trained: float
+    attacked: float
+    at_once: float
+
+
+def passes_per_image(method: Method, info: DatasetInfo) -> Passes:
+    """Forward and backward passes per training image in the last epoch, counted by running the loss once, not declared."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        base = _Counter(info)
+        batch = Batch(x=torch.rand(2, *info.shape), y=torch.arange(2) % info.classes, epoch=float(info.train.clock - 1))
+        method.loss(SmoothedClassifier(base, info.sigmas[0], generator), batch)
+    return Passes(trained=base.trained / 2, attacked=sum(base.attacked) / 2, at_once=max(base.attacked, default=0) / 2)
+
+
+def pairs_per_image(method: Method, info: DatasetInfo) -> float:
+    """Forward and backward passes per training image, of either kind: the cost that ACR is bought with."""
+    passes = passes_per_image(method, info)
+    return passes.trained + passes.attacked
