@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets import DatasetInfo, recipe_train
-from bench.spec import PROTOCOLS, RECIPES, RunSpec, Scalar, protocol_train, scalar_word
+from bench.spec import PROTOCOLS, RECIPES, RunSpec, Scalar, TrainSpec, protocol_train, scalar_word
 
 _ABSENT = object()
 
@@ -53,10 +53,23 @@ def changes_of(spec: RunSpec, info: DatasetInfo) -> dict[str, Scalar] | None:
     found = {name: own.get(name, "unset") for name in {*preset, *own} if own.get(name, _ABSENT) != preset.get(name, _ABSENT)}
     pieces = own.get(chunks) if isinstance(chunks, str) else chunks
     if isinstance(pieces, int) and pieces > 0:
-        usual = protocol_train(recipe_train(info, spec.recipe, pieces), info.protocol(PROTOCOLS[spec.protocol]))
+        usual = _training(info, spec.recipe, pieces, spec.protocol)
         fields = [field.name for field in dataclasses.fields(usual)]
         found |= {f"train.{f}": getattr(spec.train, f) for f in fields if getattr(spec.train, f) != getattr(usual, f)}
     return dict(sorted(found.items()))
+
+
+_TRAININGS: dict[tuple[str, str, int, str], tuple[DatasetInfo, TrainSpec]] = {}
+
+
+def _training(info: DatasetInfo, recipe: str, pieces: int, protocol: str) -> TrainSpec:
+    """That of a recipe under a protocol, nothing changed; kept, for a store holds thousands of them."""
+    key = info.name, recipe, pieces, protocol
+    known, train = _TRAININGS.get(key, (None, None))
+    if train is None or known is not info:
+        train = protocol_train(recipe_train(info, recipe, pieces), info.protocol(PROTOCOLS[protocol]))
+        _TRAININGS[key] = info, train
+    return train
 
 
 def disagreement(spec: RunSpec, info: DatasetInfo) -> str | None:

@@ -31,7 +31,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -309,7 +309,7 @@ class Run:
             return from_facts(name, read_json(facts), str(facts))
         raise BenchError(f"{self.path}: unknown data set {name!r}{nearest(name, DATASETS)}")
 
-    @property
+    @cached_property
     def named(self) -> RunSpec:
         """Its spec with the changes that its values show (`bench.presets`): its row and what is told of it, but not its key."""
         try:
