@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bench.bounds import certified_radius
 from bench.certify import Sampler
+from bench.certify.audit import Audit
 from bench.certify.folding import fold, max_two_by_two
 from bench.certify.network import usual_batch
 from bench.certify.noise import GRID, NoisyCopies, block_rows
@@ -61,6 +62,17 @@ class Recorder(nn.Module):
 
     def noise(self, image: Tensor) -> Tensor:
         return torch.cat(self.rows) - image.flatten()
+
+
+def silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its audit, a network sees the rows that are counted and, but for the referee's copy, no others."""
+    for name in ("begin", "seen", "end"):
+        monkeypatch.setattr(Audit, name, lambda *_: None)
+
+
+@pytest.fixture
+def unaudited(monkeypatch: pytest.MonkeyPatch) -> None:
+    silence(monkeypatch)
 
 
 def image(*pixels: float) -> Tensor:
@@ -262,6 +274,7 @@ def test_memory_for_not_even_one_row_is_a_sentence() -> None:
         certified(Sampler(Greedy(0), 0.5, 4, 0), [0])
 
 
+@pytest.mark.usefixtures("unaudited")
 def test_a_pass_has_as_many_rows_as_asked_for() -> None:
     for batch, sizes in ((1, {1}), (7, {7, 6, 3, 1}), (500, {500, 13, 1})):
         model = Recorder()
@@ -323,6 +336,7 @@ def test_lenet_in_fewer_operations_gives_the_same_logits() -> None:
     assert fold(model) is not model
 
 
+@pytest.mark.usefixtures("unaudited")
 def test_a_smaller_n_is_a_prefix_of_a_larger_one() -> None:
     """The first 1,000 estimation samples of n = 10,000 are those of n = 1,000, so evidence can be made longer."""
     x = image(0.1, 0.2)
@@ -334,6 +348,7 @@ def test_a_smaller_n_is_a_prefix_of_a_larger_one() -> None:
     assert torch.equal(short.noise(x), long.noise(x)[:1_100])
 
 
+@pytest.mark.usefixtures("unaudited")
 def test_counts_are_those_of_the_rows_seen() -> None:
     model, x = Recorder(), image(0.2, 0.9)
     row = Sampler(model, 0.5, 3, 0).certify(x, 0, 2, 150, 2_300)
@@ -348,6 +363,7 @@ def test_counts_are_those_of_the_rows_seen() -> None:
 # --------------------------------------------------------------------------------------------------------------- the noise
 
 
+@pytest.mark.usefixtures("unaudited")
 def test_selection_and_estimation_samples_are_disjoint() -> None:
     for n0, n in ((100, 1_000), (500, 500), (700, 1_300), (1, 1)):
         model, x = Recorder(), image(0.1, 0.2)
@@ -357,6 +373,7 @@ def test_selection_and_estimation_samples_are_disjoint() -> None:
         assert len({tuple(row) for row in noise.tolist()}) == n0 + n
 
 
+@pytest.mark.usefixtures("unaudited")
 def test_images_and_seeds_do_not_share_noise() -> None:
     seen: dict[float, tuple[int, int]] = {}
     for seed in (0, 1, 2, 2**62):
@@ -369,6 +386,7 @@ def test_images_and_seeds_do_not_share_noise() -> None:
     assert len(seen) > 16 * 600 * 0.99
 
 
+@pytest.mark.usefixtures("unaudited")
 def test_the_noise_is_normal_with_standard_deviation_sigma_and_not_clipped() -> None:
     model, x = Recorder(), image(0.0, 1.0)
     Sampler(model, 0.5, 3, 0).certify(x, 0, 0, 100, 100_000)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_logs import MAP, write_log
 from fake_store import N, add, run_spec
 from typer.testing import Result
 
 from bench.bounds import certified_radius
+from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.imported import default_collection, import_logs, load_map, runs_of_table
 from bench.spec import CertifySpec
@@ -72,14 +74,14 @@ def test_one_missing_log_leaves_no_mean(golden: Store, tmp_path: Path) -> None:
 # What is known of the paper's own numbers, by table: (row, sigma, metric), what differs there.
 KNOWN = {
     4: {("consistency", "1.00", "0.50", "mean"), ("consistency", "1.00", "2.00", "std")},
-    5: {("consistency", "0.50", "ACR", "std"), ("consistency", "1.00", "ACR", "std"), ("consistency", "0.25", "ACR", "mean")},
+    5: {("consistency", sigma, "ACR", what) for sigma, what in (("0.50", "std"), ("1.00", "std"), ("0.25", "mean"), ("0.25", "std"))},
     6: {("gaussian", "1.00", "ACR", "mean"), ("smoothadv", "1.00", "0.50", "mean"), ("macer", "1.00", "ACR", "mean")},
-    7: {("smoothadv", "0.50", "ACR", "mean"), ("gaussian", "1.00", "0.00", "mean")},
+    7: {("smoothadv", "0.50", "ACR", "mean"), ("gaussian", "1.00", "0.00", "mean"), ("consistency", "0.50", "1.00", "mean")},
     **{number: {("gaussian", "1.00", "ACR", "mean")} for number in (8, 9, 10, 11)},
 }
 STRICT = {
     4: {("consistency", "0.50", "0.50", "mean"), ("gaussian", "1.00", "0.50", "mean")},
-    5: {("consistency", "0.50", "ACR", "mean"), ("consistency", "0.25", "ACR", "std"), ("gaussian", "0.25", "ACR", "mean")},
+    5: {("consistency", "0.50", "ACR", "mean"), ("gaussian", "0.25", "ACR", "mean"), ("stability", "0.25", "ACR", "std")},
     6: {("consistency", "1.00", "ACR", "mean"), ("smoothmix.eta5", "1.00", "ACR", "mean")},
     7: {("consistency", "0.50", "ACR", "mean"), ("smoothmix.eta5-onestep", "1.00", "ACR", "mean")},
     **{number: {("smoothmix.eta1", "1.00", "ACR", "mean")} for number in (8, 9, 10)},
@@ -249,6 +251,81 @@ def test_imported_radii_are_rounded_when_that_is_asked_for(store: Store, tmp_pat
     import_logs(tmp_path / default_collection(), store.root, load_map(tmp_path / "map.toml"), strict=True)
     shares = [paper.build(4, store, compat=compat).entries["0.50", "gaussian", "0.50"].mean for compat in ("exact", "3sig")]
     assert shares == ["50.00", "75.00"]
+
+
+def write_field_log(path: Path, labels: Sequence[int], radii: Sequence[float], every: int = 1) -> None:
+    """A log of every so many images, whose predictions are right where the radius is above 0."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = zip(range(0, every * len(labels), every), labels, radii, strict=True)
+    lines = [f"{index}\t{label}\t{label if r else -1}\t{r:.3g}\t{int(r > 0)}\t0:00:01" for index, label, r in rows]
+    path.write_text("\n".join(["idx\tlabel\tpredict\tradius\tcorrect\ttime", *lines, ""]))
+
+
+def listed() -> list[str]:
+    """Paths of the collection on CIFAR-10: all that are listed at hand, or some, with networks and noise levels that no table has."""
+    if GOLDEN:
+        names = (Path(GOLDEN) / "LISTING.txt").read_text().split()
+        return [name for name in names if name.startswith("cifar10/") and not name.endswith(("_acc", "_o"))]
+    settings = [f"{arch}/noise_{sigma}" for sigma in ("0.25", "0.50") for arch in ("densenet40", "resnet20", "resnet110")]
+    return [f"cifar10/consistency/cohen/num_2/lbd_10.0/eta_0.5/cifar_{words}" for words in (*settings, "resnet110/noise_1.00")]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_table_6_from_the_whole_collection(store: Store, tmp_path: Path, other: bool) -> None:
+    """Its one log is found among those of other networks and noise levels, whose run is called `only` as well."""
+    own = "cifar10/consistency/cohen/num_2/lbd_10.0/eta_0.5/cifar_resnet110/noise_1.00"
+    paths = listed() + [own.replace("resnet110", "densenet40")] * other
+    assert own in paths
+    labels = [index % 10 for index in range(500)]
+    for number, name in enumerate(paths):
+        radii = [0.6] * 171 + [0.3] * 329 if name == own else [0.4] * (number + 1) + [0.0] * (499 - number)
+        write_field_log(tmp_path / "logs" / name, labels, radii, every=20)
+    report = import_logs(tmp_path / "logs", store.root, load_map(), strict=True)
+    assert len(report.read) == len(paths)
+    table = paper.build(6, store, compat="3sig")
+    values = {metric: table.entries["1.00", "consistency", metric].mean for metric in layouts.load(6).metrics}
+    assert values == {"ACR": "0.403", "0.00": "100.0", "0.25": "100.0", "0.50": "34.2", **dict.fromkeys(layouts.load(6).metrics[4:], "0.0")}
+    assert {row for _, row, _ in (place for place, e in table.entries.items() if e.values)} == {"consistency"}
+
+
+def test_two_logs_of_one_run_are_told(store: Store, tmp_path: Path) -> None:
+    """Of a table whose map names no network."""
+    for arch in ("lenet", "other"):
+        write_log(tmp_path / default_collection() / f"gaussian/noise_1_{arch}", (0.5, 0.4, 0.3, 0.2 if arch == "other" else 0.1))
+        text = MAP.replace('"mine"', f'"{default_collection()}"').replace("plain|other|short", "gaussian").replace('"lenet"', f'"{arch}"')
+        text = text.replace("{sigma}_{run}", "{sigma}_" + arch).replace('method = "{method}"', 'method = "{method}"\nrun = "2110"')
+        (tmp_path / "map.toml").write_text(text)
+        import_logs(tmp_path / default_collection() / f"gaussian/noise_1_{arch}", store.root, load_map(tmp_path / "map.toml"), strict=True)
+    with pytest.raises(BenchError, match="hold the same run of gaussian"):
+        paper.build(4, store)
+
+
+def test_ties_fall_as_those_of_the_paper(store: Store, tmp_path: Path) -> None:
+    """Shares of 10,000 images that lie between two printed digits, where the order of two operations decides: mean(correct) * 100."""
+    size, radii = 10_000, layouts.load(8).radii
+    torn = [count for count in range(size) if f"{100 * count / size:.1f}" != f"{count / size * 100:.1f}"]
+    counts = torn[:: -len(torn) // len(radii)][: len(radii)]
+    assert len(counts) == len(radii)
+    steps = [float(r) + 0.1 for r in radii]
+    right = np.zeros(size)
+    for count, radius in zip(counts, steps, strict=True):
+        right[:count] = radius
+    labels = DATASETS["mnist"].known_labels()
+    assert labels is not None
+    write_field_log(tmp_path / "logs/ablation/eta/smix_1.0_8_m0/tau_1.0/num_4/10/noise_1.0", labels, right.tolist())
+    import_logs(tmp_path / "logs", store.root, load_map(), strict=True)
+    shares = [np.mean(right >= radius) for radius in steps]
+    for compat, expected in (("3sig", [share * 100 for share in shares]), ("exact", [100 * count / size for count in counts])):
+        entries = paper.build(8, store, compat=compat).entries  # type: ignore[arg-type]
+        assert [entries["1.00", "smoothmix.eta1", r].mean for r in radii] == [f"{value:.1f}" for value in expected]
+
+
+def test_the_rule_of_the_paper_is_named_where_it_is_not_used(store: Store, bench: Callable[..., Result]) -> None:
+    add(store, run_spec())
+    for number, compat, named in (("4", "exact", True), ("4", "3sig", False), ("5", "exact", False)):
+        words = ("--protocol", "quick", "--against", "published", "--results", store.root, "--format", "markdown")
+        result = bench("table", "--table", number, "--compat", compat, *words)
+        assert ("--compat 3sig" in result.output) == named, result.output
 
 
 def test_ways_that_do_not_mix(store: Store) -> None:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
+from bench.certify.joining import join
+
 TRACED = ("torch.nn.", "bench.models", "timm.")
 """Packages whose forward passes are traced. A stranger's may do what a trace does not see, so it is left as it is."""
 PLAIN_POOL = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
@@ -14,7 +16,8 @@ PLAIN_POOL = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "
 
 def fold(base: nn.Module) -> nn.Module:
     """A copy of a network in evaluation mode with batch norms folded into the convolutions before them, which moves logits in the
-    last bits, and 2x2 max pools as maxima, which does not; the network itself if it cannot be traced.
+    last bits, and 2x2 max pools as maxima, which does not; on a GPU, convolutions are joined with what follows them. The network itself
+    if it cannot be traced.
     """
     if not all(type(module).__module__.startswith(TRACED) for module in base.modules()):
         return base
@@ -31,6 +34,8 @@ def fold(base: nn.Module) -> nn.Module:
             node.replace_all_uses_with(maxima)
             folded.graph.erase_node(node)
     folded.recompile()
+    if any(parameter.is_cuda for parameter in folded.parameters()):
+        join(folded, max_two_by_two)
     return folded.eval().to(memory_format=torch.channels_last)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from bench.certify.audit import Audit, largest, twice
 from bench.certify.folding import fold
 from bench.certify.noise import block_rows
 from bench.errors import BenchError
@@ -51,6 +52,7 @@ class Network:
     Attributes:
         folded: passes run a copy of fewer operations.
         referee: dtype of the referee.
+        audit: looks on, if there is one, and explains what it or the referee refuses.
     """
 
     def __init__(self, base: nn.Module, classes: int, batch: int) -> None:
@@ -62,15 +64,23 @@ class Network:
         self._exact, self.referee = base, torch.float32
         self._scale = 0.0
         self._layout: torch.memory_format | None = None
+        self.audit: Audit | None = None
 
     def referee_in_float64(self, x: Tensor) -> None:
         """Makes the referee a copy in float64, if the network runs in it. x: any image, C H W."""
         try:
             exact = copy.deepcopy(self.base).double()
-            exact(_twice(x.double()))
+            exact(twice(x.double()))
         except Exception:  # whatever a stranger's forward raises on float64
             return
         self._exact, self.referee = exact, torch.float64
+
+    def audited(self, sigma: float, sampling: str, seed: int) -> Audit:
+        """Gives the network its audit, once it is known what its passes run."""
+        referee = self._judged if self.referee == torch.float64 else None
+        modules = (self._fast, self.base)
+        self.audit = Audit(self.logits, referee, modules, self.end, drift=DRIFT, sigma=sigma, sampling=sampling, seed=seed)
+        return self.audit
 
     @property
     def fast(self) -> nn.Module:
@@ -89,7 +99,7 @@ class Network:
     def saw(self, logits: Tensor) -> None:
         """Takes note of the largest logit; BenchError if one is not finite."""
         # The largest logit so far: a row whose logits happen to cancel says little about how far they may move.
-        self._scale = max(self._scale, _largest(logits))
+        self._scale = max(self._scale, largest(logits))
 
     def begin(self) -> None:
         """Evaluation mode, whatever was done to the network since the last image."""
@@ -103,13 +113,15 @@ class Network:
 
     def logits(self, noisy: Tensor) -> Tensor:
         """Logits in float32, of any number of rows: B C H W -> B K. BenchError: of another shape or dtype."""
-        return self._logits(self._fast, noisy if self._layout is None else noisy.contiguous(memory_format=self._layout))
+        filled = _filled(noisy)
+        filled = filled if self._layout is None else filled.contiguous(memory_format=self._layout)
+        return self._logits(self._fast, filled)[: len(noisy)]
 
-    def classify(self, noisy: Tensor, audit: bool = False, logits: Tensor | None = None) -> Tensor:
+    def classify(self, noisy: Tensor, first: int = 1, logits: Tensor | None = None) -> Tensor:
         """The class of every row: B C H W -> B.
 
         Args:
-            audit: compare the first rows with the referee, however clear they are.
+            first: place of the first row among all copies of the image. The first of all are judged, however clear they are.
             logits: those of `logits`, if they are known.
 
         Raises:
@@ -120,11 +132,13 @@ class Network:
         self.saw(logits)
         highest, order = logits.topk(min(2, self.classes), 1)
         close = highest[:, 0] - highest[:, -1] <= CLOSE * self._scale
-        if audit:
+        if first == 0:
             close[:AUDITED_ROWS] = True
         classes = order[:, 0]
         if len(rows := close.nonzero().flatten()):
             classes[rows] = self._judge(noisy[rows], logits[rows])
+        if self.audit:
+            self.audit.seen(noisy, logits, first)
         return classes
 
     def _logits(self, network: nn.Module, noisy: Tensor) -> Tensor:
@@ -148,56 +162,34 @@ class Network:
             raise BenchError(f"the base classifier gave logits of {logits.dtype}, whose many ties go to the lowest class; use float32")
         return logits
 
-    def _judge(self, noisy: Tensor, logits: Tensor) -> Tensor:
+    def _judged(self, noisy: Tensor) -> Tensor:
+        """Logits of the referee."""
         if self.referee == torch.float64:  # where what the rows of a pass do to each other's rounding decides nothing
             together = max(JUDGED_ROWS, min(256, JUDGED_FLOATS // noisy[0].numel())) if noisy.is_cuda else JUDGED_ROWS
-            parts = [part if len(part) > 1 else _twice(part[0]) for part in torch.split(noisy.double(), together)]
+            filled = _filled(noisy).double()
+            parts = [part if len(part) > 1 else twice(part[0]) for part in torch.split(filled, together)]
         else:
             parts = list(torch.split(noisy, 1))
-        exact = torch.cat([self._logits(self._exact, part) for part in parts])[: len(noisy)]
-        _largest(exact)
-        if not self._agree(exact, logits):
-            raise self._reason(noisy, exact, logits)
+        return torch.cat([self._logits(self._exact, part) for part in parts])[: len(noisy)]
+
+    def _judge(self, noisy: Tensor, logits: Tensor) -> Tensor:
+        exact = self._judged(noisy)
+        largest(exact)
+        if (exact - logits).abs().max() > DRIFT * self._scale:
+            raise (self.audit or self.audited(0.0, "float32", 0)).explain(noisy, logits, exact)
         return exact.argmax(1)
-
-    def _agree(self, one: Tensor, other: Tensor) -> bool:
-        return bool((one - other).abs().max() <= DRIFT * self._scale)
-
-    def _reason(self, noisy: Tensor, exact: Tensor, logits: Tensor) -> BenchError:
-        """Why the logits of the same rows moved, as far as a few more passes tell."""
-        moved = f"logits move by up to {float((exact - logits).abs().max()):.2g}"
-        first = self._fast(noisy)
-        if not all(self._agree(self._fast(noisy), first) for _ in range(4)):
-            return BenchError(
-                f"the base classifier gives the same noisy images other logits in each pass ({moved}): something random acts in "
-                "evaluation, such as dropout"
-            )
-        row, mates = noisy[:1], noisy[:1].flip(-1).expand(7, *noisy.shape[1:])
-        if not all(self._agree(self._fast(batch)[:1], first[:1]) for batch in (_twice(noisy[0]), torch.cat([row, mates]))):
-            return BenchError(
-                f"the logits that the base classifier gives to a noisy image depend on the other images of its pass ({moved}), such as "
-                "by batch norm in training mode, so there is no one classifier to certify"
-            )
-        return BenchError(
-            f"the base classifier's {moved} between {logits.dtype} and {exact.dtype}, where the largest is {self._scale:.2g}: too "
-            "imprecise to count"
-        )
-
-
-def _twice(row: Tensor) -> Tensor:
-    """One row as a batch of two: some networks fail on one, by a `squeeze` for instance."""
-    return row.expand(2, *row.shape).contiguous(memory_format=torch.channels_last)
-
-
-def _largest(logits: Tensor) -> float:
-    """The largest absolute logit; BenchError if one is not finite, which the maximum shows without a pass of its own."""
-    largest = float(logits.abs().max())
-    if not math.isfinite(largest):
-        raise BenchError("the base classifier gave logits that are not finite numbers, which would certify class 0 for free")
-    return largest
 
 
 def _check_modes(module: nn.Module, when: str) -> None:
     for name, part in module.named_modules():
         if part.training:
             raise BenchError(f"module {name or 'at the top'} ({type(part).__name__}) of the base classifier is in training mode {when}")
+
+
+def _filled(noisy: Tensor) -> Tensor:
+    """On a GPU, repeats the first row until there are one of a few numbers of rows: cuDNN plans anew for each number that it meets."""
+    if not noisy.is_cuda:
+        return noisy
+    step = max(16, 1 << max(0, len(noisy).bit_length() - 3))
+    more = -len(noisy) % step
+    return torch.cat([noisy, noisy[:1].expand(more, *noisy.shape[1:])]) if more else noisy

@@ -49,11 +49,20 @@ class NoisyCopies:
         scale = self.sigma * GRID if self.grid else self.sigma
         for block in drawn:
             block.normal_(0.0, scale, generator=self._generator)
-        noise = drawn.flatten(0, 1)[:rows]
-        noisy = torch.empty_like(noise, dtype=torch.float32, memory_format=torch.channels_last)
-        if self.grid:
-            # Whole numbers below 2^53 until the division, so that the sum is exact and its rounding a function of the sum alone.
-            noisy.copy_(noise.round_().add_((self.x.double() * GRID).round_()).div_(GRID))
-        else:
-            torch.add(noise, self.x, out=noisy)
-        return noisy
+        return _sum(self.x, drawn.flatten(0, 1)[:rows], self.grid)
+
+
+def noisy_images(images: Tensor, sigma: float, sampling: str, generator: torch.Generator) -> Tensor:
+    """Each image with noise of its own, as `NoisyCopies` adds it, from another generator: B C H W -> B C H W, float32, channels-last."""
+    grid = sampling == "grid"
+    noise = torch.empty_like(images, dtype=torch.float64 if grid else torch.float32, memory_format=torch.contiguous_format)
+    return _sum(images, noise.normal_(0.0, sigma * GRID if grid else sigma, generator=generator), grid)
+
+
+def _sum(x: Tensor, noise: Tensor, grid: bool) -> Tensor:
+    """x + noise; the noise is in steps of the grid, if there is one, and is overwritten."""
+    noisy = torch.empty_like(noise, dtype=torch.float32, memory_format=torch.channels_last)
+    if grid:
+        # Whole numbers below 2^53 until the division, so that the sum is exact and its rounding a function of the sum alone.
+        return noisy.copy_(noise.round_().add_((x.double() * GRID).round_()).div_(GRID))
+    return torch.add(noise, x, out=noisy)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.certify.network import Network, usual_batch
+from bench.certify.network import AUDITED_ROWS, Network, usual_batch
 from bench.certify.noise import NoisyCopies, block_rows
 from bench.certify.proposer import REDUCED
 from bench.certify.spans import Again, Spans
@@ -91,10 +91,13 @@ class Sampler:
         with plain_float32(), torch.autocast(x.device.type, enabled=False):
             network = self._prepare(x)
             network.begin()
+            # Where classes are proposed, the rows that are judged are audited, and the first of an image always are.
+            assert network.audit
+            network.audit.begin(x, AUDITED_ROWS if self._spans else n0 + n)
             if self._spans:
                 self._spans.begin()
             copies = NoisyCopies(x, index, self.sigma, self.seed, self.sampling)
-            selection = self._count(network, copies, n0, audit=True)
+            selection = self._count(network, copies, 0, n0)
             selected = int(selection.argmax())
             estimation = torch.zeros_like(selection)
             if not (skip_misclassified and selected != label):
@@ -102,8 +105,9 @@ class Sampler:
                 for look in [n] if stop is None else stop.looks(n, block_rows(x.shape)):
                     if drawn and stop is not None and stop.enough(int(estimation[selected]), drawn):
                         break
-                    estimation += self._count(network, copies, look - drawn)
+                    estimation += self._count(network, copies, n0 + drawn, look - drawn)
                     drawn = look
+            network.audit.end()
             network.end()
         return Certificate(
             index=index,
@@ -151,16 +155,17 @@ class Sampler:
             reduced = self._reduced if self._reduced is not None else tuple(REDUCED) if x.is_cuda else None
             if reduced is not None:
                 self._spans = Spans(network, images, self.sigma, derive(self.seed, "margin"), reduced, self._batch)
+            network.audited(self.sigma, self.sampling, self.seed)
             self._network = network
         return self._network
 
-    def _count(self, network: Network, copies: NoisyCopies, n: int, audit: bool = False) -> Tensor:
-        """Samples of each class among the next n copies: K."""
+    def _count(self, network: Network, copies: NoisyCopies, first: int, n: int) -> Tensor:
+        """Samples of each class among the next n copies, of which `first` were drawn before: K."""
         if self._spans:
-            return self._spans.count(copies, n, audit)
+            return self._spans.count(copies, n, first)
         span = copies.block * max(1, network.batch // copies.block)
         starts, turn = iter(range(0, n, span)), threading.Lock()
-        work = partial(self._work, network, copies, n, span, starts, turn, audit)
+        work = partial(self._work, network, copies, first, n, span, starts, turn)
         workers = min(_workers(copies.x), -(-n // span))
         if workers == 1:
             return work()
@@ -178,7 +183,7 @@ class Sampler:
 
     @torch.inference_mode()
     def _work(
-        self, network: Network, copies: NoisyCopies, n: int, span: int, starts: Iterator[int], turn: threading.Lock, audit: bool
+        self, network: Network, copies: NoisyCopies, first: int, n: int, span: int, starts: Iterator[int], turn: threading.Lock
     ) -> Tensor:
         counts = torch.zeros(self.classes, dtype=torch.int64, device=copies.x.device)
         try:
@@ -188,7 +193,7 @@ class Sampler:
                     if start is None:
                         return counts
                     noisy = copies.draw(min(span, n - start))
-                counts += torch.bincount(network.classify(noisy, audit and start == 0), minlength=self.classes)
+                counts += torch.bincount(network.classify(noisy, first + start), minlength=self.classes)
         except BaseException:
             with turn:
                 for _ in starts:  # leaves nothing for the other workers

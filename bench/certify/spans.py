@@ -87,11 +87,11 @@ class Spans:
             "given_up": self.given_up,
         }
 
-    def count(self, copies: NoisyCopies, n: int, first: bool) -> Tensor:
+    def count(self, copies: NoisyCopies, n: int, first: int) -> Tensor:
         """Samples of each class among the next n copies: K.
 
         Args:
-            first: whether these are the first of an image, some of which the referee decides in its highest precision.
+            first: how many of the image were drawn before; of the first ones the referee decides some in its highest precision.
 
         Raises:
             Again: count the image anew.
@@ -110,14 +110,14 @@ class Spans:
                 gathered, proposed = (torch.cat(parts) for parts in zip(*waiting, strict=True))
                 judged = self._judge(gathered, proposed, first)
                 counts += torch.bincount(judged, minlength=self.network.classes)
-                waiting, first = [], False
+                waiting, first = [], first + n
         return counts
 
     def classify(self, noisy: Tensor) -> Tensor:
         """The class of every row: R C H W -> R. As `count`, for rows at hand."""
         classes, close, logits = self._propose(noisy, 1)
         rows = self._rows_of(close)
-        classes[rows] = self._judge(noisy[rows], logits[rows], False)
+        classes[rows] = self._judge(noisy[rows], logits[rows], 1)
         return classes
 
     def _propose(self, noisy: Tensor, audited: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,9 +135,9 @@ class Spans:
         self.judged += len(rows)
         return rows
 
-    def _judge(self, noisy: Tensor, proposed: Tensor, first: bool) -> Tensor:
+    def _judge(self, noisy: Tensor, proposed: Tensor, first: int) -> Tensor:
         exact = self.network.logits(noisy)
-        classes = self.network.classify(noisy, first, exact)
+        classes = self.network.classify(noisy, min(first, 1), exact)
         if self.margin.see(float(moves(proposed, exact).max())):
             if not self._safe(self.proposer, self.margin):
                 self._choose(self._some())

@@ -102,6 +102,7 @@ class LogMap:
         sizes: data set -> classes and test images.
         presets: row -> `dataset/sigma` -> hyperparameters that the row's bare name stands for.
         tables: number -> row -> sigma -> runs.
+        networks: number -> the network of the table's rows, where the map says it.
     """
 
     origin: str
@@ -110,6 +111,7 @@ class LogMap:
     sizes: Mapping[str, tuple[int, int]]
     presets: Mapping[str, Mapping[str, Mapping[str, Scalar]]]
     tables: Mapping[int, Mapping[str, Mapping[float, tuple[str, ...]]]]
+    networks: Mapping[int, str]
 
     def place(self, path: str, above: Sequence[str] = ()) -> Placed:
         """What a path means.
@@ -296,8 +298,9 @@ def _map(data: Mapping[str, Any], origin: str, problems: list[str]) -> LogMap | 
         for number, entry in enumerate(data["logs"], start=1)
         if (rule := _rule(entry, number, data, sizes, origin, problems)) is not None
     )
-    tables = _tables(data.get("tables", {}), origin, problems)
-    return LogMap(origin=origin, collection=data["collection"], rules=rules, sizes=sizes, presets=presets, tables=tables)
+    networks: dict[int, str] = {}
+    tables = _tables(data.get("tables", {}), origin, networks, problems)
+    return LogMap(origin=origin, collection=data["collection"], rules=rules, sizes=sizes, presets=presets, tables=tables, networks=networks)
 
 
 def _sizes(data: Mapping[str, Any], origin: str, problems: list[str]) -> dict[str, tuple[int, int]]:
@@ -392,8 +395,10 @@ def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(result + re.escape(pattern[end:]))
 
 
-def _tables(data: Mapping[str, Any], origin: str, problems: list[str]) -> dict[int, dict[str, dict[float, tuple[str, ...]]]]:
-    """The runs of each table; a table given as a number has the runs of that other one."""
+def _tables(
+    data: Mapping[str, Any], origin: str, networks: dict[int, str], problems: list[str]
+) -> dict[int, dict[str, dict[float, tuple[str, ...]]]]:
+    """The runs of each table, and its network where one is named; a table given as a number has those of that other one."""
     tables: dict[int, dict[str, dict[float, tuple[str, ...]]]] = {}
     for name, content in data.items():
         where = f"{origin}: tables.{name}"
@@ -404,6 +409,9 @@ def _tables(data: Mapping[str, Any], origin: str, problems: list[str]) -> dict[i
             continue
         rows: dict[str, dict[float, tuple[str, ...]]] = {}
         for row, cells in content.items():
+            if row == "network" and isinstance(cells, str) and NAME.match(cells):
+                networks[int(name)] = cells
+                continue
             try:
                 rows[row] = {_number(sigma): tuple(runs) for sigma, runs in cells.items()}
                 good = all(isinstance(run, str) and RUN.fullmatch(run) for runs in rows[row].values() for run in runs)
@@ -435,3 +443,8 @@ def runs_of_table(number: int, row: str, sigma: float, log_map: LogMap | None = 
     """
     tables = (_shipped() if log_map is None else log_map).tables
     return tables.get(number, {}).get(row, {}).get(float(sigma), ())
+
+
+def network_of_table(number: int, log_map: LogMap | None = None) -> str:
+    """The network of the logs that a published table averages; empty where the map names none, since all are of one."""
+    return (_shipped() if log_map is None else log_map).networks.get(number, "")

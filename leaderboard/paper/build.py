@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.imported import Import, default_collection, imports, runs_of_table
+from bench.imported import Import, default_collection, imports, network_of_table, runs_of_table
 from bench.spec import PROTOCOLS, canonical
 from bench.store import Run, Store
 from leaderboard import layouts, metrics
@@ -41,7 +41,8 @@ def build(
 
     Args:
         source: imported logs or our own runs; None takes the one that the store has.
-        compat: `3sig` rounds radii to 3 significant digits and compares with >=, as the paper did (also of our own exact radii).
+        compat: `3sig` rounds radii to 3 significant digits, compares with >= and multiplies shares by 100 last, as the paper did (also of
+            our own exact radii).
         alpha: chance that a certificate is wrong, 0.001 if None; imported logs have one of their own, which is fixed.
         protocol, recipe, seeds: which of our own runs, so any of them leaves imported logs out; full, official and all that any row
             of the table has, if not given.
@@ -110,17 +111,21 @@ def _is_printed(log: Import, layout: layouts.Layout) -> bool:
 
 def _of_logs(layout: layouts.Layout, logs: Sequence[Import], compat: Compat, notes: list[str]) -> _Cells:
     """The runs that the paper averages; adds to the notes what differs between them."""
+    names = {(row, float(sigma)): runs_of_table(layout.number, row, float(sigma)) for sigma in layout.sigmas for row in layout.rows}
+    network = network_of_table(layout.number)
     by_place: dict[tuple[str, float, str], Import] = {}
     for log in logs:
+        if log.spec.run not in names.get((log.spec.row, log.spec.sigma), ()) or network not in ("", log.spec.arch):
+            continue  # of the collection, but not of this table
         place = log.spec.row, log.spec.sigma, log.spec.run
         if (other := by_place.setdefault(place, log)) is not log:
             raise BenchError(f"{log.path} and {other.path} hold the same run of {log.spec.row}; move one of them away")
     cells: _Cells = {}
     used: dict[str, list[Import]] = {}
     for sigma, row in itertools.product(layout.sigmas, layout.rows):
-        names = runs_of_table(layout.number, row, float(sigma))
-        there = [by_place[place] for name in names if (place := (row, float(sigma), name)) in by_place]
-        status = "" if there and len(there) == len(names) else f"{len(there)}/{len(names)} runs" if there else "missing"
+        wanted = names[row, float(sigma)]
+        there = [by_place[place] for name in wanted if (place := (row, float(sigma), name)) in by_place]
+        status = "" if there and len(there) == len(wanted) else f"{len(there)}/{len(wanted)} runs" if there else "missing"
         if len({canonical(conditions_of_log(log)) for log in there}) > 1:
             status = "not comparable"
         cells[sigma, row] = [] if status else [_log_values(log, compat) for log in there], status
@@ -205,8 +210,10 @@ def _values(correct: NDArray[np.bool_], radius: NDArray[np.float64], compat: Com
 
 
 def _share(correct: NDArray[np.bool_], radius: NDArray[np.float64], r: float, compat: Compat) -> float:
-    beyond = radius >= r if compat == "3sig" else radius > r
-    return 100 * int(np.count_nonzero(correct & beyond)) / len(radius)
+    if compat == "exact":
+        return 100 * int(np.count_nonzero(correct & (radius > r))) / len(radius)
+    # The paper's order of operations decides ties of its printed digits: 0.0035 * 100 prints as 0.4, 0.35 as 0.3.
+    return int(np.count_nonzero(correct & (radius >= r))) / len(radius) * 100
 
 
 def _ours(runs: Sequence[Run]) -> str:

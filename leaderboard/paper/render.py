@@ -51,6 +51,8 @@ def _footnotes(table: PaperTable, against: bool) -> tuple[str, ...]:
         notes.append(
             f"The paper's numbers are of other test images or samples (here {table.apart}), so differences are not of training alone."
         )
+    if table.compat == "exact" and table.layout.radii:
+        notes.append("The paper counts radius >= r, radii rounded to 3 significant digits; --compat 3sig compares as it did.")
     notes += [deviation.text for deviation in DEVIATIONS.get(table.layout.number, ())]
     if table.source == "imported" and table.compat == "3sig":
         notes += [f"Not as printed, for no known reason: {place}." for place in unexplained(table)]
