@@ -130,6 +130,16 @@ def attempt(cell: Cell, store: Store, options: Options, report: Report, stop: St
             os._exit(1)  # a copy that the method forked off has no business here
 
 
+def seal(cell: Cell, store: Store) -> None:
+    """Writes the record that a kill kept a finished certification from, if nothing else is at it."""
+    run = store.run(cell.spec)
+    certification = run.certification(cell.certify)
+    with contextlib.suppress(claims.Claimed, BenchError, OSError):
+        if certification.binding().open(certification.path):
+            with run.claimed():
+                certification.seal()
+
+
 class _Observed:
     """A report that also tells the claim, and looks whether the method left the process as it was."""
 
@@ -147,14 +157,16 @@ class _Observed:
 
 def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopSignals) -> Outcome:
     try:
-        standing = run.certification(cell.certify).standing()
+        certification = run.certification(cell.certify)
+        standing = certification.standing()
+        if standing.state == "done":
+            certification.seal()  # a kill may have come between its last row and this
         if standing.state in ("done", "diverged"):
             return Outcome(state=standing.state)
         run.begin()
         if run.training():
             for path in checkpoints(run.path):  # the last training ended before it removed them
                 path.unlink()
-        certification = run.certification(cell.certify)
         with _team(cell, run, options, stop) as team:
             model = _train(cell, run, options, report, stop, team)
             try:
@@ -427,7 +439,7 @@ def certify(
         report.progress("certifying", finished, len(expected))
     if (last := now | {"precision": sampler.arithmetic(sample[0])}) != now:  # with what a proposer left to its referee
         write_json(certification.path / "environment.json", environment.with_history(before, last))
-    certification.columns()  # writes their fast form for the tables
+    certification.seal()
 
 
 def check_options(

@@ -108,7 +108,8 @@ class Listing:
 def _format() -> str:
     """Another release may read runs differently, so each believes its own index only."""
     folder = Path(__file__).parent
-    files = [folder / f"{name}.py" for name in ("listing", "store", "files", "spec", "columns", "records")]
+    modules = ("listing", "store", "binding", "presets", "files", "spec", "columns", "records")
+    files = [folder / f"{name}.py" for name in modules]
     files += sorted((folder / "rules").rglob("*.py"))
     return "certbench index " + hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
@@ -142,9 +143,9 @@ def _read(run: Run | Damaged) -> Row:
     if isinstance(run, Damaged):
         return dict.fromkeys(COLUMNS, "") | _outcome("damaged", reason=run.reason)
     try:
-        return names(run.spec) | _standing(run)
+        return names(run.spec) | {"row": run.named.row} | _standing(run)
     except BenchError as error:
-        return names(run.spec) | {"images certified": ""} | _outcome("damaged", reason=str(error))
+        return names(run.spec) | {"row": run.named.row, "images certified": ""} | _outcome("damaged", reason=str(error))
 
 
 def _outcome(state: str, reason: str | None = None, kind: str = "", log: str = "") -> Row:

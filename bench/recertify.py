@@ -1,13 +1,16 @@
 """Certifies rows of stored evidence again, from the stored weights, and compares the counts.
 
-Counts inflated with all check sums made to fit can be seen in no other way. Rows are drawn at random over every finished
-certification with weights: of N rows of which F are forged, k drawn ones miss them all with probability C(N-F, k) / C(N, k).
+Once with the recorded noise, which gives the same counts, and once with noise that is drawn here and that nobody could know before: a
+network can be fitted to noise that is known. Counts inflated with all check sums made to fit can be seen in no other way. Rows are
+drawn at random over every finished certification with weights: of N rows of which F are forged, k drawn ones miss them all with
+probability C(N-F, k) / C(N, k).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import random
+import secrets
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +22,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from scipy.stats import binomtest, fisher_exact
 from torch import nn
 
 from bench import environment, models, rules
@@ -32,12 +34,13 @@ from bench.checkpoints.stored import Subject
 from bench.data import load
 from bench.records import Certificate
 from bench.resume import load_weights
+from bench.samples import Pair, difference, more_rows, more_samples
 from bench.spec import canonical
 from bench.store import Certification, Run
 from bench.verify import Evidence, Report
 
 ERROR_LEVEL = 0.001
-"""Chance that honest counts, drawn with other noise, fail any of the statistical comparisons of one call."""
+"""Chance that honest counts fail any of the statistical comparisons of one call: half of it for single rows, half for rows together."""
 
 SLACK = 10_000
 """Where the noise is the same, rounding of two logits that nearly tie may move one sample, and one more for so many."""
@@ -106,16 +109,20 @@ class Recertification:
         seed: decided which rows were drawn.
         total: rows they were drawn from. drawn: rows certified again.
         equal: rows with exactly the recorded counts.
+        fresh: rows counted with fresh noise too.
         missed: chance that so many drawn rows miss every forged one, if a tenth of the total is forged.
         remarks: sentences for the reader.
+        rows: the certification and image of each.
     """
 
     seed: int
     total: int
     drawn: int = 0
     equal: int = 0
+    fresh: int = 0
     missed: float = 1.0
     remarks: list[str] = field(default_factory=list)
+    rows: list[tuple[Certification, int]] = field(default_factory=list, repr=False)
 
     @property
     def tenth(self) -> int:
@@ -123,7 +130,7 @@ class Recertification:
         return max(1, self.total // 10)
 
     def as_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {name: value for name, value in vars(self).items() if name != "rows"}
 
 
 def chance_of_missing(total: int, forged: int, drawn: int) -> Fraction:
@@ -167,19 +174,23 @@ def recertify(
         report.fail(report.top, "no finished certification in it has weights, so nothing can be certified again")
         return result
     again: list[Again] = []
+    fresh: list[Again] = []
     for certification, group in groupby(drawn, key=lambda item: item[0]):
         load(certification.run.spec.dataset, "test")
         places = [place for _, place in group]
-        again += report.attempt(certification.run.weights, partial(_certify, certification, places, device)) or []
+        for one, other in report.attempt(certification.run.weights, partial(_certify, certification, places, device)) or []:
+            again.append(one)
+            fresh.append(other)
         progress(len(again), len(drawn))
     result.drawn, result.equal = len(again), sum(item.equal for item in again)
     result.missed = float(chance_of_missing(result.total, result.tenth, len(again)))
-    _compare(again, report, result)
+    result.rows = [(item.certification, item.recorded.index) for item in again]
+    _compare(again, report, result, fresh)
     return result
 
 
-def _certify(certification: Certification, places: Sequence[int], device: torch.device) -> list[Again]:
-    """The rows in some places of a certification, certified again.
+def _certify(certification: Certification, places: Sequence[int], device: torch.device) -> list[tuple[Again, Again]]:
+    """The rows in some places of a certification, certified again with the recorded noise and with fresh noise.
 
     Raises:
         BenchError: weights that are not those of the run's architecture, or logits that are not finite.
@@ -188,8 +199,10 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     data, rows = load(run.spec.dataset, "test"), certification.rows()
     model = _model(run, device)
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, sampling=spec.sampling)
+    secret = Sampler(model, run.spec.sigma, run.info.classes, secrets.randbits(62), sampling=spec.sampling)
     sample = several(data, device)
-    sampler.fit(sample)
+    for one in (sampler, secret):
+        one.fit(sample)
     now = _conditions(environment.describe(device, "", {}) | {"precision": sampler.arithmetic(sample[0])})
     before = certification.environment() or {}
     history = [_conditions(entry) for entry in (before, *before.get("history", []))]
@@ -202,7 +215,10 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
         found = level = draw_again(spec.n, stop, skip_misclassified=spec.skip_misclassified)
         if recorded.estimation and found.n != recorded.n:
             level = draw_again(recorded.n)
-        again.append(Again(certification, place + 1, recorded, found, level, stop is not None, differing))
+        # With fresh noise as many samples as are recorded, without looking: where sampling would stop is another place for other noise.
+        fresh = secret.certify(image, recorded.index, recorded.label, spec.n0, recorded.n or 1)
+        row = Again(certification, place + 1, recorded, found, level, stop is not None, differing)
+        again.append((row, dataclasses.replace(row, found=fresh, level=fresh, differing=("noise",))))
     return again
 
 
@@ -236,22 +252,22 @@ def _conditions(described: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _compare(again: Sequence[Again], report: Report, result: Recertification) -> None:
+def _compare(again: Sequence[Again], report: Report, result: Recertification, fresh: Sequence[Again] = ()) -> None:
     """Compares counts by the strictest rule that honest evidence passes.
 
     Under the recorded conditions the noise is the same. Under others, rows that were recorded under the same conditions share
     one answer to whether it is: it is if most of those that other noise would change are equal. Then a row may differ by the few
-    samples that rounding moves. Otherwise recorded and found counts are two samples of one binomial distribution: Fisher's exact
-    test on each row's selected class (of selection and of estimation samples), and over the rows of a group a sign test,
-    since a forger lifts counts. Neither holds for estimation samples that were drawn until their counts were enough: there the
-    recorded interval is one that holds wherever sampling stops, and it must meet that of as many samples that were
-    drawn without looking. All tests of a call together fail honest evidence with probability `ERROR_LEVEL` at most.
+    samples that rounding moves, which it moves up as often as down. Otherwise, and with fresh noise, recorded and found counts are two
+    samples of one binomial distribution, see `_compare_samples`. All tests of a call together fail honest evidence with probability
+    `ERROR_LEVEL` at most.
     """
     groups: dict[str, list[Again]] = defaultdict(list)
     for item in again:
         groups[canonical([item.differing, _conditions(item.certification.environment() or {})])].append(item)
     independent = [group for group in groups.values() if group[0].differing and not _shares_noise(group)]
-    tests = sum(2 * len(group) + 1 for group in independent)
+    samples = [*independent, *([list(fresh)] if fresh else [])]
+    row_level = ERROR_LEVEL / 2 / max(1, sum(2 * len(group) for group in samples))
+    level = ERROR_LEVEL / 2 / max(1, len(groups) - len(independent) + 2 * len(samples))
     for group in groups.values():
         equal, moved = sum(item.equal for item in group), max(item.moved for item in group)
         names = " and ".join(group[0].differing)
@@ -259,13 +275,18 @@ def _compare(again: Sequence[Again], report: Report, result: Recertification) ->
         where += f", the others differ by {moved} samples at most" if moved else ""
         if group in independent:
             result.remarks.append(f"{where}; compared as samples of other noise, error level {ERROR_LEVEL:g} in all")
-            _compare_samples(group, ERROR_LEVEL / tests, report)
+            _compare_samples(group, row_level, level, report)
             continue
         result.remarks.append(where + (f"; 1 + n/{SLACK:,} samples are left to rounding" if moved else ""))
         why = f"{equal} of {len(group)} rows are equal, so the noise is the same" if names else "under the recorded conditions"
         for item in group:
             if not item.rounding:
                 _fail(report, item, f"{item.told}; {why}")
+        _compare_rows(group, more_rows, level, report)
+    if fresh:
+        result.fresh = len(fresh)
+        result.remarks.append(f"{len(fresh)} with fresh noise, drawn now: compared as samples, error level {ERROR_LEVEL:g} in all")
+        _compare_samples(fresh, row_level, level, report, "with fresh noise, ")
     forged = f"{result.tenth:,} of the {result.total:,} rows were forged"
     result.remarks.append(f"if {forged}, these would all be honest ones with probability {result.missed:.2g}")
 
@@ -276,21 +297,41 @@ def _shares_noise(group: Sequence[Again]) -> bool:
     return sum(item.equal for item in telling) > len(telling) / 2
 
 
-def _compare_samples(group: Sequence[Again], level: float, report: Report) -> None:
+def _compare_samples(group: Sequence[Again], row_level: float, level: float, report: Report, how: str = "") -> None:
+    """Compares counts that were drawn with unrelated noise.
+
+    Each row by Fisher's exact test on its selected class. Of selection samples that class has the most, so the level is shared among all
+    that could have had: it is the winner's count that is compared. Over the rows, since a forger lifts counts, by a sign test and by
+    the sum. Neither holds for estimation samples that were drawn until their counts were enough: there the recorded interval is one that
+    holds wherever sampling stops, and it must meet that of as many samples that were drawn without looking.
+
+    Args:
+        row_level: of each of the two tests of a row. level: of each test over all rows.
+    """
     for item in group:
         for name, (recorded, found) in zip(("selection", "estimation"), item.pairs, strict=False):
             a, b, n = recorded.get(item.recorded.selected, 0), found.get(item.recorded.selected, 0), sum(recorded.values())
             if name == "estimation" and item.stops:
-                if _apart(a, b, n, level):
-                    _fail(report, item, f"{item.told}; no probability explains both where sampling may stop (level {level:.2g})")
-            elif (p := float(fisher_exact(np.array([[a, n - a], [b, n - b]])).pvalue)) < level:
-                _fail(report, item, f"{item.told}; {name} samples differ by more than chance (p = {p:.2g})")
+                if _apart(a, b, n, row_level):
+                    _fail(report, item, f"{how}{item.told}; no probability explains both where sampling may stop (level {row_level:.2g})")
+                continue
+            own = row_level if name == "estimation" else row_level / item.certification.run.info.classes
+            if (p := difference(a, b, n)) < own:
+                _fail(report, item, f"{how}{item.told}; {name} samples differ by more than chance (p = {p:.2g}, level {own:.2g})")
                 break
-    fixed = [item for item in group if item.recorded.estimation and not item.stops]
-    higher, lower = sum(item.recorded.count > item.count for item in fixed), sum(item.recorded.count < item.count for item in fixed)
-    if higher and (p := float(binomtest(higher, higher + lower, alternative="greater").pvalue)) < level:
-        reason = f"{higher} of {higher + lower} differing rows record more samples of the selected class than were found (p = {p:.2g})"
-        report.fail(report.top, f"certified again: {reason}")
+    fixed = [item for item in group if not item.stops]
+    _compare_rows(fixed, more_rows, level, report, how)
+    _compare_rows(fixed, more_samples, level, report, how)
+
+
+def _compare_rows(group: Sequence[Again], test: Callable[[Sequence[Pair]], float], level: float, report: Report, how: str = "") -> None:
+    """Fails the whole where rows together record more of their selected classes than was found."""
+    pairs = [(item.recorded.count, item.count, item.recorded.n) for item in group if item.recorded.estimation]
+    if (p := test(pairs)) < level:
+        higher, differing = sum(a > b for a, b, _ in pairs), sum(a != b for a, b, _ in pairs)
+        told = f"{higher} of {differing} differing rows record more samples of the selected class than were found"
+        more = f", {sum(a - b for a, b, _ in pairs)} in all" if test is more_samples else ""
+        report.fail(report.top, f"certified again: {how}{told}{more} (p = {p:.2g}, level {level:.2g})")
 
 
 def _apart(stopped: int, fixed: int, n: int, level: float) -> bool:

@@ -13,9 +13,10 @@
         timing.json          seconds and images per second (side file)
         certify-<key>/       one folder per certification
             spec.json        CertifySpec
-            subject.json     SHA-256 of the weights that are certified
+            subject.json     what is certified: keys of run and certification, SHA-256 of the weights (bench.binding)
             environment.json what it was certified with (side file)
             evidence.jsonl   one line per image, written as soon as it exists
+            finished.json    written last: as subject.json, and the SHA-256 of the evidence
             columns.bin      the same as arrays, for reading fast; made from evidence.jsonl whenever it does not fit it
             times.csv        seconds per image (side file)
 
@@ -25,11 +26,12 @@ Names are for people; what a run is stands in its spec.json and is checked again
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,12 +39,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import claims, rules
+from bench.binding import FINISHED, Binding
 from bench.columns import Columns, pack, unpack
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
+from bench.datasets.recorded import differences, test_differences
 from bench.errors import BenchError, nearest
-from bench.files import make_folder, read_json, read_record, sweep, sync_folder, write_atomically, write_json
-from bench.records import Certificate, parse_log, read_log, read_rows, to_line
+from bench.files import make_folder, read_json, read_record, sha256, sweep, sync_folder, write_atomically, write_json
+from bench.presets import changes_of
+from bench.records import Certificate, parse_log, read_log, to_line
 from bench.spec import CertifySpec, RunSpec, describe_type, from_json, select_images, to_json
+from bench.verified import key_of
 
 DEFAULT_ROOT = Path("results/runs")
 CACHED_ROWS = 1000
@@ -91,12 +97,21 @@ class Certification:
         return select_images(self.spec.images, self.run.info.test_size)
 
     def labels(self) -> tuple[int, ...] | None:
-        """The labels that its rows must have; None where they are not known: the data set is not on this machine, or was another one."""
+        """The labels that its rows must have; None where they are not known: its test files were others, or are not on this machine.
+
+        Raises:
+            BenchError: as `differences`.
+        """
         return None if self.differences() else self.run.info.known_labels()
 
     def differences(self) -> list[str]:
-        """What makes the images that it was certified on others than those of the published data set."""
-        return _differences(self.environment())
+        """What makes the test files that it was certified on others than the published ones.
+
+        Raises:
+            BenchError: the record says what it cannot.
+        """
+        environment = self.environment()
+        return _said(self.path, lambda: test_differences(environment, self.run.info))
 
     def rows(self) -> list[Certificate]:
         """The finished rows, from the log itself.
@@ -106,8 +121,9 @@ class Certification:
         """
         if not self.evidence.exists():
             return []
-        rows = read_rows(self.evidence)
-        self._check(Columns.of(rows))
+        log = read_log(self.evidence)
+        rows = parse_log(log, self.evidence)
+        self._check(Columns.of(rows), log)
         return rows
 
     def columns(self) -> Columns:
@@ -115,17 +131,17 @@ class Certification:
 
         Raises:
             BenchError: a damaged row, or one that this certification cannot have: an image that it does not cover, another label than
-                the data set's (where that is known), a class that there is not, other sample sizes.
+                the data set's (where that is known), a class that there is not, other sample sizes; evidence of something else.
         """
         log = read_log(self.evidence) if self.evidence.exists() else b""
         cache = self.path / "columns.bin"
         # What a cache says that the spec does not allow is looked up in the log, which alone can be wrong.
         with contextlib.suppress(OSError, BenchError):
             if cache.exists() and (columns := unpack(cache.read_bytes(), log)) is not None:
-                self._check(columns)
+                self._check(columns, log)
                 return columns
         columns = Columns.of(parse_log(log, self.evidence))
-        self._check(columns)
+        self._check(columns, log)
         if len(columns) >= CACHED_ROWS:
             with contextlib.suppress(OSError):
                 for leftover in self.path.glob(f".{cache.name}.*.tmp"):  # of a run that is done nobody sweeps any more
@@ -133,7 +149,32 @@ class Certification:
                 write_atomically(cache, pack(columns, log))
         return columns
 
-    def _check(self, columns: Columns) -> None:
+    def binding(self) -> Binding:
+        """What its evidence must be of."""
+        return Binding(
+            run_key=self.run.spec.key, certify_key=self.spec.key, weights_sha256=(self.run.training() or {}).get("weights_sha256")
+        )
+
+    @property
+    def bound(self) -> bool:
+        """Whether its records say of what its rows are; `columns` has refused those that say something else."""
+        return (self.path / FINISHED).exists()
+
+    def finding(self) -> str:
+        """What `bench.verified` keeps of its evidence is under this key."""
+        return key_of(self.binding(), sha256(self.evidence))
+
+    def seal(self) -> None:
+        """Records which rows are its own once all are there.
+
+        Raises:
+            BenchError: as `columns`.
+        """
+        if len(self.columns()) == len(self.expected()) and self.binding().open(self.path):
+            sweep(self.path)  # what a kill left of the same attempt
+            self.binding().seal(self.path, sha256(self.evidence))
+
+    def _check(self, columns: Columns, log: bytes) -> None:
         info, spec = self.run.info, self.spec
         expected, labels = self.expected(), self.labels()
         places, rest = np.divmod(columns.index - expected.start, expected.step)
@@ -151,6 +192,10 @@ class Certification:
             else:
                 wrong = f"class {columns.highest[line]}, but {info.name} has classes 0 to {info.classes - 1}"
             raise BenchError(f"{self.evidence}, line {line + 1}: {wrong}")
+        if len(columns) == len(expected):
+            self.binding().holds(self.path, hashlib.sha256(log).hexdigest())
+        elif log:
+            self.binding().read(self.path)
 
     def standing(self) -> Standing:
         """How far it is, with its finished rows.
@@ -170,22 +215,17 @@ class Certification:
         return _environment(self.path)
 
     def begin(self, weights_sha256: str) -> int:
-        """Writes the spec and the hash of the weights, and cuts a torn last line.
+        """Writes the spec and what is certified, and cuts a torn last line.
 
         Returns:
             bytes of the finished rows: where the next one goes.
 
         Raises:
-            BenchError: there is evidence of other weights, which must not be mixed with these.
+            BenchError: there is evidence of something else, as of other weights, which must not be mixed with this.
         """
-        subject = self.path / "subject.json"
-        before = read_json(subject).get("weights_sha256") if subject.exists() else None
-        if self.evidence.exists() and self.evidence.stat().st_size and before != weights_sha256:
-            raise BenchError(
-                f"{self.path} holds evidence of other weights ({before}) than those of the run ({weights_sha256}); --rerun all"
-            )
         write_json(self.path / "spec.json", to_json(self.spec))
-        write_json(subject, {"weights_sha256": weights_sha256})
+        started = self.evidence.exists() and self.evidence.stat().st_size > 0
+        replace(self.binding(), weights_sha256=weights_sha256).begin(self.path, started)
         if not self.evidence.exists():
             return 0
         keep = len(read_log(self.evidence))
@@ -273,6 +313,15 @@ class Run:
             return from_facts(name, read_json(facts), str(facts))
         raise BenchError(f"{self.path}: unknown data set {name!r}{nearest(name, DATASETS)}")
 
+    @cached_property
+    def named(self) -> RunSpec:
+        """Its spec with the changes that its values show (`bench.presets`): its row and what is told of it, but not its key."""
+        try:
+            found = changes_of(self.spec, self.info)
+        except BenchError:  # nothing is known of its data set
+            return self.spec
+        return self.spec if found is None else replace(self.spec, changes=found)
+
     def training(self) -> dict[str, Any] | None:
         """What `training.json` says: `state` trained with `steps` and `weights_sha256`, or diverged with a `reason`. None: unfinished.
 
@@ -312,8 +361,13 @@ class Run:
         return _environment(self.path)
 
     def differences(self) -> list[str]:
-        """What makes the images that it was trained on others than those of the published data set."""
-        return _differences(self.environment())
+        """What makes the files that it was trained on others than the published ones.
+
+        Raises:
+            BenchError: the record says what it cannot.
+        """
+        environment = self.environment()
+        return _said(self.path, lambda: differences(environment))
 
     def certification(self, spec: CertifySpec) -> Certification:
         """The folder of a certification, there or not."""
@@ -335,9 +389,9 @@ class Run:
         """BenchError where a record of the run or of its certifications cannot be believed; evidence itself is not read."""
         self.info.known_labels()
         self.state()
-        self.environment()
+        self.differences()
         for certification in self.certifications():
-            certification.environment()
+            certification.differences()
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[claims.Claim]:
@@ -461,6 +515,9 @@ def _environment(folder: Path) -> dict[str, Any] | None:
     return data
 
 
-def _differences(environment: dict[str, Any] | None) -> list[str]:
-    found = (environment or {}).get("data_differs", [])
-    return [str(sentence) for sentence in found] if isinstance(found, list) else [str(found)]
+def _said(folder: Path, work: Callable[[], list[str]]) -> list[str]:
+    """What work finds in a folder's environment.json; its ValueError as BenchError."""
+    try:
+        return work()
+    except ValueError as error:
+        raise BenchError(f"{folder / 'environment.json'}: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,12 @@ TINY = [
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads, and on a busy machine two threads that wait for each other are far slower."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_remembered(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What tests verify is not kept in the state folder of whoever runs them, nor does what that holds reach tests."""
+    os.environ["CERTBENCH_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -35,7 +35,8 @@ from bench.plan import Request, make_plan
 from bench.registry import Registry
 from bench.signals import StopSignals
 
-RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "subject.json", "evidence.jsonl", "columns.bin", "table.md")
+RESULTS = {"spec.json", "curve.csv", "training.json", "weights.safetensors", "table.md"}
+RESULTS |= {"subject.json", "evidence.jsonl", "finished.json", "columns.bin"}
 SIZES = {
     "train.arch": "tiny",
     "train.images": "first:64",
@@ -207,7 +208,7 @@ def try_points(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
     steps = events[-1][1:]
     assert status == 0, events
     expected = results_of(folder / "undisturbed")
-    assert len(expected) == 9, expected.keys()
+    assert len(expected) == 10, expected.keys()
     begun, points, faults = time.monotonic(), [], []
     for number, (name, prepare, meanwhile) in enumerate(make_points(what, steps, folder)):
         base = folder / f"{number}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.datasets import DATASETS, recipe_train
 from bench.files import write_json
+from bench.presets import preset_of
 from bench.records import Certificate, to_line
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, protocol_train
 from bench.store import Certification, Run, Store
@@ -19,23 +21,32 @@ LABELS = (7, 2, 1, 0)  # those of MNIST's first test images
 
 
 def run_spec(row: str = "gaussian", seed: int = 0, sigma: float = 0.5, **changes: Any) -> RunSpec:
-    """A spec of protocol quick; `row` is method or method.variant, `changes` replace fields, `train` is merged."""
+    """A spec of protocol quick as `bench run` makes it; `row` is method or method.variant, `changes` replace fields, `train` is merged.
+
+    Values that are not given are those of the preset, where one is known, and of what `changes` says was changed.
+    """
     method, _, variant = row.partition(".")
     protocol, recipe = changes.pop("protocol", "quick"), changes.pop("recipe", "official")
-    train = protocol_train(recipe_train(DATASETS["mnist"], recipe, 1), PROTOCOLS[protocol])
-    train = dataclasses.replace(train, **changes.pop("train", {}))
+    info, own, training = DATASETS["mnist"], changes.pop("hyperparameters", {}), changes.pop("train", {})
+    told = changes.get("changes", {})
     fields: dict[str, Any] = {
         "method": method,
         "variant": variant or "default",
-        "hyperparameters": {},
+        "hyperparameters": own,
         "dataset": "mnist",
         "sigma": sigma,
         "seed": seed,
         "recipe": recipe,
         "protocol": protocol,
-        "train": train,
+        "train": recipe_train(info, recipe, 1),
     }
-    return RunSpec(**{**fields, **changes})
+    spec = RunSpec(**{**fields, **changes})
+    known = preset_of(spec, info) or {"hyperparameters": {}, "chunks": 1}
+    values = {**known["hyperparameters"], **{k: v for k, v in told.items() if known["hyperparameters"] and "." not in k}, **own}
+    pieces = values[known["chunks"]] if isinstance(known["chunks"], str) else known["chunks"]
+    train = protocol_train(recipe_train(info, recipe, pieces), PROTOCOLS.get(protocol, PROTOCOLS["quick"]))
+    set_ = {k.removeprefix("train."): v for k, v in told.items() if k.startswith("train.")}
+    return dataclasses.replace(spec, hyperparameters=values, train=dataclasses.replace(train, **set_ | training))
 
 
 def certificate(index: int, label: int, count: int, n: int = N, selected: int | None = None, n0: int = 10) -> Certificate:
@@ -60,7 +71,7 @@ def add(
     run.begin()
     write_json(run.path / "environment.json", environment if environment is not None else {"method_sha256": "a" * 64})
     if state:
-        write_json(run.path / "training.json", {"state": state, "reason": "NaN", "steps": 1, "weights_sha256": "0" * 64})
+        write_json(run.path / "training.json", {"state": state, "reason": "NaN", "steps": 1, "weights_sha256": weights_of(spec)})
     if failure:
         write_json(run.path / "failure.json", {"reason": "no memory"})
     if counts is not None:
@@ -68,9 +79,14 @@ def add(
     return run
 
 
+def weights_of(spec: RunSpec) -> str:
+    """The SHA-256 of weights that no other run has."""
+    return hashlib.sha256(spec.key.encode()).hexdigest()
+
+
 def write_evidence(certification: Certification, counts: Sequence[int], labels: Sequence[int] = LABELS) -> None:
     """One certificate per count, for the images of the certification in order."""
-    certification.begin("0" * 64)
+    certification.begin(certification.binding().weights_sha256 or "0" * 64)
     indices = certification.expected()
     rows = [
         certificate(index, labels[place % len(labels)], count, certification.spec.n, n0=certification.spec.n0)

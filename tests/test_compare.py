@@ -319,20 +319,20 @@ def test_a_pattern_compares_with_every_row_and_corrects_over_all(store: Store) -
         for sigma in (0.25, 0.5):
             add(store, run_spec(seed=seed, sigma=sigma), (800 - seed, 800, 800, 800))
             add(store, run_spec("smoothmix.eta5", seed=seed, sigma=sigma), (900 + seed * seed, 900, 900, 900))
-            changed = run_spec("smoothmix.eta5", seed=seed, sigma=sigma, changes={"steps": 2}, hyperparameters={"steps": 2})
+            changed = run_spec("smoothmix.eta5", seed=seed, sigma=sigma, changes={"steps": 3}, hyperparameters={"steps": 3})
             add(store, changed, (850 + seed, 800, 700, 800))
     report = compare(store, "gaussian", "smoothmix*")
     assert [(c.sigma, c.b) for c in report.comparisons] == [
-        (sigma, row) for sigma in (0.25, 0.5) for row in ("smoothmix.eta5", "smoothmix.eta5[steps=2]")
+        (sigma, row) for sigma in (0.25, 0.5) for row in ("smoothmix.eta5", "smoothmix.eta5[steps=3]")
     ]
     seeds = [c.seeds for c in report.comparisons]
     assert known(*(s.p for s in seeds)) == pytest.approx((2 / 64,) * 4)
     assert known(*(s.p_holm for s in seeds)) == pytest.approx((8 / 64,) * 4)
     assert "over 4 tests Holm's smallest p is 0.125 where all are as strong; 8 paired seeds would do" in seeds[0].note
-    (bracketed,) = compare(store, "gaussian", "smoothmix.eta5[steps=2]", sigmas=[0.5]).comparisons
+    (bracketed,) = compare(store, "gaussian", "smoothmix.eta5[steps=3]", sigmas=[0.5]).comparisons
     assert known(bracketed.seeds.p_holm) == known(bracketed.seeds.p)
-    (bracketed,) = compare(store, "smoothmix.eta5[steps=2]", "gaussian", sigmas=[0.5]).comparisons
-    assert bracketed.a == "smoothmix.eta5[steps=2]"
+    (bracketed,) = compare(store, "smoothmix.eta5[steps=3]", "gaussian", sigmas=[0.5]).comparisons
+    assert bracketed.a == "smoothmix.eta5[steps=3]"
     with pytest.raises(BenchError, match="A must be one row"):
         compare(store, "smoothmix*", "gaussian")
 
@@ -392,8 +392,8 @@ def test_two_groups_need_a_choice(store: Store) -> None:
 
 
 def test_rows_that_share_a_name_are_told_apart(store: Store) -> None:
-    for steps in (2, 3):
-        add(store, run_spec(hyperparameters={"steps": steps}))
+    for x in (2, 3):  # which their values do not show
+        add(store, run_spec(changes={"x": x}))
     add(store, run_spec("macer"))
     with pytest.raises(BenchError, match="fits gaussian #1, gaussian #2"):
         compare(store, "gaussian", "macer")

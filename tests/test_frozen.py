@@ -50,7 +50,7 @@ def printed(words: tuple[str, ...]) -> str:
     return f"exit {result.exit_code}\n{result.output}"
 
 
-WORDS = {"notes", "note", "footnotes", "caption", "title", "meaning", "rule", "heading", "best", "improves", "tied"}
+WORDS = {"status", "notes", "note", "footnotes", "caption", "title", "meaning", "rule", "heading", "best", "improves", "tied"}
 """Fields that hold words, or marks that say how numbers compare."""
 
 

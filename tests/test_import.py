@@ -406,7 +406,7 @@ def finished_run(root: Path, **changes: object) -> tuple[Run, list[Certificate]]
     rows = [certificate(i, labels[i], count) for i, count in enumerate((1000, 990, 900, 500))]
     certify = dataclasses.replace(CertifySpec(n0=10, n=1000, images="first:4"), **changes)  # type: ignore[arg-type]
     folder = run.certification(certify).path
-    write_json(folder / "spec.json", to_json(certify))
+    run.certification(certify).begin("0" * 64)
     (folder / "evidence.jsonl").write_text("".join(map(to_line, rows[: certify.seed or 4])))
     (folder / "times.csv").write_text("0,1.5\n1,9\n1,2\nx\n2,nan\n")
     return run, rows

@@ -30,7 +30,7 @@ from bench.registry import Registry
 from bench.signals import StopSignals
 from bench.store import Store
 
-RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "evidence.jsonl")
+RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "subject.json", "evidence.jsonl", "finished.json")
 Tiny = Callable[..., Result]
 
 
@@ -177,7 +177,7 @@ def test_sigkill_at_any_moment_gives_the_same_bytes(tmp_path: Path) -> None:
     assert subprocess.run([*line, str(root)], env=environment, check=False).returncode == 0
     other = tmp_path / "undisturbed"
     assert subprocess.run([*line, str(other)], env=environment, check=False).returncode == 0
-    assert len(results_of(root)) == 6
+    assert len(results_of(root)) == 8
     assert results_of(root) == results_of(other)
 
 
@@ -363,7 +363,7 @@ def test_evidence_of_other_weights_is_never_continued(tmp_path: Path) -> None:
     write_json(next(run.certifications()).path / "subject.json", {"weights_sha256": "0" * 64})
     report = Quiet()
     assert execute(which, store, options(), report, StopSignals()) == "failed"
-    assert "holds evidence of other weights" in report.said[0]
+    assert "were certified, but the run's are" in report.said[0]
 
 
 @pytest.mark.parametrize(

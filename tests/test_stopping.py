@@ -212,7 +212,7 @@ def test_evidence_must_be_what_its_rule_can_give(tmp_path: Path, change: dict[st
 
     spec = dataclasses.replace(CERTIFY, images="first:1", **change)  # type: ignore[arg-type]
     certification = add(new_store(tmp_path), run_spec(), None).certification(spec)
-    certification.begin("0" * 64)
+    certification.begin(certification.binding().weights_sha256 or "")
     certification.evidence.write_text(to_line(row))
     if fits:
         assert len(certification.columns()) == 1

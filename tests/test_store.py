@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from fake_store import CERTIFY, add, certificate, run_spec
+from fake_store import CERTIFY, add, certificate, run_spec, weights_of
 
 from bench.errors import BenchError
 from bench.files import read_json, sha256, write_atomically, write_json
@@ -33,7 +33,7 @@ def test_a_torn_last_line_is_cut_and_done_again(tmp_path: Path) -> None:
     whole = certification.evidence.read_bytes()
     certification.evidence.write_bytes(whole[:-5])
     assert [row.index for row in certification.rows()] == [0, 1, 2]
-    certification.begin("0" * 64)
+    certification.begin(weights_of(run.spec))
     assert certification.evidence.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])
     certification.append(certificate(3, 0, 960, CERTIFY.n, n0=CERTIFY.n0), 0.1)
     assert certification.evidence.read_bytes() == whole

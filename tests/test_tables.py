@@ -96,8 +96,8 @@ def test_a_difference_that_does_not_print_is_not_bold(store: Store) -> None:
 
 
 def test_nothing_is_bold_against_an_ambiguous_baseline(store: Store) -> None:
-    add(store, run_spec(hyperparameters={"x": 1}), (N, 500, 500, 500))
-    add(store, run_spec(hyperparameters={"x": 2}), (N, 500, 500, 500))
+    for x in (1, 2):  # which their values do not show, so that both have one name
+        add(store, run_spec(changes={"x": x}), (N, 500, 500, 500))
     add(store, run_spec("macer"))
     found = table(store)
     assert list(found) == ["gaussian #1", "gaussian #2", "macer"]
@@ -121,7 +121,7 @@ def test_an_unfinished_row_says_so_whatever_the_columns(store: Store, word: str)
     for format in ("terminal", "markdown", "latex", "csv", "json"):
         assert "1/2 seeds" in render(groups, format)
     # A finished row whose evidence lacks the metric is finished all the same.
-    assert json.loads(render(groups, "json"))["groups"][0]["sections"][0]["rows"][0]["status"] == "done"
+    assert json.loads(render(groups, "json"))["groups"][0]["sections"][0]["rows"][0]["state"] == "done"
 
 
 def test_sigmas_are_compared_apart(store: Store) -> None:
@@ -306,7 +306,7 @@ def test_json_round_trip(store: Store) -> None:
     stat = group.sections[0].rows[0].stats["ACR"]
     assert gaussian["metrics"]["ACR"] == {"mean": stat.mean, "std": stat.std, "n": 2, "values": list(stat.values)}
     assert gaussian["metrics"]["0.00"]["values"] == [100, 50]
-    assert (macer["metrics"], macer["status"], [seed["state"] for seed in macer["seeds"]]) == ({}, "0/2 seeds", ["certifying", "missing"])
+    assert (macer["metrics"], macer["state"], [seed["state"] for seed in macer["seeds"]]) == ({}, "0/2 seeds", ["certifying", "missing"])
     assert data["rule"] == "correct and radius > r, exact radii"
 
 

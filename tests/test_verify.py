@@ -23,16 +23,19 @@ import safetensors.torch
 import torch
 from fake_store import certificate, run_spec
 from scipy.stats import beta, binom
+from torch import nn
 from typer.testing import CliRunner, Result
 
 from bench import bounds, recertify
+from bench.binding import FINISHED, SUBJECT
+from bench.certify import sampler
 from bench.checkpoints.stored import Subject, subject, subjects
 from bench.cli import app
 from bench.data import load
 from bench.files import read_json, sha256, write_json
 from bench.imported import import_logs, imports, load_map
 from bench.recertify import Again, Recertification, chance_of_missing, draw
-from bench.records import from_line, to_line
+from bench.records import Certificate, from_line, to_line
 from bench.resume import load_weights
 from bench.rules import rule
 from bench.spec import CertifySpec, canonical, derive, to_json
@@ -87,9 +90,20 @@ def sealed(rows: list[dict[str, Any]]) -> str:
 
 
 def edit(certification: Certification, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Changes the rows as a forger does, who lets every record follow."""
     rows = bodies(certification)
     change(rows)
     certification.evidence.write_text(sealed(rows))
+    reseal(certification)
+
+
+def reseal(certification: Certification) -> None:
+    """Records that the evidence, as it now is, belongs to its run as that now is; of one that is not whole, that it was begun."""
+    for name in (SUBJECT, FINISHED):
+        (certification.path / name).unlink(missing_ok=True)
+    certification.binding().begin(certification.path, started=False)
+    if len(bodies(certification)) == len(certification.expected()):
+        certification.binding().seal(certification.path, sha256(certification.evidence))
 
 
 def lift(rows: list[dict[str, Any]], lines: list[int], samples: int) -> None:
@@ -112,6 +126,7 @@ def rewrite(run: Run, renamed: bool, **fields: object) -> Run:
         return run
     place = Store(run.path.parents[2]).run(spec)
     run.path.rename(place.path)
+    reseal(only(place))
     return place
 
 
@@ -121,6 +136,7 @@ def rewrite_certification(certification: Certification, **fields: object) -> Cer
     write_json(certification.path / "spec.json", to_json(spec))
     place = certification.run.certification(spec)
     certification.path.rename(place.path)
+    reseal(place)
     return place
 
 
@@ -134,7 +150,7 @@ def swap_weights(store: Store, *, hashes: bool = False, metadata: bool = False) 
     if hashes:
         found = sha256(run.weights)
         write_json(run.path / "training.json", read_json(run.path / "training.json") | {"weights_sha256": found})
-        write_json(only(run).path / "subject.json", {"weights_sha256": found})
+        reseal(only(run))
 
 
 def export(store: Store, bench: Call, *words: str) -> Path:
@@ -174,6 +190,7 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
         "log_rows": 0,
         "unchecked": [],
         "unfinished": [],
+        "unbound": [],
         "without_weights": [],
         "recertified": None,
         "failures": [],
@@ -211,6 +228,7 @@ def test_a_method_that_is_nowhere_is_no_matter(store: Store) -> None:
     moved = Store(store.root).run(dataclasses.replace(run.spec, method="a_plugin_of_a_stranger"))
     shutil.copytree(run.path, moved.path)
     write_json(moved.path / "spec.json", to_json(moved.spec))
+    reseal(only(moved))
     assert verify(store.root).failures == []
 
 
@@ -347,7 +365,27 @@ def forge_weights_and_hashes(store: Store, bench: Call) -> None:
 
 
 def forge_certified_weights(store: Store, bench: Call) -> None:
-    write_json(only(first(store)).path / "subject.json", {"weights_sha256": "0" * 64})
+    write_json(only(first(store)).path / SUBJECT, {"weights_sha256": "0" * 64})
+
+
+def forge_rows_of_another_run(store: Store, bench: Call) -> None:
+    one, other = map(only, store.runs())
+    shutil.copy(other.evidence, one.evidence)
+
+
+def forge_rows_and_records_of_another_run(store: Store, bench: Call) -> None:
+    one, other = map(only, store.runs())
+    for name in ("evidence.jsonl", SUBJECT, FINISHED):
+        shutil.copy(other.path / name, one.path / name)
+
+
+def forge_rows_of_another_certification(store: Store, bench: Call) -> None:
+    """Of the same weights, under another seed."""
+    certification = only(first(store))
+    spec = dataclasses.replace(certification.spec, seed=1)
+    place = certification.run.certification(spec)
+    certification.path.rename(place.path)
+    write_json(place.path / "spec.json", to_json(spec))
 
 
 FORGERIES: dict[Callable[[Store, Call], None], tuple[bool, str]] = {  # what it is -> whether it shows without weights, and how
@@ -373,7 +411,13 @@ FORGERIES: dict[Callable[[Store, Call], None], tuple[bool, str]] = {  # what it 
     forge_check_sum: (True, r"evidence.jsonl, line 5: the check sum does not fit the row"),
     forge_other_text: (True, r"evidence.jsonl, line 5: not in canonical form: the check sum fits"),
     forge_weights: (False, r"weights.safetensors: SHA-256 is [0-9a-f]{64}, but training.json says"),
-    forge_weights_and_hashes: (False, r"weights.safetensors: they are those of another run: seed 1 there, 0 in spec.json"),
+    forge_weights_and_hashes: (
+        True,
+        r"(weights.safetensors: they are those of another run: seed 1 there|seed 1 is the training of seed 0 again)",
+    ),
+    forge_rows_of_another_run: (True, r"evidence.jsonl: its SHA-256 is [0-9a-f]{64}, but the certification ended with [0-9a-f]{64}"),
+    forge_rows_and_records_of_another_run: (True, r"subject.json: run [0-9a-f]{16} was certified, but this is run [0-9a-f]{16}"),
+    forge_rows_of_another_certification: (True, r"subject.json: it is of certification [0-9a-f]{16}, but this is [0-9a-f]{16}"),
     forge_certified_weights: (True, r"subject.json: weights 0{64} were certified, but the run's are [0-9a-f]{64}"),
 }
 
@@ -740,10 +784,37 @@ def test_a_forged_tenth_is_found_by_certifying_again(bench: Call, store: Store, 
 
 def test_weights_swapped_with_every_record_are_found_by_certifying_again(bench: Call, store: Store) -> None:
     swap_weights(store, hashes=True, metadata=True)
+    assert "seed 1 is the training of seed 0 again" in bench("verify", store.root).output
+    shutil.rmtree(next(run for run in store.runs() if run.spec.seed == 1).path)
     assert bench("verify", store.root).exit_code == 0
     result = bench("verify", store.root, "--recertify", "8", "--seed", "0", "--device", "cpu")
     assert result.exit_code == 1
     assert "certified again: image" in result.output
+
+
+def test_a_network_that_knows_the_noise_is_found_by_noise_that_nobody_knows(
+    bench: Call, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was fitted to the recorded noise gives lifted counts under it, and so they come back equal."""
+    certification = only(first(store))
+    words = ("verify", first(store).path, "--recertify", "20", "--device", "cpu")
+    assert bench(*words).exit_code == 0
+    edit(certification, partial(lift, lines=list(range(20)), samples=40))
+    fitted = {row.index: row for row in certification.rows()}
+
+    class Fitted(sampler.Sampler):
+        def __init__(self, model: nn.Module, sigma: float, classes: int, seed: int, *rest: Any, **more: Any) -> None:
+            super().__init__(model, sigma, classes, seed, *rest, **more)
+            self.known = seed == certification.spec.seed
+
+        def certify(self, x: torch.Tensor, index: int, *rest: Any, **more: Any) -> Certificate:
+            return fitted[index] if self.known else super().certify(x, index, *rest, **more)
+
+    monkeypatch.setattr(recertify, "Sampler", Fitted)
+    result = bench(*words)
+    assert "20 under the recorded conditions: 20 equal" in result.output
+    assert result.exit_code == 1, result.output
+    assert "certified again: with fresh noise, " in result.output
 
 
 def test_evidence_without_weights_says_so(bench: Call, store: Store) -> None:
@@ -766,7 +837,7 @@ def test_weights_of_another_architecture_are_a_sentence(bench: Call, store: Stor
     tensors = safetensors.torch.load_file(run.weights)
     run.weights.write_bytes(safetensors.torch.save({name: t for name, t in tensors.items() if "conv1" not in name}, metadata))
     write_json(run.path / "training.json", read_json(run.path / "training.json") | {"weights_sha256": sha256(run.weights)})
-    write_json(only(run).path / "subject.json", {"weights_sha256": sha256(run.weights)})
+    reseal(only(run))
     result = bench("verify", run.path, "--recertify", "3", "--device", "cpu")
     assert result.exit_code == 1
     assert "does not hold the weights of a lenet: Error(s) in loading state_dict" in result.output
@@ -805,7 +876,7 @@ def test_other_noise_is_no_forgery_and_a_lift_is_one(store: Store) -> None:
     assert "differ by more than chance" in report.failures[0].reason
     lifted = np.minimum(n, found + np.ceil(1.5 * spread)).astype(int)
     report, _ = compared(list(zip(lifted.tolist(), found.tolist(), strict=True)), n, store)
-    assert [failure.line for failure in report.failures] == [None]
+    assert [failure.line for failure in report.failures] == [None, None], "the sign test and the sum"
     assert "66 of 66 differing rows record more samples of the selected class" in report.failures[0].reason
 
 
@@ -817,6 +888,10 @@ def test_where_the_noise_is_the_same_only_rounding_is_left(store: Store) -> None
     assert "10 equal, the others differ by 11 samples at most; 1 + n/10,000 samples are left to rounding" in result.remarks[0]
     report, _ = compared([*same, (70_000, 70_000 - 2 - n // 10_000)], n, store)
     assert [failure.line for failure in report.failures] == [11]
+    report, _ = compared([(count + 1, count) for count, _ in 2 * same], n, store)
+    assert [failure.line for failure in report.failures] == [None], "each may be rounding, but not all of them upwards"
+    report, _ = compared([(count + sign, count) for count, _ in same for sign in (1, -1)], n, store)
+    assert report.failures == []
     agreeing = [(n, n)] * 10  # equal under any noise, so they tell nothing of it
     report, result = compared([*agreeing, (70_000, 69_980), (70_000, 70_030)], n, store)
     assert report.failures == []

@@ -109,6 +109,7 @@ class SmoothedClassifier:
             raise BenchError(str(error)) from None
         checkpoint = self._checkpoint(x, y, weights, sampler.classes)
         record = record_of_checkpoint(checkpoint) | {"certify": to_json(spec), "certified": certification, "labels": True, "timing": None}
+        record |= {"bound": True, "finding": ""}
         own = {"source": "model", "status": "evidence", "rule": spec.rule, "alpha": alpha, "certification": spec.key}
         constants = words_of_checkpoint(checkpoint) | own | {"record": canonical(record | {"folder": record["path"]})}
         return frame_of([Part(constants=constants, images=images_of_counts(columns, o))], {})

@@ -108,7 +108,7 @@ def _from_run(wanted: Wanted) -> Base:
         raise BenchError(f"{run.weights}: SHA-256 is {found}, but training.json says {training['weights_sha256']}")
     file = read(run.weights)
     known = WeightsFile(path=file.path, tensors=file.tensors, arch=run.spec.train.arch, spec=run.spec)
-    return _from_file(wanted, known, f"{run.spec.row}, seed {run.spec.seed}", run)
+    return _from_file(wanted, known, f"{run.named.row}, seed {run.spec.seed}", run)
 
 
 def _if_arch(word: str) -> str:

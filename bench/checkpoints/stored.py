@@ -4,7 +4,7 @@
         subject.json         SubjectSpec; its key is the folder's last word
         origin.json          what people call it: its file, the row of tables that it is a training of (side file)
         weights.safetensors  the base classifier, normalisation included, whatever file it came in
-        certify-<key>/       as of a run: spec.json, subject.json, evidence.jsonl, environment.json, times.csv
+        certify-<key>/       as of a run: spec.json, subject.json, evidence.jsonl, finished.json, environment.json, times.csv
 
 Equal weights under an equal normalisation are one subject, however their file was laid out or called.
 """

@@ -265,7 +265,7 @@ class _Job:
         certification, source = self._certification(spec)
         run = certification.run
         if self.row and not isinstance(run, Subject):
-            raise BenchError(f"--row {self.row}: {run.path} is a run of the suite, whose row is {run.spec.row}; leave out --row")
+            raise BenchError(f"--row {self.row}: {run.path} is a run of the suite, whose row is {run.named.row}; leave out --row")
         found = self.introduce()
         with run.claimed():
             if isinstance(run, Subject):
@@ -325,7 +325,7 @@ class _Job:
             print_json(
                 {
                     "evidence": str(certification.evidence),
-                    "row": run.origin().label if isinstance(run, Subject) else run.spec.row,
+                    "row": run.origin().label if isinstance(run, Subject) else run.named.row,
                     "weights_sha256": sha256(run.weights),
                     "images": len(rows),
                     "sigma": base.sigma,

@@ -141,7 +141,7 @@ def _log(word: str, results: Path, certification: str | None, alpha: float) -> t
     from bench.store import Store
 
     found, rows = finished_certification(Store(results).find(word), certification)
-    spec = found.run.spec
+    spec = found.run.named
     return log_of(found, rows, alpha), f"{len(rows)} images of {spec.row}, sigma {spec.sigma:g}, seed {spec.seed}"
 
 

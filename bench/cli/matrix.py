@@ -160,11 +160,15 @@ class Matrix:
             signals: what hears Ctrl-C meanwhile; None: as on a command line.
         """
         from bench.announce import announced, withdraw
+        from bench.cells import seal
         from bench.cli.progress import Show
         from bench.errors import Interrupted
         from bench.listing import INDEXED_RUNS, Listing
         from bench.signals import StopSignals
 
+        for cell in self.plan.cells:
+            if self.states[cell.id] == "done" and cell.id not in self.again:
+                seal(cell, self.store)
         cells = self._longest_first() if engine.isolated else self.todo
         cells = self._set_aside(cells) if engine.cluster else cells
         executor, room = engine.executor({cell.id: cell for cell in cells}, options, len(self.plan.cells), self.say)

@@ -151,7 +151,7 @@ def _show_run(run: Run, as_json: bool) -> None:
         return
     timing, training = data["timing"], data["training"]
     typer.echo(
-        f"{run.spec.row} on {run.spec.dataset}, sigma {run.spec.sigma:g}, seed {run.spec.seed}; {run.spec.protocol}, {run.spec.recipe}"
+        f"{run.named.row} on {run.spec.dataset}, sigma {run.spec.sigma:g}, seed {run.spec.seed}; {run.spec.protocol}, {run.spec.recipe}"
     )
     typer.echo(f"key {run.spec.key} in {run.path}")
     typer.echo(f"training: {training['state'] if training else 'unfinished'}")

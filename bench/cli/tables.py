@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -69,6 +70,9 @@ def table(
     mix: Annotated[
         bool, typer.Option("--mix", help="Let rows that are not comparable share a table, each difference a footnote; nothing is ranked.")
     ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="What each row rests on: claimed, log, evidence, weights checked, or recertified on K images.")
+    ] = False,
     compat: Annotated[str, typer.Option("--compat", help="With --table: exact, or 3sig as the paper compared radii.")] = "exact",
     source: From = None,
     results: Results = Path("results/runs"),
@@ -97,8 +101,8 @@ def table(
     if number is not None and (len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1):
         problems.append("--table takes one --protocol and one --recipe")
     columns = words(metric, "--metric", problems)
-    if number is not None and (columns or ties or mix or rule):
-        problems.append("--table has the paper's columns, rows and rule; leave out --metric, --ties, --mix and --rule")
+    if number is not None and (columns or ties or mix or rule or status):
+        problems.append("--table has the paper's columns, rows and rule; leave out --metric, --ties, --mix, --rule and --status")
     if ties and columns and not {"ACR", "all"} & set(columns):
         problems.append("--ties marks the column ACR; add ACR to --metric")
     if problems:
@@ -141,6 +145,7 @@ def table(
             from leaderboard.compare import mark_ties
 
             groups = tuple(map(mark_ties, groups))
+        groups = tuple(dataclasses.replace(group, show_trust=status) for group in groups)
         terminal = form == "terminal" and out is None
         width = os.get_terminal_size().columns if terminal and sys.stdout.isatty() else 120
         return render(groups, form, width=width, color=terminal and sys.stdout.isatty() and "NO_COLOR" not in os.environ)

@@ -146,7 +146,12 @@ def _recertify(report: Report, rows: int, seed: int | None, device: str) -> Rece
 
 
 def _finish(what: Path, report: Report, again: Recertification | None, as_json: bool, facts: LogFacts | None = None) -> None:
-    """Prints the report and ends."""
+    """Keeps what was found, prints the report and ends."""
+    if facts is None:
+        try:
+            _remember(report, again)
+        except BenchError as error:
+            report.unchecked.append(str(error))
     if as_json:
         print_json(_as_json(what, report, again))
     else:
@@ -154,8 +159,35 @@ def _finish(what: Path, report: Report, again: Recertification | None, as_json: 
     raise typer.Exit(int(bool(report.failures)))
 
 
+def _remember(report: Report, again: Recertification | None) -> None:
+    """Keeps, for this user's tables, which certifications hold, with whose weights and how many rows counted again."""
+    from bench.verified import key_of, remember
+
+    failed = {path for failure in report.failures for path in (failure.file, *failure.file.parents)}
+    images: dict[Path, set[int]] = defaultdict(set)
+    for certification, image in again.rows if again else ():
+        images[certification.path].add(image)
+    found: dict[str, set[int] | None] = {}
+    for evidence in report.finished:
+        certification = evidence.certification
+        # What fails for all rows together is a failure of the folder that was verified.
+        fails = {certification.path, certification.run.path} & failed or (certification.path in images and report.top in _files(report))
+        if evidence.weights:
+            found[key_of(certification.binding(), evidence.sha256)] = None if fails else images[certification.path]
+    if found:
+        remember(found)
+
+
+def _files(report: Report) -> set[Path]:
+    return {failure.file for failure in report.failures}
+
+
 def _without_weights(report: Report) -> list[Evidence]:
     return [evidence for evidence in report.finished if not evidence.weights]
+
+
+def _unbound(report: Report) -> list[Evidence]:
+    return [evidence for evidence in report.finished if not evidence.bound]
 
 
 def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[str, Any]:
@@ -174,6 +206,7 @@ def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[
         "log_rows": report.log_rows,
         "unchecked": report.unchecked,
         "unfinished": [{"path": str(item.path), "reason": item.reason} for item in report.unfinished],
+        "unbound": [str(evidence.certification.path) for evidence in _unbound(report)],
         "without_weights": [str(evidence.certification.path) for evidence in _without_weights(report)],
         "recertified": again.as_json() if again else None,
         "failures": [{"file": str(f.file), "line": f.line, "reason": f.reason} for f in report.failures],
@@ -200,6 +233,8 @@ def _print(what: Path, report: Report, again: Recertification | None, facts: Log
         foreign = f" and {report.subjects:,} checkpoints from outside" if report.subjects else ""
         typer.echo(f"{report.runs:8,} runs{foreign}, {report.weights:,} of them with weights")
         typer.echo(f"{report.certifications:8,} certifications, {len(report.finished):,} of them finished and whole, {report.rows:,} rows")
+    if unbound := len(_unbound(report)):
+        typer.echo(f"{unbound:8,} of these unbound: no record says of which weights and specs their rows are")
     if report.distinct:
         typer.echo(f"{report.distinct:8,} radii, one per distinct count, recomputed in two ways at alpha {report.alpha:g}")
     if report.imports:

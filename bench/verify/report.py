@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from bench.errors import BenchError
 from bench.fieldlog import Refused
-from bench.store import Certification
+from bench.store import Certification, Run
 
 T = TypeVar("T")
 
@@ -47,11 +47,15 @@ class Evidence:
     Attributes:
         rows: images.
         weights: whether the weights of its run lie beside it, with the recorded check sum.
+        sha256: of the evidence.
+        bound: whether its records say of which weights and specs these rows are, see `bench.binding`.
     """
 
     certification: Certification
     rows: int
     weights: bool
+    sha256: str = ""
+    bound: bool = False
 
 
 @dataclass(kw_only=True)
@@ -62,6 +66,7 @@ class Report:
         top: the folder or file that was checked.
         alpha: at which radii were recomputed.
         subjects: certified base classifiers that the suite did not train.
+        trainings: runs that are trained, and whether their weights lie beside them and are theirs.
         weights: files of weights whose check sum was compared.
         rows: of evidence. imported_rows: of imported logs. log_rows: of log files.
         distinct: radii that were computed twice, one per distinct count.
@@ -72,6 +77,7 @@ class Report:
     top: Path
     alpha: float
     runs: int = 0
+    trainings: list[tuple[Run, bool]] = field(default_factory=list)
     subjects: int = 0
     weights: int = 0
     certifications: int = 0

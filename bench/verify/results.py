@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from bench.binding import FINISHED, SUBJECT
 from bench.checkpoints.stored import FOLDER as SUBJECTS
 from bench.checkpoints.stored import Subject, SubjectSpec, subject, tensors_sha256
+from bench.copies import Traces, copies, fingerprint
 from bench.errors import BenchError
-from bench.files import read_json, sha256
+from bench.files import sha256
 from bench.imported.stored import FOLDER
+from bench.presets import disagreement
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, parse_json, select_images, to_json
-from bench.store import Run, Store
+from bench.store import Certification, Run, Store
 from bench.verify.evidence import verify_rows
 from bench.verify.logs import verify_import
 from bench.verify.radii import Radii
@@ -50,6 +54,7 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
             _verify_run(folder, report, radii)
     if nothing and not report.failures:
         raise BenchError(f"{top} holds no run, no certified checkpoint and no imported log")
+    _find_copies(report)
     report.distinct = radii.distinct
     if complete:
         for item in report.unfinished:
@@ -90,9 +95,11 @@ def _verify_run(folder: Path, report: Report, radii: Radii) -> None:
     elif reason := misplaced(folder, report.top, Store(Path()).run(spec).path):
         report.fail(file, reason)
     training = report.attempt(folder / "training.json", run.training)
-    for name, read in (("failure", run.failure), ("timing", run.timing), ("environment", run.environment)):
+    for name, read in (("failure", run.failure), ("timing", run.timing), ("environment", run.differences)):
         report.attempt(folder / f"{name}.json", read)
-    known = report.attempt(file, lambda: run.info) is not None
+    known = (info := report.attempt(file, lambda: run.info)) is not None
+    if info and (told := disagreement(spec, info)):
+        report.unchecked.append(f"{file}: {told.removeprefix('not checked: ')}")
     if run.curve.exists():
         report.attempt(run.curve, lambda: _check_curve(run.curve))
     if training and training["state"] == "trained":
@@ -103,6 +110,8 @@ def _verify_run(folder: Path, report: Report, radii: Radii) -> None:
         report.unfinished.append(Unfinished(folder, "its training failed" if failure else "its training is not finished"))
     recorded = training.get("weights_sha256") if training else None
     weights = _verify_weights(run, recorded, report)
+    if recorded:
+        report.trainings.append((run, weights))
     folders = _certifications(folder)
     if recorded and not folders:
         report.unfinished.append(Unfinished(folder, "it is not certified"))
@@ -137,6 +146,29 @@ def _verify_subject(folder: Path, report: Report, radii: Radii) -> None:
                 report.fail(own.origin_file, f"tensors_sha256 is {said}, but that of {own.weights.name} is {tensors}")
     for path in _certifications(folder):
         _verify_certification(own, path, spec.weights_sha256, weights, known, report, radii)
+
+
+def _find_copies(report: Report) -> None:
+    """One training under several seeds of a configuration is a failure of each but the first."""
+    counted: dict[Path, set[str]] = defaultdict(set)
+    same: dict[tuple[str, str], list[Certification]] = defaultdict(list)
+    for evidence in report.finished:
+        same[evidence.certification.spec.key, evidence.sha256].append(evidence.certification)
+    for (key, digest), found in same.items():
+        if len(found) > 1 and fingerprint(found[0].columns(), key):
+            for certification in found:
+                counted[certification.run.path].add(digest)
+    cells: dict[str, list[tuple[Run, bool]]] = defaultdict(list)
+    for run, weights in sorted(report.trainings, key=lambda item: item[0].spec.seed):
+        cells[run.spec.cell].append((run, weights))
+    for members in cells.values():
+        traces = [
+            Traces(run.weights if weights else None, frozenset({str((run.training() or {})["weights_sha256"]), *counted[run.path]}))
+            for run, weights in members
+        ]
+        for place, first in copies(traces).items():
+            run, other = members[place][0], members[first][0]
+            report.fail(run.path, f"seed {run.spec.seed} is the training of seed {other.spec.seed} again, which is {other.path}")
 
 
 def _certifications(folder: Path) -> list[Path]:
@@ -223,14 +255,11 @@ def _verify_certification(run: Run, folder: Path, recorded: str | None, weights:
     if folder.name != certification.path.name:
         report.fail(file, f"its key is {spec.key}, but the folder is {folder.name}")
         return
-    report.attempt(folder / "environment.json", certification.environment)
-    if certification.evidence.exists() or (folder / "subject.json").exists():
-        subject = report.attempt(folder / "subject.json", lambda: read_json(folder / "subject.json"))
-        certified = subject.get("weights_sha256") if subject else None
+    report.attempt(folder / "environment.json", certification.differences if known else certification.environment)
+    if certification.evidence.exists() or (folder / SUBJECT).exists():
+        report.attempt(folder / SUBJECT, lambda: certification.binding().read(folder))
         if recorded is None:
             report.fail(folder, "there is evidence, but no finished training whose weights it could be of")
-        elif subject is not None and certified != recorded:
-            report.fail(folder / "subject.json", f"weights {certified} were certified, but the run's are {recorded}")
     if not known:
         return
     total = len(certification.expected())
@@ -238,6 +267,11 @@ def _verify_certification(run: Run, folder: Path, recorded: str | None, weights:
     if len(report.failures) > before:
         return
     if rows == total:
-        report.finished.append(Evidence(certification, total, weights))
+        digest = sha256(certification.evidence)
+        bound = report.attempt(certification.evidence, lambda: certification.binding().holds(folder, digest))
+        if bound is not None:
+            report.finished.append(Evidence(certification, total, weights, digest, bound))
+    elif (folder / FINISHED).exists():
+        report.fail(folder / FINISHED, f"it says that the certification was finished, but there are {rows} of {total} rows")
     else:
         report.unfinished.append(Unfinished(folder, f"{rows} of {total} images are certified"))

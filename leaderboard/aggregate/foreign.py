@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.checkpoints.stored import Origin, Subject, scan
+from bench.copies import Traces, copies
 from bench.errors import BenchError
 from bench.spec import canonical
 from bench.store import Certification, Damaged, Store
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
-from leaderboard.aggregate.runs import Reading, certification_notes, conditions_of_counts, read_seeds, unread
+from leaderboard.aggregate.runs import Reading, certification_notes, conditions_of_counts, read_seeds, traces, unread
 from leaderboard.metrics import columns_of
 
 UNKNOWN_TRAINING = "How these checkpoints were trained is not known here; what is a training of which row was said to `bench certify`."
@@ -85,7 +86,7 @@ def read_checkpoints(store: Store) -> tuple[list[Checkpoint], list[str]]:
 def _wrong(certification: Certification) -> str:
     """Why a certification cannot be believed, before its evidence is read; empty if it can."""
     try:
-        certification.environment()
+        certification.differences()
     except BenchError as error:
         return str(error)
     return "" if certification.expected() else f"{certification.path}: images={certification.spec.images} selects no test image"
@@ -109,7 +110,7 @@ def groups_of_checkpoints(checkpoints: Sequence[Checkpoint], reading: Reading, w
                 if reason := reading.refuses(certification.spec):
                     left_out[reason].append(certification)
                 else:
-                    ways[canonical(conditions_of_counts(certification.spec, reading))].append((checkpoint, certification))
+                    ways[canonical(conditions_of_counts(certification, reading))].append((checkpoint, certification))
         groups += [_group(members, family, reading, words) for _, members in sorted(ways.items())]
     return groups, unread(left_out)
 
@@ -158,7 +159,7 @@ def _group(
     return Group(
         dataset=checkpoint.dataset,
         source="checkpoints",
-        conditions=_conditions_of_network(checkpoint) | conditions_of_counts(certification.spec, reading),
+        conditions=_conditions_of_network(checkpoint) | conditions_of_counts(certification, reading),
         images=images,
         test_size=info.test_size,
         seeds=(),
@@ -180,11 +181,13 @@ def _trainings(found: Sequence[_Read], family: Sequence[Checkpoint]) -> tuple[li
     Args:
         family: among which those of the row that are not certified in this way are named.
     """
-    by_tensors: dict[str, list[_Read]] = defaultdict(list)
-    for checkpoint, seed in sorted(found, key=lambda item: (item[0].name, item[0].subject.spec.weights_sha256)):
-        by_tensors[checkpoint.origin.tensors_sha256 or checkpoint.subject.spec.weights_sha256].append((checkpoint, seed))
+    found = sorted(found, key=lambda item: (item[0].name, item[0].subject.spec.weights_sha256))
+    again = copies([_traces(*item) for item in found])
+    by_training: dict[int, list[_Read]] = defaultdict(list)
+    for place, item in enumerate(found):
+        by_training[again.get(place, place)].append(item)
     seeds, notes = [], []
-    for number, same in enumerate(by_tensors.values()):
+    for number, same in enumerate(by_training.values()):
         seed = next((seed for _, seed in same if seed.state == "done"), same[0][1])
         seeds.append(dataclasses.replace(seed, seed=str(number)))
         if len(same) > 1:
@@ -194,6 +197,13 @@ def _trainings(found: Sequence[_Read], family: Sequence[Checkpoint]) -> tuple[li
     elsewhere = [c for c in family if (c.origin.row, c.sigma) == (first.origin.row, first.sigma) and c.subject.path not in here]
     notes += [f"{name} is not certified in this way" for name in dict.fromkeys(checkpoint.name for checkpoint in elsewhere)]
     return seeds, notes
+
+
+def _traces(checkpoint: Checkpoint, seed: Seed) -> Traces:
+    """What tells a checkpoint from others; where its weights are gone, what was recorded of them."""
+    own = traces(checkpoint.subject, seed)
+    said = checkpoint.origin.tensors_sha256
+    return Traces(own.weights, own.records | ({said} if said and not own.weights else set()))
 
 
 def _numbers(sections: Sequence[Section]) -> list[str]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench import rules
 from bench.rules.rule import Rule
+from bench.verified import Status, weakest
 from leaderboard.metrics import UNKNOWN_COST, Cost, Metric, Outcomes
 
-SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged"]
+SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged", "copy"]
 Source = Literal["imported", "runs", "checkpoints"]
 UNITS: Mapping[str, str] = {"imported": "run", "runs": "seed", "checkpoints": "checkpoint", "both": "seed"}
 """What a training is called in tables, by their source."""
@@ -24,10 +26,12 @@ class Seed:
 
     Attributes:
         seed: its seed; of an imported log the run id, of a checkpoint its number in the row: these are words, for they pair with no other.
-        state: only `done` has outcomes and enters a mean; `missing`: there is no such run.
+        state: only `done` has outcomes and enters a mean; `missing`: there is no such run; `copy`: it is another seed's training.
         done: images certified.
         key: the run's or checkpoint's key, empty for a missing one and for imported logs.
-        reason: why it is damaged.
+        reason: why it is damaged or a copy.
+        trust: what its numbers rest on; None where it has none.
+        counts: `bench.copies.fingerprint` of its evidence, None where that tells nothing.
     """
 
     seed: int | str
@@ -35,8 +39,10 @@ class Seed:
     done: int = 0
     key: str = ""
     reason: str = ""
+    counts: str | None = field(default=None, repr=False, compare=False)
     outcomes: Outcomes | None = field(default=None, repr=False, compare=False)
     cost: Cost = UNKNOWN_COST
+    trust: Status | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,11 @@ class Row:
         return tuple(seed.outcomes for seed in self.seeds if seed.outcomes is not None)
 
     @property
+    def trust(self) -> str:
+        """What its numbers rest on: that of the training of which least is known; `unfinished` where there is none."""
+        return str(weakest(seed.trust for seed in self.seeds if seed.trust and seed.outcomes) or "unfinished")
+
+    @property
     def drawn(self) -> float | None:
         """Estimation samples per image, the mean over its finished seeds; None where it is not known of all of them."""
         found = [o.drawn for o in self.outcomes]
@@ -113,8 +124,9 @@ class Row:
             seed = self.seeds[0]
             words = {"training": "in training", "certifying": f"{seed.done}/{self.images} images"}
             return words.get(seed.state, seed.state)
-        counts = {state: sum(s.state == state for s in self.seeds) for state in ("done", "diverged", "failed", "damaged")}
-        bad = [f"{counts[state]} {state}" for state in ("diverged", "failed", "damaged") if counts[state]]
+        counts = Counter(seed.state for seed in self.seeds)
+        words = {"diverged": "diverged", "failed": "failed", "damaged": "damaged", "copy": "copies" if counts["copy"] > 1 else "copy"}
+        bad = [f"{counts[state]} {word}" for state, word in words.items() if counts[state]]  # type: ignore[index]
         return ", ".join([f"{counts['done']}/{len(self.seeds)} {self.unit}s", *bad])
 
 
@@ -138,6 +150,7 @@ class Group:
         seeds: those that a complete row has; empty where rows differ in it.
         baseline: the row that others are compared with.
         mixed: whether rows differ in conditions, or average several sources of a method; nothing is ranked then.
+        show_trust: whether a table for people has a column `status`, on what the numbers of each row rest.
         notes: what concerns the whole table.
     """
 
@@ -151,6 +164,7 @@ class Group:
     metrics: tuple[Metric, ...]
     sections: tuple[Section, ...]
     mixed: bool = False
+    show_trust: bool = False
     notes: tuple[str, ...]
 
     @property

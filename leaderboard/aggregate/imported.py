@@ -12,6 +12,7 @@ from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.imported import Import, default_collection, runs_of_table
 from bench.spec import canonical
+from bench.verified import Status
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
 from leaderboard.metrics import Outcomes, columns_of
@@ -117,7 +118,7 @@ def runs_of_row(logs: Sequence[Import]) -> tuple[dict[str, Import | None], list[
 def _seeds(logs: Sequence[Import], outcomes: dict[Any, Outcomes]) -> tuple[list[Seed], list[str]]:
     chosen, notes = runs_of_row(logs)
     seeds = [
-        Seed(seed=run, state="done", done=len(o.index), outcomes=o)
+        Seed(seed=run, state="done", done=len(o.index), outcomes=o, trust=Status(level="log"))
         if log and (o := outcomes[log.path])
         else Seed(seed=run, state="missing")
         for run, log in chosen.items()

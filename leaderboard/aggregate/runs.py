@@ -16,12 +16,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import rules
+from bench.copies import Traces, copies, fingerprint
 from bench.errors import BenchError, nearest
+from bench.presets import disagreement
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, canonical, parse_json, to_json
 from bench.store import Certification, Damaged, Run, Store
+from bench.verified import Status, anything, recall
 from leaderboard import layouts, metrics
 from leaderboard.aggregate.groups import Group, Row, Section, Seed, row
 from leaderboard.metrics import Cost
+
+TEST_FILES = "test files"
+"""The condition of a group whose labels are only claimed: its test images are not the published ones."""
 
 
 def groups_of_runs(
@@ -47,7 +53,7 @@ def groups_of_runs(
             left_out[reason] += [member.certification for member in shown]
         elif shown:
             expected = tuple(sorted(set(seeds) or {member.run.spec.seed for member in members}))
-            groups.append(_group(family, members[0].certification.spec, shown, expected, reading, words, mix_sources))
+            groups.append(_group(family, _certified(members), shown, expected, reading, words, mix_sources))
     return _tell_apart(sorted(groups, key=_order)), unread(left_out)
 
 
@@ -115,7 +121,7 @@ class _Family:
         """Whether a run fits: `--set train.batch=64` leaves no trace in a run whose batch is 64 anyway."""
         if (own.dataset, own.protocol, own.recipe, own.train) != (self.dataset, self.protocol, self.recipe, self.train):
             return False
-        mine, its = _overrides(run.spec), parse_json(self.overrides)
+        mine, its = _overrides(run), parse_json(self.overrides)
         return mine.items() <= its.items() and all(getattr(run.spec.train, k.removeprefix("train.")) == v for k, v in its.items())
 
 
@@ -125,18 +131,23 @@ class _Member:
     certification: Certification  # there or not
 
 
-def _overrides(spec: RunSpec) -> dict[str, Scalar]:
-    return {key: value for key, value in spec.changes.items() if key.startswith("train.")}
+def _overrides(run: Run) -> dict[str, Scalar]:
+    return {key: value for key, value in run.named.changes.items() if key.startswith("train.")}
 
 
 def _family(run: Run) -> _Family:
     spec = run.spec
     train = {key: value for key, value in dataclasses.asdict(spec.train).items() if key != "batch"}
-    return _Family(spec.dataset, spec.protocol, spec.recipe, canonical(train), canonical(_overrides(spec)))
+    return _Family(spec.dataset, spec.protocol, spec.recipe, canonical(train), canonical(_overrides(run)))
+
+
+def _certified(members: Sequence[_Member]) -> Certification:
+    """One that was begun, which tells the conditions of all; where none was, one that was not."""
+    return next((m.certification for m in members if m.certification.begun()), members[0].certification)
 
 
 def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str], list[_Member]]:
-    """Family and key of the certification -> runs, for the families of the runs whose key is wanted."""
+    """Family and way of certification -> runs, for the families of the runs whose key is wanted."""
     certified = {run.spec.key: list(run.certifications()) for run in runs}
     own = {run.spec.key: _family(run) for run in runs}
     result: dict[tuple[_Family, str], list[_Member]] = defaultdict(list)
@@ -144,21 +155,26 @@ def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str],
         members = [run for run in runs if family.takes(run, own[run.spec.key])]
         if not any(run.spec.key in wanted for run in members):
             continue
-        specs = {c.spec.key: c.spec for run in members for c in certified[run.spec.key]}
+        specs = {_way(c): c.spec for run in members for c in certified[run.spec.key]}
         if not specs:
             if family.protocol not in PROTOCOLS:
                 raise BenchError(f"{members[0].path}: protocol {family.protocol!r} is unknown here{nearest(family.protocol, PROTOCOLS)}")
             spec = members[0].info.protocol(PROTOCOLS[family.protocol]).certify
             specs = {spec.key: spec}
         for run in members:
-            for key in [c.spec.key for c in certified[run.spec.key]] or specs:
-                result[family, key].append(_Member(run, run.certification(specs[key])))
+            for way in [_way(c) for c in certified[run.spec.key]] or specs:
+                result[family, way].append(_Member(run, run.certification(specs[way])))
     return result
+
+
+def _way(certification: Certification) -> str:
+    """What evidence must share: the spec, and the test files where these are not the published ones."""
+    return canonical([certification.spec.key, certification.differences()])
 
 
 def _group(
     family: _Family,
-    certify: CertifySpec,
+    certified: Certification,
     members: Sequence[_Member],
     expected: tuple[int, ...],
     reading: Reading,
@@ -169,7 +185,9 @@ def _group(
     layout = layouts.of_dataset(family.dataset)
     images = len(members[0].certification.expected())
     if not images:
-        raise BenchError(f"{members[0].certification.path}: images={certify.images} selects none of the {info.test_size} test images")
+        raise BenchError(
+            f"{members[0].certification.path}: images={certified.spec.images} selects none of the {info.test_size} test images"
+        )
     columns = metrics.columns_of(words, layout.radii, info.classes)
     seeds = read_seeds([(m.certification, m.run.spec.seed) for m in members], reading)
     read = {m.run.spec.key: seed for m, seed in zip(members, seeds, strict=True)}
@@ -182,8 +200,10 @@ def _group(
 
     cells: dict[float, dict[str, dict[str, list[Run]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for m in members:
-        cells[m.run.spec.sigma][m.run.spec.row][m.run.spec.cell].append(m.run)
-    methods = {m.run.spec.row: m.run.spec.method for m in members}
+        cells[m.run.spec.sigma][m.run.named.row][m.run.spec.cell].append(m.run)
+    methods = {m.run.named.row: m.run.spec.method for m in members}
+    for found in [found for names in cells.values() for same in names.values() for found in same.values()]:
+        read |= _without_copies(found, read)
 
     def one(name: str, mark: str, found: Sequence[Run], notes: Sequence[str]) -> Row:
         by_seed = {run.spec.seed: read[run.spec.key] for run in found}
@@ -218,12 +238,13 @@ def _group(
             for number, (_, found) in enumerate(same, start=1):
                 damage = [f"{name} at sigma {sigma:g}: {read[r.spec.key].reason}" for r in found if read[r.spec.key].reason]
                 notes = [f"{name} at sigma {sigma:g} stands {len(same)} times, since its settings differ: {differ}"] if differ else []
-                rows.append(one(name, f"#{number}" if differ else "", found, [*notes, *damage, *_histories(found)]))
+                notes += [*damage, *_histories(found), *_names(found)]
+                rows.append(one(name, f"#{number}" if differ else "", found, notes))
         sections.append(Section(sigma=sigma, rows=tuple(rows)))
     return Group(
         dataset=family.dataset,
         source="runs",
-        conditions=_conditions(family, certify, reading),
+        conditions=_conditions(family, certified, reading),
         images=images,
         test_size=info.test_size,
         seeds=expected,
@@ -231,13 +252,13 @@ def _group(
         metrics=columns,
         sections=tuple(sections),
         mixed=mix_sources and any(len(sources) > 1 for sources in by_cell.values()),
-        notes=(*reading.notes(certify), *certification_notes([m.certification for m in members])),
+        notes=(*reading.notes(certified.spec), *certification_notes([m.certification for m in members])),
     )
 
 
-def _conditions(family: _Family, certify: CertifySpec, reading: Reading) -> dict[str, Any]:
+def _conditions(family: _Family, certified: Certification, reading: Reading) -> dict[str, Any]:
     train = parse_json(family.train)
-    changes = parse_json(family.overrides) | {f"certify.{name}": value for name, value in certify.changes.items()}
+    changes = parse_json(family.overrides) | {f"certify.{name}": value for name, value in certified.spec.changes.items()}
     return {
         "source": "own runs",
         "protocol": family.protocol,
@@ -245,20 +266,41 @@ def _conditions(family: _Family, certify: CertifySpec, reading: Reading) -> dict
         "recipe": family.recipe,
         "network": train["arch"],
         **{f"train.{name}": value for name, value in train.items() if name != "arch"},
-        **conditions_of_counts(certify, reading),
+        **conditions_of_counts(certified, reading),
     }
 
 
-def conditions_of_counts(certify: CertifySpec, reading: Reading) -> dict[str, Any]:
-    """What rows share of a certification whose counts are there."""
-    own = {f"certify.{f.name}": getattr(certify, f.name) for f in dataclasses.fields(certify) if f.name != "changes"}
-    return own | {"certify.rule": reading.rule or certify.rule, "alpha": reading.alpha, "rounding": "exact"}
+def conditions_of_counts(certification: Certification, reading: Reading) -> dict[str, Any]:
+    """What rows share of a certification whose counts are there. `test files` only where they are not the published ones."""
+    spec = certification.spec
+    own = {f"certify.{f.name}": getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "changes"}
+    other = {TEST_FILES: "; ".join(found)} if (found := certification.differences()) else {}
+    return own | other | {"certify.rule": reading.rule or spec.rule, "alpha": reading.alpha, "rounding": "exact"}
 
 
 def read_seeds(certifications: Sequence[tuple[Certification, int | str]], reading: Reading) -> list[Seed]:
     """What the evidence of trainings says, each with the seed or word that it goes by."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
-        return list(pool.map(lambda item: _seed(item[0], item[1], reading), certifications))
+        seeds = list(pool.map(lambda item: _seed(item[0], item[1], reading), certifications))
+    done = [place for place, seed in enumerate(seeds) if seed.outcomes is not None]
+    keys = {place: certifications[place][0].finding() for place in done} if anything() else {}
+    known = recall(list(keys.values()))
+    for place in done:
+        trust = trust_of(certifications[place][0], known.get(keys.get(place, "")))
+        seeds[place] = dataclasses.replace(seeds[place], trust=trust)
+    return seeds
+
+
+def trust_of(certification: Certification, images: int | None) -> Status:
+    """What the numbers of a finished certification rest on.
+
+    Args:
+        images: how many this user counted again; None: it was not verified with weights.
+    """
+    if certification.labels() is None:
+        return Status(level="claimed", bound=certification.bound)
+    level = "evidence" if images is None else "recertified" if images else "weights checked"
+    return Status(level=level, images=images or 0, bound=certification.bound)
 
 
 def _seed(certification: Certification, seed: int | str, reading: Reading) -> Seed:
@@ -275,7 +317,25 @@ def _seed(certification: Certification, seed: int | str, reading: Reading) -> Se
     except BenchError as error:
         return Seed(seed=seed, state="damaged", key=key, reason=str(error))
     cost = Cost(pairs=timing.get("pairs_per_image"), seconds=timing.get("training_seconds"))
-    return Seed(seed=seed, state="done", done=done, key=key, outcomes=outcomes, cost=cost)
+    counts = fingerprint(standing.columns, certification.spec.key)
+    return Seed(seed=seed, state="done", done=done, key=key, counts=counts, outcomes=outcomes, cost=cost)
+
+
+def traces(run: Run, seed: Seed) -> Traces:
+    """What tells a training from others."""
+    records = {seed.counts, (run.training() or {}).get("weights_sha256")} - {None}
+    return Traces(run.weights if run.weights.exists() else None, frozenset(map(str, records)))
+
+
+def _without_copies(runs: Sequence[Run], read: Mapping[str, Seed]) -> dict[str, Seed]:
+    """Key -> what stands instead of the seeds of a configuration that are copies of an earlier one."""
+    runs = sorted(runs, key=lambda run: run.spec.seed)
+    instead = {}
+    for place, first in copies([traces(run, read[run.spec.key]) for run in runs]).items():
+        key, numbers = runs[place].spec.key, (runs[place].spec.seed, runs[first].spec.seed)
+        reason = "seed {} is left out, because it is the training of seed {} again".format(*numbers)
+        instead[key] = dataclasses.replace(read[key], state="copy", outcomes=None, reason=reason)
+    return instead
 
 
 def _source(run: Run) -> str:
@@ -329,9 +389,15 @@ def _histories(runs: Sequence[Run]) -> list[str]:
         history = environment.get("history") or []
         changed = sorted({words.get(key, key) for old in history for key in old if old[key] != environment.get(key)})
         if history:
-            where = f"{run.spec.row} at sigma {run.spec.sigma:g}, seed {run.spec.seed}"
+            where = f"{run.named.row} at sigma {run.spec.sigma:g}, seed {run.spec.seed}"
             notes.append(f"{where}: changed while it was trained: {', '.join(changed) or 'its environment'}")
     return notes
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """What is to be said of the names of a row's runs."""
+    found = {sentence: run for run in reversed(runs) if (sentence := disagreement(run.spec, run.info))}
+    return [f"{run.named.row} at sigma {run.spec.sigma:g}: {sentence}" for sentence, run in found.items()]
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Filters:
         Raises:
             UsageError: a word that fits none of them. BenchError: words that fit only one by one.
         """
-        specs: list[Facts] = [*(run.spec for run in runs), *(log.spec for log in logs), *checkpoints]
+        specs: list[Facts] = [*(run.named for run in runs), *(log.spec for log in logs), *checkpoints]
         noun = "run" if runs else "imported log" if logs else "checkpoint"
         problems = []
         for what, words, field in self._exact():
@@ -63,7 +63,7 @@ class Filters:
         if problems:
             raise UsageError(problems)
         chosen = (
-            [run for run in runs if self._takes(run.spec)],
+            [run for run in runs if self._takes(run.named)],
             [log for log in logs if self._takes(log.spec)],
             [checkpoint for checkpoint in checkpoints if self._takes(checkpoint)],
         )

@@ -152,11 +152,11 @@ def compare_paired(run: Run, row: str, root: Path) -> Paired:
     radius = np.array([printed(r) for r in exact.radius.tolist()])
     mine = Certified(np.where(exact.abstained, -1, selected).astype(np.int64), np.where(exact.correct, radius, 0.0))
     theirs = [_on(log, exact.index, exact.label) for log in present.values()]
-    if run.spec.row != first.row:
-        notes.append(f"the run is {run.spec.row}, the logs are {first.row}")
+    if run.named.row != first.row:
+        notes.append(f"the run is {run.named.row}, the logs are {first.row}")
     if run.spec.protocol != "full":
         notes.append(f"the run was trained by protocol {run.spec.protocol}, not by the full recipe")
-    if changed := ", ".join(f"{name}={value}" for name, value in run.spec.changes.items() if name.startswith("train.")):
+    if changed := ", ".join(f"{name}={value}" for name, value in run.named.changes.items() if name.startswith("train.")):
         notes.append(f"the run was trained with {changed} instead of the recipe's")
     told = "which its accuracies feel where a radius rounds to the one asked for"
     notes.append(f"The run's radii are rounded to {digits}, as the logs print them, {told}; its exact ACR is {exact.values.mean():.4f}.")
@@ -173,7 +173,7 @@ def compare_paired(run: Run, row: str, root: Path) -> Paired:
     return Paired(
         dataset=run.spec.dataset,
         sigma=run.spec.sigma,
-        row=run.spec.row,
+        row=run.named.row,
         row_logs=first.row,
         collection=first.collection,
         key=run.spec.key,

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from bench.imported import Import
 from bench.imported.stored import scan
 from bench.spec import canonical, to_json
 from bench.store import Certification, Damaged, Run, Store
+from bench.verified import anything, recall
 from leaderboard import metrics
 from leaderboard.aggregate.collect import ALPHA
 from leaderboard.aggregate.foreign import Checkpoint, read_checkpoints
-from leaderboard.aggregate.runs import Reading, read_runs
+from leaderboard.aggregate.runs import Reading, read_runs, trust_of
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, Part, facts_to_keep, frame_of, images_of_counts
 
 
@@ -55,7 +56,7 @@ def load_results(
         training (category): what tells the trainings of a row apart: the seed, the run id of a log, the name of a checkpoint.
         protocol, recipe (category): of the training; missing for logs and checkpoints.
         source (category): runs (trained here), checkpoints (certified here), imported (published logs), model (`SmoothedClassifier`).
-        status (category): what stands behind the row: evidence (counts of this suite) or log (somebody else's radii).
+        status (category): what the row rests on, as of `bench table --status`: claimed, log, evidence, weights checked, recertified.
         rule (category): by which the counts are read; missing for logs.
         alpha (float64): chance that a certificate is wrong.
         n0 (int64): samples that chose the class. For logs: as the collection says.
@@ -187,9 +188,14 @@ _Wanted = tuple[Certification, str, dict[str, Any], dict[str, Any]]
 
 def _read_certifications(wanted: Sequence[_Wanted], alpha: float, rule: str | None, found: Found, each: Map) -> None:
     """Reads what certifications hold, each with its name, its record and its words."""
-    for (certification, name, record, _), answer in zip(wanted, each(lambda item: _read_one(item, alpha, rule), wanted), strict=True):
+    answers = list(each(lambda item: _read_one(item, alpha, rule), wanted))
+    done = [place for place, answer in enumerate(answers) if isinstance(answer, Part)]
+    keys = {place: wanted[place][0].finding() for place in done} if anything() else {}
+    known = recall(list(keys.values()))
+    for place, ((certification, name, record, _), answer) in enumerate(zip(wanted, answers, strict=True)):
         if isinstance(answer, Part):
-            found.parts.append(answer)
+            status = str(trust_of(certification, known.get(keys.get(place, ""))))
+            found.parts.append(replace(answer, constants={**answer.constants, "status": status}))
             continue
         state, done, reason = answer
         kept = record | _record_of_certification(certification) | {"standing": state, "done": done, "reason": reason}
@@ -213,7 +219,7 @@ def _read_one(item: _Wanted, alpha: float, rule: str | None) -> Part | tuple[str
         o = metrics.outcomes(standing.columns, alpha, certification.run.spec.sigma, spec, rule)
     except BenchError as error:
         return "damaged", 0, str(error)
-    own = {"alpha": alpha, "rule": rule or spec.rule, "certification": spec.key, "status": "evidence", "record": canonical(kept)}
+    own = {"alpha": alpha, "rule": rule or spec.rule, "certification": spec.key, "record": canonical(kept)}
     return Part(constants=words | own, images=images_of_counts(standing.columns, o))
 
 
@@ -235,13 +241,15 @@ def _record_of_certification(certification: Certification) -> dict[str, Any]:
         "certify": to_json(certification.spec),
         "certified": certification.environment(),
         "labels": certification.labels() is not None,
+        "bound": certification.bound,
+        "finding": certification.finding() if anything() and certification.evidence.exists() else "",
     }
 
 
 def _words_of_run(run: Run) -> dict[str, Any]:
-    spec = run.spec
-    names = ("dataset", "method", "variant", "row", "sigma", "seed", "protocol", "recipe", "key")
-    return {name: getattr(spec, name) for name in names} | {"source": "runs", "training": str(spec.seed)}
+    spec = run.named
+    names = ("dataset", "method", "variant", "row", "sigma", "seed", "protocol", "recipe")
+    return {name: getattr(spec, name) for name in names} | {"source": "runs", "training": str(spec.seed), "key": run.spec.key}
 
 
 def _read_logs(store: Store, alpha: float | None, rule: str | None, found: Found) -> None:

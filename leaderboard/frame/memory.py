@@ -81,6 +81,13 @@ class HeldCertification(Certification):
     def begun(self) -> bool:
         return self.held is not None
 
+    @property
+    def bound(self) -> bool:
+        return self.held is not None and bool(self.held.record["bound"])
+
+    def finding(self) -> str:
+        return str(self.held.record["finding"]) if self.held else ""
+
     def standing(self) -> Standing:
         if self.held is None:
             return Standing(self.run.state(), NOTHING)
@@ -249,7 +256,7 @@ def _run(parts: Sequence[Held]) -> HeldRun:
 def _unseen(spec: Record, certifies: Sequence[Record]) -> HeldRun:
     """A run of the folder that is not in the frame: it says which seeds others should have."""
     record = {"source": "runs", "path": digest(spec), "spec": spec, "facts": None, "state": "certifying", "training": {"state": "trained"}}
-    begun = {"folder": record["path"], "certified": None, "labels": True}
+    begun = {"folder": record["path"], "certified": None, "labels": True, "bound": True, "finding": ""}
     return _run([Held(record | begun | {"certify": certify}) for certify in certifies] or [Held(record)])
 
 

@@ -20,7 +20,7 @@ from leaderboard.aggregate import Filters, Row, Source, collect
 from leaderboard.aggregate.collect import ALPHA, NO_SUCH_FILTERS
 from leaderboard.aggregate.imported import check_alpha_of_logs, conditions_of_log
 from leaderboard.aggregate.mix import say
-from leaderboard.aggregate.runs import read_runs
+from leaderboard.aggregate.runs import TEST_FILES, read_runs
 from leaderboard.paper.printed import RULES, Compat, Entry, PaperTable
 from leaderboard.tables import conditions
 
@@ -99,7 +99,7 @@ _Cells = dict[tuple[str, str], tuple[Sequence[_Values], str]]
 
 
 def _belongs(run: Run, layout: layouts.Layout, protocol: str, recipe: str) -> bool:
-    spec = run.spec
+    spec = run.named
     plain = not any(name.startswith("train.") for name in spec.changes)
     return (spec.dataset, spec.protocol, spec.recipe) == (layout.dataset, protocol, recipe) and spec.row in layout.labels and plain
 
@@ -156,10 +156,11 @@ def _of_runs(
     """
     spec = runs[0].spec
     filters = Filters(
-        datasets=[spec.dataset], protocols=[spec.protocol], recipes=[spec.recipe], seeds=seeds, methods=sorted({r.spec.row for r in runs})
+        datasets=[spec.dataset], protocols=[spec.protocol], recipes=[spec.recipe], seeds=seeds, methods=sorted({r.named.row for r in runs})
     )
     paper = DATASETS[layout.dataset].protocol(PROTOCOLS["full"]).certify
     groups = [g for g in collect(store, filters, alpha=alpha, source="runs", metrics=()) if not g.conditions["changes"]]
+    groups = [g for g in groups if TEST_FILES not in g.conditions] or groups
     others = sorted({g.conditions["certify.rule"] for g in groups} - {paper.rule})
     groups = [g for g in groups if g.conditions["certify.rule"] == paper.rule]
     notes += [f"left out: certifications under {other}; the paper's are under {paper.rule}" for other in others]

@@ -15,7 +15,8 @@ from leaderboard.tables.cells import Cell, cells
 
 CSV_FIELDS = (
     *("dataset", "source", "protocol", "changes", "recipe", "arch", "normalisation", "n0", "n", "images", "image_count", "certify_seed"),
-    *("bound", "alpha", "rounding", "sigma", "row", "metric", "seeds", "seeds_done", "drawn", "mean", "std", "tied", "state", "notes"),
+    *("bound", "alpha", "rounding", "sigma", "row", "metric", "seeds", "seeds_done", "drawn", "mean", "std", "tied", "state"),
+    *("status", "notes"),
 )
 CONDITIONS = {
     "source": "source",
@@ -54,6 +55,7 @@ def as_csv(groups: Iterable[Group]) -> str:
                     "drawn": row.drawn,
                     "tied": row.tied,
                     "state": row.status or "done",
+                    "status": row.trust,
                     "notes": "; ".join([*group.notes, *row.notes]),
                 }
                 for metric in group.metrics:
@@ -109,13 +111,18 @@ def _row(row: Row, shown: Sequence[Cell], group: Group) -> dict[str, Any]:
         "row": row.name,
         "label": row.label,
         "method": row.method,
-        "status": row.status or "done",
+        "state": row.status or "done",
+        "status": row.trust,
         "metrics": {name: dataclasses.asdict(stat) for name, stat in row.stats.items()},
         "improves": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.improves],
         "tied": row.tied,
         "conditions": dict(row.conditions),
         "drawn": row.drawn,
         "best": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.best],
-        "seeds": [{name: getattr(seed, name) for name in ("seed", "state", "done", "key", "reason")} for seed in row.seeds],
+        "seeds": [
+            {name: getattr(seed, name) for name in ("seed", "state", "done", "key", "reason")}
+            | {"status": str(seed.trust) if seed.trust else None}
+            for seed in row.seeds
+        ],
         "notes": row.notes,
     }

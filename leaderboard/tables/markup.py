@@ -21,8 +21,8 @@ def markdown(group: Group) -> str:
 
     letters = letters_of(group)
     lines = _lines(group, show, lambda row: _md(clean(row.label)) + "".join(f" <sup>{letters[note]}</sup>" for note in row.notes))
-    align = ("left", "left", *("right" for _ in group.metrics))
-    head = ["sigma", "row", *(metric.heading for metric in group.metrics)]
+    align = ("left", "left", *("left",) * group.show_trust, *("right" for _ in group.metrics))
+    head = ["sigma", "row", *("status",) * group.show_trust, *(metric.heading for metric in group.metrics)]
     table = tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align)
     explained = legend(group, tie="<sup>~</sup>").replace("Bold", "**Bold**").replace("Underlined", "<u>Underlined</u>")
     parts = [f"**{_md(headline(group))}**", table, f"{_md(details(group))} {explained}".strip()]
@@ -45,7 +45,7 @@ def latex(group: Group, number: int) -> str:
         mean += r"\textsuperscript{\textasciitilde}" if cell.tied else ""
         return rf"{mean} $\pm$ {cell.std}" if cell.std else mean
 
-    letters = letters_of(group)
+    letters, status = letters_of(group), ("status",) * group.show_trust
     lines = _lines(
         group, show, lambda row: escape_latex(row.label) + "".join(rf"\textsuperscript{{{letters[note]}}}" for note in row.notes)
     )
@@ -63,9 +63,9 @@ def latex(group: Group, number: int) -> str:
             rf"\caption{{{escape_latex(caption(group))}}}",
             rf"\label{{tab:certbench-{number}}}",
             r"\footnotesize\setlength{\tabcolsep}{3pt}",
-            rf"\begin{{tabular}}{{ll{'r' * len(group.metrics)}}}",
+            rf"\begin{{tabular}}{{ll{'l' * group.show_trust}{'r' * len(group.metrics)}}}",
             r"\toprule",
-            " & ".join([r"$\sigma$", "row", *(escape_latex(metric.heading) for metric in group.metrics)]) + r" \\",
+            " & ".join([r"$\sigma$", "row", *status, *(escape_latex(metric.heading) for metric in group.metrics)]) + r" \\",
             *body,
             r"\bottomrule",
             r"\end{tabular}",
@@ -102,9 +102,9 @@ def escape_latex(text: str) -> str:
 
 
 def _lines(group: Group, show: Callable[[Cell], str], name: Callable[[Row], str]) -> list[list[str]]:
-    """One list of texts per row: sigma (in the first row of its section only), name, metrics."""
+    """One list of texts per row: sigma (in the first row of its section only), name, status if shown, metrics."""
     return [
-        ["" if number else sigma_text(section.sigma), name(row), *map(show, shown)]
+        ["" if number else sigma_text(section.sigma), name(row), *(row.trust,) * group.show_trust, *map(show, shown)]
         for section in group.sections
         for number, (row, shown) in enumerate(zip(section.rows, cells(group, section), strict=True))
     ]

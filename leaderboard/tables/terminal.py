@@ -84,6 +84,8 @@ def _rich_table(group: Group, color: bool, *, fold: bool, stacked: bool) -> Tabl
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("sigma", no_wrap=True)
     table.add_column("row", no_wrap=True)
+    if group.show_trust:
+        table.add_column("status", no_wrap=True)
     pads = []
     for number, metric in enumerate(group.metrics):
         pads.append(max(len(TIE * row[number].tied if color else _signs(row[number])) for grid in grids for row in grid))
@@ -92,8 +94,9 @@ def _rich_table(group: Group, color: bool, *, fold: bool, stacked: bool) -> Tabl
         for number, (row, shown) in enumerate(zip(section.rows, grid, strict=True)):
             name = Text((_fold(row.label) if fold else clean(row.label)) + "".join(f" ({letters[note]})" for note in row.notes))
             numbers = [_rich_cell(cell, color, stacked, pad) for cell, pad in zip(shown, pads, strict=True)]
+            trust = [Text(row.trust)] if group.show_trust else []
             end = number == len(section.rows) - 1
-            table.add_row(sigma_text(section.sigma) if number == 0 else "", name, *numbers, end_section=end)
+            table.add_row(sigma_text(section.sigma) if number == 0 else "", name, *trust, *numbers, end_section=end)
     return table
 
 

@@ -1,0 +1,126 @@
+"""One training under several seeds is one training: verify names it, and no mean is made over copies."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from fake_store import add, certificate, run_spec, write_evidence
+
+from bench.columns import Columns
+from bench.copies import Traces, copies, fingerprint
+from bench.files import read_json, sha256, write_json
+from bench.spec import CertifySpec, canonical, to_json
+from bench.store import Run, Store
+from bench.verify import verify
+from leaderboard.aggregate import collect
+
+MANY = CertifySpec(n0=10, n=1000, images="first:20")
+SEEDS = range(5)
+
+
+def tensors(number: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(number)
+    names = {"1.weight": (30, 30), "1.bias": (10,), "2.num_batches_tracked": ()}
+    return {name: torch.randn(shape, generator=generator) for name, shape in names.items()}
+
+
+def counts(seed: int) -> list[int]:
+    return [random.Random(seed).randrange(600, 1000) for _ in range(20)]
+
+
+def trained(store: Store, seed: int, weights: int | None, evidence: int) -> Run:
+    """A run whose weights and counts are those of a number."""
+    run = add(store, run_spec(seed=seed), None)
+    if weights is not None:
+        metadata = {"certbench": canonical({"spec": to_json(run.spec), "key": run.spec.key})}
+        run.weights.write_bytes(safetensors.torch.save(tensors(weights), metadata))
+        write_json(run.path / "training.json", read_json(run.path / "training.json") | {"weights_sha256": sha256(run.weights)})
+    certification = run.certification(MANY)
+    write_evidence(certification, counts(evidence), [7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 0, 6, 9, 0, 1, 5, 9, 7, 3, 4])
+    certification.seal()
+    return run
+
+
+def told(store: Store) -> tuple[int, dict[int, str], bool]:
+    """How many copies verify names, the states of the seeds in the table, and whether there is a mean."""
+    named = [failure for failure in verify(store.root).failures if "is the training of seed" in failure.reason]
+    (group,) = collect(store)
+    (row,) = group.sections[0].rows
+    assert len([note for note in row.notes if "is the training of seed" in note]) == len(named)
+    return len(named), {int(seed.seed): seed.state for seed in row.seeds}, bool(row.stats)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "runs")
+
+
+def test_seeds_of_their_own_are_none(store: Store) -> None:
+    for seed in SEEDS:
+        trained(store, seed, seed if seed < 3 else None, seed)
+    assert told(store) == (0, dict.fromkeys(SEEDS, "done"), True)
+
+
+@pytest.mark.parametrize("kept", [(0,) * 5, (0, 1, 1, 2, 0), (None, None, None, None, None)], ids=str)
+def test_copies_are_named_and_left_out(store: Store, kept: tuple[int | None, ...]) -> None:
+    """With weights whatever the counts are, which a forger may have changed; without, by their counts."""
+    for seed, number in zip(SEEDS, kept, strict=True):
+        trained(store, seed, number, seed if number is not None else 0)
+    firsts = {number: seed for seed, number in reversed(list(enumerate(kept)))}
+    expected = {seed: "done" if firsts[number] == seed else "copy" for seed, number in enumerate(kept)}
+    found = told(store)
+    assert found == (list(expected.values()).count("copy"), expected, False)
+    (group,) = collect(store)
+    assert "cop" in group.sections[0].rows[0].status
+
+
+def test_records_of_equal_weights_are_enough(store: Store) -> None:
+    for seed in (0, 1):
+        run = trained(store, seed, None, seed)
+        write_json(run.path / "training.json", read_json(run.path / "training.json") | {"weights_sha256": "a" * 64})
+        certification = run.certification(MANY)
+        content = certification.evidence.read_bytes()
+        certification.evidence.unlink()
+        certification.begin("a" * 64)
+        certification.evidence.write_bytes(content)
+        certification.seal()
+    assert told(store) == (1, {0: "done", 1: "copy"}, False)
+
+
+def test_counts_that_all_networks_share_tell_nothing() -> None:
+    def of(values: list[int]) -> Columns:
+        return Columns.of([certificate(index, 3, count) for index, count in enumerate(values)])
+
+    assert fingerprint(of([1000] * 500), "key") is None
+    assert fingerprint(of([990, 980, 970, 960]), "key") is None
+    assert fingerprint(of([]), "key") is None
+    some = fingerprint(of(counts(0)), "key")
+    assert some is not None
+    assert some == fingerprint(of(counts(0)), "key")
+    assert some not in (fingerprint(of(counts(0)), "other"), fingerprint(of([*counts(0)[:-1], 601]), "key"))
+
+
+def test_the_chance_of_equal_counts_is_below_the_one_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two equally good networks, with a level that can be measured."""
+    monkeypatch.setattr("bench.copies.CHANCE", level := 0.02)
+    rng, accused = np.random.default_rng(0), 0
+    for _ in range(trials := 4_000):
+        p = rng.uniform(0.2, 0.8, 2)
+        one, two = (Columns.of([certificate(i, 3, k, 40) for i, k in enumerate(rng.binomial(40, p).tolist())]) for _ in range(2))
+        found = fingerprint(one, "key")
+        accused += found is not None and found == fingerprint(two, "key")
+    assert 0 < accused <= level * trials
+
+
+def test_what_is_no_file_of_weights_is_no_copy(tmp_path: Path) -> None:
+    for name, content in {"a": b"", "b": b"\xff" * 20, "c": b"\x02\0\0\0\0\0\0\0{}"}.items():
+        (tmp_path / name).write_bytes(content)
+    os.mkfifo(tmp_path / "pipe")
+    paths = [tmp_path / name for name in ("a", "a", "b", "b", "c", "c", "pipe", "pipe", "none")]
+    assert copies([Traces(path, frozenset()) for path in paths]) == {}
