@@ -22,7 +22,8 @@ part() { # name, seconds it may take, command
     fi
     cat "$out/$name.txt"
 }
-part equality 75 benchmarks/equality.py
-part training 80 benchmarks/train.py --device cuda --rounds 3
-part certification 80 benchmarks/certify.py --device cuda
+part equality 40 benchmarks/equality.py
+part training 45 benchmarks/train.py --device cuda --rounds 2
+part certification 100 benchmarks/certify.py --device cuda --check --rounds 1 --network lenet --network cifar_resnet110
+part resnet50 50 benchmarks/certify.py --device cuda --rounds 1 --network resnet50
 exit $failed
