@@ -408,7 +408,6 @@ def certify(
     for finished, (row, seconds) in enumerate(rows, start=len(done) + 1):
         end = certification.append(row, seconds, end)
         report.progress("certifying", finished, len(expected))
-    certification.columns()  # writes their fast form for the tables
 
 
 def check_options(

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from bench.errors import BenchError, clipped, nearest
 
 SCHEMA = 1
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 Scalar = bool | int | float | str | None
@@ -55,7 +56,7 @@ def digest(value: object) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Strict JSON: duplicate keys, NaN and Infinity are refused with ValueError."""
+    """Strict JSON: duplicate keys, NaN, Infinity, bytes that are no UTF-8 and halves of a character are refused with ValueError."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -69,10 +70,18 @@ def parse_json(text: str | bytes) -> Any:
     def finite(word: str) -> float:
         return float(word) if math.isfinite(float(word)) else refuse(word)
 
+    if isinstance(text, bytes):
+        text = text.decode()  # json.loads would guess at other encodings, and let halves of a character pass
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if _SURROGATE.search(text):
+        try:
+            canonical(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text in it holds half of a character, which no file can") from None
+    return value
 
 
 def coerce(value: object, kind: Any) -> Scalar:

@@ -16,7 +16,6 @@
             subject.json     SHA-256 of the weights that are certified
             environment.json what it was certified with (side file)
             evidence.jsonl   one line per image, written as soon as it exists
-            columns.bin      the same as arrays, for reading fast; made from evidence.jsonl whenever it does not fit it
             times.csv        seconds per image (side file)
 
 Names are for people; what a run is stands in its spec.json and is checked against the folder's key.
@@ -27,31 +26,29 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bench import claims
-from bench.bounds import least_count
-from bench.columns import Columns, pack, unpack
+from bench import cache, claims, disk
+from bench.columns import Columns
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
-from bench.errors import BenchError, nearest
-from bench.files import make_folder, read_json, read_record, sweep, sync_folder, write_atomically, write_json
-from bench.records import Certificate, parse_log, read_log, read_rows, to_line
-from bench.spec import CertifySpec, RunSpec, describe_type, from_json, select_images, to_json
+from bench.errors import BenchError, Fault, as_fault, nearest
+from bench.evidence import records
+from bench.evidence import rows as checked
+from bench.evidence.log import NOTHING
+from bench.evidence.rows import Rows
+from bench.files import make_folder, read_json, read_json_if_there, sweep, sync_folder, write_json
+from bench.records import Certificate, read_log, read_rows, to_line
+from bench.spec import CertifySpec, RunSpec, from_json, select_images, to_json
+from bench.walk import Walk, misplaced, passing, strangers, walk
 
 DEFAULT_ROOT = Path("results/runs")
-CACHED_ROWS = 1000
-"""Evidence of fewer rows is read fast enough without columns.bin."""
-NOTHING = Columns.of([])
 CHECKPOINT, OLDER_CHECKPOINT = "checkpoint.bin", "checkpoint.older.bin"
 
 
+T = TypeVar("T")
 State = Literal["missing", "training", "certifying", "failed", "diverged", "done"]
 
 
@@ -68,7 +65,11 @@ class Damaged:
     """A folder that looks like a run but cannot be read as one."""
 
     path: Path
-    reason: str
+    fault: Fault
+
+    @property
+    def reason(self) -> str:
+        return str(self.fault)
 
 
 @dataclass(frozen=True)
@@ -101,62 +102,42 @@ class Certification:
         Raises:
             BenchError: as `columns`.
         """
-        if not self.evidence.exists():
-            return []
-        rows = read_rows(self.evidence)
-        self._check(Columns.of(rows))
-        return rows
+        self.columns()
+        return read_rows(self.evidence) if disk.there(self.evidence) else []
+
+    def read(self) -> Rows:
+        """Its rows, each checked against the spec, the data set, the others and the file of times; no fault hides another.
+
+        Raises:
+            BenchError: the data set is unknown, or a file cannot be read at all.
+        """
+        info, images, labels = self.run.info, self.expected(), self.labels()
+        timed = cache.kept_times(self.path / "times.csv")  # first: a time is written before its row
+        log = cache.kept_log(self.evidence)
+        return checked.check(self.evidence, log, timed, self.spec, info, images, labels)
 
     def columns(self) -> Columns:
-        """The finished rows as arrays, from columns.bin where that fits the log; else it is written, if the folder lets it be.
+        """The finished rows as arrays.
 
         Raises:
             BenchError: a damaged row, or one that this certification cannot have: an image that it does not cover, another label than
-                the data set's (where that is known), a class that there is not, other sample sizes.
+                the data set's (where that is known), a class that there is not, other sample sizes; a row that is missing.
         """
-        log = read_log(self.evidence) if self.evidence.exists() else b""
-        cache = self.path / "columns.bin"
-        # What a cache says that the spec does not allow is looked up in the log, which alone can be wrong.
-        with contextlib.suppress(OSError, BenchError):
-            if cache.exists() and (columns := unpack(cache.read_bytes(), log)) is not None:
-                self._check(columns)
-                return columns
-        columns = Columns.of(parse_log(log, self.evidence))
-        self._check(columns)
-        if len(columns) >= CACHED_ROWS:
-            with contextlib.suppress(OSError):
-                for leftover in self.path.glob(f".{cache.name}.*.tmp"):  # of a run that is done nobody sweeps any more
-                    leftover.unlink()
-                write_atomically(cache, pack(columns, log))
-        return columns
-
-    def _check(self, columns: Columns) -> None:
-        info, spec = self.run.info, self.spec
-        expected, labels = self.expected(), self.labels()
-        places, rest = np.divmod(columns.index - expected.start, expected.step)
-        known = (rest == 0) & (places >= 0) & (places < len(expected))
-        label = columns.label if labels is None else _array(labels)[np.where(known, columns.index, 0)]
-        sizes = (columns.n0 != spec.n0) | ~possible(columns, spec) | (columns.count < 0) | (columns.count > columns.n)
-        for line in np.flatnonzero(sizes | ~known | (columns.label != label) | (columns.highest >= info.classes))[:1].tolist():
-            index = columns.index[line]
-            if sizes[line]:
-                wrong = f"{columns.n0[line]} + {columns.n[line]} samples, but the spec says {spec.n0} + {spec.n}"
-            elif not known[line]:
-                wrong = f"image {index} is not among {spec.images} of {info.test_size}"
-            elif columns.label[line] != label[line]:
-                wrong = f"image {index} has label {columns.label[line]}, but label {label[line]} in {info.name}"
-            else:
-                wrong = f"class {columns.highest[line]}, but {info.name} has classes 0 to {info.classes - 1}"
-            raise BenchError(f"{self.evidence}, line {line + 1}: {wrong}")
+        rows = self.read()
+        if rows.faults:
+            raise rows.faults[0]
+        return rows.columns
 
     def standing(self) -> Standing:
         """How far it is, with its finished rows.
 
         Raises:
-            BenchError: damaged evidence or training record.
+            BenchError: damaged evidence, or damaged records of the certification or of the training.
         """
         if not self.run.path.exists():
             return Standing("missing", NOTHING)
+        if faults := self.faults():
+            raise faults[0]
         state = self.run.state()
         columns = NOTHING if state == "diverged" else self.columns()
         done = self.run.training() is not None and len(columns) == len(self.expected())
@@ -164,7 +145,30 @@ class Certification:
 
     def environment(self) -> dict[str, Any] | None:
         """What it was certified with, None before its first start."""
-        return _environment(self.path)
+        return _environment(self.run, self.path)
+
+    def faults(self, *, damaged: bool = False) -> list[Fault]:
+        """What is wrong with its folder and its records; its rows are not read. damaged: what is wrong with its run is known."""
+        found: list[Fault] = []
+        if not disk.there(self.path):
+            return found
+        names = records.attempt(found, self.path, lambda: self.run.names(self.path)) or {}
+        found += strangers(self.path, names, "certification")[0]
+        records.attempt(found, self.path / "environment.json", self.environment)
+        if not records.attempt(found, self.path, self.expected) and not found:
+            found.append(Fault(self.path / "spec.json", None, f"images={self.spec.images} selects no test image"))
+        path = self.path / "subject.json"
+        if not damaged and ("evidence.jsonl" in names or "subject.json" in names):
+            certified = records.attempt(found, path, lambda: read_json(path).get("weights_sha256"))
+            training = records.attempt(found, self.run.path / "training.json", self.run.training) or {}
+            recorded = training.get("weights_sha256")
+            if recorded is None:
+                found.append(Fault(self.path, None, "there is evidence, but no finished training whose weights it could be of"))
+            elif certified is not None and certified != recorded:
+                found.append(Fault(path, None, f"weights {certified} were certified, but the run's are {recorded}"))
+            elif certified is None and not found:
+                found.append(Fault(path, None, "it does not say which weights were certified"))
+        return found
 
     def begin(self, weights_sha256: str) -> int:
         """Writes the spec and the hash of the weights, and cuts a torn last line.
@@ -176,7 +180,7 @@ class Certification:
             BenchError: there is evidence of other weights, which must not be mixed with these.
         """
         subject = self.path / "subject.json"
-        before = read_json(subject).get("weights_sha256") if subject.exists() else None
+        before = (read_json_if_there(subject) or {}).get("weights_sha256")
         if self.evidence.exists() and self.evidence.stat().st_size and before != weights_sha256:
             raise BenchError(
                 f"{self.path} holds evidence of other weights ({before}) than those of the run ({weights_sha256}); --rerun all"
@@ -239,10 +243,25 @@ def checkpoints(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Run:
-    """One trained (or to be trained) model: its folder and spec."""
+    """One trained (or to be trained) model: its folder and spec.
 
+    Attributes:
+        seen: what its records said when they were read first, for who reads results: so they agree with each other, and are read once.
+            None: they are read whenever they are asked for, as of a run that is being computed.
+    """
+
+    kind: ClassVar[Literal["run", "subject"]] = "run"
     path: Path
     spec: RunSpec
+    seen: MutableMapping[Path, Any] | None = field(default=None, compare=False, repr=False)
+
+    def once(self, path: Path, read: Callable[[], T]) -> T:
+        """What a record says; see `seen`."""
+        if self.seen is None:
+            return read()
+        if path not in self.seen:
+            self.seen[path] = read()
+        return cast(T, self.seen[path])
 
     @property
     def weights(self) -> Path:
@@ -263,11 +282,12 @@ class Run:
     @property
     def info(self) -> DatasetInfo:
         """Facts of its data set; of one that is not at hand, those that the run keeps. BenchError if there are none."""
-        name, facts = self.spec.dataset, self.path / "dataset.json"
+        name, path = self.spec.dataset, self.path / "dataset.json"
         if name in DATASETS:
             return DATASETS[name]
-        if facts.exists():
-            return from_facts(name, read_json(facts), str(facts))
+        facts = self.once(path, lambda: read_json_if_there(path))
+        if facts is not None:
+            return from_facts(name, facts, str(path))
         raise BenchError(f"{self.path}: unknown data set {name!r}{nearest(name, DATASETS)}")
 
     def training(self) -> dict[str, Any] | None:
@@ -276,20 +296,12 @@ class Run:
         Raises:
             BenchError: it says something else.
         """
-        fields: dict[str, dict[str, type]] = {"trained": {"steps": int, "weights_sha256": str}, "diverged": {"reason": str}}
-        path = self.path / "training.json"
-        if not path.exists():
-            return None
-        data = read_json(path)
-        _require(path, data, {"state": str})
-        if data["state"] not in fields:
-            raise BenchError(f"{path}: state {data['state']!r} is neither trained nor diverged")
-        return _require(path, data, fields[data["state"]])
+        return self.once(path := self.path / "training.json", lambda: records.training(path))
 
     def failure(self) -> dict[str, Any] | None:
         """What the last attempt failed of: `reason`, and since claims exist `kind`, `trace` and `log`; None if it did not fail."""
         path = self.path / "failure.json"
-        return _require(path, read_json(path), {"reason": str}) if path.exists() else None
+        return self.once(path, lambda: records.record(path, {"reason": str}, {"kind": str, "trace": str, "log": str}))
 
     def state(self) -> State:
         """How far its training is: training, certifying (trained), failed or diverged."""
@@ -299,42 +311,77 @@ class Run:
         return "failed" if self.failure() else "certifying" if training else "training"
 
     def timing(self) -> dict[str, Any] | None:
-        """Seconds, images per second and pairs per image of the training, None while it is unfinished."""
-        path = self.path / "timing.json"
-        numbers = dict.fromkeys(("training_seconds", "images_per_second", "pairs_per_image"), float)
-        return _require(path, read_json(path), numbers) if path.exists() else None
+        """Seconds, images per second and pairs per image of the training, None while it is unfinished.
+
+        Raises:
+            BenchError: not numbers from 0 up, or numbers that do not go together.
+        """
+        return self.once(path := self.path / "timing.json", lambda: records.timing(path))
 
     def environment(self) -> dict[str, Any] | None:
         """What the run was made with, None before its first start."""
-        return _environment(self.path)
+        return _environment(self, self.path)
 
     def differences(self) -> list[str]:
         """What makes the images that it was trained on others than those of the published data set."""
         return _differences(self.environment())
 
+    def faults(self) -> list[Fault]:
+        """What is wrong with its folder and its own records, each with its file."""
+        found: list[Fault] = []
+        names = records.attempt(found, self.path, self.names) or {}
+        found += strangers(self.path, names, self.kind)[0]
+        records.attempt(found, self.path / "spec.json", lambda: self.info.known_labels())
+        if not found:
+            found += self._faults_of_records()
+        return found
+
+    def _faults_of_records(self) -> list[Fault]:
+        found: list[Fault] = []
+        training = records.attempt(found, self.path / "training.json", self.training)
+        if training and training["state"] == "trained" and training["steps"] != (steps := self.steps()):
+            found.append(Fault(self.path / "training.json", None, f"{training['steps']:.6g} steps, but the spec makes {steps:.6g}"))
+        for name, read in (("failure", self.failure), ("timing", self.timing), ("environment", self.environment)):
+            records.attempt(found, self.path / f"{name}.json", read)
+        records.attempt(found, self.curve, lambda: records.check_curve(self.curve))
+        records.attempt(found, self.weights, lambda: records.check_weights(self.weights, self.spec))
+        return found
+
+    def steps(self) -> int:
+        """Optimiser steps of its training: in each pass, the last batch may be smaller."""
+        train = self.spec.train
+        return train.epochs * -(-len(select_images(train.images, self.info.train_size)) // train.batch)
+
     def certification(self, spec: CertifySpec) -> Certification:
         """The folder of a certification, there or not."""
         return Certification(self.path / f"certify-{spec.key}", spec, self)
 
+    def names(self, folder: Path | None = None) -> Mapping[str, disk.Kind]:
+        """What is in its folder, or in one of its certifications."""
+        return self.once(place := folder or self.path, lambda: disk.children(place))
+
+    def begun(self) -> Iterator[Certification | Damaged]:
+        """Its certifications by folder name, and what looks like one and cannot be read as one."""
+        return iter(self.once(self.path / "certify-*", lambda: list(self._begun())))
+
+    def _begun(self) -> Iterator[Certification | Damaged]:
+        for name, kind in self.names().items():
+            path = self.path / name
+            if name.startswith("certify-") and kind == "folder":
+                try:
+                    if all(map(passing, self.names(path))):  # claimed, and its first file is about to be written
+                        continue
+                    file = path / "spec.json"
+                    spec = from_json(CertifySpec, disk.read(file), str(file))
+                    if name != f"certify-{spec.key}":
+                        raise Fault(file, None, f"its key is {spec.key}, but the folder is {name}")
+                    yield Certification(path, spec, self)
+                except BenchError as error:
+                    yield Damaged(path, as_fault(error, path / "spec.json"))
+
     def certifications(self) -> Iterator[Certification]:
-        """Those that were begun, by folder name.
-
-        Raises:
-            BenchError: a folder whose spec does not fit its key.
-        """
-        for path in sorted(self.path.glob("certify-*/spec.json")):
-            spec = from_json(CertifySpec, read_record(path), str(path))
-            if path.parent.name != f"certify-{spec.key}":
-                raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
-            yield Certification(path.parent, spec, self)
-
-    def check(self) -> None:
-        """BenchError where a record of the run or of its certifications cannot be believed; evidence itself is not read."""
-        self.info.known_labels()
-        self.state()
-        self.environment()
-        for certification in self.certifications():
-            certification.environment()
+        """Those that were begun and whose specs are whole, by folder name."""
+        return (found for found in self.begun() if isinstance(found, Certification))
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[claims.Claim]:
@@ -382,28 +429,40 @@ class Store:
         row = re.sub(r"[^a-z0-9._-]+", "_", f"{spec.method}.{spec.variant}")
         return Run(self.root / spec.dataset / row / f"{spec.sigma:g}-seed{spec.seed}-{spec.key}", spec)
 
-    def folders(self) -> list[Path]:
-        """Those of all runs, in order."""
-        return sorted(path.parent for path in self.root.glob("[!.]*/*/*/spec.json"))  # not those set aside in .replaced
+    def walk(self) -> Walk:
+        """What is in it now."""
+        return walk(self.root)
 
-    def at(self, folder: Path) -> Run | Damaged:
-        """The run in a folder; `Damaged` if its spec is unreadable or does not fit its key."""
+    def folders(self) -> list[Path]:
+        """Those of all runs that were begun, in order."""
+        return [place.path for place in self.walk().of("run") if place.begun]
+
+    def at(self, folder: Path, seen: MutableMapping[Path, Any] | None = None) -> Run | Damaged:
+        """The run in a folder; `Damaged` if its spec is unreadable, does not fit its key, or belongs elsewhere.
+
+        Args:
+            seen: of the run; see `Run`.
+        """
         path = folder / "spec.json"
         try:
-            spec = from_json(RunSpec, read_record(path), str(path))
-            if not folder.name.endswith(f"-{spec.key}"):
-                raise BenchError(f"{path}: its key is {spec.key}, but the folder is {folder.name}")
+            spec = from_json(RunSpec, disk.read(path), str(path))
+            if not folder.resolve().name.endswith(f"-{spec.key}"):
+                raise Fault(path, None, f"its key is {spec.key}, but the folder is {folder.resolve().name}")
+            if reason := misplaced(folder, self.root, Store(Path()).run(spec).path):
+                raise Fault(path, None, reason)
         except BenchError as error:
-            return Damaged(folder, str(error))
-        return Run(folder, spec)
+            return Damaged(folder, as_fault(error, path))
+        return Run(folder, spec, {} if seen is None else seen)
 
-    def scan(self) -> Iterator[Run | Damaged]:
-        """Every run, ordered by folder."""
-        return map(self.at, self.folders())
+    def scan(self, walked: Walk | None = None) -> Iterator[Run | Damaged]:
+        """Every run, ordered by folder, and then what else may not be in a results folder. walked: what is in it, if it is known."""
+        found = walked or self.walk()
+        yield from (self.at(place.path, place.seen) for place in found.of("run") if place.begun)
+        yield from (Damaged(fault.file, fault) for fault in found.faults)
 
     def runs(self) -> Iterator[Run]:
-        """Every run whose spec is whole, ordered by folder."""
-        return (run for run in self.scan() if isinstance(run, Run))
+        """Every run whose spec is whole, ordered by folder; its records are read when they are asked for."""
+        return (Run(run.path, run.spec) for run in self.scan() if isinstance(run, Run))
 
     def find(self, word: str) -> Run:
         """The one run whose folder or key begins with a word.
@@ -412,8 +471,11 @@ class Store:
             BenchError: none, or several.
         """
         folder = Path(word)
-        if word and (folder / "spec.json").is_file():
-            return Run(folder, from_json(RunSpec, read_record(folder / "spec.json"), str(folder / "spec.json")))
+        if word and disk.there(folder / "spec.json"):
+            found_here = Store(folder).at(folder)
+            if isinstance(found_here, Damaged):
+                raise BenchError(found_here.reason)
+            return Run(folder, found_here.spec)
         found = [run for run in self.runs() if run.spec.key.startswith(word)]
         if len(found) != 1:
             what = "no run" if not found else f"{len(found)} runs"
@@ -421,43 +483,8 @@ class Store:
         return found[0]
 
 
-@lru_cache(maxsize=16)
-def _array(labels: tuple[int, ...]) -> NDArray[np.int64]:
-    return np.array(labels)
-
-
-def possible(columns: Columns, spec: CertifySpec) -> NDArray[np.bool_]:
-    """I: where the estimation samples are as many as the spec lets them be."""
-    whole = columns.n == spec.n
-    begun = (columns.n > 0) & (columns.n < spec.n)
-    if spec.rule == "curtailed":
-        # Only what cannot certify any more may have been stopped.
-        whole = whole | (begun & (columns.count + (spec.n - columns.n) < least_count(spec.n, spec.stop_alpha)))
-    elif spec.rule == "confidence-sequence":
-        whole = whole | begun
-    if spec.skip_misclassified:
-        whole = whole | ((columns.n == 0) & (columns.selected != columns.label))
-    return np.asarray(whole)
-
-
-def _require(path: Path, data: dict[str, Any], fields: Mapping[str, type]) -> dict[str, Any]:
-    """The data, or BenchError where a field is missing or of another type (an int is a float)."""
-    for name, kind in fields.items():
-        value = data.get(name)
-        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
-            raise BenchError(f"{path}: {name} is {value!r}, not {describe_type(kind)}")
-    return data
-
-
-def _environment(folder: Path) -> dict[str, Any] | None:
-    path = folder / "environment.json"
-    if not path.exists():
-        return None
-    data = read_json(path)
-    history = data.get("history", [])
-    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
-        raise BenchError(f"{path}: history is {history!r}, not a list of objects")
-    return data
+def _environment(run: Run, folder: Path) -> dict[str, Any] | None:
+    return run.once(path := folder / "environment.json", lambda: records.environment(path))
 
 
 def _differences(environment: dict[str, Any] | None) -> list[str]:

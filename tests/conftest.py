@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,12 @@ TINY = [
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads, and on a busy machine two threads that wait for each other are far slower."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept of results that were read, apart from the user's own; also in the processes that tests start."""
+    os.environ["BENCH_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True, scope="session")

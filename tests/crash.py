@@ -35,7 +35,7 @@ from bench.registry import Registry
 from bench.run import Options, attempt
 from bench.signals import StopSignals
 
-RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "subject.json", "evidence.jsonl", "columns.bin", "table.md")
+RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "subject.json", "evidence.jsonl", "table.md")
 SIZES = {
     "train.arch": "tiny",
     "train.images": "first:64",
@@ -149,7 +149,6 @@ def warm_up(folder: Path) -> None:
     weight = nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)  # not by a backward pass, behind which torch refuses to be forked
     torch.optim.SGD([weight], lr=0.1).step()
-    store.CACHED_ROWS = 1  # from here on, so that the reference evidence just read got no columns.bin
 
 
 def main() -> None:

@@ -60,7 +60,10 @@ def add(
     run.begin()
     write_json(run.path / "environment.json", environment if environment is not None else {"method_sha256": "a" * 64})
     if state:
-        write_json(run.path / "training.json", {"state": state, "reason": "NaN", "steps": 1, "weights_sha256": "0" * 64})
+        write_json(
+            run.path / "training.json",
+            {"state": state, "reason": "NaN", "steps": run.steps() if spec.dataset in DATASETS else 1, "weights_sha256": "0" * 64},
+        )
     if failure:
         write_json(run.path / "failure.json", {"reason": "no memory"})
     if counts is not None:
@@ -70,7 +73,7 @@ def add(
 
 def write_evidence(certification: Certification, counts: Sequence[int], labels: Sequence[int] = LABELS) -> None:
     """One certificate per count, for the images of the certification in order."""
-    certification.begin("0" * 64)
+    certification.begin((certification.run.training() or {}).get("weights_sha256", "0" * 64))
     indices = certification.expected()
     rows = [
         certificate(index, labels[place % len(labels)], count, certification.spec.n, n0=certification.spec.n0)

@@ -24,13 +24,19 @@ LEFT_WING = [
     "bench.store",
     "bench.errors",
     "bench.registry",
+    "bench.disk",
+    "bench.walk",
+    "bench.cache",
+    "bench.evidence.log",
+    "bench.evidence.records",
+    "bench.evidence.rows",
+    "bench.imported.reading",
     "bench.fieldlog",
     "bench.claims",
     "bench.squeue",
     "bench.announce",
     "bench.listing",
     "bench.status",
-    "bench.verify.evidence",
     "bench.verify.logs",
     "bench.verify.radii",
     "bench.verify.report",
@@ -206,6 +212,10 @@ def test_the_command_line_imports_no_torch_at_its_top() -> None:
 
 FLOORS = {
     "errors": 0,
+    "disk": 1,
+    "walk": 2,
+    "cache": 2,
+    "evidence": 2,
     "processes": 0,
     "signals": 1,
     "smoothing": 1,
@@ -283,7 +293,8 @@ def test_no_module_imports_a_higher_floor() -> None:
 
 
 def test_the_leaderboard_stands_on_evidence_alone() -> None:
-    names = ("spec", "records", "columns", "bounds", "store", "datasets", "errors", "imported", "fieldlog", "checkpoints.stored")
+    names = ("spec", "records", "columns", "bounds", "store", "walk", "disk", "evidence", "datasets", "errors", "imported", "fieldlog")
+    names += ("checkpoints.stored",)
     allowed = {f"bench.{name}" for name in names}
     for path in LEADERBOARD:
         package = module_name(path) if path.stem == "__init__" else module_name(path).rpartition(".")[0]

@@ -174,6 +174,7 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
         "imported_rows": 0,
         "log_rows": 0,
         "unchecked": [],
+        "unexpected": [],
         "unfinished": [],
         "without_weights": [],
         "recertified": None,
@@ -469,7 +470,7 @@ def test_evidence_needs_a_training(store: Store) -> None:
         ("training.json", '{"state":"trained"}', "steps is None"),
         ("failure.json", "[]", "expected an object"),
         ("environment.json", '{"history":1}', "history is 1"),
-        ("curve.csv", "epoch,loss\n1\n", "line 2 has 1 columns, but the header has 2"),
+        ("curve.csv", "epoch,loss\n1\n", "line 2: it has 1 columns, but the header has 2"),
         ("curve.csv", "epoch,loss\n1,x\n", "not a training curve: could not convert"),
         ("curve.csv", "epoch,loss\n", "it has no row"),
         ("weights.safetensors", "", "not a safetensors file"),
@@ -519,13 +520,17 @@ def test_a_run_in_the_place_of_another(store: Store) -> None:
     assert "but the folder is 9-seed0-" in verify(other).failures[0].reason
 
 
-def test_links_are_followed_once(store: Store) -> None:
-    (store.root / "again").symlink_to(store.root)
+def test_only_the_top_may_be_a_link(store: Store) -> None:
+    elsewhere = store.root.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "link").symlink_to(store.root)
     (store.root / ".replaced").mkdir()
-    assert verify(store.root).runs == 2
-    (store.root.parent / "elsewhere").mkdir()
-    (store.root.parent / "elsewhere" / "link").symlink_to(store.root)
-    assert verify(store.root.parent / "elsewhere").runs == 2
+    report = verify(elsewhere / "link")
+    assert (report.failures, report.runs) == ([], 2)
+    assert [fault.file.name for fault in verify(elsewhere).failures] == ["link"]
+    (store.root / "again").symlink_to(store.root)
+    report = verify(store.root)
+    assert ([fault.file.name for fault in report.failures], report.runs) == (["again"], 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------- radii

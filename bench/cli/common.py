@@ -236,7 +236,12 @@ def print_json(value: Any) -> None:
     """Indented JSON on standard output."""
     import json
 
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the name of a file that is no text
+        text = json.dumps(value, indent=2, allow_nan=False)
+    typer.echo(text)
 
 
 def clock(seconds: float) -> str:

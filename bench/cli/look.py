@@ -58,6 +58,7 @@ def list_(
     else:
         existing_folder(results)
         rows = guarded(lambda: _run_rows(results) if what is What.RUNS else _checkpoint_rows(results))
+        _tell_unexpected(results)
     if as_json:
         print_json(rows)
     elif what in (What.RUNS, What.CHECKPOINTS) and rows:
@@ -110,6 +111,15 @@ def _checkpoint_rows(results: Path) -> list[dict[str, Any]]:
     return rows(results)
 
 
+def _tell_unexpected(results: Path) -> None:
+    """A line on standard error if there are files that the suite did not write."""
+    from bench.walk import walk
+
+    if found := walk(results).unexpected:
+        more = f", and {len(found) - 1} more; `bench verify` lists them" if len(found) > 1 else ""
+        typer.echo(plain(f"unexpected: {found[0]}{more}"), err=True)
+
+
 def _print_listed(rows: list[dict[str, Any]], what: What) -> None:
     from bench.checkpoints import listed
     from bench.listing import COLUMNS
@@ -145,6 +155,8 @@ def status(
     while True:
         rows = guarded(lambda: standings(Store(results)))
         certified = guarded(lambda: of_checkpoints(Store(results)))
+        if not watch:
+            _tell_unexpected(results)
         if as_json:
             hidden = ("certifications", "lines", "own", "epochs", "source")
             print_json([{name: value for name, value in row.items() if name not in hidden} for row in rows + certified])

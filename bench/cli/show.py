@@ -117,16 +117,26 @@ def _show_method(loaded: Loaded, as_json: bool) -> None:
 
 def _show_run(run: Run, as_json: bool) -> None:
     from bench.spec import canonical, to_json
+    from bench.store import Damaged
     from leaderboard.metrics import average_certified_radius, outcomes
 
     def work() -> dict[str, Any]:
         certifications = []
-        for c in run.certifications():
-            columns, total = c.standing().columns, len(c.expected())
-            item: dict[str, Any] = {"key": c.spec.key, "spec": to_json(c.spec), "images": f"{len(columns)}/{total}"}
-            if len(columns) == total:
-                item[f"acr (alpha {ALPHA})"] = average_certified_radius(outcomes(columns, ALPHA, run.spec.sigma, c.spec))
+        for c in run.begun():
+            if isinstance(c, Damaged):
+                certifications.append({"key": c.path.name.partition("-")[2], "damaged": c.reason})
+                continue
+            item: dict[str, Any] = {"key": c.spec.key, "spec": to_json(c.spec)}
             certifications.append(item)
+            try:
+                columns, total = c.standing().columns, len(c.expected())
+            except BenchError as error:
+                item["damaged"] = str(error)
+                continue
+            item["images"] = f"{len(columns)}/{total}"
+            if len(columns) == total:
+                alpha = min(ALPHA, c.spec.stop_alpha) if c.spec.rule == "curtailed" else ALPHA
+                item[f"acr (alpha {alpha})"] = average_certified_radius(outcomes(columns, alpha, run.spec.sigma, c.spec))
         return {
             "path": str(run.path),
             "key": run.spec.key,
@@ -157,8 +167,11 @@ def _show_run(run: Run, as_json: bool) -> None:
     typer.echo(f"train: {canonical(data['spec']['train'])}")
     typer.echo(f"hyperparameters: {canonical(data['spec']['hyperparameters'])}")
     for item in data["certifications"]:
-        acr = item.get(f"acr (alpha {ALPHA})")
-        typer.echo(f"certification {item['key']}: {item['images']} images" + ("" if acr is None else f", ACR {acr:.4f} at alpha {ALPHA}"))
+        if "damaged" in item:
+            typer.echo(plain(f"certification {item['key']}: damaged: {item['damaged']}"))
+            continue
+        acr = next((f", ACR {value:.4f} at {name[5:-1]}" for name, value in item.items() if name.startswith("acr (")), "")
+        typer.echo(f"certification {item['key']}: {item['images']} images{acr}")
     if data["environment"]:
         typer.echo(f"environment: {canonical(data['environment'])}")
     if data["curve"]:
@@ -189,10 +202,9 @@ def _speed(timing: dict[str, Any]) -> str:
 
 def _read_curve(run: Run) -> list[dict[str, float | None]]:
     """Rows of curve.csv; BenchError if it is damaged."""
-    if not run.curve.exists():
-        return []
-    try:
-        rows = list(csv.DictReader(run.curve.read_text().splitlines(), strict=True))
-        return [{name: float(value) if value else None for name, value in row.items()} for row in rows]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise BenchError(f"{run.curve}: not a training curve: {error}") from None
+    from bench import disk
+    from bench.evidence.records import check_curve
+
+    check_curve(run.curve)
+    rows = csv.DictReader((disk.read_if_there(run.curve) or b"").decode().splitlines())
+    return [{name: float(value) if value else None for name, value in row.items()} for row in rows]

@@ -16,9 +16,10 @@ from bench.checkpoints.stored import Origin, Subject, scan
 from bench.errors import BenchError
 from bench.spec import canonical
 from bench.store import Certification, Damaged, Store
+from bench.walk import Walk
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
-from leaderboard.aggregate.runs import certification_notes, conditions_of_counts, read_seeds
+from leaderboard.aggregate.runs import certification_notes, conditions_of_counts, leaving_out, read_seeds
 from leaderboard.metrics import columns_of
 
 UNKNOWN_TRAINING = "How these checkpoints were trained is not known here; what is a training of which row was said to `bench certify`."
@@ -59,19 +60,21 @@ class Checkpoint:
         return self.origin.name or self.subject.spec.key
 
 
-def read_checkpoints(store: Store) -> tuple[list[Checkpoint], list[str]]:
-    """The certifications whose specs and records are whole, and what is wrong with the others."""
+def read_checkpoints(store: Store, walked: Walk | None = None) -> tuple[list[Checkpoint], list[str]]:
+    """The certifications whose specs and records are whole, and what is wrong with the others.
+
+    Args:
+        walked: what is in the store, if it is known.
+    """
     found, damaged = [], []
-    for subject in scan(store.root):
+    for subject in scan(store.root, walked):
         if isinstance(subject, Damaged):
             damaged.append(subject.reason)
             continue
-        try:
-            origin, begun = subject.origin(), list(subject.begun())
-            subject.info.known_labels()
-        except BenchError as error:
-            damaged.append(str(error))
+        if faults := subject.faults():
+            damaged += map(str, faults)
             continue
+        origin, begun = subject.origin(), list(subject.begun())
         for certification in begun:
             if reason := certification.reason if isinstance(certification, Damaged) else _wrong(certification):
                 damaged.append(reason)
@@ -84,19 +87,18 @@ def read_checkpoints(store: Store) -> tuple[list[Checkpoint], list[str]]:
 
 def _wrong(certification: Certification) -> str:
     """Why a certification cannot be believed, before its evidence is read; empty if it can."""
-    try:
-        certification.environment()
-    except BenchError as error:
-        return str(error)
-    return "" if certification.expected() else f"{certification.path}: images={certification.spec.images} selects no test image"
+    return "; ".join(map(str, certification.faults()))
 
 
-def groups_of_checkpoints(checkpoints: Sequence[Checkpoint], alpha: float, words: Sequence[str]) -> list[Group]:
+def groups_of_checkpoints(
+    checkpoints: Sequence[Checkpoint], alpha: float, words: Sequence[str], left_out: list[BenchError] | None = None
+) -> list[Group]:
     """One group per data set, network, normalisation and way of certification.
 
     Args:
         alpha: chance that a certificate is wrong, in (0, 1/2).
         words: metrics, see `metrics.columns_of`.
+        left_out: gets why a group is left out; None: that is raised.
     """
     families: dict[str, list[Checkpoint]] = defaultdict(list)
     for checkpoint in checkpoints:
@@ -107,7 +109,9 @@ def groups_of_checkpoints(checkpoints: Sequence[Checkpoint], alpha: float, words
         for checkpoint in family:
             if certification := checkpoint.certification:
                 ways[canonical(conditions_of_counts(certification.spec, alpha))].append((checkpoint, certification))
-        groups += [_group(members, family, alpha, words) for _, members in sorted(ways.items())]
+        for _, members in sorted(ways.items()):
+            with leaving_out(left_out):
+                groups.append(_group(members, family, alpha, words))
     return groups
 
 

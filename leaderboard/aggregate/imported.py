@@ -14,15 +14,19 @@ from bench.imported import Import, default_collection, runs_of_table
 from bench.spec import canonical
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
+from leaderboard.aggregate.runs import leaving_out
 from leaderboard.metrics import Outcomes, columns_of
 
 
-def groups_of_logs(logs: Sequence[Import], words: Sequence[str], alpha: float | None) -> list[Group]:
+def groups_of_logs(
+    logs: Sequence[Import], words: Sequence[str], alpha: float | None, left_out: list[BenchError] | None = None
+) -> list[Group]:
     """One group per data set, collection and way of certification.
 
     Args:
         words: metrics, see `metrics.columns_of`.
         alpha: what was asked for; it is fixed in a log.
+        left_out: gets why a group is left out; None: that is raised.
 
     Raises:
         BenchError: another alpha than the logs', damaged logs, logs of one row that cover different images.
@@ -31,7 +35,11 @@ def groups_of_logs(logs: Sequence[Import], words: Sequence[str], alpha: float | 
     found: dict[str, list[Import]] = defaultdict(list)
     for log in logs:
         found[log.spec.dataset + canonical(conditions_of_log(log))].append(log)
-    return [_group(same, words) for _, same in sorted(found.items())]
+    groups = []
+    for _, same in sorted(found.items()):
+        with leaving_out(left_out):
+            groups.append(_group(same, words))
+    return groups
 
 
 def check_alpha_of_logs(logs: Sequence[Import], alpha: float | None) -> None:

@@ -7,10 +7,11 @@ there must be seen. Where no run of the family is certified yet, the group is th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,20 @@ from typing import Any
 from bench.errors import BenchError, nearest
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, canonical, parse_json, to_json
 from bench.store import Certification, Damaged, Run, Store
+from bench.walk import Walk
 from leaderboard import layouts, metrics
 from leaderboard.aggregate.groups import Group, Row, Section, Seed, row
 from leaderboard.metrics import Cost
 
 
 def groups_of_runs(
-    runs: Sequence[Run], wanted: Set[str], seeds: Sequence[int], alpha: float, words: Sequence[str], mix_sources: bool
+    runs: Sequence[Run],
+    wanted: Set[str],
+    seeds: Sequence[int],
+    alpha: float,
+    words: Sequence[str],
+    mix_sources: bool,
+    left_out: list[BenchError] | None = None,
 ) -> list[Group]:
     """One group per family of trainings and way of certification.
 
@@ -33,33 +41,52 @@ def groups_of_runs(
         seeds: the expected seeds; empty: those that any run of the group has.
         words: metrics, see `metrics.columns_of`.
         mix_sources: whether a row may average trainings from several sources of its method; such a group is a mixture.
+        left_out: gets why a group is left out; None: that is raised.
     """
     places: dict[str, Run] = {}
     for run in runs:
         if (other := places.setdefault(run.spec.key, run)) is not run:
             raise BenchError(f"{run.path} and {other.path} hold the same run; move one of them away")
     groups = []
-    for (family, _), members in _members(runs, wanted).items():
+    for (family, _), members in _members(runs, wanted, left_out).items():
         shown = [member for member in members if member.run.spec.key in wanted]
         if shown:
             expected = tuple(sorted(set(seeds) or {member.run.spec.seed for member in members}))
-            groups.append(_group(family, members[0].certification.spec, shown, expected, alpha, words, mix_sources))
+            with leaving_out(left_out):
+                groups.append(_group(family, members[0].certification.spec, shown, expected, alpha, words, mix_sources))
     return _tell_apart(sorted(groups, key=_order))
 
 
-def read_runs(store: Store) -> tuple[list[Run], list[str]]:
-    """The runs whose specs and records are whole, and what is wrong with the others."""
-    runs, damaged = [], []
-    for run in store.scan():
+@contextlib.contextmanager
+def leaving_out(left_out: list[BenchError] | None) -> Iterator[None]:
+    """A problem of one group is no problem of the others: it is kept in the list, if there is one, and the group is left out."""
+    try:
+        yield
+    except BenchError as error:
+        if left_out is None:
+            raise
+        left_out.append(error)
+
+
+def read_runs(store: Store, walked: Walk | None = None) -> tuple[list[Run], list[str]]:
+    """The runs whose specs and records are whole, and what is wrong with the others, and with certifications.
+
+    Args:
+        walked: what is in the store, if it is known.
+    """
+    runs: dict[str, Run] = {}
+    damaged: list[str] = []
+    for run in store.scan(walked):
         if isinstance(run, Damaged):
             damaged.append(run.reason)
-            continue
-        try:
-            run.check()
-            runs.append(run)
-        except BenchError as error:
-            damaged.append(str(error))
-    return runs, damaged
+        elif faults := run.faults():
+            damaged += map(str, faults)
+        elif other := runs.get(run.spec.key):
+            damaged.append(f"{run.path} holds the same run as {other.path}")
+        else:
+            runs[run.spec.key] = run
+            damaged += [found.reason for found in run.begun() if isinstance(found, Damaged)]
+    return list(runs.values()), damaged
 
 
 @dataclass(frozen=True)
@@ -96,7 +123,7 @@ def _family(run: Run) -> _Family:
     return _Family(spec.dataset, spec.protocol, spec.recipe, canonical(train), canonical(_overrides(spec)))
 
 
-def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str], list[_Member]]:
+def _members(runs: Sequence[Run], wanted: Set[str], left_out: list[BenchError] | None) -> dict[tuple[_Family, str], list[_Member]]:
     """Family and key of the certification -> runs, for the families of the runs whose key is wanted."""
     certified = {run.spec.key: list(run.certifications()) for run in runs}
     own = {run.spec.key: _family(run) for run in runs}
@@ -108,7 +135,10 @@ def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str],
         specs = {c.spec.key: c.spec for run in members for c in certified[run.spec.key]}
         if not specs:
             if family.protocol not in PROTOCOLS:
-                raise BenchError(f"{members[0].path}: protocol {family.protocol!r} is unknown here{nearest(family.protocol, PROTOCOLS)}")
+                told = f"{members[0].path}: protocol {family.protocol!r} is unknown here{nearest(family.protocol, PROTOCOLS)}"
+                with leaving_out(left_out):
+                    raise BenchError(told)
+                continue
             spec = members[0].info.protocol(PROTOCOLS[family.protocol]).certify
             specs = {spec.key: spec}
         for run in members:
