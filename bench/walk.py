@@ -33,24 +33,13 @@ _OF_PEOPLE = re.compile(r"(README|LICENSE|NOTICE)(\.\w+)?\Z|[^.].*\.md\Z|\.git(i
 _SET_ASIDE = {".matrix", ".replaced", ".git", ".ipynb_checkpoints"}
 _EARLIER = {".index.json", "columns.bin"}
 
+_ENDING = ("dataset.json", "weights.safetensors", "failure.json")
+_TRAINING = ("environment.json", "curve.csv", "training.json", "checkpoint.bin", "checkpoint.older.bin", "timing.json")
 FILES: Mapping[str, frozenset[str]] = {
-    "run": frozenset(
-        [
-            "spec.json",
-            "dataset.json",
-            "environment.json",
-            "curve.csv",
-            "training.json",
-            "weights.safetensors",
-            "checkpoint.bin",
-            "checkpoint.older.bin",
-            "failure.json",
-            "timing.json",
-        ]
-    ),
-    "subject": frozenset(["subject.json", "origin.json", "weights.safetensors", "dataset.json", "failure.json"]),
-    "import": frozenset(["rows.tsv", "spec.json"]),
-    "certification": frozenset(["spec.json", "subject.json", "evidence.jsonl", "environment.json", "times.csv"]),
+    "run": frozenset(("spec.json", *_TRAINING, *_ENDING)),
+    "subject": frozenset(("subject.json", "origin.json", *_ENDING)),
+    "import": frozenset(("rows.tsv", "spec.json")),
+    "certification": frozenset(("spec.json", "subject.json", "evidence.jsonl", "environment.json", "times.csv")),
 }
 """What the suite writes into each kind of folder, besides claims and files on their way to their names."""
 _MARKS = frozenset.union(*FILES.values())
@@ -202,12 +191,8 @@ def passing(name: str) -> bool:
 
 
 def _unexpected(path: Path) -> Fault:
-    told = (
-        "a cache of an earlier release, which is not read any more; delete it"
-        if path.name in _EARLIER
-        else "not of the suite; it is not read"
-    )
-    return Fault(path, None, told)
+    earlier = "a cache of an earlier release, which is not read any more; delete it"
+    return Fault(path, None, earlier if path.name in _EARLIER else "not of the suite; it is not read")
 
 
 def misplaced(folder: Path, top: Path, place: Path) -> str | None:

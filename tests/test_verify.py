@@ -973,8 +973,11 @@ def test_forged_checkpoints(bench: Call, store: Store, foreign: Subject) -> None
 
     with foreign.weights.open("ab") as file:
         file.write(b"0")
+    assert "but its header tells of" in str(verify(store.root).failures[0])
+    whole = foreign.weights.read_bytes()[:-1]
+    foreign.weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert "SHA-256 is" in str(verify(store.root).failures[0])
-    foreign.weights.write_bytes(foreign.weights.read_bytes()[:-1])
+    foreign.weights.write_bytes(whole)
 
     other = dataclasses.replace(foreign.spec, sigma=2.0)
     write_json(foreign.path / "subject.json", to_json(other))
