@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import shlex
+import stat
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,7 @@ class Listing:
         walked = self.store.walk()
         self.unexpected = walked.unexpected
         there = {self._name(place.path): place for place in walked.of("run") if place.begun}
-        rows = [self._row(name, place.path, place.seen) for name, place in there.items()]
+        rows = [self._row(name, place.path, place.seen, place.inner) for name, place in there.items()]
         self._save({name: entry for name, entry in self._old.items() if name in there})
         return rows + [_read(Damaged(fault.file, fault)) | {"path": str(fault.file)} for fault in walked.faults]
 
@@ -67,8 +69,8 @@ class Listing:
         """
         return self._row(self._name(folder), folder)
 
-    def _row(self, name: str, folder: Path, seen: dict[Path, Any] | None = None) -> Row:
-        signature, newest = _signature(folder)
+    def _row(self, name: str, folder: Path, seen: dict[str, Any] | None = None, inner: Iterable[str] | None = None) -> Row:
+        signature, newest = _signature(folder, inner)
         entry: Any = self._old.get(name)
         if not self._holds(entry, signature):
             found = _read(self.store.at(folder, seen))
@@ -106,30 +108,37 @@ class Listing:
             cache.put(self._key, json.dumps(runs).encode())
 
 
-def _signature(folder: Path) -> tuple[str, float]:
-    """A digest over name and identity of every file of a run but claims, and the newest of the times."""
+def _signature(folder: Path, inner: Iterable[str] | None = None) -> tuple[str, float]:
+    """A digest over name and identity of every file of a run but claims, and the newest of the times.
+
+    Args:
+        inner: the names of its certifications' folders, if they are known.
+    """
     parts, newest = [], 0.0
-    for place in _folders(folder):
+    top = str(folder)
+    for place in [top, *(os.path.join(top, name) for name in (_inner(top) if inner is None else inner))]:  # noqa: PTH118 - for each of many
         try:
             with os.scandir(place) as entries:
                 for entry in entries:
-                    if passing(entry.name) or (entry.name.startswith("certify-") and entry.is_dir(follow_symlinks=False)):
+                    if passing(entry.name):
                         continue
                     status = entry.stat(follow_symlinks=False)
-                    parts.append((place, entry.name, disk.identity(status), status.st_mode))
+                    if stat.S_ISDIR(status.st_mode) and entry.name.startswith("certify-"):
+                        parts.append(entry.name)
+                        continue
+                    parts.append(f"{entry.path} {status.st_mode} {disk.identity(status)}")
                     newest = max(newest, status.st_mtime, status.st_ctime)
         except OSError as error:
-            parts.append((place, str(error), "", 0))
-    return hashlib.blake2b(repr(sorted(parts)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest(), newest
+            parts.append(f"{place} {error}")
+    return hashlib.blake2b("\n".join(sorted(parts)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest(), newest
 
 
-def _folders(folder: Path) -> list[str]:
+def _inner(folder: str) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            inner = [entry.path for entry in entries if entry.name.startswith("certify-") and entry.is_dir(follow_symlinks=False)]
+            return sorted(entry.name for entry in entries if entry.name.startswith("certify-") and entry.is_dir(follow_symlinks=False))
     except OSError:
-        return [str(folder)]
-    return [str(folder), *inner]
+        return []
 
 
 def _read(run: Run | Damaged) -> Row:

@@ -26,8 +26,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
@@ -38,7 +40,7 @@ from bench.errors import BenchError, Fault, as_fault, nearest
 from bench.evidence import records
 from bench.evidence import rows as checked
 from bench.evidence.log import NOTHING
-from bench.evidence.rows import Rows
+from bench.evidence.rows import NO_TIMES, Rows
 from bench.files import make_folder, read_json, read_json_if_there, sweep, sync_folder, write_json
 from bench.records import Certificate, read_log, read_rows, to_line
 from bench.spec import CertifySpec, RunSpec, from_json, select_images, to_json
@@ -90,7 +92,7 @@ class Certification:
 
     def labels(self) -> tuple[int, ...] | None:
         """The labels that its rows must have; None where they are not known: the data set is not on this machine, or was another one."""
-        return None if self.differences() else self.run.info.known_labels()
+        return None if self.differences() else _labels(self.run.info, int(time.monotonic()))
 
     def differences(self) -> list[str]:
         """What makes the images that it was certified on others than those of the published data set."""
@@ -112,7 +114,8 @@ class Certification:
             BenchError: the data set is unknown, or a file cannot be read at all.
         """
         info, images, labels = self.run.info, self.expected(), self.labels()
-        timed = cache.kept_times(self.path / "times.csv")  # first: a time is written before its row
+        lacking = self.run.lacks("times.csv", self.path.name)
+        timed = NO_TIMES if lacking else cache.kept_times(self.path / "times.csv")  # first: a time is written before its row
         log = cache.kept_log(self.evidence)
         return checked.check(self.evidence, log, timed, self.spec, info, images, labels)
 
@@ -145,22 +148,22 @@ class Certification:
 
     def environment(self) -> dict[str, Any] | None:
         """What it was certified with, None before its first start."""
-        return _environment(self.run, self.path)
+        return _environment(self.run, self.path.name)
 
     def faults(self, *, damaged: bool = False) -> list[Fault]:
         """What is wrong with its folder and its records; its rows are not read. damaged: what is wrong with its run is known."""
         found: list[Fault] = []
-        if not disk.there(self.path):
+        if self.run.lacks(self.path.name) or not disk.there(self.path):
             return found
-        names = records.attempt(found, self.path, lambda: self.run.names(self.path)) or {}
+        names = records.attempt(found, self.path, lambda: self.run.names(self.path.name)) or {}
         found += strangers(self.path, names, "certification")[0]
-        records.attempt(found, self.path / "environment.json", self.environment)
+        records.attempt(found, self.path, self.environment)
         if not records.attempt(found, self.path, self.expected) and not found:
             found.append(Fault(self.path / "spec.json", None, f"images={self.spec.images} selects no test image"))
         path = self.path / "subject.json"
         if not damaged and ("evidence.jsonl" in names or "subject.json" in names):
             certified = records.attempt(found, path, lambda: read_json(path).get("weights_sha256"))
-            training = records.attempt(found, self.run.path / "training.json", self.run.training) or {}
+            training = records.attempt(found, self.run.path, self.run.training) or {}
             recorded = training.get("weights_sha256")
             if recorded is None:
                 found.append(Fault(self.path, None, "there is evidence, but no finished training whose weights it could be of"))
@@ -253,15 +256,19 @@ class Run:
     kind: ClassVar[Literal["run", "subject"]] = "run"
     path: Path
     spec: RunSpec
-    seen: MutableMapping[Path, Any] | None = field(default=None, compare=False, repr=False)
+    seen: MutableMapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
-    def once(self, path: Path, read: Callable[[], T]) -> T:
-        """What a record says; see `seen`."""
+    def once(self, name: str, read: Callable[[Path], T]) -> T:
+        """What a record says, by its name below the run's folder; see `seen`."""
         if self.seen is None:
-            return read()
-        if path not in self.seen:
-            self.seen[path] = read()
-        return cast(T, self.seen[path])
+            return read(self.path / name)
+        if name not in self.seen:
+            self.seen[name] = read(self.path / name)
+        return cast(T, self.seen[name])
+
+    def lacks(self, name: str, folder: str = "") -> bool:
+        """Whether a file is known not to be in its folder or in that of a certification, without asking the disk."""
+        return self.seen is not None and folder in self.seen and name not in self.seen[folder]
 
     @property
     def weights(self) -> Path:
@@ -282,12 +289,12 @@ class Run:
     @property
     def info(self) -> DatasetInfo:
         """Facts of its data set; of one that is not at hand, those that the run keeps. BenchError if there are none."""
-        name, path = self.spec.dataset, self.path / "dataset.json"
+        name = self.spec.dataset
         if name in DATASETS:
             return DATASETS[name]
-        facts = self.once(path, lambda: read_json_if_there(path))
+        facts = self.once("dataset.json", read_json_if_there)
         if facts is not None:
-            return from_facts(name, facts, str(path))
+            return from_facts(name, facts, str(self.path / "dataset.json"))
         raise BenchError(f"{self.path}: unknown data set {name!r}{nearest(name, DATASETS)}")
 
     def training(self) -> dict[str, Any] | None:
@@ -296,12 +303,15 @@ class Run:
         Raises:
             BenchError: it says something else.
         """
-        return self.once(path := self.path / "training.json", lambda: records.training(path))
+        if self.lacks("training.json"):
+            return None
+        return self.once("training.json", records.training)
 
     def failure(self) -> dict[str, Any] | None:
         """What the last attempt failed of: `reason`, and since claims exist `kind`, `trace` and `log`; None if it did not fail."""
-        path = self.path / "failure.json"
-        return self.once(path, lambda: records.record(path, {"reason": str}, {"kind": str, "trace": str, "log": str}))
+        if self.lacks("failure.json"):
+            return None
+        return self.once("failure.json", lambda path: records.record(path, {"reason": str}, {"kind": str, "trace": str, "log": str}))
 
     def state(self) -> State:
         """How far its training is: training, certifying (trained), failed or diverged."""
@@ -316,11 +326,13 @@ class Run:
         Raises:
             BenchError: not numbers from 0 up, or numbers that do not go together.
         """
-        return self.once(path := self.path / "timing.json", lambda: records.timing(path))
+        if self.lacks("timing.json"):
+            return None
+        return self.once("timing.json", records.timing)
 
     def environment(self) -> dict[str, Any] | None:
         """What the run was made with, None before its first start."""
-        return _environment(self, self.path)
+        return _environment(self, "")
 
     def differences(self) -> list[str]:
         """What makes the images that it was trained on others than those of the published data set."""
@@ -331,20 +343,22 @@ class Run:
         found: list[Fault] = []
         names = records.attempt(found, self.path, self.names) or {}
         found += strangers(self.path, names, self.kind)[0]
-        records.attempt(found, self.path / "spec.json", lambda: self.info.known_labels())
+        records.attempt(found, self.path / "spec.json", lambda: _labels(self.info, int(time.monotonic())))
         if not found:
             found += self._faults_of_records()
         return found
 
     def _faults_of_records(self) -> list[Fault]:
         found: list[Fault] = []
-        training = records.attempt(found, self.path / "training.json", self.training)
+        training = records.attempt(found, self.path, self.training)
         if training and training["state"] == "trained" and training["steps"] != (steps := self.steps()):
             found.append(Fault(self.path / "training.json", None, f"{training['steps']:.6g} steps, but the spec makes {steps:.6g}"))
-        for name, read in (("failure", self.failure), ("timing", self.timing), ("environment", self.environment)):
-            records.attempt(found, self.path / f"{name}.json", read)
-        records.attempt(found, self.curve, lambda: records.check_curve(self.curve))
-        records.attempt(found, self.weights, lambda: records.check_weights(self.weights, self.spec))
+        for read in (self.failure, self.timing, self.environment):
+            records.attempt(found, self.path, read)
+        if not self.lacks("curve.csv"):
+            records.attempt(found, self.curve, lambda: records.check_curve(self.curve))
+        if not self.lacks("weights.safetensors"):
+            records.attempt(found, self.weights, lambda: records.check_weights(self.weights, self.spec))
         return found
 
     def steps(self) -> int:
@@ -356,20 +370,20 @@ class Run:
         """The folder of a certification, there or not."""
         return Certification(self.path / f"certify-{spec.key}", spec, self)
 
-    def names(self, folder: Path | None = None) -> Mapping[str, disk.Kind]:
-        """What is in its folder, or in one of its certifications."""
-        return self.once(place := folder or self.path, lambda: disk.children(place))
+    def names(self, folder: str = "") -> Mapping[str, disk.Kind]:
+        """What is in its folder, or in that of one of its certifications."""
+        return self.once(folder, disk.children)
 
     def begun(self) -> Iterator[Certification | Damaged]:
         """Its certifications by folder name, and what looks like one and cannot be read as one."""
-        return iter(self.once(self.path / "certify-*", lambda: list(self._begun())))
+        return iter(self.once("certify-*", lambda _: list(self._begun())))
 
     def _begun(self) -> Iterator[Certification | Damaged]:
         for name, kind in self.names().items():
-            path = self.path / name
             if name.startswith("certify-") and kind == "folder":
+                path = self.path / name
                 try:
-                    if all(map(passing, self.names(path))):  # claimed, and its first file is about to be written
+                    if all(map(passing, self.names(name))):  # claimed, and its first file is about to be written
                         continue
                     file = path / "spec.json"
                     spec = from_json(CertifySpec, disk.read(file), str(file))
@@ -423,6 +437,7 @@ class Store:
 
     def __init__(self, root: Path = DEFAULT_ROOT) -> None:
         self.root = root
+        self.walked: Walk | None = None
 
     def run(self, spec: RunSpec) -> Run:
         """The place of a spec, there or not."""
@@ -430,14 +445,15 @@ class Store:
         return Run(self.root / spec.dataset / row / f"{spec.sigma:g}-seed{spec.seed}-{spec.key}", spec)
 
     def walk(self) -> Walk:
-        """What is in it now."""
-        return walk(self.root)
+        """What is in it now; kept as `walked`."""
+        self.walked = walk(self.root)
+        return self.walked
 
     def folders(self) -> list[Path]:
         """Those of all runs that were begun, in order."""
         return [place.path for place in self.walk().of("run") if place.begun]
 
-    def at(self, folder: Path, seen: MutableMapping[Path, Any] | None = None) -> Run | Damaged:
+    def at(self, folder: Path, seen: MutableMapping[str, Any] | None = None) -> Run | Damaged:
         """The run in a folder; `Damaged` if its spec is unreadable, does not fit its key, or belongs elsewhere.
 
         Args:
@@ -446,8 +462,9 @@ class Store:
         path = folder / "spec.json"
         try:
             spec = from_json(RunSpec, disk.read(path), str(path))
-            if not folder.resolve().name.endswith(f"-{spec.key}"):
-                raise Fault(path, None, f"its key is {spec.key}, but the folder is {folder.resolve().name}")
+            name = folder.resolve().name if folder == self.root else folder.name
+            if not name.endswith(f"-{spec.key}"):
+                raise Fault(path, None, f"its key is {spec.key}, but the folder is {name}")
             if reason := misplaced(folder, self.root, Store(Path()).run(spec).path):
                 raise Fault(path, None, reason)
         except BenchError as error:
@@ -483,8 +500,14 @@ class Store:
         return found[0]
 
 
-def _environment(run: Run, folder: Path) -> dict[str, Any] | None:
-    return run.once(path := folder / "environment.json", lambda: records.environment(path))
+@lru_cache(maxsize=64)
+def _labels(info: DatasetInfo, now: int) -> tuple[int, ...] | None:
+    """Known labels; looking for files takes longer than reading a run, so it is not done for each. now: a second."""
+    return info.known_labels()
+
+
+def _environment(run: Run, folder: str) -> dict[str, Any] | None:
+    return None if run.lacks("environment.json", folder) else run.once(f"{folder}/environment.json".lstrip("/"), records.environment)
 
 
 def _differences(environment: dict[str, Any] | None) -> list[str]:

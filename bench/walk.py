@@ -61,9 +61,9 @@ class Place:
     inner: Mapping[str, Mapping[str, disk.Kind]] = field(default_factory=dict)
 
     @property
-    def seen(self) -> dict[Path, Any]:
+    def seen(self) -> dict[str, Any]:
         """What is in its folders, as `bench.store.Run.seen` has it."""
-        return {self.path: self.names} | {self.path / name: names for name, names in self.inner.items()}
+        return {"": self.names, **self.inner}
 
     @property
     def begun(self) -> bool:
@@ -125,6 +125,8 @@ def _look(folder: Path, names: Mapping[str, disk.Kind], trail: tuple[str, ...], 
         found.places.append(Place(folder, what, names, tuple(faults), inner))
         return
     for name, kind in names.items():
+        if kind == "file" and passing(name):
+            continue
         path = folder / name
         if kind == "folder" and not name.startswith("."):
             if depth >= DEEPEST:
@@ -144,7 +146,7 @@ def _look(folder: Path, names: Mapping[str, disk.Kind], trail: tuple[str, ...], 
             found.faults.append(Fault(path, None, f"it is a {kind}, which is not followed or read"))
         elif name in _MARKS:
             found.faults.append(Fault(path, None, "it is not in the folder of a run, a checkpoint or an imported log, so it is not read"))
-        elif not (passing(name) or _OF_PEOPLE.match(name)):
+        elif not _OF_PEOPLE.match(name):
             found.unexpected.append(_unexpected(path))
 
 
@@ -166,18 +168,18 @@ def _what(names: Mapping[str, disk.Kind], trail: tuple[str, ...]) -> What | None
 def strangers(folder: Path, names: Mapping[str, disk.Kind], what: str) -> tuple[list[Fault], list[Fault]]:
     """What does not belong into the folder of a run, or of a certification: what may not be there, and what nothing reads."""
     faults, unexpected = [], []
+    known = FILES[what]
     for name, kind in names.items():
-        path = folder / name
-        if kind == "folder" and name.startswith(CERTIFICATION) and what in ("run", "subject"):
+        if kind == "file" and (name in known or passing(name)):
             continue
+        path, certification = folder / name, what in ("run", "subject") and name.startswith(CERTIFICATION)
         if kind == "folder":
-            faults.append(Fault(path, None, "the suite makes no such folder here, so it is not read"))
+            if not certification:
+                faults.append(Fault(path, None, "the suite makes no such folder here, so it is not read"))
         elif kind != "file":
             faults.append(Fault(path, None, f"it is a {kind}, which is not followed or read"))
-        elif name.startswith(CERTIFICATION) and what in ("run", "subject"):
+        elif certification:
             faults.append(Fault(path, None, "it is a file, not the folder of a certification"))
-        elif name in FILES[what] or passing(name):
-            continue
         elif name in _MARKS:
             faults.append(Fault(path, None, "this file does not belong here, so it is not read"))
         elif not _OF_PEOPLE.match(name):

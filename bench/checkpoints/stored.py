@@ -148,7 +148,7 @@ class Subject(Run):
         Raises:
             BenchError: the record cannot be read, or says what it cannot.
         """
-        return self.once(self.origin_file, lambda: _origin(self.origin_file))
+        return self.once("origin.json", _origin)
 
     def _faults_of_records(self) -> list[Fault]:
         found: list[Fault] = []
@@ -208,7 +208,7 @@ def scan(root: Path, walked: Walk | None = None) -> Iterator[Subject | Damaged]:
                 yield Damaged(place.path, as_fault(error, place.path / "subject.json"))
 
 
-def at(folder: Path, top: Path, seen: MutableMapping[Path, Any] | None = None) -> Subject:
+def at(folder: Path, top: Path, seen: MutableMapping[str, Any] | None = None) -> Subject:
     """The subject in a folder somewhere below a top. seen: see `bench.store.Run`.
 
     Raises:

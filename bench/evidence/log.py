@@ -22,6 +22,8 @@ from bench.records import MAX_COUNT, MAX_LINE, from_line
 
 MOST_FAULTS = 10_000
 """After so many lines that are none, the rest of a log is not read."""
+FEW = 30
+"""Lines; so few are sooner read one by one."""
 NOTHING = Columns.of([])
 
 _TAIL = b',"~crc":"xxxxxxxx"}'
@@ -91,8 +93,8 @@ def read(path: Path) -> Log:
 
 def _parse(log: bytes, first: int, path: Path, faults: list[Fault]) -> tuple[Columns, Lines]:
     """The columns of whole lines, and their numbers, of which the first is `first`; adds to the faults."""
-    places, columns = by_arrays(log)
     count = log.count(b"\n")
+    places, columns = by_arrays(log) if count > FEW else (EMPTY.line, NOTHING)
     if len(places) == count:
         return columns, np.arange(first, first + count)
     others: list[tuple[int, Any]] = []
@@ -105,7 +107,7 @@ def _parse(log: bytes, first: int, path: Path, faults: list[Fault]) -> tuple[Col
             faults.append(Fault(path, first + place, reason_of(line, error)))
             if len(faults) > MOST_FAULTS:
                 break
-    if others:  # only what the arrays are too narrow for
+    if others:
         places = np.concatenate([places, np.array([place for place, _ in others])])
         order = np.argsort(places)
         columns = Columns.join([columns, Columns.of([row for _, row in others])]).take(order)

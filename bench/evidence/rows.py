@@ -26,6 +26,9 @@ _TIMES = re.compile(rb"(?:%s(?:,(?:%s|(?:0|[1-9]\d{0,9})?(?:\.\d{0,5})?))?\n)*+"
 """Lines of `image,seconds`; one that a full disk cut short ends where it was cut."""
 
 
+NO_TIMES = np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Rows:
     """What the rows of a certification say.
@@ -75,20 +78,23 @@ def check(
     columns, line, faults = log.columns, log.line, list(log.faults)
     places, rest = np.divmod(columns.index.astype(np.int64) - images.start, images.step)
     known = (rest == 0) & (places >= 0) & (places < len(images))
-    _, firsts, twins = np.unique(columns.index, return_index=True, return_inverse=True)
-    first = np.zeros(len(columns), dtype=np.bool_)
-    first[firsts] = True
+    first = np.ones(len(columns), dtype=np.bool_)
+    ascending = bool(known.all()) and bool((places[1:] > places[:-1]).all())
+    if not ascending:
+        _, firsts, twins = np.unique(columns.index, return_index=True, return_inverse=True)
+        first[:] = False
+        first[firsts] = True
     counted = first & known
 
     label = columns.label if labels is None else _array(labels)[np.where(known, columns.index, 0)]
     size = (columns.n0 != spec.n0) | ~possible(columns, spec)
-    before = np.maximum.accumulate(np.where(counted, places, -1)) if len(columns) else places
+    before = places if ascending else np.maximum.accumulate(np.where(counted, places, -1))
     late = counted & (places < before)
     other = counted & (columns.label != label)
     wrong = counted & size
     beyond = counted & ~size & (columns.highest >= info.classes)
     bad = ~counted | late | other | wrong | beyond
-    for at in np.flatnonzero(bad).tolist():
+    for at in np.flatnonzero(bad).tolist() if bad.any() else ():
         index, number = columns.index[at], int(line[at])
         if not first[at]:
             faults.append(Fault(path, number, f"image {index} already stands in line {line[firsts[twins[at]]]}"))
@@ -105,12 +111,14 @@ def check(
             faults.append(Fault(path, number, f"class {columns.highest[at]}, but {info.name} has classes 0 to {info.classes - 1}"))
     faults.sort(key=lambda fault: fault.line or 1 << 62)
 
-    there = np.sort(places[counted])
+    there = places if ascending else np.sort(places[counted])
     faults += _gaps(path, there, timed, images, whole=not log.faults)
     if len(there) == len(images) and not log.faults and log.torn:
         faults.append(Fault(path, None, "after the last image stands a line without an end"))
-    good = np.flatnonzero(~bad)
-    return Rows(columns.take(good), line[good], len(there), tuple(faults))
+    if bad.any():
+        good = np.flatnonzero(~bad)
+        columns, line = columns.take(good), line[good]
+    return Rows(columns, line, len(there), tuple(faults))
 
 
 def _gaps(path: Path, there: Lines, timed: NDArray[np.int64], images: range, *, whole: bool) -> Iterable[Fault]:
@@ -121,6 +129,8 @@ def _gaps(path: Path, there: Lines, timed: NDArray[np.int64], images: range, *, 
         names = [images[place] for gap in gaps for place in range(int(there[gap - 1]) + 1 if gap else 0, int(there[gap]))[:3]]
         told = f"no valid row of {_some(names, within)}, though image {images[end - 1]} has one and rows are written in order"
         yield Fault(path, None, told)
+    if not len(timed):
+        return
     places, rest = np.divmod(timed - images.start, images.step)
     strange = (rest != 0) | (places < 0) | (places >= len(images))
     times = path.with_name("times.csv")

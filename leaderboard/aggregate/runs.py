@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from bench.errors import BenchError, nearest
-from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, canonical, parse_json, to_json
+from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, TrainSpec, canonical, parse_json, to_json
 from bench.store import Certification, Damaged, Run, Store
 from bench.walk import Walk
 from leaderboard import layouts, metrics
@@ -119,8 +118,12 @@ def _overrides(spec: RunSpec) -> dict[str, Scalar]:
 
 def _family(run: Run) -> _Family:
     spec = run.spec
-    train = {key: value for key, value in dataclasses.asdict(spec.train).items() if key != "batch"}
-    return _Family(spec.dataset, spec.protocol, spec.recipe, canonical(train), canonical(_overrides(spec)))
+    return _Family(spec.dataset, spec.protocol, spec.recipe, _training(spec.train), canonical(_overrides(spec)))
+
+
+@lru_cache(maxsize=256)
+def _training(train: TrainSpec) -> str:
+    return canonical({key: value for key, value in dataclasses.asdict(train).items() if key != "batch"})
 
 
 def _members(runs: Sequence[Run], wanted: Set[str], left_out: list[BenchError] | None) -> dict[tuple[_Family, str], list[_Member]]:
@@ -248,8 +251,7 @@ def conditions_of_counts(certify: CertifySpec, alpha: float) -> dict[str, Any]:
 
 def read_seeds(certifications: Sequence[tuple[Certification, int | str]], alpha: float) -> list[Seed]:
     """What the evidence of trainings says, each with the seed or word that it goes by."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
-        return list(pool.map(lambda item: _seed(item[0], item[1], alpha), certifications))
+    return [_seed(certification, seed, alpha) for certification, seed in certifications]
 
 
 def _seed(certification: Certification, seed: int | str, alpha: float) -> Seed:
