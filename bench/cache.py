@@ -67,7 +67,7 @@ def _forget_old(place: Path) -> None:
         for entry in entries:
             if KEPT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < limit:
                 with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
+                    Path(entry.path).unlink()
 
 
 def get(key: str) -> bytes | None:
@@ -91,9 +91,9 @@ def put(key: str, payload: bytes) -> None:
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(b"%08x" % zlib.crc32(payload) + payload)
-            os.replace(name, place / _name(key))
+            Path(name).replace(place / _name(key))
         except OSError:
-            os.unlink(name)
+            Path(name).unlink()
             raise
 
 
@@ -142,7 +142,7 @@ def kept_times(path: Path) -> NDArray[np.int64]:
 def _large(path: Path) -> str:
     """The identity of a file that is worth keeping, else nothing."""
     try:
-        status = os.stat(path, follow_symlinks=False)
+        status = path.lstat()
     except (OSError, ValueError):
         return ""
     return disk.identity(status) if stat.S_ISREG(status.st_mode) and status.st_size >= LEAST else ""
@@ -152,5 +152,5 @@ def _settled(path: Path, identity: str) -> bool:
     """Whether a file is still what it was, and was not changed just now by the clock of its file system."""
     if folder() is None or _large(path) != identity:
         return False
-    status = os.stat(path, follow_symlinks=False)
+    status = path.lstat()
     return max(status.st_mtime, status.st_ctime) < claims.present(path.parent) - SETTLED_SECONDS

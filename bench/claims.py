@@ -324,7 +324,7 @@ def _read(path: Path, now: float) -> Holder | None:
             age, text = now - status.st_mtime, os.read(handle, 4 * WIDTH)
     except (Fault, OSError):
         try:
-            age, text = now - os.stat(path, follow_symlinks=False).st_mtime, b""
+            age, text = now - path.lstat().st_mtime, b""
         except OSError:
             return None
     try:

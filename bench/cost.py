@@ -19,7 +19,8 @@ from bench.parallel.shares import share
 from bench.plan import Cell
 from bench.smoothing import SmoothedClassifier, cross_entropy, now
 from bench.spec import TrainSpec, select_images
-from bench.store import NOTHING, Standing, Store
+from bench.evidence.log import NOTHING
+from bench.store import Standing, Store
 from bench.train import REDUCED, Passes, passes_per_image
 
 ENOUGH_SECONDS = 0.3

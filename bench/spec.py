@@ -14,7 +14,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, TypeVar
@@ -369,9 +369,9 @@ def _plain(spec: Any) -> dict[str, Any]:
 
 
 @cache
-def _fields(cls: type[Any]) -> tuple[Mapping[str, Any], Mapping[str, dataclasses.Field[Any]]]:
+def _fields(cls: Hashable) -> tuple[Mapping[str, Any], Mapping[str, dataclasses.Field[Any]]]:
     """Types and fields of a spec, by name."""
-    return typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    return typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
 
 
 def _build(cls: type[Any], data: object, where: str) -> Any:

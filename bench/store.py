@@ -155,6 +155,8 @@ class Certification:
         found: list[Fault] = []
         if self.run.lacks(self.path.name) or not disk.there(self.path):
             return found
+        own = records.attempt(found, self.path, lambda: list(self.run.begun())) or []
+        found += [item.fault for item in own if isinstance(item, Damaged) and item.path == self.path]
         names = records.attempt(found, self.path, lambda: self.run.names(self.path.name)) or {}
         found += strangers(self.path, names, "certification")[0]
         records.attempt(found, self.path, self.environment)

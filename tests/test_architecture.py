@@ -294,8 +294,7 @@ def test_no_module_imports_a_higher_floor() -> None:
 
 def test_the_leaderboard_stands_on_evidence_alone() -> None:
     names = ("spec", "records", "columns", "bounds", "store", "walk", "disk", "evidence", "datasets", "errors", "imported", "fieldlog")
-    names += ("checkpoints.stored",)
-    allowed = {f"bench.{name}" for name in names}
+    allowed = {f"bench.{name}" for name in (*names, "checkpoints.stored")}
     for path in LEADERBOARD:
         package = module_name(path) if path.stem == "__init__" else module_name(path).rpartition(".")[0]
         for module in imports(parse(path), package):

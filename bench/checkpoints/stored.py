@@ -25,9 +25,9 @@ from bench.evidence import records
 from bench.files import read_json_if_there, sweep, write_atomically, write_json
 from bench.spec import NAME, canonical, check_sigma, digest, from_json, parse_json, to_json
 from bench.store import Damaged, Run, State
-from bench.walk import CHECKPOINTS as FOLDER
-from bench.walk import Walk, misplaced, walk
+from bench.walk import CHECKPOINTS, Walk, misplaced, walk
 
+FOLDER = CHECKPOINTS
 COUNTER = "num_batches_tracked"
 """Of batch norm: evaluation never reads it, and files before PyTorch 0.4.1 lack it."""
 SUFFIXES = (".tar", ".pth", ".pt", ".safetensors")

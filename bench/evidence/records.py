@@ -79,7 +79,7 @@ def environment(path: Path) -> dict[str, Any] | None:
             ("presets_of", str, "text"),
             ("data_differs", (list, str), "sentences"),
         ):
-            if entry.get(name) is not None and not isinstance(entry[name], kind):  # type: ignore[arg-type]
+            if entry.get(name) is not None and not isinstance(entry[name], kind):
                 raise Fault(path, None, f"{name} is {entry[name]!r:.80}, not {told}")
     return data
 
@@ -100,6 +100,8 @@ def check_curve(path: Path) -> None:
         raise Fault(path, None, f"not a training curve: {error!s:.200}") from None
     if len(rows) < 2:
         raise Fault(path, None, "not a training curve: it has no row")
+    if not {"epoch", "loss"} <= set(rows[0]) or len(set(rows[0])) < len(rows[0]):
+        raise Fault(path, 1, "a training curve has the columns epoch and loss, and each of its columns once")
 
 
 def tensors(path: Path) -> Mapping[str, Any] | None:

@@ -52,7 +52,10 @@ def read_times(path: Path) -> NDArray[np.int64]:
         Fault: unreadable, or not a file of times.
     """
     content = disk.read_if_there(path) or b""
-    content = content[: content.rfind(b"\n") + 1]
+    torn = len(content) - content.rfind(b"\n") - 1
+    if torn and not (torn < 40 and _TIMES.fullmatch(content[-torn:] + b"\n")):
+        raise Fault(path, content.count(b"\n") + 1, "its last line is not the beginning of an image and its seconds")
+    content = content[: len(content) - torn]
     match = _TIMES.match(content)
     end = match.end() if match else 0
     if end < len(content):
@@ -138,8 +141,8 @@ def _gaps(path: Path, there: Lines, timed: NDArray[np.int64], images: range, *, 
         yield Fault(times, None, f"image {index} is not one of the certification's")
     gone = np.unique(places[~strange & (places >= end)])
     if whole and len(gone) and gone.tolist() != [end]:
-        names = _some([images[place] for place in gone[:3].tolist()], len(gone))
-        yield Fault(path, None, f"no row of {names}, though times.csv says that it was certified")
+        told = _some([images[place] for place in gone[:3].tolist()], len(gone))
+        yield Fault(path, None, f"no row of {told}, though times.csv says that it was certified")
 
 
 def _some(names: Sequence[int], count: int) -> str:

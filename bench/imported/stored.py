@@ -18,9 +18,9 @@ from bench.errors import BenchError, Fault, as_fault
 from bench.fieldlog import FieldRow
 from bench.spec import MOST_SAMPLES, NAME, Scalar, check_sigma, digest, from_json, row_name, select_images, to_json
 from bench.store import Damaged
-from bench.walk import IMPORTED as FOLDER
-from bench.walk import Walk, misplaced, strangers, walk
+from bench.walk import IMPORTED, Walk, misplaced, strangers, walk
 
+FOLDER = IMPORTED
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 

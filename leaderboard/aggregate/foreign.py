@@ -164,7 +164,11 @@ def _group(members: Sequence[tuple[Checkpoint, Certification]], family: Sequence
         baseline=layout.baseline,
         metrics=metrics,
         sections=tuple(sections),
-        notes=(UNKNOWN_TRAINING, *_numbers(sections), *certification_notes([certification for _, certification in members])),
+        notes=(
+            UNKNOWN_TRAINING,
+            *_numbers(sections),
+            *certification_notes([c for (_, c), seed in zip(members, read, strict=True) if seed.state != "damaged"]),
+        ),
     )
 
 

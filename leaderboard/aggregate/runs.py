@@ -225,7 +225,7 @@ def _group(
         metrics=columns,
         sections=tuple(sections),
         mixed=mix_sources and any(len(sources) > 1 for sources in by_cell.values()),
-        notes=certification_notes([m.certification for m in members]),
+        notes=certification_notes([m.certification for m in members if read[m.run.spec.key].state != "damaged"]),
     )
 
 
