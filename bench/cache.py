@@ -114,12 +114,12 @@ def _release() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
-def kept_log(path: Path) -> logs.Log:
+def kept_log(path: Path, most: int) -> logs.Log:
     """As `log.read`, from the cache where it has it; an absent log is an empty one."""
     if (identity := _large(path)) and (payload := get(f"log {identity}")) and (columns := unpack(payload)) is not None:
         return logs.Log(columns, np.arange(1, len(columns) + 1), (), 0)
     try:
-        log = logs.read(path)
+        log = logs.read(path, most)
     except Fault as fault:
         if disk.absent(fault):
             return logs.EMPTY

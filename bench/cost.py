@@ -13,13 +13,13 @@ from torch import Tensor
 from bench.certify import Sampler
 from bench.data.memory import PADDING
 from bench.datasets import DATASETS, DatasetInfo
+from bench.evidence.log import NOTHING
 from bench.method import Method
 from bench.models import build, place
 from bench.parallel.shares import share
 from bench.plan import Cell
 from bench.smoothing import SmoothedClassifier, cross_entropy, now
 from bench.spec import TrainSpec, select_images
-from bench.evidence.log import NOTHING
 from bench.store import Standing, Store
 from bench.train import REDUCED, Passes, passes_per_image
 

@@ -14,9 +14,9 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, TypeVar
 
 from bench.errors import BenchError, clipped, nearest
@@ -368,10 +368,14 @@ def _plain(spec: Any) -> dict[str, Any]:
     return {k: _plain(v) if dataclasses.is_dataclass(v) else dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
 
 
-@cache
-def _fields(cls: Hashable) -> tuple[Mapping[str, Any], Mapping[str, dataclasses.Field[Any]]]:
+_FIELDS: dict[type[Any], tuple[Mapping[str, Any], Mapping[str, dataclasses.Field[Any]]]] = {}
+
+
+def _fields(cls: type[Any]) -> tuple[Mapping[str, Any], Mapping[str, dataclasses.Field[Any]]]:
     """Types and fields of a spec, by name."""
-    return typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
+    if cls not in _FIELDS:
+        _FIELDS[cls] = typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    return _FIELDS[cls]
 
 
 def _build(cls: type[Any], data: object, where: str) -> Any:

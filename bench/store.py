@@ -116,7 +116,7 @@ class Certification:
         info, images, labels = self.run.info, self.expected(), self.labels()
         lacking = self.run.lacks("times.csv", self.path.name)
         timed = NO_TIMES if lacking else cache.kept_times(self.path / "times.csv")  # first: a time is written before its row
-        log = cache.kept_log(self.evidence)
+        log = cache.kept_log(self.evidence, len(images))
         return checked.check(self.evidence, log, timed, self.spec, info, images, labels)
 
     def columns(self) -> Columns:

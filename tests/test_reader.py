@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from fake_store import CERTIFY, N, add, certificate, run_spec, write_evidence
+from fake_store import CERTIFY, N, add, run_spec, write_evidence
 
 from bench import disk
 from bench.checkpoints.stored import Subject, SubjectSpec, subject, tensors_sha256
@@ -204,14 +204,24 @@ TEXTS: dict[str, bytes] = {
     "one long line": b"7" * (3 << 20),
     "many lines": b"7\n" * 50_000,
 }
+ENDLESS = 300_000
 FILES = {
-    "run": (
-        "spec.json training.json timing.json environment.json curve.csv weights.safetensors failure.json dataset.json checkpoint.bin "
-        "checkpoint.older.bin claim-1.json"
-    ).split(),
-    "certification": "spec.json subject.json evidence.jsonl environment.json times.csv".split(),
-    "checkpoint": "subject.json origin.json weights.safetensors".split(),
-    "import": "spec.json rows.tsv".split(),
+    "run": [
+        "spec.json",
+        "training.json",
+        "timing.json",
+        "environment.json",
+        "curve.csv",
+        "weights.safetensors",
+        "failure.json",
+        "dataset.json",
+        "checkpoint.bin",
+        "checkpoint.older.bin",
+        "claim-1.json",
+    ],
+    "certification": ["spec.json", "subject.json", "evidence.jsonl", "environment.json", "times.csv"],
+    "checkpoint": ["subject.json", "origin.json", "weights.safetensors"],
+    "import": ["spec.json", "rows.tsv"],
 }
 UNREAD = {"claim-1.json", "checkpoint.bin", "checkpoint.older.bin", "dataset.json"}
 """No number rests on what is in them."""
@@ -436,6 +446,27 @@ def test_a_run_that_vanishes_while_it_is_read_is_no_traceback(store: Store, monk
     assert len(numbers(groups)) == 4
     verify(store.root)
     standings(store)
+
+
+def test_more_lines_than_images_are_not_read_to_their_end(store: Store) -> None:
+    evidence = place_of(store, "certification") / "evidence.jsonl"
+    evidence.write_bytes(evidence.read_bytes() * ENDLESS)
+    report, found, _ = look(store)
+    assert KEY["run"] not in found
+    assert len(report.failures) < 60_000
+    assert "was not read" in str(report.failures[-1])
+
+
+def test_the_documented_limits_are_those_that_hold() -> None:
+    rows = (Path(__file__).parents[1] / "docs" / "verification.md").read_text().splitlines()
+
+    def size(limit: int) -> str:
+        return next(f"{limit >> bits} {unit}" for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)) if limit >> bits)
+
+    words = {"claim": "a claim;", "announcement": "a file in `.matrix`"}
+    for name, limit in {**disk.LIMITS, "spec.json": disk.OTHERS}.items():
+        (row,) = [row for row in rows if row.startswith("| ") and words.get(name, f"`{name}`") in row and row.rstrip(" |").endswith("iB")]
+        assert size(limit) in row, name
 
 
 def test_one_damaged_import_hides_nothing(store: Store) -> None:

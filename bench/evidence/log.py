@@ -20,6 +20,8 @@ from bench.columns import Columns
 from bench.errors import Fault
 from bench.records import MAX_COUNT, MAX_LINE, from_line
 
+MOST_ROWS = 2_000_000
+"""No test set is larger."""
 MOST_FAULTS = 10_000
 """After so many lines that are none, the rest of a log is not read."""
 FEW = 30
@@ -60,8 +62,11 @@ class Log:
 EMPTY = Log(NOTHING, np.empty(0, dtype=np.int64), (), 0)
 
 
-def read(path: Path) -> Log:
+def read(path: Path, most: int = MOST_ROWS) -> Log:
     """Reads a log of evidence, as far as it was written when it was opened.
+
+    Args:
+        most: rows that it may have; what follows many more is not read.
 
     Raises:
         Fault: absent, unreadable, no regular file, or too large.
@@ -81,6 +86,9 @@ def read(path: Path) -> Log:
                 number += whole.count(b"\n")
             else:
                 rest += piece
+            if number > min(most, MOST_ROWS) + MOST_FAULTS:
+                faults.append(Fault(path, None, f"it has far more lines than images; what follows line {number - 1} was not read"))
+                break
             if len(rest) > MAX_LINE:
                 faults.append(Fault(path, number, f"a line longer than {MAX_LINE} bytes; what follows was not read"))
                 break

@@ -12,11 +12,11 @@ from bench.errors import BenchError, Fault, nearest
 from bench.fieldlog import Expected, Refused
 from bench.imported.logmap import load_map
 from bench.imported.stored import Import, scan
-from bench.spec import canonical, to_json
+from bench.spec import canonical, select_images, to_json
 from bench.store import Damaged
 from bench.walk import Walk
 
-MOST_CLASSES, MOST_IMAGES = 100_000, 100_000_000
+MOST_CLASSES, MOST_IMAGES, MOST_ROWS = 100_000, 100_000_000, 1_000_000
 """Of a data set of which nothing is known."""
 
 
@@ -63,17 +63,22 @@ def check(entry: Import) -> int:
 
 def _parse(entry: Import, data: bytes) -> fieldlog.Log:
     # The store keeps a log without its times; a column of zeros makes it a log of the field again, line by line.
+    rows = data.count(b"\n") - 1
+    if rows > MOST_ROWS:
+        raise Fault(entry.file, None, f"{rows} rows, and no test set has so many images")
     header, end, body = data.partition(b"\n")
     text = header + b"\ttime" + end + body.replace(b"\n", b"\t0\n")
     spec = entry.spec
     try:
         classes, size = sizes(spec.dataset)
     except BenchError:  # only the map that it was imported by knew it: take the sizes that it needs at least
-        rows = fieldlog.from_canonical(data, name=str(entry.file))
-        classes = max((max(row.label, row.predict) for row in rows), default=0) + 1
-        size = max((row.index for row in rows), default=0) + 1
+        there = fieldlog.from_canonical(data, name=str(entry.file))
+        classes = max((max(row.label, row.predict) for row in there), default=0) + 1
+        size = max((row.index for row in there), default=0) + 1
         if classes > MOST_CLASSES or size > MOST_IMAGES:
             raise Fault(entry.file, None, f"it needs {classes} classes and {size} images, which no data set has") from None
+    if rows > (images := len(select_images(spec.images, size))):
+        raise Fault(entry.file, images + 2, f"{rows} rows, but images={spec.images} are {images} of {size}")
     expected = Expected(classes=classes, test_size=size, images=[spec.images], n=spec.n, alpha=spec.alpha, sigma=spec.sigma)
     return fieldlog.parse(text, expected, name=str(entry.file))
 

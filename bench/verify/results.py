@@ -155,9 +155,7 @@ def _recompute(certification: Certification, rows: Rows, report: Report, radii: 
     sequence = spec.rule == "confidence-sequence"
     taken = np.flatnonzero((columns.n > 0) if sequence else (columns.n == spec.n))
     pairs, firsts = np.unique(np.stack([columns.count[taken], columns.n[taken]]), axis=1, return_index=True)
-    lines: dict[tuple[int, int], int] = {}
-    for (count, n), line in zip(pairs.T.tolist(), rows.line[taken[firsts]].tolist(), strict=True):
-        lines[count, n] = line
+    lines = {(count, n): line for (count, n), line in zip(pairs.T.tolist(), rows.line[taken[firsts]].tolist(), strict=True)}
     if sequence:
         faults = {(count, n): fault for count, n in lines if (fault := radii.sequence_fault(count, n, sigma))}
     else:
