@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from bench.errors import BenchError, clipped, nearest
@@ -365,7 +365,7 @@ def _plain(spec: Any) -> dict[str, Any]:
         for f in _fields(type(spec))[1].values()
         if not (f.metadata.get("later") and getattr(spec, f.name) == f.default)
     }
-    return {k: _plain(v) if dataclasses.is_dataclass(v) else dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    return {k: v if type(v) in _SCALARS else _plain(v) if dataclasses.is_dataclass(v) else dict(v) for k, v in values.items()}
 
 
 _FIELDS: dict[type[Any], tuple[Mapping[str, Any], Mapping[str, dataclasses.Field[Any]]]] = {}
@@ -412,6 +412,7 @@ def _build(cls: type[Any], data: object, where: str) -> Any:
         raise BenchError(f"{where}: {error}") from None
 
 
+_SCALARS = {bool, int, float, str, type(None)}
 _BUILT: dict[str, Any] = {}
 """Parts of specs by their text: the runs of a matrix share most of theirs."""
 
@@ -448,6 +449,7 @@ def from_json(cls: type[T], text: str | bytes, where: str) -> T:
         raise BenchError(clipped(str(error))) from None
 
 
+@lru_cache(maxsize=256)
 def select_images(text: str, size: int) -> range:
     """Indices of the images that a selection names, ascending.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -151,9 +150,17 @@ def _some(names: Sequence[int], count: int) -> str:
     return f"image{'s' if count > 1 else ''} {told}"
 
 
-@lru_cache(maxsize=16)
+_ARRAYS: dict[int, tuple[tuple[int, ...], NDArray[np.int64]]] = {}
+"""By identity: to hash ten thousand labels takes longer than to check a few rows."""
+
+
 def _array(labels: tuple[int, ...]) -> NDArray[np.int64]:
-    return np.array(labels)
+    known = _ARRAYS.get(id(labels))
+    if known is None or known[0] is not labels:
+        if len(_ARRAYS) > 16:
+            _ARRAYS.clear()
+        known = _ARRAYS[id(labels)] = labels, np.array(labels)
+    return known[1]
 
 
 def possible(columns: Columns, spec: CertifySpec) -> NDArray[np.bool_]:
