@@ -62,20 +62,26 @@ def opened(path: Path, limit: int | None = None) -> Iterator[tuple[int, os.stat_
     Raises:
         Fault: it is absent, unreadable, no regular file or too large.
     """
+    handle, status = _open(path, limit)
+    try:
+        yield handle, status
+    finally:
+        os.close(handle)
+
+
+def _open(path: Path, limit: int | None) -> tuple[int, os.stat_result]:
     try:
         handle = os.open(path, _FLAGS)
     except OSError as error:
         raise _fault(path, error) from None
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise Fault(path, None, f"it is a {kind_of(status.st_mode)}, not a file")
-        most = LIMITS.get(path.name, OTHERS) if limit is None else limit
-        if status.st_size > most:
-            raise Fault(path, None, f"it has {status.st_size:,} bytes, and no such file has more than {most:,}")
-        yield handle, status
-    finally:
-        os.close(handle)
+    status = os.fstat(handle)
+    most = LIMITS.get(path.name, OTHERS) if limit is None else limit
+    if stat.S_ISREG(status.st_mode) and status.st_size <= most:
+        return handle, status
+    os.close(handle)
+    if not stat.S_ISREG(status.st_mode):
+        raise Fault(path, None, f"it is a {kind_of(status.st_mode)}, not a file")
+    raise Fault(path, None, f"it has {status.st_size:,} bytes, and no such file has more than {most:,}")
 
 
 def _fault(path: Path, error: OSError) -> Fault:
@@ -113,8 +119,11 @@ def mapped(path: Path) -> Iterator[mmap.mmap]:
 
 def read(path: Path, limit: int | None = None) -> bytes:
     """The content of a regular file. Args and errors: see `opened`."""
-    with opened(path, limit) as (handle, status):
+    handle, status = _open(path, limit)  # without the context, which takes as long as a small file
+    try:
         return b"".join(pieces(path, handle, status.st_size))
+    finally:
+        os.close(handle)
 
 
 def read_if_there(path: Path, limit: int | None = None) -> bytes | None:
@@ -166,12 +175,12 @@ def children(folder: Path) -> dict[str, Kind]:
 
 
 def _kind(entry: os.DirEntry[str]) -> Kind:
-    if entry.is_symlink():
-        return "link"
-    if entry.is_dir(follow_symlinks=False):
-        return "folder"
     if entry.is_file(follow_symlinks=False):
         return "file"
+    if entry.is_dir(follow_symlinks=False):
+        return "folder"
+    if entry.is_symlink():
+        return "link"
     try:
         return kind_of(entry.stat(follow_symlinks=False).st_mode)
     except OSError:

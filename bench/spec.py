@@ -365,7 +365,12 @@ def _plain(spec: Any) -> dict[str, Any]:
         for f in _fields(type(spec))[1].values()
         if not (f.metadata.get("later") and getattr(spec, f.name) == f.default)
     }
-    return {k: v if type(v) in _SCALARS else _plain(v) if dataclasses.is_dataclass(v) else dict(v) for k, v in values.items()}
+    return {k: v if type(v) in _SCALARS else _plain_train(v).copy() if isinstance(v, TrainSpec) else dict(v) for k, v in values.items()}
+
+
+@lru_cache(maxsize=256)
+def _plain_train(train: TrainSpec) -> dict[str, Any]:
+    return _plain(train)
 
 
 _FIELDS: dict[type[Any], tuple[Mapping[str, Any], Mapping[str, dataclasses.Field[Any]]]] = {}

@@ -10,7 +10,6 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from bench import disk
 from bench.columns import Columns
 from bench.errors import Fault
-from bench.records import MAX_COUNT, MAX_LINE, from_line
+from bench.records import MAX_COUNT, MAX_LINE, Certificate, from_line
 
 MOST_ROWS = 2_000_000
 """No test set is larger."""
@@ -105,22 +104,22 @@ def _parse(log: bytes, first: int, path: Path, faults: list[Fault]) -> tuple[Col
     places, columns = by_arrays(log) if count > FEW else (EMPTY.line, NOTHING)
     if len(places) == count:
         return columns, np.arange(first, first + count)
-    others: list[tuple[int, Any]] = []
-    ends = np.flatnonzero(np.frombuffer(log, dtype=np.uint8) == 10)
-    for place in np.setdiff1d(np.arange(count), places).tolist():
-        line = log[ends[place - 1] + 1 if place else 0 : ends[place] + 1]
+    taken = set(places.tolist())
+    others: list[tuple[int, Certificate]] = []
+    for place, line in enumerate(log.split(b"\n")[:-1]):
+        if place in taken:
+            continue
         try:
-            others.append((place, from_line(line)))
+            others.append((place, from_line(line + b"\n")))
         except ValueError as error:
-            faults.append(Fault(path, first + place, reason_of(line, error)))
+            faults.append(Fault(path, first + place, reason_of(line + b"\n", error)))
             if len(faults) > MOST_FAULTS:
                 break
-    if others:
-        places = np.concatenate([places, np.array([place for place, _ in others])])
-        order = np.argsort(places)
-        columns = Columns.join([columns, Columns.of([row for _, row in others])]).take(order)
-        places = places[order]
-    return columns, first + places
+    rows, where = Columns.of([row for _, row in others]), np.array([place for place, _ in others], dtype=np.int64)
+    if not taken:
+        return rows, first + where
+    order = np.argsort(np.concatenate([places, where]))
+    return Columns.join([columns, rows]).take(order), first + np.concatenate([places, where])[order]
 
 
 def reason_of(line: bytes, error: ValueError) -> str:
