@@ -170,7 +170,8 @@ class Certification:
             if recorded is None:
                 found.append(Fault(self.path, None, "there is evidence, but no finished training whose weights it could be of"))
             elif certified is not None and certified != recorded:
-                found.append(Fault(path, None, f"weights {certified} were certified, but the run's are {recorded}"))
+                told = "it holds evidence of other weights, which --rerun all moves away"
+                found.append(Fault(path, None, f"weights {certified} were certified, but the run's are {recorded}; {told}"))
             elif certified is None and not found:
                 found.append(Fault(path, None, "it does not say which weights were certified"))
         return found

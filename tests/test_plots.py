@@ -127,7 +127,7 @@ def test_a_damaged_curve_is_named(store: Store, text: str) -> None:
     with pytest.raises(BenchError, match=r"curve\.csv"):
         plots.build("training", store)
     next(store.runs()).curve.unlink()
-    with pytest.raises(BenchError, match=r"curve\.csv: No such file"):
+    with pytest.raises(BenchError, match=r"curve\.csv: cannot be read: No such file"):
         plots.build("training", store)
 
 
