@@ -21,7 +21,8 @@ class Columns:
     Attributes:
         index: position in the test set. label: true class. selected: class chosen by the selection samples.
         majority: class of most estimation samples, the lowest in a tie; -1 where none were drawn. highest: the highest class of any sample.
-        count: estimation samples on the selected class, of n. n0, n: samples drawn for selection and for estimation.
+        count: estimation samples on the selected class, of n. runner_up: on the class with the most of the others.
+        n0, n: samples drawn for selection and for estimation.
     """
 
     index: Integers
@@ -30,6 +31,7 @@ class Columns:
     majority: Integers
     highest: Integers
     count: Integers
+    runner_up: Integers
     n0: Integers
     n: Integers
 
@@ -54,7 +56,7 @@ class Columns:
 
 def _numbers(row: Certificate) -> tuple[int, ...]:
     majority = min(row.estimation, key=lambda c: (-row.estimation[c], c), default=-1)
-    return row.index, row.label, row.selected, majority, max([*row.selection, *row.estimation]), row.count, row.n0, row.n
+    return row.index, row.label, row.selected, majority, max([*row.selection, *row.estimation]), row.count, row.runner_up, row.n0, row.n
 
 
 FORMAT = f"certbench columns {TYPE} {','.join(field.name for field in fields(Columns))}\n".encode()

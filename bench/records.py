@@ -65,6 +65,11 @@ class Certificate:
         """Estimation samples that fell on the selected class."""
         return self.estimation.get(self.selected, 0)
 
+    @property
+    def runner_up(self) -> int:
+        """Estimation samples that fell on the class with the most of the others."""
+        return max((k for c, k in self.estimation.items() if c != self.selected), default=0)
+
     def radius(self, alpha: float, sigma: float, rule: str = "clopper-pearson") -> float | None:
         """Certified radius of the selected class, None for abstain and where nothing was drawn; see `bounds.certified_radius`."""
         return certified_radius(self.count, self.n, alpha, sigma, rule) if self.estimation else None

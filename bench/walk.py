@@ -39,7 +39,7 @@ FILES: Mapping[str, frozenset[str]] = {
     "run": frozenset(("spec.json", *_TRAINING, *_ENDING)),
     "subject": frozenset(("subject.json", "origin.json", *_ENDING)),
     "import": frozenset(("rows.tsv", "spec.json")),
-    "certification": frozenset(("spec.json", "subject.json", "evidence.jsonl", "environment.json", "times.csv")),
+    "certification": frozenset(("spec.json", "subject.json", "evidence.jsonl", "environment.json", "times.csv", "finished.json")),
 }
 """What the suite writes into each kind of folder, besides claims and files on their way to their names."""
 _MARKS = frozenset.union(*FILES.values())

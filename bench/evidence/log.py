@@ -185,7 +185,7 @@ def by_arrays(log: bytes) -> tuple[Lines, Columns]:
     computed = [crc(b"}", crc(view[a:b])) for a, b in zip(starts[at].tolist(), cuts.tolist(), strict=True)]
     right &= np.array(computed, dtype=np.int64) == _spread(sums, long, len(ends))[at]
     kept = np.flatnonzero(right)
-    parts = (index, label, selected, n.most, np.maximum(n.highest, n0.highest), n.on(selected), n0.total, n.total)
+    parts = (index, label, selected, n.most, np.maximum(n.highest, n0.highest), *n.split(selected), n0.total, n.total)
     return at[kept], Columns(*(part[kept].astype(np.int32) for part in parts))
 
 
@@ -237,7 +237,12 @@ class _Counts:
             most[some] = MAX_COUNT - np.maximum.reduceat(bounded * (MAX_COUNT + 1) + (MAX_COUNT - kept), cut) % (MAX_COUNT + 1)
         return cls(owner, classes, counts, right, total, highest, most)
 
-    def on(self, selected: Lines) -> Lines:
-        """M: the count of a class of each line."""
-        hit = self.classes == selected[self.owner]
-        return np.bincount(self.owner[hit], weights=self.counts[hit], minlength=len(selected)).astype(np.int64)
+    def split(self, selected: Lines) -> tuple[Lines, Lines]:
+        """M: the count of a class of each line, and the largest of its other counts."""
+        hit, lines = self.classes == selected[self.owner], len(selected)
+        own = np.bincount(self.owner[hit], weights=self.counts[hit], minlength=lines).astype(np.int64)
+        others = np.zeros(lines, dtype=np.int64)
+        if len(self.owner):
+            some = np.flatnonzero(np.diff(self.owner, prepend=-1))
+            others[self.owner[some]] = np.maximum.reduceat(np.where(hit, 0, self.counts), some)
+        return own, others
