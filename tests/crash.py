@@ -206,7 +206,7 @@ def try_points(folder: Path, what: dict[str, Any]) -> dict[str, Any]:
     steps = events[-1][1:]
     assert status == 0, events
     expected = results_of(folder / "undisturbed")
-    assert len(expected) == 9, expected.keys()
+    assert len(expected) == 8, expected.keys()
     begun, points, faults = time.monotonic(), [], []
     for number, (name, prepare, meanwhile) in enumerate(make_points(what, steps, folder)):
         base = folder / f"{number}"
