@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import claims, squeue
-from bench.errors import BenchError
-from bench.files import read_json, write_json
+from bench import claims, disk, squeue
+from bench.errors import BenchError, Fault
+from bench.files import write_json
+from bench.spec import parse_json
 from bench.store import DEFAULT_ROOT
 
 FOLDER = ".matrix"
+NAMES = ("key", "row", "data set", "sigma", "seed", "protocol", "recipe")
+"""What a listing calls a cell by."""
 PLAIN = re.compile(r"[A-Za-z0-9@%+=:,./_-]+(?: [A-Za-z0-9@%+=:,./_-]+)*")
 """Words that need no quotes, which nearly all are; taking ten thousand lines apart as a shell does takes a second."""
 
@@ -131,12 +134,15 @@ def withdraw(path: Path) -> None:
 
 def matrices(root: Path) -> list[Matrix]:
     """What was announced; a file that cannot be read is left out, since it decides nothing but words on a screen."""
-    paths = sorted((root / FOLDER).glob("*.json"))
+    try:
+        paths = [root / FOLDER / name for name, kind in disk.children(root / FOLDER).items() if name.endswith(".json") and kind == "file"]
+    except Fault:
+        paths = []
     now = claims.present(root) if paths else 0.0
     found = []
     for path in paths:
-        with contextlib.suppress(BenchError, OSError, KeyError, TypeError, ValueError):
-            data, age = read_json(path), now - path.stat().st_mtime
+        with contextlib.suppress(BenchError, OSError, KeyError, TypeError, ValueError, AttributeError):
+            data, age = parse_json(disk.read(path, disk.LIMITS["announcement"])), now - path.stat().st_mtime
             cells = tuple(_planned(cell) for cell in data["cells"])
             alive = "pid" in data and age < claims.STALE_SECONDS and not claims.is_dead(data)
             found.append(Matrix(path=path, cells=cells, alive=alive))
@@ -147,7 +153,8 @@ def _planned(data: dict[str, Any]) -> Planned:
     """A cell of an announcement; BenchError if it is not of a kind that this release writes, for people paste its words into a shell."""
     cell = Planned(**data | {"plugins": tuple(data["plugins"])})
     texts = (cell.folder, cell.certification, cell.words, *cell.plugins, cell.job)
-    if not all(isinstance(text, str) for text in texts) or not isinstance(cell.names, dict):
+    plain = all(name in NAMES and isinstance(value, str | int | float) for name, value in dict(cell.names).items())
+    if not all(isinstance(text, str) and text.isprintable() for text in texts) or not plain:
         raise BenchError(f"{cell.folder!r} is not a cell")
     quoted = PLAIN.fullmatch(cell.words) or shlex.join(shlex.split(cell.words)) == cell.words
     if not quoted or Path(cell.folder).is_absolute() or ".." in Path(cell.folder).parts:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
+from bench import disk
+from bench.errors import Fault
 from bench.files import read_json, write_json
 
 SUBJECT, FINISHED = "subject.json", "finished.json"
@@ -49,11 +50,11 @@ class Binding:
         """What a record of the certification in a folder says.
 
         Raises:
-            BenchError: there is none, it is no record, or it is that of something else.
+            Fault: there is none, it is no record, or it is that of something else.
         """
         record = read_json(folder / name)
         if told := self.conflict(record):
-            raise BenchError(f"{folder / name}: {told}")
+            raise Fault(folder / name, None, told)
         return record
 
     def begin(self, folder: Path, started: bool) -> None:
@@ -63,36 +64,41 @@ class Binding:
             started: there are rows.
 
         Raises:
-            BenchError: they are those of something else.
+            Fault: they are those of something else.
         """
         if started:
             self.read(folder)
         else:
-            if (folder / FINISHED).exists():  # its rows were removed, to be counted anew
+            if disk.there(folder / FINISHED):  # its rows were removed, to be counted anew
                 (folder / FINISHED).unlink()
             write_json(folder / SUBJECT, vars(self))
 
-    def holds(self, folder: Path, evidence_sha256: str) -> bool:
-        """Whether the records say that all rows are there and are these; not so where they do not say.
+    def ended(self, folder: Path, evidence_sha256: str | None) -> bool:
+        """Whether the record of the end says that all rows are there and are these; not so where there is none.
+
+        Args:
+            evidence_sha256: of all rows; None: some are missing.
 
         Raises:
-            BenchError: they say that they are not, or as `read`.
+            Fault: it says that they are not, or as `read`.
         """
-        self.read(folder)
-        if not (folder / FINISHED).exists():
+        if not disk.there(folder / FINISHED):
             return False
-        if (ended := self.read(folder, FINISHED).get(EVIDENCE)) != evidence_sha256:
+        ended = self.read(folder, FINISHED).get(EVIDENCE)
+        if evidence_sha256 is None:
+            raise Fault(folder / FINISHED, None, "it says that the certification was finished, but rows are missing")
+        if ended != evidence_sha256:
             reason = f"its SHA-256 is {evidence_sha256}, but the certification ended with {ended}, so these are not its rows"
-            raise BenchError(f"{folder / 'evidence.jsonl'}: {reason}")
+            raise Fault(folder / "evidence.jsonl", None, reason)
         return True
 
     def open(self, folder: Path) -> bool:
         """Whether the certification began with a record that names its keys, and lacks the one of its end.
 
         Raises:
-            BenchError: as `read`.
+            Fault: as `read`.
         """
-        return "run_key" in self.read(folder) and not (folder / FINISHED).exists()
+        return "run_key" in self.read(folder) and not disk.there(folder / FINISHED)
 
     def seal(self, folder: Path, evidence_sha256: str) -> None:
         """Records that all rows are there, and which."""

@@ -25,7 +25,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
+from bench import disk
+from bench.errors import BenchError, Fault
 from bench.spec import canonical, parse_json
 
 HEARTBEAT_SECONDS = 5.0
@@ -319,10 +320,13 @@ def _text(data: dict[str, Any]) -> bytes:
 def _read(path: Path, now: float) -> Holder | None:
     """A claim; None if it is gone. What cannot be read, because it is being written, says nothing but its age."""
     try:
-        with path.open("rb") as file:
-            age, text = now - os.fstat(file.fileno()).st_mtime, file.read(4 * WIDTH)
-    except OSError:
-        return None
+        with disk.opened(path, 1 << 62) as (handle, status):
+            age, text = now - status.st_mtime, os.read(handle, 4 * WIDTH)
+    except (Fault, OSError):
+        try:
+            age, text = now - path.lstat().st_mtime, b""
+        except OSError:
+            return None
     try:
         data = parse_json(text)
         return Holder(
@@ -335,7 +339,7 @@ def _read(path: Path, now: float) -> Holder | None:
             total=int(data.get("total", 0)),
             left=None if data.get("left") is None else float(data["left"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return Holder(host="an unknown host", pid=0, age=age, dead=False)
 
 

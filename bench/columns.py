@@ -1,13 +1,7 @@
-"""Certificates as arrays, and their cached form beside a log of evidence: what tables read.
-
-The log stays the evidence. The cache holds the log's SHA-256 and is made again wherever that does not fit, so deleting it
-or changing the log never changes a number.
-"""
+"""Certificates as arrays: what tables read."""
 
 from __future__ import annotations
 
-import hashlib
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -56,32 +50,33 @@ class Columns:
         table = np.array([_numbers(row) for row in rows], dtype=np.int32).reshape(len(rows), len(fields(cls)))
         return cls(*np.ascontiguousarray(table.T))
 
+    @classmethod
+    def join(cls, parts: Sequence[Columns]) -> Columns:
+        """One after the other."""
+        return parts[0] if len(parts) == 1 else cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+    def take(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> Columns:
+        """Some of them."""
+        return Columns(*(getattr(self, f.name)[places] for f in fields(self)))
+
 
 def _numbers(row: Certificate) -> tuple[int, ...]:
     majority = min(row.estimation, key=lambda c: (-row.estimation[c], c), default=-1)
     return row.index, row.label, row.selected, majority, max([*row.selection, *row.estimation]), row.count, row.runner_up, row.n0, row.n
 
 
-# The header says the layout, so that a cache of another release is no cache.
-FORMAT = f"certbench columns {TYPE} {','.join(field.name for field in fields(Columns))}".encode()
+FORMAT = f"certbench columns {TYPE} {','.join(field.name for field in fields(Columns))}\n".encode()
+"""Says the layout, so that what another release kept is not taken for it."""
 
 
-def pack(columns: Columns, log: bytes) -> bytes:
-    """The cached form of the columns of a log."""
-    payload = np.stack([getattr(columns, f.name) for f in fields(columns)]).astype(TYPE).tobytes()
-    return b"%s %s %08x\n%s" % (FORMAT, _digest(log), zlib.crc32(payload), payload)
+def pack(columns: Columns) -> bytes:
+    """Columns as bytes."""
+    return FORMAT + np.stack([getattr(columns, f.name) for f in fields(columns)]).astype(TYPE).tobytes()
 
 
-def unpack(data: bytes, log: bytes) -> Columns | None:
-    """The columns of a cached form; None where it is damaged, of another release or of another log."""
-    head, _, payload = data.partition(b"\n")
-    if head != b"%s %s %08x" % (FORMAT, _digest(log), zlib.crc32(payload)):
+def unpack(data: bytes) -> Columns | None:
+    """The inverse of `pack`; None for other bytes."""
+    payload = data[len(FORMAT) :]
+    if not data.startswith(FORMAT) or len(payload) % (np.dtype(TYPE).itemsize * len(fields(Columns))):
         return None
-    table = np.frombuffer(payload, dtype=np.uint8)
-    if table.size % (np.dtype(TYPE).itemsize * len(fields(Columns))):
-        return None
-    return Columns(*table.view(TYPE).reshape(len(fields(Columns)), -1))
-
-
-def _digest(log: bytes) -> bytes:
-    return hashlib.sha256(log).hexdigest().encode()
+    return Columns(*np.frombuffer(payload, dtype=TYPE).reshape(len(fields(Columns)), -1))

@@ -19,6 +19,7 @@ from torch import Tensor
 from bench.certify import Sampler
 from bench.data.memory import PADDING, Split
 from bench.datasets import DATASETS, DatasetInfo
+from bench.evidence.log import NOTHING
 from bench.graph import CudaGraphs, Recorder
 from bench.method import Method
 from bench.models import build, place
@@ -27,7 +28,7 @@ from bench.passes import Passes, passes_per_image
 from bench.plan import Cell
 from bench.smoothing import SmoothedClassifier, cross_entropy, now
 from bench.spec import RunSpec, TrainSpec, select_images
-from bench.store import NOTHING, Standing, Store
+from bench.store import Standing, Store
 from bench.train import REDUCED, WORTH_RECORDING, Trainer, layout_of
 
 ENOUGH_SECONDS = 0.3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 LONGEST = 1000
 MANY = 40  # more names than this are not listed in a sentence
@@ -23,6 +24,26 @@ class UsageError(BenchError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class Fault(BenchError):
+    """Something in a stored file that does not hold.
+
+    Args:
+        file: the file or folder that shows it.
+        line: counted from 1; None where the whole file is meant.
+        reason: the sentence without the file.
+        errno: the system's number for it, where it is the system's.
+    """
+
+    def __init__(self, file: Path, line: int | None, reason: str, errno: int | None = None) -> None:
+        self.file, self.line, self.reason, self.errno = file, line, reason, errno
+        super().__init__(f"{file}{'' if line is None else f', line {line}'}: {reason}")
+
+
+def as_fault(error: BenchError, file: Path) -> Fault:
+    """An error as something of a file that does not hold."""
+    return error if isinstance(error, Fault) else Fault(file, None, str(error).removeprefix(f"{file}: "))
 
 
 class Diverged(BenchError):

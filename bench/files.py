@@ -8,12 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bench import claims
-from bench.errors import BenchError
+from bench import claims, disk
+from bench.errors import BenchError, Fault, clipped
 from bench.spec import canonical, parse_json
-
-JSON_BYTES = 128 << 20
-"""No record is larger: the largest tells of the cells of a `bench run`, 10,000 of them in 5 MB."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -74,28 +71,28 @@ def read_json(path: Path) -> dict[str, Any]:
     """An object of a JSON file.
 
     Raises:
-        BenchError: unreadable, or not an object.
+        Fault: absent, unreadable, too large, or not an object.
     """
+    return _object(path, disk.read(path))
+
+
+def read_json_if_there(path: Path) -> dict[str, Any] | None:
+    """As `read_json`; None where nothing has that name."""
+    content = disk.read_if_there(path)
+    return None if content is None else _object(path, content)
+
+
+def _object(path: Path, content: bytes) -> dict[str, Any]:
     try:
-        data = parse_json(read_record(path))
+        data = parse_json(content)
     except ValueError as error:
-        raise BenchError(f"{path}: {error}") from None
+        raise Fault(path, None, clipped(str(error))) from None
     if not isinstance(data, dict):
-        raise BenchError(f"{path}: expected an object, found {type(data).__name__}")
+        raise Fault(path, None, f"expected an object, found {type(data).__name__}")
     return data
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
+    """Hex SHA-256 of a file of people's, wherever it is; of a stored one see `disk.sha256`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_record(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) > JSON_BYTES:
-                raise BenchError(f"{path} has more than {JSON_BYTES >> 20} MB, which no record of a run has")
-            return file.read(size)
-    except OSError as error:
-        raise BenchError(f"{path}: {error.strerror}") from None

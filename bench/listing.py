@@ -1,7 +1,7 @@
 """What is in a results folder, and where every cell of it stands; fast for ten thousand runs.
 
-ROOT/.index.json keeps what was read of each run beside a signature: name, size and times of every file in its folder. A run
-whose signature is not exactly that is read anew, so the index can be deleted, copied or damaged and changes nothing but the time.
+What was read of each run is kept in the user's cache (`bench.cache`) beside a signature: identity of every file in its folder. A run
+whose signature is not exactly that is read anew, so what is kept can be deleted or damaged and changes nothing but the time.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ import hashlib
 import json
 import os
 import shlex
+import stat
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bench import cache, disk
 from bench.claims import present
 from bench.datasets import DATASETS
-from bench.errors import BenchError
-from bench.files import write_atomically
+from bench.errors import BenchError, Fault
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, scalar_word
 from bench.store import Damaged, Run, Store
+from bench.walk import passing
 
 INDEXED_RUNS = 200
-"""Fewer are read fast enough, and a folder under version control should not grow a file by being listed."""
+"""Fewer are read fast enough."""
 SETTLED_SECONDS = 2.0
 """A file that was changed within this time before the listing began may change again without another time stamp."""
 ORDER = ("damaged", "diverged", "failed", "missing", "training", "certifying", "done")  # the worst first
@@ -40,21 +42,24 @@ class Listing:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._begun = present(store.root)  # the times of files are by the same clock; what changed since is not settled either
-        self._path = store.root / ".index.json"
+        self._key = f"index {os.path.realpath(store.root)}"
         self._old: dict[str, Any] = {}
         self._new: dict[str, Any] = {}
         self._known: dict[str, bool] = {}
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            data = json.loads(self._path.read_bytes())
-            if isinstance(data, dict) and data.get("format") == _format() and isinstance(data.get("runs"), dict):
-                self._old = data["runs"]
+        self.unexpected: tuple[Fault, ...] = ()
+        with contextlib.suppress(ValueError, RecursionError):
+            data = json.loads(cache.get(self._key) or b"{}")
+            if isinstance(data, dict):
+                self._old = data
 
     def rows(self) -> list[Row]:
-        """One row per run, damaged ones too, ordered by folder; keeps the index for next time."""
-        there = {self._name(folder): folder for folder in self.store.folders()}
-        rows = [self._row(name, folder) for name, folder in there.items()]
+        """One row per run, damaged ones too, ordered by folder, and one for what may not be there; keeps the index for next time."""
+        walked = self.store.walk()
+        self.unexpected = walked.unexpected
+        there = {self._name(place.path): place for place in walked.of("run") if place.begun}
+        rows = [self._row(name, place.path, place.seen, place.inner) for name, place in there.items()]
         self._save({name: entry for name, entry in self._old.items() if name in there})
-        return rows
+        return rows + [_read(Damaged(fault.file, fault)) | {"path": str(fault.file)} for fault in walked.faults]
 
     def row(self, folder: Path) -> Row:
         """What is on disk of a run, in words and numbers of JSON.
@@ -64,13 +69,13 @@ class Listing:
         """
         return self._row(self._name(folder), folder)
 
-    def _row(self, name: str, folder: Path) -> Row:
-        signature, newest = _signature(folder)
+    def _row(self, name: str, folder: Path, seen: dict[str, Any] | None = None, inner: Iterable[str] | None = None) -> Row:
+        signature, newest = _signature(folder, inner)
         entry: Any = self._old.get(name)
         if not self._holds(entry, signature):
-            found = _read(self.store.at(folder))
+            found = _read(self.store.at(folder, seen))
             entry = [signature, found, self._labelled(found["data set"])]
-        if newest < self._begun - SETTLED_SECONDS:
+        if newest < self._begun - SETTLED_SECONDS and entry[1]["state"] != "damaged":
             self._new[name] = entry
         row: Row = entry[1]
         return row | {"path": str(folder)}
@@ -97,45 +102,43 @@ class Listing:
         self._save(self._old)
 
     def _save(self, before: dict[str, Any]) -> None:
-        """Writes the index if it is not what it was and the folder lets it be. before: the entries that are not forgotten."""
+        """Writes the index if it is not what it was. before: the entries that are not forgotten."""
         runs = before | self._new
         if len(self._new) >= INDEXED_RUNS and runs != self._old:
-            with contextlib.suppress(OSError):
-                write_atomically(self._path, json.dumps({"format": _format(), "runs": runs}).encode())
+            cache.put(self._key, json.dumps(runs).encode())
 
 
-@cache
-def _format() -> str:
-    """Another release may read runs differently, so each believes its own index only."""
-    folder = Path(__file__).parent
-    modules = ("listing", "store", "binding", "presets", "files", "spec", "columns", "records")
-    files = [folder / f"{name}.py" for name in modules]
-    files += sorted((folder / "rules").rglob("*.py"))
-    return "certbench index " + hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+def _signature(folder: Path, inner: Iterable[str] | None = None) -> tuple[str, float]:
+    """A digest over name and identity of every file of a run but claims, and the newest of the times.
 
-
-def _signature(folder: Path) -> tuple[str, float]:
-    """A digest over name, size and times of every file of a run but claims, and the newest of the times."""
+    Args:
+        inner: the names of its certifications' folders, if they are known.
+    """
     parts, newest = [], 0.0
-    for place in _folders(folder):
+    top = str(folder)
+    for place in [top, *(os.path.join(top, name) for name in (_inner(top) if inner is None else inner))]:  # noqa: PTH118 - for each of many
         try:
             with os.scandir(place) as entries:
                 for entry in entries:
-                    if entry.name.startswith((".", "claim-")) or (entry.name.startswith("certify-") and entry.is_dir()):
+                    if passing(entry.name):
                         continue
-                    stat = entry.stat()
-                    parts.append((place, entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-                    newest = max(newest, stat.st_mtime, stat.st_ctime)
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode) and entry.name.startswith("certify-"):
+                        parts.append(entry.name)
+                        continue
+                    parts.append(f"{entry.path} {status.st_mode} {disk.identity(status)}")
+                    newest = max(newest, status.st_mtime, status.st_ctime)
         except OSError as error:
-            parts.append((place, str(error), 0, 0, 0))
-    return hashlib.blake2b(repr(sorted(parts)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest(), newest
+            parts.append(f"{place} {error}")
+    return hashlib.blake2b("\n".join(sorted(parts)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest(), newest
 
 
-def _folders(folder: Path) -> list[str]:
+def _inner(folder: str) -> list[str]:
     try:
-        return [str(folder), *(entry.path for entry in os.scandir(folder) if entry.name.startswith("certify-") and entry.is_dir())]
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.name.startswith("certify-") and entry.is_dir(follow_symlinks=False))
     except OSError:
-        return [str(folder)]
+        return []
 
 
 def _read(run: Run | Damaged) -> Row:
@@ -160,18 +163,31 @@ def names(spec: RunSpec) -> Row:
 
 def _standing(run: Run) -> Row:
     """The state of the certification that is furthest behind, and the reason where it failed or diverged."""
+    certifications: dict[str, list[Any]] = {}
+    lines: dict[str, str | None] = {}
+    states: list[str] = []
+    if faults := run.faults():
+        return _outcome("damaged", reason="; ".join(map(str, faults))) | {"images certified": ""}
     training, failure, own = run.training(), run.failure(), run.state()
-    certifications, lines, states = {}, {}, []
-    for certification in run.certifications():
-        standing, key = certification.standing(), certification.spec.key
+    damaged: list[str] = []
+    for certification in run.begun():
+        try:
+            if isinstance(certification, Damaged):
+                raise certification.fault
+            standing, key = certification.standing(), certification.spec.key
+            certifications[key] = [standing.state, len(standing.columns), len(certification.expected())]
+        except BenchError as error:
+            damaged.append(str(error))
+            key = certification.path.name.partition("-")[2]
+            certifications[key] = ["damaged", 0, 0]
+            continue
         states.append(standing.state)
-        certifications[key] = [standing.state, len(standing.columns), len(certification.expected())]
         lines[key] = _line(run.spec, certification.spec, trained=training is not None and training["state"] == "trained")
     if not lines:
         lines[""] = f"run {command(run.spec, None)}"
-    state = min(states, key=ORDER.index, default=own)
-    record = training if state == "diverged" else failure if state == "failed" else None
-    progress = ", ".join(f"{done}/{total}" for _, done, total in certifications.values())
+    state = "damaged" if damaged else min(states, key=ORDER.index, default=own)
+    record = {"reason": "; ".join(damaged)} if damaged else training if state == "diverged" else failure if state == "failed" else None
+    progress = ", ".join(f"{done}/{total}" if total else "damaged" for _, done, total in certifications.values())
     found = _outcome(state, *(str((record or {}).get(name) or "") for name in ("reason", "kind", "log")))
     return found | {
         "reason": record["reason"] if record else None,

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import disk
 from bench.bounds import certified_radius
-from bench.errors import BenchError
+from bench.errors import Fault, clipped
 from bench.rules.rule import Counts, Rule
 from bench.spec import canonical, parse_json
 
 MAX_LINE = 1 << 20  # bytes; a row of 1000 classes takes some 20 kB
+MAX_COUNT = 2**31 - 1  # of samples, and the highest class and image: what arrays of 32 bits hold
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,11 +43,13 @@ class Certificate:
 
     def __post_init__(self) -> None:
         for name in ("index", "label", "selected"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
-                raise ValueError(f"{name} {getattr(self, name)!r} is not a whole number from 0 up")
+            if type(getattr(self, name)) is not int or not 0 <= getattr(self, name) <= MAX_COUNT:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not a whole number from 0 to {MAX_COUNT}")
         for counts in (self.selection, self.estimation):
             if any(c < 0 or type(k) is not int or k <= 0 for c, k in counts.items()):
                 raise ValueError("counts must be whole, positive and of classes from 0 up")
+            if sum(counts.values()) > MAX_COUNT or max(counts, default=0) > MAX_COUNT:
+                raise ValueError(f"a class, or a number of samples, is above {MAX_COUNT}")
         if not self.selection or not (self.estimation or self.selected != self.label):
             raise ValueError("counts of both kinds of samples are needed, but for an estimation that was skipped for a wrong class")
         if self.selected != min(self.selection, key=lambda c: (-self.selection[c], c)):
@@ -119,7 +123,7 @@ def from_line(line: bytes) -> Certificate:
             estimation={int(c): k for c, k in data["n"].items()},
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"not a row of evidence ({type(error).__name__}: {error})") from None
+        raise ValueError(clipped(f"not a row of evidence ({type(error).__name__}: {error})")) from None
     if to_line(row).encode() != line:
         raise ValueError("the check sum does not fit the row")
     return row
@@ -129,12 +133,9 @@ def read_log(path: Path) -> bytes:
     """The finished lines of an evidence file; a last line that a crash cut short (no line end) was never finished.
 
     Raises:
-        BenchError: unreadable.
+        BenchError: absent, unreadable, or no file of evidence.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BenchError(f"{path}: {error.strerror}") from None
+    content = disk.read(path)
     return content[: content.rfind(b"\n") + 1]
 
 
@@ -144,21 +145,16 @@ def read_rows(path: Path) -> list[Certificate]:
     Raises:
         BenchError: a damaged, doubled or unreadable row, with file and line.
     """
-    return parse_log(read_log(path), path)
-
-
-def parse_log(log: bytes, path: Path) -> list[Certificate]:
-    """The rows of the finished lines of an evidence file; `path` is for errors, which are those of `read_rows`."""
     rows: list[Certificate] = []
     seen: dict[int, int] = {}
-    *lines, _ = log.split(b"\n")
+    *lines, _ = read_log(path).split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
             row = from_line(line + b"\n")
         except ValueError as error:
-            raise BenchError(f"{path}, line {number}: {error}") from None
+            raise Fault(path, number, str(error)) from None
         if row.index in seen:
-            raise BenchError(f"{path}, line {number}: image {row.index} already stands in line {seen[row.index]}")
+            raise Fault(path, number, f"image {row.index} already stands in line {seen[row.index]}")
         seen[row.index] = number
         rows.append(row)
     return rows

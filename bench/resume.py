@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from bench import claims
+from bench import claims, disk
 from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.files import sha256, write_atomically
@@ -35,7 +35,7 @@ def save(trainer: Trainer, run: Run, seconds: float) -> None:
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     """What a checkpoint holds, None if it is damaged."""
-    content = path.read_bytes()
+    content = disk.read(path)
     digest, payload = content[:64], content[64:]
     if hashlib.sha256(payload).hexdigest().encode() != digest:
         return None

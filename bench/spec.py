@@ -16,13 +16,15 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from bench import rules
 from bench.errors import BenchError, clipped, nearest
 
 SCHEMA = 1
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 
 Scalar = bool | int | float | str | None
@@ -46,7 +48,7 @@ def derive(seed: int, *purpose: str | int) -> int:
 
 def canonical(value: object) -> str:
     """The one JSON text of a value: sorted keys, no spaces, no NaN (ValueError)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 def digest(value: object) -> str:
@@ -54,25 +56,39 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return result
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is not a number of JSON")
+
+
+def _finite(word: str) -> float:
+    return float(word) if math.isfinite(float(word)) else _refuse(word)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+
+
 def parse_json(text: str | bytes) -> Any:
-    """Strict JSON: duplicate keys, NaN and Infinity are refused with ValueError."""
+    """Strict JSON: duplicate keys, NaN, Infinity, bytes that are no UTF-8 and halves of a character are refused with ValueError."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("a key stands twice in one object")
-        return result
-
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is not a number of JSON")
-
-    def finite(word: str) -> float:
-        return float(word) if math.isfinite(float(word)) else refuse(word)
-
+    if isinstance(text, bytes):
+        text = text.decode()  # json.loads would guess at other encodings, and let halves of a character pass
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
+        value = _DECODER.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    if _SURROGATE.search(text):
+        try:
+            canonical(value).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text in it holds half of a character, which no file can") from None
+    return value
 
 
 def coerce(value: object, kind: Any) -> Scalar:
@@ -340,17 +356,31 @@ def to_json(spec: Any) -> dict[str, Any]:
 def _plain(spec: Any) -> dict[str, Any]:
     values = {
         f.name: getattr(spec, f.name)
-        for f in dataclasses.fields(spec)
+        for f in _fields(type(spec))[1].values()
         if not (f.metadata.get("later") and getattr(spec, f.name) == f.default)
     }
-    return {k: _plain(v) if dataclasses.is_dataclass(v) else dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    return {k: v if type(v) in _SCALARS else _plain_train(v).copy() if isinstance(v, TrainSpec) else dict(v) for k, v in values.items()}
+
+
+@lru_cache(maxsize=256)
+def _plain_train(train: TrainSpec) -> dict[str, Any]:
+    return _plain(train)
+
+
+_FIELDS: dict[type[Any], tuple[Mapping[str, Any], Mapping[str, dataclasses.Field[Any]]]] = {}
+
+
+def _fields(cls: type[Any]) -> tuple[Mapping[str, Any], Mapping[str, dataclasses.Field[Any]]]:
+    """Types and fields of a spec, by name."""
+    if cls not in _FIELDS:
+        _FIELDS[cls] = typing.get_type_hints(cls), {f.name: f for f in dataclasses.fields(cls)}
+    return _FIELDS[cls]
 
 
 def _build(cls: type[Any], data: object, where: str) -> Any:
     if not isinstance(data, dict):
         raise BenchError(f"{where}: expected an object, found {type(data).__name__}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints, fields = _fields(cls)
     for name in data:
         if name not in fields:
             raise BenchError(f"{where}: unknown key {name!r}{nearest(name, fields)}")
@@ -363,7 +393,7 @@ def _build(cls: type[Any], data: object, where: str) -> Any:
             continue
         value = data[name]
         if dataclasses.is_dataclass(kind):
-            values[name] = _build(typing.cast(type[Any], kind), value, f"{where}: {name}")
+            values[name] = _built(typing.cast(type[Any], kind), value, f"{where}: {name}")
         elif typing.get_origin(kind) is Mapping:
             if not isinstance(value, dict) or not all(isinstance(v, (bool, int, float, str, type(None))) for v in value.values()):
                 raise BenchError(f"{where}: {name} must be an object of plain values")
@@ -379,6 +409,20 @@ def _build(cls: type[Any], data: object, where: str) -> Any:
         return cls(**values)
     except ValueError as error:
         raise BenchError(f"{where}: {error}") from None
+
+
+_SCALARS = {bool, int, float, str, type(None)}
+_BUILT: dict[str, Any] = {}
+"""Parts of specs by their text: the runs of a matrix share most of theirs."""
+
+
+def _built(cls: type[Any], data: object, where: str) -> Any:
+    text = f"{cls.__name__} {json.dumps(data)}"
+    if text not in _BUILT:
+        if len(_BUILT) > 1000:
+            _BUILT.clear()
+        _BUILT[text] = _build(cls, data, where)
+    return _BUILT[text]
 
 
 T = TypeVar("T", "RunSpec", "CertifySpec", "TrainSpec")
@@ -398,11 +442,13 @@ def from_json(cls: type[T], text: str | bytes, where: str) -> T:
         found = data.get("schema") if isinstance(data, dict) else None
         raise BenchError(f"{where}: schema version {found!r} is not {SCHEMA}, the one this release reads")
     try:
-        return typing.cast(T, _build(cls, {k: v for k, v in data.items() if k != "schema"}, where))
+        part = {k: v for k, v in data.items() if k != "schema"}
+        return typing.cast(T, (_built if cls is CertifySpec else _build)(cls, part, where))
     except BenchError as error:
         raise BenchError(clipped(str(error))) from None
 
 
+@lru_cache(maxsize=256)
 def select_images(text: str, size: int) -> range:
     """Indices of the images that a selection names, ascending.
 

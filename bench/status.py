@@ -43,7 +43,7 @@ def standings(store: Store) -> list[Row]:
 def of_checkpoints(store: Store) -> list[Row]:
     """The certifications of foreign base classifiers, in the fields of `standings` besides their own; no line continues them."""
     blank = dict.fromkeys(COLUMNS, "") | {"kind": "", "log": "", "retry": None, "job": None}
-    return [blank | row for row in listed.rows(store.root)]
+    return [blank | row for row in listed.rows(store.root, store.walked)]
 
 
 def in_hand(store: Store) -> dict[str, tuple[announce.Planned, Alive]]:

@@ -17,7 +17,6 @@
             environment.json what it was certified with (side file)
             evidence.jsonl   one line per image, written as soon as it exists
             finished.json    written last: as subject.json, and the SHA-256 of the evidence
-            columns.bin      the same as arrays, for reading fast; made from evidence.jsonl whenever it does not fit it
             times.csv        seconds per image (side file)
 
 Names are for people; what a run is stands in its spec.json and is checked against the folder's key.
@@ -26,37 +25,38 @@ Names are for people; what a run is stands in its spec.json and is checked again
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bench import claims, rules
-from bench.binding import FINISHED, Binding
-from bench.columns import Columns, pack, unpack
+from bench import cache, claims, disk
+from bench.binding import FINISHED, SUBJECT, Binding
+from bench.columns import Columns
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, facts_of, from_facts
 from bench.datasets.recorded import differences, test_differences
-from bench.errors import BenchError, nearest
-from bench.files import make_folder, read_json, read_record, sha256, sweep, sync_folder, write_atomically, write_json
+from bench.errors import BenchError, Fault, as_fault, nearest
+from bench.evidence import records
+from bench.evidence import rows as checked
+from bench.evidence.log import NOTHING
+from bench.evidence.rows import NO_TIMES, Rows
+from bench.files import make_folder, read_json_if_there, sweep, sync_folder, write_json
 from bench.presets import changes_of
-from bench.records import Certificate, parse_log, read_log, to_line
-from bench.spec import CertifySpec, RunSpec, describe_type, from_json, select_images, to_json
+from bench.records import Certificate, read_log, read_rows, to_line
+from bench.spec import CertifySpec, RunSpec, from_json, select_images, to_json
 from bench.verified import key_of
+from bench.walk import Walk, misplaced, passing, strangers, walk
 
 DEFAULT_ROOT = Path("results/runs")
-CACHED_ROWS = 1000
-"""Evidence of fewer rows is read fast enough without columns.bin."""
-NOTHING = Columns.of([])
 CHECKPOINT, OLDER_CHECKPOINT = "checkpoint.bin", "checkpoint.older.bin"
+DIGEST = "evidence_sha256"
 
 
+T = TypeVar("T")
 State = Literal["missing", "training", "certifying", "failed", "diverged", "done"]
 
 
@@ -73,7 +73,11 @@ class Damaged:
     """A folder that looks like a run but cannot be read as one."""
 
     path: Path
-    reason: str
+    fault: Fault
+
+    @property
+    def reason(self) -> str:
+        return str(self.fault)
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Certification:
         Raises:
             BenchError: as `differences`.
         """
-        return None if self.differences() else self.run.info.known_labels()
+        return None if self.differences() else _labels(self.run.info, int(time.monotonic()))
 
     def differences(self) -> list[str]:
         """What makes the test files that it was certified on others than the published ones.
@@ -119,35 +123,47 @@ class Certification:
         Raises:
             BenchError: as `columns`.
         """
-        if not self.evidence.exists():
-            return []
-        log = read_log(self.evidence)
-        rows = parse_log(log, self.evidence)
-        self._check(Columns.of(rows), log)
-        return rows
+        self.columns()
+        return read_rows(self.evidence) if disk.there(self.evidence) else []
+
+    def read(self) -> Rows:
+        """Its rows, each checked against the spec, the data set, the others and the file of times; no fault hides another.
+
+        Whether its records are whole, and of this run, `faults` says.
+
+        Raises:
+            BenchError: the data set is unknown, or a file cannot be read at all.
+        """
+        info, images, labels = self.run.info, self.expected(), self.labels()
+        lacking = self.run.lacks("times.csv", self.path.name)
+        finished = self.bound  # first, as it is written after the last row; and then the times, each of which is written before its row
+        timed = NO_TIMES if lacking else cache.kept_times(self.path / "times.csv")
+        log = cache.kept_log(self.evidence, len(images))
+        rows = checked.check(self.evidence, log, timed, self.spec, info, images, labels)
+        if rows.faults:
+            return rows
+        if self.run.seen is not None:
+            self.run.seen[f"{self.path.name}/{DIGEST}"] = log.sha256
+        try:
+            bound = finished and self.binding().ended(self.path, log.sha256 if rows.images == len(images) else None)
+        except BenchError as error:
+            return replace(rows, faults=(as_fault(error, self.evidence),))
+        return replace(rows, sha256=log.sha256, bound=bound)
 
     def columns(self) -> Columns:
-        """The finished rows as arrays, from columns.bin where that fits the log; else it is written, if the folder lets it be.
+        """The finished rows as arrays.
 
         Raises:
             BenchError: a damaged row, or one that this certification cannot have: an image that it does not cover, another label than
-                the data set's (where that is known), a class that there is not, other sample sizes; evidence of something else.
+                the data set's (where that is known), a class that there is not, other sample sizes; a row that is missing; evidence of
+                something else.
         """
-        log = read_log(self.evidence) if self.evidence.exists() else b""
-        cache = self.path / "columns.bin"
-        # What a cache says that the spec does not allow is looked up in the log, which alone can be wrong.
-        with contextlib.suppress(OSError, BenchError):
-            if cache.exists() and (columns := unpack(cache.read_bytes(), log)) is not None:
-                self._check(columns, log)
-                return columns
-        columns = Columns.of(parse_log(log, self.evidence))
-        self._check(columns, log)
-        if len(columns) >= CACHED_ROWS:
-            with contextlib.suppress(OSError):
-                for leftover in self.path.glob(f".{cache.name}.*.tmp"):  # of a run that is done nobody sweeps any more
-                    leftover.unlink()
-                write_atomically(cache, pack(columns, log))
-        return columns
+        rows = self.read()
+        if rows.faults:
+            raise rows.faults[0]
+        if rows.images:
+            self.binding().read(self.path)
+        return rows.columns
 
     def binding(self) -> Binding:
         """What its evidence must be of."""
@@ -158,11 +174,12 @@ class Certification:
     @property
     def bound(self) -> bool:
         """Whether its records say of what its rows are; `columns` has refused those that say something else."""
-        return (self.path / FINISHED).exists()
+        return not self.run.lacks(FINISHED, self.path.name) and disk.there(self.path / FINISHED)
 
     def finding(self) -> str:
         """What `bench.verified` keeps of its evidence is under this key."""
-        return key_of(self.binding(), sha256(self.evidence))
+        known = (self.run.seen or {}).get(f"{self.path.name}/{DIGEST}")
+        return key_of(self.binding(), known or disk.sha256(self.evidence))
 
     def seal(self) -> None:
         """Records which rows are its own once all are there.
@@ -172,39 +189,18 @@ class Certification:
         """
         if len(self.columns()) == len(self.expected()) and self.binding().open(self.path):
             sweep(self.path)  # what a kill left of the same attempt
-            self.binding().seal(self.path, sha256(self.evidence))
-
-    def _check(self, columns: Columns, log: bytes) -> None:
-        info, spec = self.run.info, self.spec
-        expected, labels = self.expected(), self.labels()
-        places, rest = np.divmod(columns.index - expected.start, expected.step)
-        known = (rest == 0) & (places >= 0) & (places < len(expected))
-        label = columns.label if labels is None else _array(labels)[np.where(known, columns.index, 0)]
-        sizes = (columns.n0 != spec.n0) | ~possible(columns, spec) | (columns.count < 0) | (columns.count > columns.n)
-        for line in np.flatnonzero(sizes | ~known | (columns.label != label) | (columns.highest >= info.classes))[:1].tolist():
-            index = columns.index[line]
-            if sizes[line]:
-                wrong = f"{columns.n0[line]} + {columns.n[line]} samples, but the spec says {spec.n0} + {spec.n}"
-            elif not known[line]:
-                wrong = f"image {index} is not among {spec.images} of {info.test_size}"
-            elif columns.label[line] != label[line]:
-                wrong = f"image {index} has label {columns.label[line]}, but label {label[line]} in {info.name}"
-            else:
-                wrong = f"class {columns.highest[line]}, but {info.name} has classes 0 to {info.classes - 1}"
-            raise BenchError(f"{self.evidence}, line {line + 1}: {wrong}")
-        if len(columns) == len(expected):
-            self.binding().holds(self.path, hashlib.sha256(log).hexdigest())
-        elif log:
-            self.binding().read(self.path)
+            self.binding().seal(self.path, disk.sha256(self.evidence))
 
     def standing(self) -> Standing:
         """How far it is, with its finished rows.
 
         Raises:
-            BenchError: damaged evidence or training record.
+            BenchError: damaged evidence, or damaged records of the certification or of the training.
         """
         if not self.run.path.exists():
             return Standing("missing", NOTHING)
+        if faults := self.faults():
+            raise faults[0]
         state = self.run.state()
         columns = NOTHING if state == "diverged" else self.columns()
         done = self.run.training() is not None and len(columns) == len(self.expected())
@@ -212,7 +208,25 @@ class Certification:
 
     def environment(self) -> dict[str, Any] | None:
         """What it was certified with, None before its first start."""
-        return _environment(self.path)
+        return _environment(self.run, self.path.name)
+
+    def faults(self, *, damaged: bool = False) -> list[Fault]:
+        """What is wrong with its folder and its records; its rows are not read. damaged: what is wrong with its run is known."""
+        found: list[Fault] = []
+        if self.run.lacks(self.path.name) or not disk.there(self.path):
+            return found
+        own = records.attempt(found, self.path, lambda: list(self.run.begun())) or []
+        found += [item.fault for item in own if isinstance(item, Damaged) and item.path == self.path]
+        names = records.attempt(found, self.path, lambda: self.run.names(self.path.name)) or {}
+        found += strangers(self.path, names, "certification")[0]
+        records.attempt(found, self.path / "environment.json", self.environment if damaged else self.differences)
+        if not records.attempt(found, self.path, self.expected) and not found:
+            found.append(Fault(self.path / "spec.json", None, f"images={self.spec.images} selects no test image"))
+        if not damaged and ("evidence.jsonl" in names or SUBJECT in names):
+            if self.run.training() is None:
+                found.append(Fault(self.path, None, "there is evidence, but no finished training whose weights it could be of"))
+            records.attempt(found, self.path / SUBJECT, lambda: self.binding().read(self.path))
+        return found
 
     def begin(self, weights_sha256: str) -> int:
         """Writes the spec and what is certified, and cuts a torn last line.
@@ -282,10 +296,29 @@ def checkpoints(folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Run:
-    """One trained (or to be trained) model: its folder and spec."""
+    """One trained (or to be trained) model: its folder and spec.
 
+    Attributes:
+        seen: what its records said when they were read first, for who reads results: so they agree with each other, and are read once.
+            None: they are read whenever they are asked for, as of a run that is being computed.
+    """
+
+    kind: ClassVar[Literal["run", "subject"]] = "run"
     path: Path
     spec: RunSpec
+    seen: MutableMapping[str, Any] | None = field(default=None, compare=False, repr=False)
+
+    def once(self, name: str, read: Callable[[Path], T]) -> T:
+        """What a record says, by its name below the run's folder; see `seen`."""
+        if self.seen is None:
+            return read(self.path / name)
+        if name not in self.seen:
+            self.seen[name] = read(self.path / name)
+        return cast(T, self.seen[name])
+
+    def lacks(self, name: str, folder: str = "") -> bool:
+        """Whether a file is known not to be in its folder or in that of a certification, without asking the disk."""
+        return self.seen is not None and folder in self.seen and name not in self.seen[folder]
 
     @property
     def weights(self) -> Path:
@@ -306,11 +339,12 @@ class Run:
     @property
     def info(self) -> DatasetInfo:
         """Facts of its data set; of one that is not at hand, those that the run keeps. BenchError if there are none."""
-        name, facts = self.spec.dataset, self.path / "dataset.json"
+        name = self.spec.dataset
         if name in DATASETS:
             return DATASETS[name]
-        if facts.exists():
-            return from_facts(name, read_json(facts), str(facts))
+        facts = self.once("dataset.json", read_json_if_there)
+        if facts is not None:
+            return from_facts(name, facts, str(self.path / "dataset.json"))
         raise BenchError(f"{self.path}: unknown data set {name!r}{nearest(name, DATASETS)}")
 
     @cached_property
@@ -328,20 +362,15 @@ class Run:
         Raises:
             BenchError: it says something else.
         """
-        fields: dict[str, dict[str, type]] = {"trained": {"steps": int, "weights_sha256": str}, "diverged": {"reason": str}}
-        path = self.path / "training.json"
-        if not path.exists():
+        if self.lacks("training.json"):
             return None
-        data = read_json(path)
-        _require(path, data, {"state": str})
-        if data["state"] not in fields:
-            raise BenchError(f"{path}: state {data['state']!r} is neither trained nor diverged")
-        return _require(path, data, fields[data["state"]])
+        return self.once("training.json", records.training)
 
     def failure(self) -> dict[str, Any] | None:
         """What the last attempt failed of: `reason`, and since claims exist `kind`, `trace` and `log`; None if it did not fail."""
-        path = self.path / "failure.json"
-        return _require(path, read_json(path), {"reason": str}) if path.exists() else None
+        if self.lacks("failure.json"):
+            return None
+        return self.once("failure.json", lambda path: records.record(path, {"reason": str}, {"kind": str, "trace": str, "log": str}))
 
     def state(self) -> State:
         """How far its training is: training, certifying (trained), failed or diverged."""
@@ -351,14 +380,18 @@ class Run:
         return "failed" if self.failure() else "certifying" if training else "training"
 
     def timing(self) -> dict[str, Any] | None:
-        """Seconds, images per second and pairs per image of the training, None while it is unfinished."""
-        path = self.path / "timing.json"
-        numbers = dict.fromkeys(("training_seconds", "images_per_second", "pairs_per_image"), float)
-        return _require(path, read_json(path), numbers) if path.exists() else None
+        """Seconds, images per second and pairs per image of the training, None while it is unfinished.
+
+        Raises:
+            BenchError: not numbers from 0 up, or numbers that do not go together.
+        """
+        if self.lacks("timing.json"):
+            return None
+        return self.once("timing.json", records.timing)
 
     def environment(self) -> dict[str, Any] | None:
         """What the run was made with, None before its first start."""
-        return _environment(self.path)
+        return _environment(self, "")
 
     def differences(self) -> list[str]:
         """What makes the files that it was trained on others than the published ones.
@@ -369,29 +402,64 @@ class Run:
         environment = self.environment()
         return _said(self.path, lambda: differences(environment))
 
+    def faults(self) -> list[Fault]:
+        """What is wrong with its folder and its own records, each with its file."""
+        found: list[Fault] = []
+        names = records.attempt(found, self.path, self.names) or {}
+        found += strangers(self.path, names, self.kind)[0]
+        records.attempt(found, self.path / "spec.json", lambda: _labels(self.info, int(time.monotonic())))
+        if not found:
+            found += self._faults_of_records()
+        return found
+
+    def _faults_of_records(self) -> list[Fault]:
+        found: list[Fault] = []
+        training = records.attempt(found, self.path, self.training)
+        if training and training["state"] == "trained" and training["steps"] != (steps := self.steps()):
+            found.append(Fault(self.path / "training.json", None, f"{training['steps']:.6g} steps, but the spec makes {steps:.6g}"))
+        for read in (self.failure, self.timing, self.differences):
+            records.attempt(found, self.path, read)
+        if not self.lacks("curve.csv"):
+            records.attempt(found, self.curve, lambda: records.check_curve(self.curve))
+        if not self.lacks("weights.safetensors"):
+            records.attempt(found, self.weights, lambda: records.check_weights(self.weights, self.spec))
+        return found
+
+    def steps(self) -> int:
+        """Optimiser steps of its training: in each pass, the last batch may be smaller."""
+        train = self.spec.train
+        return train.epochs * -(-len(select_images(train.images, self.info.train_size)) // train.batch)
+
     def certification(self, spec: CertifySpec) -> Certification:
         """The folder of a certification, there or not."""
         return Certification(self.path / f"certify-{spec.key}", spec, self)
 
+    def names(self, folder: str = "") -> Mapping[str, disk.Kind]:
+        """What is in its folder, or in that of one of its certifications."""
+        return self.once(folder, disk.children)
+
+    def begun(self) -> Iterator[Certification | Damaged]:
+        """Its certifications by folder name, and what looks like one and cannot be read as one."""
+        return iter(self.once("certify-*", lambda _: list(self._begun())))
+
+    def _begun(self) -> Iterator[Certification | Damaged]:
+        for name, kind in self.names().items():
+            if name.startswith("certify-") and kind == "folder":
+                path = self.path / name
+                try:
+                    if all(map(passing, self.names(name))):  # claimed, and its first file is about to be written
+                        continue
+                    file = path / "spec.json"
+                    spec = from_json(CertifySpec, disk.read(file), str(file))
+                    if name != f"certify-{spec.key}":
+                        raise Fault(file, None, f"its key is {spec.key}, but the folder is {name}")
+                    yield Certification(path, spec, self)
+                except BenchError as error:
+                    yield Damaged(path, as_fault(error, path / "spec.json"))
+
     def certifications(self) -> Iterator[Certification]:
-        """Those that were begun, by folder name.
-
-        Raises:
-            BenchError: a folder whose spec does not fit its key.
-        """
-        for path in sorted(self.path.glob("certify-*/spec.json")):
-            spec = from_json(CertifySpec, read_record(path), str(path))
-            if path.parent.name != f"certify-{spec.key}":
-                raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
-            yield Certification(path.parent, spec, self)
-
-    def check(self) -> None:
-        """BenchError where a record of the run or of its certifications cannot be believed; evidence itself is not read."""
-        self.info.known_labels()
-        self.state()
-        self.differences()
-        for certification in self.certifications():
-            certification.differences()
+        """Those that were begun and whose specs are whole, by folder name."""
+        return (found for found in self.begun() if isinstance(found, Certification))
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[claims.Claim]:
@@ -434,34 +502,49 @@ class Store:
 
     def __init__(self, root: Path = DEFAULT_ROOT) -> None:
         self.root = root
+        self.walked: Walk | None = None
 
     def run(self, spec: RunSpec) -> Run:
         """The place of a spec, there or not."""
         row = re.sub(r"[^a-z0-9._-]+", "_", f"{spec.method}.{spec.variant}")
         return Run(self.root / spec.dataset / row / f"{spec.sigma:g}-seed{spec.seed}-{spec.key}", spec)
 
-    def folders(self) -> list[Path]:
-        """Those of all runs, in order."""
-        return sorted(path.parent for path in self.root.glob("[!.]*/*/*/spec.json"))  # not those set aside in .replaced
+    def walk(self) -> Walk:
+        """What is in it now; kept as `walked`."""
+        self.walked = walk(self.root)
+        return self.walked
 
-    def at(self, folder: Path) -> Run | Damaged:
-        """The run in a folder; `Damaged` if its spec is unreadable or does not fit its key."""
+    def folders(self) -> list[Path]:
+        """Those of all runs that were begun, in order."""
+        return [place.path for place in self.walk().of("run") if place.begun]
+
+    def at(self, folder: Path, seen: MutableMapping[str, Any] | None = None) -> Run | Damaged:
+        """The run in a folder; `Damaged` if its spec is unreadable, does not fit its key, or belongs elsewhere.
+
+        Args:
+            seen: of the run; see `Run`.
+        """
         path = folder / "spec.json"
         try:
-            spec = from_json(RunSpec, read_record(path), str(path))
-            if not folder.name.endswith(f"-{spec.key}"):
-                raise BenchError(f"{path}: its key is {spec.key}, but the folder is {folder.name}")
+            spec = from_json(RunSpec, disk.read(path), str(path))
+            name = folder.resolve().name if folder == self.root else folder.name
+            if not name.endswith(f"-{spec.key}"):
+                raise Fault(path, None, f"its key is {spec.key}, but the folder is {name}")
+            if reason := misplaced(folder, self.root, Store(Path()).run(spec).path):
+                raise Fault(path, None, reason)
         except BenchError as error:
-            return Damaged(folder, str(error))
-        return Run(folder, spec)
+            return Damaged(folder, as_fault(error, path))
+        return Run(folder, spec, {} if seen is None else seen)
 
-    def scan(self) -> Iterator[Run | Damaged]:
-        """Every run, ordered by folder."""
-        return map(self.at, self.folders())
+    def scan(self, walked: Walk | None = None) -> Iterator[Run | Damaged]:
+        """Every run, ordered by folder, and then what else may not be in a results folder. walked: what is in it, if it is known."""
+        found = walked or self.walk()
+        yield from (self.at(place.path, place.seen) for place in found.of("run") if place.begun)
+        yield from (Damaged(fault.file, fault) for fault in found.faults)
 
     def runs(self) -> Iterator[Run]:
-        """Every run whose spec is whole, ordered by folder."""
-        return (run for run in self.scan() if isinstance(run, Run))
+        """Every run whose spec is whole, ordered by folder; its records are read when they are asked for."""
+        return (Run(run.path, run.spec) for run in self.scan() if isinstance(run, Run))
 
     def find(self, word: str) -> Run:
         """The one run whose folder or key begins with a word.
@@ -470,8 +553,11 @@ class Store:
             BenchError: none, or several.
         """
         folder = Path(word)
-        if word and (folder / "spec.json").is_file():
-            return Run(folder, from_json(RunSpec, read_record(folder / "spec.json"), str(folder / "spec.json")))
+        if word and disk.there(folder / "spec.json"):
+            found_here = Store(folder).at(folder)
+            if isinstance(found_here, Damaged):
+                raise BenchError(found_here.reason)
+            return Run(folder, found_here.spec)
         found = [run for run in self.runs() if run.spec.key.startswith(word)]
         if len(found) != 1:
             what = "no run" if not found else f"{len(found)} runs"
@@ -479,40 +565,14 @@ class Store:
         return found[0]
 
 
-@lru_cache(maxsize=16)
-def _array(labels: tuple[int, ...]) -> NDArray[np.int64]:
-    return np.array(labels)
+@lru_cache(maxsize=64)
+def _labels(info: DatasetInfo, now: int) -> tuple[int, ...] | None:
+    """Known labels; looking for files takes longer than reading a run, so it is not done for each. now: a second."""
+    return info.known_labels()
 
 
-def possible(columns: Columns, spec: CertifySpec) -> NDArray[np.bool_]:
-    """I: where the estimation samples are as many as the spec lets them be."""
-    whole = columns.n == spec.n
-    begun = (columns.n > 0) & (columns.n < spec.n)
-    if begun.any():
-        whole = whole | (begun & rules.of(spec).may_stop(columns.counts))
-    if spec.skip_misclassified:
-        whole = whole | ((columns.n == 0) & (columns.selected != columns.label))
-    return np.asarray(whole)
-
-
-def _require(path: Path, data: dict[str, Any], fields: Mapping[str, type]) -> dict[str, Any]:
-    """The data, or BenchError where a field is missing or of another type (an int is a float)."""
-    for name, kind in fields.items():
-        value = data.get(name)
-        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
-            raise BenchError(f"{path}: {name} is {value!r}, not {describe_type(kind)}")
-    return data
-
-
-def _environment(folder: Path) -> dict[str, Any] | None:
-    path = folder / "environment.json"
-    if not path.exists():
-        return None
-    data = read_json(path)
-    history = data.get("history", [])
-    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
-        raise BenchError(f"{path}: history is {history!r}, not a list of objects")
-    return data
+def _environment(run: Run, folder: str) -> dict[str, Any] | None:
+    return None if run.lacks("environment.json", folder) else run.once(f"{folder}/environment.json".lstrip("/"), records.environment)
 
 
 def _said(folder: Path, work: Callable[[], list[str]]) -> list[str]:
@@ -520,4 +580,4 @@ def _said(folder: Path, work: Callable[[], list[str]]) -> list[str]:
     try:
         return work()
     except ValueError as error:
-        raise BenchError(f"{folder / 'environment.json'}: {error}") from None
+        raise Fault(folder / "environment.json", None, str(error)) from None

@@ -18,7 +18,7 @@ from bench.binding import Binding
 from bench.errors import BenchError
 from bench.spec import digest
 
-VARIABLE = "CERTBENCH_STATE_DIR"
+VARIABLE = "BENCH_STATE_DIR"
 LEVELS = ("claimed", "log", "evidence", "weights checked", "recertified")
 FILE = "verified.sqlite"
 _TABLE = "CREATE TABLE IF NOT EXISTS verified (key TEXT PRIMARY KEY, images TEXT NOT NULL)"
@@ -60,7 +60,7 @@ def key_of(binding: Binding, evidence_sha256: str) -> str:
 
 
 def folder() -> Path:
-    """Where findings are kept: CERTBENCH_STATE_DIR, or below XDG_STATE_HOME or ~/.local/state."""
+    """Where findings are kept: BENCH_STATE_DIR, or below XDG_STATE_HOME or ~/.local/state."""
     if named := os.environ.get(VARIABLE):
         return Path(named)
     home = os.environ.get("XDG_STATE_HOME", "")

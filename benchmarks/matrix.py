@@ -93,7 +93,7 @@ def generate(root: Path, cells: int) -> None:
         files = {
             run.path / "spec.json": canonical(to_json(spec)),
             run.path / "environment.json": "{}",
-            run.path / "training.json": canonical({"state": "trained", "steps": 1, "weights_sha256": weights}),
+            run.path / "training.json": canonical({"state": "trained", "steps": run.steps(), "weights_sha256": weights}),
             certification.path / "spec.json": canonical(to_json(certify)),
             certification.path / "subject.json": canonical({"weights_sha256": weights}),
             certification.evidence: "".join(rows),
@@ -126,8 +126,10 @@ def scale(words: argparse.Namespace) -> None:
     from bench.plan import Request, make_plan
     from bench.registry import Registry
     from bench.status import standings
+    from leaderboard.aggregate import collect
 
     root = words.folder or Path(tempfile.mkdtemp())
+    kept = os.environ["BENCH_CACHE_DIR"] = tempfile.mkdtemp()
     try:
         if not root.exists() or not any(root.iterdir()):
             generate(root, words.cells)
@@ -141,7 +143,7 @@ def scale(words: argparse.Namespace) -> None:
         load = os.getloadavg()[0]
         print(f"{words.cells} runs on disk, {len(plan.cells)} cells planned; {words.rounds} rounds; load now {load:.1f}")
         print("listing without an index  ", seconds(lambda: Listing(store).rows(), 1))
-        time.sleep(3)  # what was written a moment ago is not believed
+        time.sleep(3)  # what was written a moment ago is not kept
         Listing(store).rows()
         print("listing                   ", seconds(lambda: Listing(store).rows(), words.rounds))
         print("planning: cells           ", seconds(lambda: make_plan(request, registry), words.rounds))
@@ -155,7 +157,10 @@ def scale(words: argparse.Namespace) -> None:
             assert sum(row["state"] == "queued" for row in standings(store)) == len(cells) == words.cells // 2
             print("status, half of it queued ", seconds(lambda: standings(store), words.rounds))
         assert claims.holder(root) is None
+        print("table, nothing kept       ", seconds(lambda: collect(store), 1))
+        print("table                     ", seconds(lambda: collect(store), words.rounds))
     finally:
+        shutil.rmtree(kept)
         if words.folder is None:
             shutil.rmtree(root)
 

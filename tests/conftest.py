@@ -27,9 +27,10 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def nothing_remembered(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What tests verify is not kept in the state folder of whoever runs them, nor does what that holds reach tests."""
-    os.environ["CERTBENCH_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
+def own_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept of results that were read and verified, apart from the user's own; also in the processes that tests start."""
+    os.environ["BENCH_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["BENCH_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
 
 
 @pytest.fixture(autouse=True, scope="session")

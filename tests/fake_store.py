@@ -71,7 +71,10 @@ def add(
     run.begin()
     write_json(run.path / "environment.json", environment if environment is not None else {"method_sha256": "a" * 64})
     if state:
-        write_json(run.path / "training.json", {"state": state, "reason": "NaN", "steps": 1, "weights_sha256": weights_of(spec)})
+        write_json(
+            run.path / "training.json",
+            {"state": state, "reason": "NaN", "steps": run.steps() if spec.dataset in DATASETS else 1, "weights_sha256": weights_of(spec)},
+        )
     if failure:
         write_json(run.path / "failure.json", {"reason": "no memory"})
     if counts is not None:

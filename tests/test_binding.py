@@ -66,11 +66,11 @@ def test_a_kill_before_the_last_record_leaves_evidence_unbound_until_the_next_st
     record = (certification.path / FINISHED).read_bytes()
     (certification.path / FINISHED).unlink()
     assert reads(certification)
-    assert not certification.binding().holds(certification.path, "0")
+    assert not certification.binding().ended(certification.path, "0")
     certification.seal()
     assert (certification.path / FINISHED).read_bytes() == record
     with pytest.raises(BenchError, match="not its rows"):
-        certification.binding().holds(certification.path, "0")
+        certification.binding().ended(certification.path, "0")
 
 
 def test_evidence_of_an_earlier_release_stays_unbound(store: Store) -> None:

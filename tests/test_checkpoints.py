@@ -858,7 +858,10 @@ def test_damaged_folders_are_named_and_hide_no_others(subject_spec: stored.Subje
     (whole.path.parent / f"1-{'0' * 16}").mkdir()  # a process is about to begin in it
     (whole.path.parent / f"1-{'0' * 16}" / "claim-1.json").touch()
     found = list(stored.scan(tmp_path))
-    assert [getattr(item, "reason", item) for item in found] == [whole, f"{lost.path}/subject.json: No such file or directory"]
+    assert [getattr(item, "reason", item) for item in found] == [
+        whole,
+        f"{lost.path}/subject.json: cannot be read: No such file or directory",
+    ]
     with pytest.raises(BenchError, match="No such file"):
         list(stored.subjects(tmp_path))
     written = {"certify-1": "evidence.jsonl", "certify-2": "spec.json", "certify-3": ".spec.json.7.tmp", "certify-4": None}

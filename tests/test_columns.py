@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import zlib
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_store import CERTIFY, N, add, certificate, new_store, run_spec, write_evidence
 
-from bench import store as storing
+from bench import cache
 from bench.bounds import certified_radii, certified_radius, lower_confidence_bound, lower_confidence_bounds
-from bench.columns import FORMAT, Columns, pack, unpack
+from bench.columns import Columns, pack, unpack
 from bench.errors import BenchError
-from bench.records import to_line
 from bench.store import Certification
-from leaderboard.aggregate import collect
 
 ROWS = [certificate(5, 3, 900), certificate(2, 1, N, selected=4), certificate(9, 0, 0)]
-LOG = "".join(map(to_line, ROWS)).encode()
 FIELDS = tuple(Columns.__dataclass_fields__)
 
 
@@ -30,7 +25,10 @@ def same(a: Columns, b: Columns) -> bool:
 
 @pytest.fixture
 def certification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Certification:
-    monkeypatch.setattr(storing, "CACHED_ROWS", 1)
+    """Its evidence is large enough, and old enough, to be kept."""
+    monkeypatch.setattr(cache, "LEAST", 1)
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))
     return add(new_store(tmp_path), run_spec()).certification(CERTIFY)
 
 
@@ -52,83 +50,76 @@ def test_a_tie_of_the_majority_goes_to_the_lowest_class() -> None:
 
 
 def test_packed_columns_come_back() -> None:
-    for rows, log in ((ROWS, LOG), ([], b"")):
-        found = unpack(pack(Columns.of(rows), log), log)
+    for rows in (ROWS, []):
+        found = unpack(pack(Columns.of(rows)))
         assert found is not None
         assert same(found, Columns.of(rows))
+    assert unpack(pack(Columns.of(ROWS))[:-4]) is None
+    assert unpack(b"another" + pack(Columns.of(ROWS))) is None
 
 
-def test_packed_columns_of_another_log_or_with_any_flipped_bit_are_not_taken() -> None:
-    packed = pack(Columns.of(ROWS), LOG)
-    assert unpack(packed, LOG[:-1]) is None
-    assert unpack(packed, LOG.replace(b"900", b"901")) is None
-    for place in range(len(packed)):
-        for bit in range(8):
-            damaged = bytearray(packed)
-            damaged[place] ^= 1 << bit
-            assert unpack(bytes(damaged), LOG) is None
-    for size in range(len(packed)):
-        assert unpack(packed[:size], LOG) is None
+def kept() -> list[Path]:
+    folder = cache.folder()
+    return sorted(folder.iterdir()) if folder else []
 
 
-def test_the_cache_follows_the_log(certification: Certification) -> None:
-    cache = certification.path / "columns.bin"
-    assert not cache.exists()
+def test_what_was_read_is_kept_for_the_user_and_nothing_beside_the_results(certification: Certification) -> None:
+    assert kept() == []
     first = certification.columns()
-    assert cache.exists()
+    assert len(kept()) == 1
     assert same(certification.columns(), first)
+    assert not list(certification.path.rglob("*.bin"))
+
+
+def test_kept_columns_give_way_to_a_log_that_changed(certification: Certification) -> None:
+    certification.columns()
     write_evidence(certification, (N, 500, 700, 800))
     assert certification.columns().count.tolist() == [N, 500, 700, 800]
-    cache.write_bytes(b"nonsense")
-    assert certification.columns().count.tolist() == [N, 500, 700, 800]
-    assert cache.read_bytes() == pack(certification.columns(), certification.evidence.read_bytes())
-
-
-def test_a_damaged_log_is_refused_whatever_the_cache_says(certification: Certification) -> None:
-    certification.columns()
-    content = certification.evidence.read_bytes()
+    status, content = certification.evidence.stat(), certification.evidence.read_bytes()
     certification.evidence.write_bytes(content.replace(b"1000", b"1001", 1))
+    os.utime(certification.evidence, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(BenchError, match=r"evidence\.jsonl, line 1: the check sum"):
         certification.columns()
 
 
-def test_a_cache_is_checked_against_the_spec_as_the_log_is(certification: Certification) -> None:
-    rows = [certificate(0, 7, N), certificate(1, 3, N)]
-    log = "".join(map(to_line, rows)).encode()
-    certification.evidence.write_bytes(log)
-    (certification.path / "columns.bin").write_bytes(pack(Columns.of(rows), log))
-    with pytest.raises(BenchError, match=r"line 2: image 1 has label 3, but label 2 in mnist"):
-        certification.columns()
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "swap"])
+def test_damaged_kept_columns_are_not_taken(certification: Certification, damage: str) -> None:
+    first = certification.columns()
+    (path,) = kept()
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes({"flip": bytes(content), "cut": path.read_bytes()[:-9], "empty": b"", "swap": pack(first)}[damage])
+    assert same(certification.columns(), first)
 
 
-@pytest.mark.parametrize(("field", "value"), [("count", N + 1), ("count", -1), ("label", 9), ("index", 7), ("n", 5), ("highest", 10)])
-def test_a_forged_cache_that_the_spec_does_not_allow_gives_way_to_the_log(certification: Certification, field: str, value: int) -> None:
-    columns, log = certification.columns(), certification.evidence.read_bytes()
-    forged = dataclasses.replace(columns, **{field: np.full(4, value)})
-    (certification.path / "columns.bin").write_bytes(pack(forged, log))
-    assert same(certification.columns(), columns)
-    assert (certification.path / "columns.bin").read_bytes() == pack(columns, log)
+def test_what_was_changed_a_moment_ago_is_not_kept(certification: Certification, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", 3600.0)
+    certification.columns()
+    assert kept() == []
 
 
-def test_a_cache_of_another_shape_is_not_taken() -> None:
-    payload = b"\0" * (8 * len(FIELDS) + 8)
-    digest = hashlib.sha256(LOG).hexdigest().encode()
-    assert unpack(b"%s %s %08x\n%s" % (FORMAT, digest, zlib.crc32(payload), payload), LOG) is None
+@pytest.mark.parametrize("how", ["off", "unwritable", "others may write", "a file"])
+def test_without_a_cache_everything_is_read_all_the_same(
+    certification: Certification, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "place"
+    place.write_text("x") if how == "a file" else place.mkdir()
+    place.chmod(0o777 if how == "others may write" else 0o700)
+    monkeypatch.setenv("BENCH_CACHE_DIR", {"off": "off", "unwritable": "/proc/1/nowhere"}.get(how, str(place)))
+    for _ in range(2):
+        assert certification.columns().count.tolist() == [N] * 4
+    assert cache.folder() is None
 
 
-def test_a_folder_that_cannot_be_written_is_read_all_the_same(certification: Certification, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, content: bytes) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(storing, "write_atomically", refuse)
-    assert certification.columns().count.tolist() == [N] * 4
-
-
-def test_few_rows_are_not_cached(tmp_path: Path) -> None:
-    store = new_store(tmp_path)
-    run = add(store, run_spec())
-    assert collect(store)
-    assert not list(run.path.rglob("columns.bin"))
+def test_old_things_are_forgotten_and_nothing_else_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "old"
+    place.mkdir(mode=0o700)
+    for name in ("0" * 40, "1" * 40, "a file of people"):
+        (place / name).touch()
+        if not name.startswith("1"):
+            os.utime(place / name, (0, 0))
+    monkeypatch.setenv("BENCH_CACHE_DIR", str(place))
+    assert [path.name for path in kept()] == ["1" * 40, "a file of people"]
 
 
 def test_many_bounds_and_radii_equal_single_ones_in_every_bit() -> None:

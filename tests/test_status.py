@@ -18,7 +18,7 @@ from test_claims import ended_process, forge
 from test_contract import GOOD
 from typer.testing import CliRunner, Result
 
-from bench import announce, claims, listing, squeue
+from bench import announce, cache, claims, listing, squeue
 from bench.announce import Planned, announced, handed_over, matrices, withdraw
 from bench.checkpoints import check
 from bench.cli import app
@@ -46,7 +46,8 @@ def test_every_state_is_told_from_the_others(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
     add(store, run_spec(seed=0))
     for seed in range(1, 10):
-        add(store, run_spec(seed=seed), counts=[N, N], state="diverged" if seed == 3 else None if seed == 4 else "trained")
+        state = "diverged" if seed == 3 else None if seed == 4 else "trained"
+        add(store, run_spec(seed=seed), counts=None if seed == 4 else [N, N], state=state)
     store.run(run_spec(seed=1)).fail("error", "RuntimeError: no", "trace", "line 1\nline 2")
     store.run(run_spec(seed=2)).fail("oom", "no memory")
     forge(store.run(run_spec(seed=5)).path, phase="training", done=30, total=60, left=12.5)
@@ -271,13 +272,29 @@ def indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Five runs, long settled, and an index of them."""
     monkeypatch.setattr(listing, "INDEXED_RUNS", 2)
     monkeypatch.setattr(listing, "SETTLED_SECONDS", 0.0)
-    store = Store(tmp_path)
+    monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))
+    store = Store(tmp_path / "runs")
     for seed in range(5):
         add(store, run_spec(seed=seed), counts=[N, N, N][: 1 + seed % 3])
     time.sleep(0.02)
     Listing(store).rows()
-    assert (tmp_path / ".index.json").exists()
+    assert index()
+    assert not [path.name for path in store.root.iterdir() if path.name != "mnist"], "nothing is kept beside results"
     return store
+
+
+def index() -> Path | None:
+    """The file that keeps the index, if there is one."""
+    folder = cache.folder()
+    assert folder
+    found = list(folder.iterdir())
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+def kept(store: Store) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cache.get(Listing(store)._key) or b"{}")
+    return found
 
 
 def read_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, Any]], int]:
@@ -343,23 +360,29 @@ def test_what_is_settled_does_not_depend_on_the_clock_of_this_machine(
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + shift)
     monkeypatch.setattr(listing, "SETTLED_SECONDS", 3600.0)
-    (indexed.root / ".index.json").unlink()
+    path = index()
+    assert path
+    path.unlink()
     Listing(indexed).rows()
-    assert not (indexed.root / ".index.json").exists()
+    assert not index()
     monkeypatch.setattr(listing, "SETTLED_SECONDS", 0.0)
     Listing(indexed).rows()
-    assert (indexed.root / ".index.json").exists()
+    assert index()
 
 
 @pytest.mark.parametrize("text", ["runs", "row", b"", b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_a_damaged_index_changes_nothing(indexed: Store, text: bytes | str) -> None:
     """Whatever its text, and also where the format is right and the runs, or one of them, are not what they should be."""
     rows = without_index(indexed)
+    path, key = index(), Listing(indexed)._key
+    assert path
     if isinstance(text, str):
-        data = json.loads((indexed.root / ".index.json").read_text())
-        wrong: Any = [] if text == "runs" else {name: [entry[0], None] for name, entry in data["runs"].items()}
-        text = json.dumps(data | {"runs": wrong}).encode()
-    (indexed.root / ".index.json").write_bytes(text)
+        wrong: Any = [] if text == "runs" else {name: [entry[0], None] for name, entry in kept(indexed).items()}
+        cache.put(key, json.dumps(wrong).encode())
+    else:
+        cache.put(key, text)
+        assert Listing(indexed).rows() == rows
+        path.write_bytes(text)
     assert Listing(indexed).rows() == rows
     assert Listing(indexed).rows() == rows
 
@@ -376,8 +399,9 @@ def test_an_index_of_other_folders_is_not_believed(
 
 def test_an_index_forgets_the_runs_that_are_gone_and_is_written_no_more_often_than_it_changes(indexed: Store) -> None:
     def runs() -> tuple[int, int]:
-        path = indexed.root / ".index.json"
-        return len(json.loads(path.read_text())["runs"]), path.stat().st_ino  # each write makes another file
+        path = index()
+        assert path
+        return len(kept(indexed)), path.stat().st_ino  # each write makes another file
 
     _, first = runs()
     Listing(indexed).rows()
@@ -401,8 +425,8 @@ def test_an_index_forgets_the_runs_that_are_gone_and_is_written_no_more_often_th
     for folder in there[:3]:
         part.row(folder)
     part.save()
-    kept, third = runs()
-    assert kept == 4
+    count, third = runs()
+    assert count == 4
     assert third != second
     assert [row["key"] for row in Listing(indexed).rows()] == [row["key"] for row in without_index(indexed)]
 
@@ -411,8 +435,9 @@ def test_what_was_changed_a_moment_ago_is_not_kept(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(listing, "INDEXED_RUNS", 1)
     store = Store(tmp_path)
     add(store, run_spec())
+    monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))
     assert len(Listing(store).rows()) == 1
-    assert not (tmp_path / ".index.json").exists()
+    assert not index()
 
 
 def test_claims_do_not_spoil_the_index(indexed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,12 +445,13 @@ def test_claims_do_not_spoil_the_index(indexed: Store, monkeypatch: pytest.Monke
     assert read_anew(indexed, monkeypatch)[1] == 0
 
 
-def test_small_folders_get_no_index(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+def test_small_folders_get_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))
+    store = Store(tmp_path / "runs")
     add(store, run_spec())
-    os.utime(tmp_path)
     Listing(store).rows()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mnist"]
+    assert not index()
+    assert sorted(p.name for p in store.root.iterdir()) == ["mnist"]
 
 
 # ------------------------------------------------------------------------------------------------------------- cells with jobs

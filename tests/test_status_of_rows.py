@@ -24,7 +24,7 @@ Call = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CERTBENCH_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("BENCH_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state"
 
 

@@ -49,7 +49,7 @@ def test_rows_of_another_certification_are_refused(tmp_path: Path) -> None:
     certification.evidence.write_bytes(certification.evidence.read_bytes().splitlines(keepends=True)[0])
     other = run.certification(CERTIFY)
     other.append(certificate(2, 1, 5, 10, n0=CERTIFY.n0), 0.1)
-    with pytest.raises(BenchError, match=r"line 2: 10 \+ 10 samples, but the spec says 10 \+ 1000"):
+    with pytest.raises(BenchError, match=r"line 2: counts add up to 10 and 10 samples, but the spec says 10 and 1000"):
         other.rows()
 
 

@@ -189,6 +189,7 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
         "imported_rows": 0,
         "log_rows": 0,
         "unchecked": [],
+        "unexpected": [],
         "unfinished": [],
         "unbound": [],
         "without_weights": [],
@@ -512,7 +513,7 @@ def test_evidence_needs_a_training(store: Store) -> None:
         ("training.json", '{"state":"trained"}', "steps is None"),
         ("failure.json", "[]", "expected an object"),
         ("environment.json", '{"history":1}', "history is 1"),
-        ("curve.csv", "epoch,loss\n1\n", "line 2 has 1 columns, but the header has 2"),
+        ("curve.csv", "epoch,loss\n1\n", "line 2: it has 1 columns, but the header has 2"),
         ("curve.csv", "epoch,loss\n1,x\n", "not a training curve: could not convert"),
         ("curve.csv", "epoch,loss\n", "it has no row"),
         ("weights.safetensors", "", "not a safetensors file"),
@@ -562,13 +563,17 @@ def test_a_run_in_the_place_of_another(store: Store) -> None:
     assert "but the folder is 9-seed0-" in verify(other).failures[0].reason
 
 
-def test_links_are_followed_once(store: Store) -> None:
-    (store.root / "again").symlink_to(store.root)
+def test_only_the_top_may_be_a_link(store: Store) -> None:
+    elsewhere = store.root.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "link").symlink_to(store.root)
     (store.root / ".replaced").mkdir()
-    assert verify(store.root).runs == 2
-    (store.root.parent / "elsewhere").mkdir()
-    (store.root.parent / "elsewhere" / "link").symlink_to(store.root)
-    assert verify(store.root.parent / "elsewhere").runs == 2
+    report = verify(elsewhere / "link")
+    assert (report.failures, report.runs) == ([], 2)
+    assert [fault.file.name for fault in verify(elsewhere).failures] == ["link"]
+    (store.root / "again").symlink_to(store.root)
+    report = verify(store.root)
+    assert ([fault.file.name for fault in report.failures], report.runs) == (["again"], 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------- radii
@@ -1042,8 +1047,11 @@ def test_forged_checkpoints(bench: Call, store: Store, foreign: Subject) -> None
 
     with foreign.weights.open("ab") as file:
         file.write(b"0")
+    assert "but its header tells of" in str(verify(store.root).failures[0])
+    whole = foreign.weights.read_bytes()[:-1]
+    foreign.weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert "SHA-256 is" in str(verify(store.root).failures[0])
-    foreign.weights.write_bytes(foreign.weights.read_bytes()[:-1])
+    foreign.weights.write_bytes(whole)
 
     other = dataclasses.replace(foreign.spec, sigma=2.0)
     write_json(foreign.path / "subject.json", to_json(other))

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import claims
-from bench.checkpoints.stored import FOLDER, Subject, scan
+from bench.checkpoints.stored import Subject, scan
 from bench.errors import BenchError
 from bench.store import Certification, Damaged
+from bench.walk import Walk
 
 COLUMNS = ("row", "file", "data set", "network", "sigma", "images", "n", "state", "images certified")
 """What people see of one."""
@@ -17,16 +18,17 @@ STATES = ("done", "running", "unfinished", "damaged")
 Row = dict[str, Any]
 
 
-def rows(root: Path) -> list[Row]:
+def rows(root: Path, walked: Walk | None = None) -> list[Row]:
     """One row per certification, by row, data set, sigma and file; one too for a folder that is damaged, or in which none was begun.
 
     Besides COLUMNS: `key` of the base classifier, `n0`, `normalisation`, `path`, `reason` (of a damaged one) and `holder`. A process claims
     the base classifier, so all of its unfinished certifications are `running` while it is at one of them.
+
+    Args:
+        walked: what is in the store, if it is known.
     """
-    if not (root / FOLDER).is_dir():
-        return []
     now = claims.present(root)
-    found = [row for item in scan(root) for row in ([_damaged(item)] if isinstance(item, Damaged) else _of_subject(item, now))]
+    found = [row for item in scan(root, walked) for row in ([_damaged(item)] if isinstance(item, Damaged) else _of_subject(item, now))]
     return sorted(found, key=lambda row: tuple(str(row[name]) for name in ("row", "data set", "sigma", "file", "path")))
 
 
@@ -39,10 +41,9 @@ def _of_subject(subject: Subject, now: float) -> list[Row]:
         "key": spec.key,
         "normalisation": spec.normalization,
     }
-    try:
-        origin = subject.origin()
-    except BenchError as error:
-        return [facts | {"state": "damaged", "reason": str(error)}]
+    if faults := subject.faults():
+        return [facts | {"state": "damaged", "reason": "; ".join(map(str, faults))}]
+    origin = subject.origin()
     facts |= {"row": origin.label, "file": origin.name}
     holder = claims.holder(subject.path, now)
     if holder and not holder.stale:

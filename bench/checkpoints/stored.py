@@ -12,18 +12,22 @@ Equal weights under an equal normalisation are one subject, however their file w
 from __future__ import annotations
 
 import hashlib
+import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
-from bench.errors import BenchError, clipped
-from bench.files import read_json, sha256, sweep, write_atomically, write_json
-from bench.spec import NAME, CertifySpec, canonical, check_sigma, digest, from_json, parse_json, to_json
-from bench.store import Certification, Damaged, Run, State
+from bench import disk
+from bench.errors import BenchError, Fault, as_fault, clipped
+from bench.evidence import records
+from bench.files import read_json_if_there, sweep, write_atomically, write_json
+from bench.spec import NAME, canonical, check_sigma, digest, from_json, parse_json, to_json
+from bench.store import Damaged, Run, State
+from bench.walk import CHECKPOINTS, Walk, misplaced, walk
 
-FOLDER = "checkpoints"
+FOLDER = CHECKPOINTS
 COUNTER = "num_batches_tracked"
 """Of batch norm: evaluation never reads it, and files before PyTorch 0.4.1 lack it."""
 SUFFIXES = (".tar", ".pth", ".pt", ".safetensors")
@@ -106,7 +110,7 @@ def row_of(name: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "_", str(stem).lower()).strip("._-")[:64] or "checkpoint"
 
 
-def tensors_sha256(weights: bytes) -> str:
+def tensors_sha256(weights: bytes | mmap.mmap) -> str:
     """Hex SHA-256 of the tensors of a safetensors file that a forward pass reads: all but the counters of batch norm.
 
     One model saved with and without them is two subjects, but no second training.
@@ -131,6 +135,7 @@ def tensors_sha256(weights: bytes) -> str:
 class Subject(Run):
     """A base classifier that the suite did not train, as the run of its certifications."""
 
+    kind: ClassVar[Literal["run", "subject"]] = "subject"
     spec: SubjectSpec  # type: ignore[assignment]
 
     @property
@@ -143,17 +148,13 @@ class Subject(Run):
         Raises:
             BenchError: the record cannot be read, or says what it cannot.
         """
-        path = self.origin_file
-        if not path.exists():
-            return Origin()
-        data = read_json(path)
-        known = {"name": data.get("name", ""), "row": data.get("row"), "tensors_sha256": data.get("tensors_sha256", "")}
-        try:
-            if data.keys() - known or not all(isinstance(value, str) for value in data.values()):
-                raise ValueError("expected the texts name, row and tensors_sha256")
-            return Origin(**known)
-        except ValueError as error:
-            raise BenchError(clipped(f"{path}: {error}; remove that file and certify the checkpoint again")) from None
+        return self.once("origin.json", _origin)
+
+    def _faults_of_records(self) -> list[Fault]:
+        found: list[Fault] = []
+        records.attempt(found, self.origin_file, self.origin)
+        records.attempt(found, self.weights, lambda: records.tensors(self.weights))
+        return found
 
     def training(self) -> dict[str, Any]:
         """Trained elsewhere, so always there."""
@@ -179,24 +180,16 @@ class Subject(Run):
         Raises:
             BenchError: there are other weights, which these must not replace, or a damaged record.
         """
-        if self.weights.exists() and (found := sha256(self.weights)) != self.spec.weights_sha256:
+        there = disk.there(self.weights)
+        if there and (found := disk.sha256(self.weights)) != self.spec.weights_sha256:
             raise BenchError(f"{self.weights}: SHA-256 is {found}, but subject.json says {self.spec.weights_sha256}; remove that folder")
-        before = self.origin() if self.origin_file.exists() else None
-        if not self.weights.exists():
+        before = self.origin() if disk.there(self.origin_file) else None
+        if not there:
             write_atomically(self.weights, weights)
         said = row or (before.row if before else None)
         record = {"name": name.encode("utf-8", "replace").decode(), "tensors_sha256": tensors_sha256(weights)}
         write_json(self.origin_file, record | ({"row": said} if said else {}))
         return before
-
-    def begun(self) -> Iterator[Certification | Damaged]:
-        """Its certifications by folder name, damaged ones too."""
-        for folder in sorted(self.path.glob("certify-*")):
-            try:
-                if _holds_anything(folder):
-                    yield Certification(folder, _keyed(CertifySpec, folder / "spec.json", "certify-"), self)
-            except (BenchError, OSError) as error:
-                yield Damaged(folder, _reason(error))
 
 
 def subject(root: Path, spec: SubjectSpec) -> Subject:
@@ -205,40 +198,51 @@ def subject(root: Path, spec: SubjectSpec) -> Subject:
     return Subject(root / FOLDER / spec.dataset / arch / f"{spec.sigma:g}-{spec.key}", spec)
 
 
-def scan(root: Path) -> Iterator[Subject | Damaged]:
-    """Every subject of a store, by folder; its `begun()` are its certifications."""
-    for folder in sorted((root / FOLDER).glob("[!.]*/*/*")):
-        try:
-            if _holds_anything(folder):
-                yield Subject(folder, _keyed(SubjectSpec, folder / "subject.json", "-"))
-        except (BenchError, OSError) as error:
-            yield Damaged(folder, _reason(error))
+def scan(root: Path, walked: Walk | None = None) -> Iterator[Subject | Damaged]:
+    """Every subject of a store, by folder; its `begun()` are its certifications. walked: what is in the store, if it is known."""
+    for place in (walked or walk(root)).of("subject"):
+        if place.begun:
+            try:
+                yield at(place.path, root, place.seen)
+            except BenchError as error:
+                yield Damaged(place.path, as_fault(error, place.path / "subject.json"))
+
+
+def at(folder: Path, top: Path, seen: MutableMapping[str, Any] | None = None) -> Subject:
+    """The subject in a folder somewhere below a top. seen: see `bench.store.Run`.
+
+    Raises:
+        Fault: its spec cannot be read, is no valid spec, or does not fit its folder.
+    """
+    path = folder / "subject.json"
+    spec = cast(SubjectSpec, from_json(cast(Any, SubjectSpec), disk.read(path), str(path)))
+    if not folder.resolve().name.endswith(f"-{spec.key}"):
+        raise Fault(path, None, f"its key is {spec.key}, but the folder is {folder.resolve().name}")
+    if reason := misplaced(folder, top, subject(Path(), spec).path):
+        raise Fault(path, None, reason)
+    return Subject(folder, spec, {} if seen is None else seen)
 
 
 def subjects(root: Path) -> Iterator[Subject]:
-    """Every subject of a store, by folder.
+    """Every subject of a store, by folder; its records are read when they are asked for.
 
     Raises:
         BenchError: a spec that cannot be read, is no valid spec, or does not fit its folder.
     """
     for found in scan(root):
         if isinstance(found, Damaged):
-            raise BenchError(found.reason)
-        yield found
+            raise found.fault
+        yield Subject(found.path, found.spec)
 
 
-def _holds_anything(folder: Path) -> bool:
-    """Not so where a process has claimed it and is about to write its first file."""
-    return folder.is_dir() and any(not entry.name.startswith((".", "claim-")) for entry in folder.iterdir())
-
-
-def _keyed(cls: type[Any], path: Path, before: str) -> Any:
-    """A spec whose folder ends in its key."""
-    spec = from_json(cast(Any, cls), path.read_bytes(), str(path))
-    if not path.parent.name.endswith(f"{before}{spec.key}"):
-        raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
-    return spec
-
-
-def _reason(error: BenchError | OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+def _origin(path: Path) -> Origin:
+    data = read_json_if_there(path)
+    if data is None:
+        return Origin()
+    known = {"name": data.get("name", ""), "row": data.get("row"), "tensors_sha256": data.get("tensors_sha256", "")}
+    try:
+        if data.keys() - known or not all(isinstance(value, str) for value in data.values()):
+            raise ValueError("expected the texts name, row and tensors_sha256")
+        return Origin(**known)
+    except ValueError as error:
+        raise Fault(path, None, clipped(f"{error}; remove that file and certify the checkpoint again")) from None

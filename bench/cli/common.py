@@ -218,6 +218,10 @@ def plain(value: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in str(value))
 
 
+MANY_ROWS = 500
+"""More are laid out without looking at the width of the terminal, which takes a hundredth of the time."""
+
+
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """Rows as a table without lines, under the names of the first."""
     from rich.console import Console
@@ -226,6 +230,11 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
     if not rows:
         typer.echo("none")
+        return
+    if len(rows) > MANY_ROWS:
+        cells = [[plain(value) for value in row.values()] for row in ({name: name for name in rows[0]}, *rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        typer.echo("\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells))
         return
     table = Table(box=None, pad_edge=False)
     for name in rows[0]:
@@ -242,7 +251,12 @@ def print_json(value: Any) -> None:
     """Indented JSON on standard output."""
     import json
 
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the name of a file that is no text
+        text = json.dumps(value, indent=2, allow_nan=False)
+    typer.echo(text)
 
 
 def clock(seconds: float) -> str:

@@ -182,8 +182,14 @@ def finished_certification(run: Run, key: str | None) -> tuple[Certification, li
     Raises:
         BenchError: none, several to choose from, or one that is not finished.
     """
-    there = {c.spec.key: c for c in run.certifications()}
+    from bench.store import Certification, Damaged
+
+    begun = list(run.begun())
+    there = {c.spec.key: c for c in begun if isinstance(c, Certification)}
     if not there:
+        for damaged in begun:
+            if isinstance(damaged, Damaged):
+                raise damaged.fault
         raise BenchError(f"{run.path} has no certification; `bench run` continues it")
     if key is not None:
         chosen = [k for k in there if k.startswith(key)]
@@ -204,10 +210,10 @@ def finished_certification(run: Run, key: str | None) -> tuple[Certification, li
 
 def _seconds(path: Path) -> dict[int, float]:
     """Image -> seconds; of an image that was begun twice the last. A side file: a line that is damaged is no time."""
+    from bench import disk
+
     seconds: dict[int, float] = {}
-    if not path.is_file():
-        return seconds
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in (disk.read_if_there(path) or b"").decode("ascii", "replace").splitlines():
         index, _, text = line.partition(",")
         try:
             value = float(text)

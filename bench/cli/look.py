@@ -6,12 +6,15 @@ import time
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
 
 from bench.cli.common import Json, Plugins, Results, clock, existing_folder, guarded, plain, plugin_paths, print_json, print_rows, stop
+
+if TYPE_CHECKING:
+    from bench.store import Store
 
 WATCH_SECONDS = 2.0
 QUEUED_SHOWN = 20
@@ -56,8 +59,12 @@ def list_(
             for p in PROTOCOLS.values()
         ]
     else:
+        from bench.store import Store
+
         existing_folder(results)
-        rows = guarded(lambda: _run_rows(results) if what is What.RUNS else _checkpoint_rows(results))
+        store = Store(results)
+        rows = guarded(lambda: _run_rows(store) if what is What.RUNS else _checkpoint_rows(store))
+        _tell_unexpected(store)
     if as_json:
         print_json(rows)
     elif what in (What.RUNS, What.CHECKPOINTS) and rows:
@@ -95,19 +102,25 @@ def _datasets(paths: tuple[Path, ...]) -> list[dict[str, Any]]:
     return rows
 
 
-def _run_rows(results: Path) -> list[dict[str, Any]]:
+def _run_rows(store: Store) -> list[dict[str, Any]]:
     """One row per run, damaged ones too."""
     from bench.listing import COLUMNS, Listing
-    from bench.store import Store
 
-    return [{name: row[name] for name in (*COLUMNS, "path", "reason")} for row in Listing(Store(results)).rows()]
+    return [{name: row[name] for name in (*COLUMNS, "path", "reason")} for row in Listing(store).rows()]
 
 
-def _checkpoint_rows(results: Path) -> list[dict[str, Any]]:
+def _checkpoint_rows(store: Store) -> list[dict[str, Any]]:
     """One row per certification of a base classifier from outside, damaged ones too."""
     from bench.checkpoints.listed import rows
 
-    return rows(results)
+    return rows(store.root, store.walk())
+
+
+def _tell_unexpected(store: Store) -> None:
+    """A line on standard error if there are files that the suite did not write."""
+    if found := (store.walked or store.walk()).unexpected:
+        more = f", and {len(found) - 1} more; `bench verify` lists them" if len(found) > 1 else ""
+        typer.echo(plain(f"unexpected: {found[0]}{more}"), err=True)
 
 
 def _print_listed(rows: list[dict[str, Any]], what: What) -> None:
@@ -143,8 +156,11 @@ def status(
         stop(["--watch and --json exclude each other; call --json as often as you like"])
     existing_folder(results)
     while True:
-        rows = guarded(lambda: standings(Store(results)))
-        certified = guarded(lambda: of_checkpoints(Store(results)))
+        store = Store(results)
+        rows = guarded(lambda store=store: standings(store))  # type: ignore[misc]
+        certified = guarded(lambda store=store: of_checkpoints(store))  # type: ignore[misc]
+        if not watch:
+            _tell_unexpected(store)
         if as_json:
             hidden = ("certifications", "lines", "own", "epochs", "source")
             print_json([{name: value for name, value in row.items() if name not in hidden} for row in rows + certified])

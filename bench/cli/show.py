@@ -118,21 +118,29 @@ def _show_run(run: Run, as_json: bool) -> None:
     from bench import rules
     from bench.rules.rule import drawn_words
     from bench.spec import canonical, to_json
+    from bench.store import Damaged
     from leaderboard.metrics import average_certified_radius, outcomes
 
     def work() -> dict[str, Any]:
         certifications = []
-        for c in run.certifications():
-            columns, total = c.standing().columns, len(c.expected())
+        for c in run.begun():
+            if isinstance(c, Damaged):
+                certifications.append({"key": c.path.name.partition("-")[2], "damaged": c.reason})
+                continue
             rule = rules.of(c.spec)
-            item: dict[str, Any] = {"key": c.spec.key, "spec": to_json(c.spec), "images": f"{len(columns)}/{total}"}
-            item |= {"rule": rule.words(), "alpha": rule.alpha}
+            item: dict[str, Any] = {"key": c.spec.key, "spec": to_json(c.spec), "rule": rule.words(), "alpha": rule.alpha}
+            certifications.append(item)
+            try:
+                columns, total = c.standing().columns, len(c.expected())
+            except BenchError as error:
+                item["damaged"] = str(error)
+                continue
+            item["images"] = f"{len(columns)}/{total}"
             if len(columns) == total:
                 o = outcomes(columns, rule.alpha, run.spec.sigma, c.spec)
                 item["drawn"] = o.drawn
                 if rule.acr != "none":
                     item[f"acr (alpha {rule.alpha})"] = average_certified_radius(o)
-            certifications.append(item)
         return {
             "path": str(run.path),
             "key": run.spec.key,
@@ -163,6 +171,9 @@ def _show_run(run: Run, as_json: bool) -> None:
     typer.echo(f"train: {canonical(data['spec']['train'])}")
     typer.echo(f"hyperparameters: {canonical(data['spec']['hyperparameters'])}")
     for item in data["certifications"]:
+        if "damaged" in item:
+            typer.echo(plain(f"certification {item['key']}: damaged: {item['damaged']}"))
+            continue
         n, acr = item["spec"]["n"], item.get(f"acr (alpha {item['alpha']})")
         told = f", ACR {acr:.4f} at alpha {item['alpha']:g}" if acr is not None else ""
         typer.echo(
@@ -198,10 +209,9 @@ def _speed(timing: dict[str, Any]) -> str:
 
 def _read_curve(run: Run) -> list[dict[str, float | None]]:
     """Rows of curve.csv; BenchError if it is damaged."""
-    if not run.curve.exists():
-        return []
-    try:
-        rows = list(csv.DictReader(run.curve.read_text().splitlines(), strict=True))
-        return [{name: float(value) if value else None for name, value in row.items()} for row in rows]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise BenchError(f"{run.curve}: not a training curve: {error}") from None
+    from bench import disk
+    from bench.evidence.records import check_curve
+
+    check_curve(run.curve)
+    rows = csv.DictReader((disk.read_if_there(run.curve) or b"").decode().splitlines())
+    return [{name: float(value) if value else None for name, value in row.items()} for row in rows]

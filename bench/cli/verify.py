@@ -205,6 +205,7 @@ def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[
         "imported_rows": report.imported_rows,
         "log_rows": report.log_rows,
         "unchecked": report.unchecked,
+        "unexpected": [{"file": str(f.file), "reason": f.reason} for f in report.unexpected],
         "unfinished": [{"path": str(item.path), "reason": item.reason} for item in report.unfinished],
         "unbound": [str(evidence.certification.path) for evidence in _unbound(report)],
         "without_weights": [str(evidence.certification.path) for evidence in _without_weights(report)],
@@ -222,6 +223,10 @@ def _print(what: Path, report: Report, again: Recertification | None, facts: Log
             typer.echo(plain(f"fails: {failure}"))
         if len(failures) > SHOWN:
             typer.echo(plain(f"fails: {file}: {len(failures) - SHOWN} more; --json lists all"))
+    for fault in report.unexpected[:SHOWN]:
+        typer.echo(plain(f"unexpected: {fault}"))
+    if len(report.unexpected) > SHOWN:
+        typer.echo(f"unexpected: {len(report.unexpected) - SHOWN} more; --json lists all")
     for reason in report.unchecked:
         typer.echo(plain(f"not checked: {reason}"))
     for item in report.unfinished:

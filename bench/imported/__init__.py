@@ -10,6 +10,7 @@ a map, a TOML file of path patterns; the map of a collection also says which of 
 
 from bench.imported.intake import Report, import_logs
 from bench.imported.logmap import LogMap, Placed, default_collection, default_map, load_map, network_of_table, runs_of_table
+from bench.imported.reading import read as read_imports
 from bench.imported.stored import Columns, Import, ImportSpec, imports
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "imports",
     "load_map",
     "network_of_table",
+    "read_imports",
     "runs_of_table",
 ]

@@ -12,14 +12,15 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import fieldlog
+from bench import disk, fieldlog
 from bench.bounds import check_alpha
-from bench.errors import BenchError
+from bench.errors import BenchError, Fault, as_fault
 from bench.fieldlog import FieldRow
-from bench.spec import NAME, Scalar, check_sigma, digest, from_json, row_name, select_images, to_json
+from bench.spec import MOST_SAMPLES, NAME, Scalar, check_sigma, digest, from_json, row_name, select_images, to_json
 from bench.store import Damaged
+from bench.walk import IMPORTED, Walk, misplaced, strangers, walk
 
-FOLDER = "imported"
+FOLDER = IMPORTED
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -62,8 +63,8 @@ class ImportSpec:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not a name: lower case letters, digits, - and _")
         if not RUN.fullmatch(self.run):
             raise ValueError(f"run {self.run!r} is not a word of letters, digits, - and _")
-        if self.n0 < 1 or self.n < 1:
-            raise ValueError(f"n0={self.n0} and n={self.n} must be greater than 0")
+        if not (1 <= self.n0 <= MOST_SAMPLES and 1 <= self.n <= MOST_SAMPLES):
+            raise ValueError(f"n0={self.n0:.6g} and n={self.n:.6g} must lie between 1 and {MOST_SAMPLES}")
         for name in ("sha256", "rows_sha256"):
             if not SHA256.fullmatch(getattr(self, name)):
                 raise ValueError(f"{name} {getattr(self, name)!r} is not a SHA-256 in hex")
@@ -121,12 +122,12 @@ class Import:
             BenchError: unreadable, or its check sum is not the one that was recorded.
         """
         try:
-            data = self.file.read_bytes()
-        except OSError as error:
-            raise BenchError(f"{self.file}: {error.strerror}; import {self.spec.source} again") from None
+            data = disk.read(self.file)
+        except Fault as fault:
+            raise Fault(self.file, None, f"{fault.reason}; import {self.spec.source} again") from None
         if (found := hashlib.sha256(data).hexdigest()) != self.spec.rows_sha256:
             expected = self.spec.rows_sha256
-            raise BenchError(f"{self.file}: SHA-256 is {found[:12]}..., not {expected[:12]}...; import {self.spec.source} again")
+            raise Fault(self.file, None, f"SHA-256 is {found[:12]}..., not {expected[:12]}...; import {self.spec.source} again")
         return data
 
     def rows(self) -> list[FieldRow]:
@@ -138,7 +139,7 @@ class Import:
         return fieldlog.from_canonical(self.data(), name=str(self.file))
 
     def columns(self) -> Columns:
-        """The rows as arrays; faster than `rows`, since the check sum vouches for the format.
+        """The rows as arrays; faster than `rows`, of a log that `reading` found whole.
 
         Raises:
             BenchError: as `data`.
@@ -148,31 +149,39 @@ class Import:
         return Columns(index, label, predict, np.array(cells[3::5]).astype(np.float64))
 
 
-def scan(root: Path) -> Iterator[Import | Damaged]:
-    """Every imported log of a store, by folder; `Damaged` where its spec is none, or does not fit its folder.
+def scan(root: Path, walked: Walk | None = None) -> Iterator[Import | Damaged]:
+    """Every imported log of a store, by folder; its rows are not read.
 
-    A folder without spec.json is an import that never finished.
+    A folder without spec.json is an import that never finished, and is left out.
+
+    Args:
+        walked: what is in the store, if it is known.
     """
-    for path in sorted((root / FOLDER).glob("[!.]*/*/*/spec.json")):
-        try:
-            spec = cast(ImportSpec, from_json(cast(Any, ImportSpec), path.read_bytes(), str(path)))
-            if not path.parent.name.endswith(f"-{spec.key}"):
-                raise BenchError(f"{path}: its key is {spec.key}, but the folder is {path.parent.name}")
-        except BenchError as error:
-            yield Damaged(path.parent, str(error))
-        except OSError as error:
-            yield Damaged(path.parent, f"{path}: {error.strerror}")
-        else:
-            yield Import(path.parent, spec)
+    for place in (walked or walk(root)).of("import"):
+        if "spec.json" in place.names or (place.begun and "rows.tsv" not in place.names):
+            try:
+                yield at(place.path, root)
+            except BenchError as error:
+                yield Damaged(place.path, as_fault(error, place.path / "spec.json"))
+
+
+def at(folder: Path, top: Path) -> Import:
+    """The imported log in a folder somewhere below a top.
+
+    Raises:
+        Fault: its spec cannot be read, is no valid spec, or does not fit its folder; or something else is in the folder.
+    """
+    path = folder / "spec.json"
+    spec = cast(ImportSpec, from_json(cast(Any, ImportSpec), disk.read(path), str(path)))
+    if not folder.resolve().name.endswith(f"-{spec.key}"):
+        raise Fault(path, None, f"its key is {spec.key}, but the folder is {folder.resolve().name}")
+    if reason := misplaced(folder, top, spec.folder):
+        raise Fault(path, None, reason)
+    if faults := strangers(folder, disk.children(folder), "import")[0]:
+        raise faults[0]
+    return Import(folder, spec)
 
 
 def imports(root: Path) -> Iterator[Import]:
-    """Every imported log of a store, by folder.
-
-    Raises:
-        BenchError: a spec that cannot be read, is no valid spec, or does not fit its folder.
-    """
-    for found in scan(root):
-        if isinstance(found, Damaged):
-            raise BenchError(found.reason)
-        yield found
+    """Every imported log of a store whose spec is whole, by folder; see `reading.read` for those whose rows are."""
+    return (entry for entry in scan(root) if isinstance(entry, Import))

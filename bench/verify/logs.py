@@ -1,23 +1,20 @@
-"""Logs in the field's format: those that were imported, and single files, ours and others'."""
+"""Single logs in the field's format, ours and others'."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
 from pathlib import Path
-from typing import Any, cast
 
 from bench import fieldlog
 from bench.bounds import certified_radius
 from bench.datasets import DATASETS
-from bench.errors import BenchError, nearest
 from bench.fieldlog import Expected, Log
-from bench.imported import load_map
-from bench.imported.stored import Import, ImportSpec
-from bench.spec import from_json
+from bench.imported.reading import sizes
+from bench.spec import MOST_SAMPLES
 from bench.verify.radii import Radii
-from bench.verify.report import Report, Unfinished, misplaced
+from bench.verify.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,38 +33,6 @@ class LogFacts:
     images: str | None = None
 
 
-def verify_import(folder: Path, report: Report) -> None:
-    """Checks an imported log: its spec, its check sum, its images, labels and radii."""
-    file = folder / "spec.json"
-    if not file.exists():
-        report.unfinished.append(Unfinished(folder, "an import that never came to its end; import the log again"))
-        return
-    report.imports += 1
-    spec = cast(ImportSpec | None, report.attempt(file, lambda: from_json(cast(Any, ImportSpec), file.read_bytes(), str(file))))
-    if spec is None:
-        return
-    if not folder.resolve().name.endswith(f"-{spec.key}"):
-        report.fail(file, f"its key is {spec.key}, but the folder is {folder.resolve().name}")
-    elif reason := misplaced(folder, report.top, spec.folder):
-        report.fail(file, reason)
-    stored = Import(folder, spec)
-    rows = report.attempt(stored.file, stored.rows)
-    if rows is None:
-        return
-    facts = LogFacts(dataset=spec.dataset, sigma=spec.sigma, alpha=spec.alpha, n=spec.n, images=spec.images)
-    # The store keeps a log without its times; a column of zeros makes it a log of the field again, line by line.
-    header, *lines = fieldlog.canonical(rows).decode("ascii").splitlines()
-    data = "".join([f"{header}\ttime\n", *(f"{line}\t0\n" for line in lines)]).encode("ascii")
-    try:
-        sizes = _sizes(spec.dataset)
-    except BenchError:  # only the map that it was imported by knew it: take the sizes that it needs at least
-        highest = max((max(row.label, row.predict) for row in rows), default=0)
-        sizes = highest + 1, max((row.index for row in rows), default=0) + 1
-    log = report.attempt(stored.file, lambda: _parse(data, facts, stored.file, sizes))
-    if log is not None:
-        report.imported_rows += len(log.rows)
-
-
 def verify_log(file: Path, facts: LogFacts) -> Report:
     """Checks one log file; where it has columns count and n, every radius is recomputed from them.
 
@@ -75,10 +40,10 @@ def verify_log(file: Path, facts: LogFacts) -> Report:
         BenchError: a data set that is not known.
         OSError: the file cannot be read.
     """
-    sizes = _sizes(facts.dataset)
+    known = sizes(facts.dataset)
     report = Report(top=file, alpha=facts.alpha)
     data = fieldlog.load(file, name=str(file))
-    log = report.attempt(file, lambda: _parse(data, facts, file, sizes))
+    log = report.attempt(file, lambda: _parse(data, facts, file, known))
     if log is None:
         return report
     report.log_rows = len(log.rows)
@@ -87,31 +52,17 @@ def verify_log(file: Path, facts: LogFacts) -> Report:
     return report
 
 
-@cache
-def _sizes(dataset: str) -> tuple[int, int]:
-    """Classes and test images of a data set: one of the suite's, or one that the map of published logs knows.
-
-    Raises:
-        BenchError: neither knows it.
-    """
-    if dataset in DATASETS:
-        return DATASETS[dataset].classes, DATASETS[dataset].test_size
-    sizes = load_map().sizes
-    if dataset not in sizes:
-        raise BenchError(f"unknown data set {dataset!r}{nearest(dataset, sizes)}")
-    return sizes[dataset]
-
-
-def _parse(data: bytes, facts: LogFacts, file: Path, sizes: tuple[int, int]) -> Log:
+def _parse(data: bytes, facts: LogFacts, file: Path, known: tuple[int, int]) -> Log:
     """The log, if it is entirely one of what is expected.
 
     Raises:
         BenchError: it is not.
     """
-    classes, size = sizes
+    classes, size = known
     cells = [line.split("\t") for line in data[:1000].decode("ascii", "replace").splitlines()[:3]]
     images = [facts.images] if facts.images else _selections(cells)
-    n = facts.n or next((int(row[-1]) for row in cells[1:2] if tuple(cells[0]) == fieldlog.OURS and row[-1].isdigit()), 100_000)
+    own = [row[-1] for row in cells[1:2] if tuple(cells[0]) == fieldlog.OURS and re.fullmatch(r"[1-9][0-9]{0,9}", row[-1])]
+    n = facts.n or (int(own[0]) if own and int(own[0]) <= MOST_SAMPLES else 100_000)
     expected = Expected(classes=classes, test_size=size, images=images, n=n, alpha=facts.alpha, sigma=facts.sigma)
     log = fieldlog.parse(data, expected, name=str(file))
     if facts.dataset in DATASETS and (labels := DATASETS[facts.dataset].known_labels()) is not None:

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from bench.errors import BenchError
+from bench.errors import BenchError, Fault
 from bench.fieldlog import Refused
 from bench.store import Certification, Run
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Something that does not hold.
-
-    Attributes:
-        file: the file or folder that shows it.
-        line: counted from 1; None where the whole file is meant.
-        reason: one sentence.
-    """
-
-    file: Path
-    line: int | None
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}{'' if self.line is None else f', line {self.line}'}: {self.reason}"
+Failure = Fault
+"""Something that does not hold: file, line and reason."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +55,7 @@ class Report:
         rows: of evidence. imported_rows: of imported logs. log_rows: of log files.
         distinct: radii that were computed twice, one per distinct count.
         unchecked: what could not be checked here, and why.
+        unexpected: files that the suite did not write, and that nothing reads.
         finished: certifications that recertification can draw from.
     """
 
@@ -88,17 +73,26 @@ class Report:
     distinct: int = 0
     finished: list[Evidence] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    unexpected: list[Fault] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[Fault] = field(default_factory=list)
 
     def fail(self, file: Path, reason: str, line: int | None = None) -> None:
         """Notes a failure."""
-        self.failures.append(Failure(file, line, reason))
+        self.failures.append(Fault(file, line, reason))
+
+    def add(self, faults: Iterable[Fault]) -> bool:
+        """Notes failures; whether there are any."""
+        before = len(self.failures)
+        self.failures += faults
+        return len(self.failures) > before
 
     def attempt(self, file: Path, work: Callable[[], T]) -> T | None:
         """What work returns; None where it raises, which becomes a failure of that file."""
         try:
             return work()
+        except Fault as fault:
+            self.failures.append(fault)
         except Refused as error:
             self.fail(file, error.reason, error.line)
         except BenchError as error:
@@ -106,12 +100,3 @@ class Report:
         except OSError as error:
             self.fail(file, f"cannot be read: {error.strerror}")
         return None
-
-
-def misplaced(folder: Path, top: Path, place: Path) -> str | None:
-    """In what a folder below `top` is not where its spec belongs, as far as the path shows it; None if in nothing."""
-    below = folder.relative_to(top).parts or (folder.resolve().name,)
-    shown = min(len(below), len(place.parts))
-    if below[-shown:] == place.parts[-shown:]:
-        return None
-    return f"what it describes belongs in {Path(*place.parts[-shown:])}, but the folder is {Path(*below[-shown:])}"

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from bench import rules
 from bench.bounds import check_alpha
 from bench.errors import BenchError
-from bench.imported import imports
+from bench.imported import read_imports
 from bench.store import Store
+from bench.walk import Walk
 from leaderboard.aggregate.foreign import groups_of_checkpoints, read_checkpoints
 from leaderboard.aggregate.groups import Group, Source
 from leaderboard.aggregate.imported import groups_of_logs
@@ -50,27 +51,29 @@ def collect(
 
     Raises:
         UsageError: a filter that fits nothing in the store.
-        BenchError: an empty store, a run in two folders, alpha out of range, an unknown metric or rule; nothing that can be read so.
+        BenchError: an empty store, alpha out of range, an unknown metric or rule; nothing that can be read so.
 
-    A damaged run or checkpoint, and a certification that cannot be read so, are left out and named in the notes of every group; a row
-    with damaged evidence shows no mean.
+    What is damaged, and what cannot be read so, is left out and named in the notes of every group; a row with damaged evidence shows no
+    mean.
     """
     try:
         check_alpha(ALPHA if alpha is None else alpha)
         default = rule is None or rules.named(rule).name == rules.DEFAULT
     except ValueError as error:
         raise BenchError(str(error)) from None
-    runs, damaged = read_runs(store) if source in (None, "runs") else ([], [])
-    logs = list(imports(store.root)) if source in (None, "imported") else []
-    checkpoints, damaged_too = read_checkpoints(store) if source in (None, "checkpoints") else ([], [])
+    walked = store.walk()
+    runs, damaged = read_runs(store, walked) if source in (None, "runs") else ([], [str(fault) for fault in walked.faults])
+    logs, damaged_logs = read_imports(store.root, walked) if source in (None, "imported") else ([], [])
+    checkpoints, damaged_checkpoints = read_checkpoints(store, walked) if source in (None, "checkpoints") else ([], [])
+    every = [*damaged, *damaged_logs, *damaged_checkpoints]
     if (logs or checkpoints) and (filters.protocols or filters.recipes or filters.seeds):
         if not runs:
             raise BenchError(NO_SUCH_FILTERS if logs else NO_SUCH_FILTERS.replace(NAMES["imported"], NAMES["checkpoints"]))
         logs, checkpoints = [], []
     if not runs and not logs and not checkpoints:
-        if damaged or damaged_too:
-            what, reason = ("run", damaged[0]) if damaged else ("certified checkpoint", damaged_too[0])
-            raise BenchError(f"every {what} in {store.root} is damaged: {reason}")
+        if every:
+            what = "run" if damaged else "imported log" if damaged_logs else "certified checkpoint"
+            raise BenchError(f"every {what} in {store.root} is damaged: {every[0]}")
         raise BenchError(f"there are no {MISSING[source or 'runs'].format(root=store.root)}")
     chosen_runs, chosen_logs, chosen_checkpoints = filters.apply(runs, logs, checkpoints)
     wanted = {run.spec.key for run in chosen_runs}
@@ -79,13 +82,13 @@ def collect(
     if chosen_logs and not default:
         unread.append(f"left out: imported logs: they hold no counts that rule {rule} could read")
     else:
-        groups += groups_of_logs(chosen_logs, metrics, alpha)
+        groups += groups_of_logs(chosen_logs, metrics, alpha, unread)
     more, unread_too = groups_of_checkpoints(chosen_checkpoints, reading, metrics)
     groups += more
     unread += unread_too
     if unread and not groups:
         raise BenchError(f"nothing in {store.root} can be read so: {'; '.join(unread)}")
-    notes = (*unread, *(f"left out, because it is damaged: {reason}" for reason in (*damaged, *damaged_too)))
+    notes = (*unread, *(f"left out, because it is damaged: {reason}" for reason in every), *unexpected_notes(walked))
     return finished(groups, notes, mix)
 
 
@@ -93,6 +96,14 @@ def finished(groups: Sequence[Group], notes: Sequence[str], mix: bool) -> tuple[
     """The groups with notes that concern all of them; as one group per data set if they are to be mixed."""
     noted = [dataclasses.replace(group, notes=(*group.notes, *notes)) for group in groups]
     return tuple(mixed(noted) if mix else noted)
+
+
+def unexpected_notes(walked: Walk) -> tuple[str, ...]:
+    """A sentence on the files that the suite did not write, if there are any."""
+    if not (found := walked.unexpected):
+        return ()
+    more = f", and {len(found) - 1} more; `bench verify` lists them" if len(found) > 1 else ""
+    return (f"unexpected: {found[0]}{more}",)
 
 
 def require_one_source(store: Store, groups: Sequence[Group], and_so: str = "") -> None:

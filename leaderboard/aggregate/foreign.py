@@ -14,12 +14,12 @@ from typing import Any
 
 from bench.checkpoints.stored import Origin, Subject, scan
 from bench.copies import Traces, copies
-from bench.errors import BenchError
 from bench.spec import canonical
 from bench.store import Certification, Damaged, Store
+from bench.walk import Walk
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
-from leaderboard.aggregate.runs import Reading, certification_notes, conditions_of_counts, read_seeds, traces, unread
+from leaderboard.aggregate.runs import Reading, certification_notes, conditions_of_counts, leaving_out, read_seeds, traces, unread
 from leaderboard.metrics import columns_of
 
 UNKNOWN_TRAINING = "How these checkpoints were trained is not known here; what is a training of which row was said to `bench certify`."
@@ -60,19 +60,21 @@ class Checkpoint:
         return self.origin.name or self.subject.spec.key
 
 
-def read_checkpoints(store: Store) -> tuple[list[Checkpoint], list[str]]:
-    """The certifications whose specs and records are whole, and what is wrong with the others."""
+def read_checkpoints(store: Store, walked: Walk | None = None) -> tuple[list[Checkpoint], list[str]]:
+    """The certifications whose specs and records are whole, and what is wrong with the others.
+
+    Args:
+        walked: what is in the store, if it is known.
+    """
     found, damaged = [], []
-    for subject in scan(store.root):
+    for subject in scan(store.root, walked):
         if isinstance(subject, Damaged):
             damaged.append(subject.reason)
             continue
-        try:
-            origin, begun = subject.origin(), list(subject.begun())
-            subject.info.known_labels()
-        except BenchError as error:
-            damaged.append(str(error))
+        if faults := subject.faults():
+            damaged += map(str, faults)
             continue
+        origin, begun = subject.origin(), list(subject.begun())
         for certification in begun:
             if reason := certification.reason if isinstance(certification, Damaged) else _wrong(certification):
                 damaged.append(reason)
@@ -85,11 +87,7 @@ def read_checkpoints(store: Store) -> tuple[list[Checkpoint], list[str]]:
 
 def _wrong(certification: Certification) -> str:
     """Why a certification cannot be believed, before its evidence is read; empty if it can."""
-    try:
-        certification.differences()
-    except BenchError as error:
-        return str(error)
-    return "" if certification.expected() else f"{certification.path}: images={certification.spec.images} selects no test image"
+    return "; ".join(map(str, certification.faults()))
 
 
 def groups_of_checkpoints(checkpoints: Sequence[Checkpoint], reading: Reading, words: Sequence[str]) -> tuple[list[Group], list[str]]:
@@ -103,6 +101,7 @@ def groups_of_checkpoints(checkpoints: Sequence[Checkpoint], reading: Reading, w
         families[canonical([checkpoint.dataset, _conditions_of_network(checkpoint)])].append(checkpoint)
     groups = []
     left_out: dict[str, list[Certification]] = defaultdict(list)
+    notes: list[str] = []
     for _, family in sorted(families.items()):
         ways: dict[str, list[tuple[Checkpoint, Certification]]] = defaultdict(list)
         for checkpoint in family:
@@ -111,8 +110,10 @@ def groups_of_checkpoints(checkpoints: Sequence[Checkpoint], reading: Reading, w
                     left_out[reason].append(certification)
                 else:
                     ways[canonical(conditions_of_counts(certification, reading))].append((checkpoint, certification))
-        groups += [_group(members, family, reading, words) for _, members in sorted(ways.items())]
-    return groups, unread(left_out)
+        for _, members in sorted(ways.items()):
+            with leaving_out(notes):
+                groups.append(_group(members, family, reading, words))
+    return groups, [*unread(left_out), *notes]
 
 
 def _conditions_of_network(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def _group(
             UNKNOWN_TRAINING,
             *reading.notes(certification.spec),
             *_numbers(sections),
-            *certification_notes([certification for _, certification in members]),
+            *certification_notes([c for (_, c), seed in zip(members, read, strict=True) if seed.state != "damaged"]),
         ),
     )
 

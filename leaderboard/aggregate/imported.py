@@ -15,15 +15,17 @@ from bench.spec import canonical
 from bench.verified import Status
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
+from leaderboard.aggregate.runs import leaving_out
 from leaderboard.metrics import Outcomes, columns_of
 
 
-def groups_of_logs(logs: Sequence[Import], words: Sequence[str], alpha: float | None) -> list[Group]:
+def groups_of_logs(logs: Sequence[Import], words: Sequence[str], alpha: float | None, notes: list[str] | None = None) -> list[Group]:
     """One group per data set, collection and way of certification.
 
     Args:
         words: metrics, see `metrics.columns_of`.
         alpha: what was asked for; it is fixed in a log.
+        notes: get why a group is left out; None: nobody reads them.
 
     Raises:
         BenchError: another alpha than the logs', damaged logs, logs of one row that cover different images.
@@ -32,7 +34,11 @@ def groups_of_logs(logs: Sequence[Import], words: Sequence[str], alpha: float | 
     found: dict[str, list[Import]] = defaultdict(list)
     for log in logs:
         found[log.spec.dataset + canonical(conditions_of_log(log))].append(log)
-    return [_group(same, words) for _, same in sorted(found.items())]
+    groups = []
+    for _, same in sorted(found.items()):
+        with leaving_out([] if notes is None else notes):
+            groups.append(_group(same, words))
+    return groups
 
 
 def check_alpha_of_logs(logs: Sequence[Import], alpha: float | None) -> None:

@@ -7,21 +7,22 @@ there must be seen. Where no run of the family is certified yet, the group is th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from bench import rules
 from bench.copies import Traces, copies, fingerprint
 from bench.errors import BenchError, nearest
 from bench.presets import disagreement
-from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, canonical, parse_json, to_json
+from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, TrainSpec, canonical, parse_json, to_json
 from bench.store import Certification, Damaged, Run, Store
 from bench.verified import Status, anything, recall
+from bench.walk import Walk
 from leaderboard import layouts, metrics
 from leaderboard.aggregate.groups import Group, Row, Section, Seed, row
 from leaderboard.metrics import Cost
@@ -42,34 +43,51 @@ def groups_of_runs(
         mix_sources: whether a row may average trainings from several sources of its method; such a group is a mixture.
     """
     left_out: dict[str, list[Certification]] = defaultdict(list)
+    notes: list[str] = []
     places: dict[str, Run] = {}
     for run in runs:
         if (other := places.setdefault(run.spec.key, run)) is not run:
             raise BenchError(f"{run.path} and {other.path} hold the same run; move one of them away")
     groups = []
-    for (family, _), members in _members(runs, wanted).items():
+    for (family, _), members in _members(runs, wanted, notes).items():
         shown = [member for member in members if member.run.spec.key in wanted]
         if shown and (reason := reading.refuses(members[0].certification.spec)):
             left_out[reason] += [member.certification for member in shown]
         elif shown:
             expected = tuple(sorted(set(seeds) or {member.run.spec.seed for member in members}))
-            groups.append(_group(family, _certified(members), shown, expected, reading, words, mix_sources))
-    return _tell_apart(sorted(groups, key=_order)), unread(left_out)
+            with leaving_out(notes):
+                groups.append(_group(family, _certified(members), shown, expected, reading, words, mix_sources))
+    return _tell_apart(sorted(groups, key=_order)), [*unread(left_out), *notes]
 
 
-def read_runs(store: Store) -> tuple[list[Run], list[str]]:
-    """The runs whose specs and records are whole, and what is wrong with the others."""
-    runs, damaged = [], []
-    for run in store.scan():
+@contextlib.contextmanager
+def leaving_out(notes: list[str]) -> Iterator[None]:
+    """A problem of one group is no problem of the others: it becomes a note, and the group is left out."""
+    try:
+        yield
+    except BenchError as error:
+        notes.append(f"a group is left out: {error}")
+
+
+def read_runs(store: Store, walked: Walk | None = None) -> tuple[list[Run], list[str]]:
+    """The runs whose specs and records are whole, and what is wrong with the others, and with certifications.
+
+    Args:
+        walked: what is in the store, if it is known.
+    """
+    runs: dict[str, Run] = {}
+    damaged: list[str] = []
+    for run in store.scan(walked):
         if isinstance(run, Damaged):
             damaged.append(run.reason)
-            continue
-        try:
-            run.check()
-            runs.append(run)
-        except BenchError as error:
-            damaged.append(str(error))
-    return runs, damaged
+        elif faults := run.faults():
+            damaged += map(str, faults)
+        elif other := runs.get(run.spec.key):
+            damaged.append(f"{run.path} holds the same run as {other.path}")
+        else:
+            runs[run.spec.key] = run
+            damaged += [found.reason for found in run.begun() if isinstance(found, Damaged)]
+    return list(runs.values()), damaged
 
 
 @dataclass(frozen=True)
@@ -137,8 +155,13 @@ def _overrides(run: Run) -> dict[str, Scalar]:
 
 def _family(run: Run) -> _Family:
     spec = run.spec
-    train = {key: value for key, value in dataclasses.asdict(spec.train).items() if key != "batch"}
-    return _Family(spec.dataset, spec.protocol, spec.recipe, canonical(train), canonical(_overrides(run)))
+    spec = run.spec
+    return _Family(spec.dataset, spec.protocol, spec.recipe, _training(spec.train), canonical(_overrides(run)))
+
+
+@lru_cache(maxsize=256)
+def _training(train: TrainSpec) -> str:
+    return canonical({key: value for key, value in dataclasses.asdict(train).items() if key != "batch"})
 
 
 def _certified(members: Sequence[_Member]) -> Certification:
@@ -146,8 +169,8 @@ def _certified(members: Sequence[_Member]) -> Certification:
     return next((m.certification for m in members if m.certification.begun()), members[0].certification)
 
 
-def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str], list[_Member]]:
-    """Family and way of certification -> runs, for the families of the runs whose key is wanted."""
+def _members(runs: Sequence[Run], wanted: Set[str], notes: list[str]) -> dict[tuple[_Family, str], list[_Member]]:
+    """Family and way of certification -> runs, for the families of the runs whose key is wanted; adds to the notes what is left out."""
     certified = {run.spec.key: list(run.certifications()) for run in runs}
     own = {run.spec.key: _family(run) for run in runs}
     result: dict[tuple[_Family, str], list[_Member]] = defaultdict(list)
@@ -158,7 +181,9 @@ def _members(runs: Sequence[Run], wanted: Set[str]) -> dict[tuple[_Family, str],
         specs = {_way(c): c.spec for run in members for c in certified[run.spec.key]}
         if not specs:
             if family.protocol not in PROTOCOLS:
-                raise BenchError(f"{members[0].path}: protocol {family.protocol!r} is unknown here{nearest(family.protocol, PROTOCOLS)}")
+                told = f"{members[0].path}: protocol {family.protocol!r} is unknown here{nearest(family.protocol, PROTOCOLS)}"
+                notes.append(told)
+                continue
             spec = members[0].info.protocol(PROTOCOLS[family.protocol]).certify
             specs = {spec.key: spec}
         for run in members:
@@ -252,7 +277,10 @@ def _group(
         metrics=columns,
         sections=tuple(sections),
         mixed=mix_sources and any(len(sources) > 1 for sources in by_cell.values()),
-        notes=(*reading.notes(certified.spec), *certification_notes([m.certification for m in members])),
+        notes=(
+            *reading.notes(certified.spec),
+            *certification_notes([m.certification for m in members if read[m.run.spec.key].state != "damaged"]),
+        ),
     )
 
 
@@ -280,8 +308,7 @@ def conditions_of_counts(certification: Certification, reading: Reading) -> dict
 
 def read_seeds(certifications: Sequence[tuple[Certification, int | str]], reading: Reading) -> list[Seed]:
     """What the evidence of trainings says, each with the seed or word that it goes by."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
-        seeds = list(pool.map(lambda item: _seed(item[0], item[1], reading), certifications))
+    seeds = [_seed(certification, seed, reading) for certification, seed in certifications]
     done = [place for place, seed in enumerate(seeds) if seed.outcomes is not None]
     keys = {place: certifications[place][0].finding() for place in done} if anything() else {}
     known = recall(list(keys.values()))

@@ -23,7 +23,7 @@ from scipy import stats
 from bench.bounds import Integers
 from bench.columns import Columns
 from bench.errors import BenchError, nearest
-from bench.imported import Import, ImportSpec, imports
+from bench.imported import Import, ImportSpec, read_imports
 from bench.spec import CertifySpec
 from bench.store import Certification, Run
 from leaderboard import layouts
@@ -139,9 +139,10 @@ def compare_paired(run: Run, row: str, root: Path) -> Paired:
     Raises:
         BenchError: no such logs, logs that are certified in another way, or that do not cover the run's images; an unfinished run.
     """
-    logs = _logs(run, row, root)
+    logs, damaged = _logs(run, row, root)
     first = logs[0].spec
     chosen, notes = runs_of_row(logs)
+    notes += [f"left out, because it is damaged: {reason}" for reason in damaged]
     present = {name: log for name, log in chosen.items() if log}
     certification, columns = _certification(run, first)
     exact = outcomes(columns, first.alpha, run.spec.sigma, certification.spec)
@@ -213,11 +214,13 @@ def compare_paired(run: Run, row: str, root: Path) -> Paired:
     )
 
 
-def _logs(run: Run, row: str, root: Path) -> list[Import]:
-    """The imported logs of a row at the run's data set and sigma."""
-    there = [log for log in imports(root) if (log.spec.dataset, log.spec.sigma) == (run.spec.dataset, run.spec.sigma)]
+def _logs(run: Run, row: str, root: Path) -> tuple[list[Import], list[str]]:
+    """The imported logs of a row at the run's data set and sigma, and what is wrong with logs that are damaged."""
+    whole, damaged = read_imports(root)
+    there = [log for log in whole if (log.spec.dataset, log.spec.sigma) == (run.spec.dataset, run.spec.sigma)]
     if not there:
         told = f"{root} holds no imported log of {run.spec.dataset} at sigma {run.spec.sigma:g}"
+        told += f", but damaged ones: {damaged[0]}" if damaged else ""
         raise BenchError(f"{told}; `bench import FOLDER --results {root}` reads the field's logs")
     found = [log for log in there if log.spec.row == row]
     if not found:
@@ -229,7 +232,7 @@ def _logs(run: Run, row: str, root: Path) -> list[Import]:
         raise BenchError(f"the imported logs of {row} at sigma {run.spec.sigma:g} do not belong together: {told}")
     if found[0].spec.arch != run.spec.train.arch:
         raise BenchError(f"{run.path} is a {run.spec.train.arch}, but the logs are of {found[0].spec.arch}")
-    return found
+    return found, damaged
 
 
 def _certification(run: Run, log: ImportSpec) -> tuple[Certification, Columns]:

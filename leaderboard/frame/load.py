@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from bench import rules
 from bench.bounds import check_alpha
 from bench.checkpoints.stored import Subject
 from bench.errors import BenchError
-from bench.imported import Import
-from bench.imported.stored import scan
+from bench.imported import Import, read_imports
 from bench.spec import canonical, to_json
-from bench.store import Certification, Damaged, Run, Store
+from bench.store import Certification, Run, Store
 from bench.verified import anything, recall
+from bench.walk import Walk
 from leaderboard import metrics
 from leaderboard.aggregate.collect import ALPHA
 from leaderboard.aggregate.foreign import Checkpoint, read_checkpoints
@@ -144,19 +143,16 @@ def read(store: Store, alpha: float | None = None, rule: str | None = None, only
     """
     known = ALPHA if alpha is None else alpha
     found = Found(Reading(known, rule))
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # check sums and files do not hold the interpreter
-        _read_runs(store, known, rule, only, found, pool.map)
-        if only is None:
-            _read_logs(store, alpha, rule, found)
-            _read_checkpoints(store, known, rule, found, pool.map)
+    walked = store.walk()
+    _read_runs(store, walked, known, rule, only, found)
+    if only is None:
+        _read_logs(store, walked, alpha, rule, found)
+        _read_checkpoints(store, walked, known, rule, found)
     return found
 
 
-Map = Callable[..., Iterable[Any]]
-
-
-def _read_runs(store: Store, alpha: float, rule: str | None, only: Collection[tuple[str, str]] | None, found: Found, each: Map) -> None:
-    runs, damaged = read_runs(store)
+def _read_runs(store: Store, walked: Walk, alpha: float, rule: str | None, only: Collection[tuple[str, str]] | None, found: Found) -> None:
+    runs, damaged = read_runs(store, walked)
     if only is not None:
         keys = {key for key, _ in only}
         runs = [run for run in runs if run.spec.key in keys]
@@ -180,17 +176,17 @@ def _read_runs(store: Store, alpha: float, rule: str | None, only: Collection[tu
         if not begun:
             found.leave_out(name, state, run.path, reason=reason, record=record)
         wanted += [(certification, name, record, words) for certification in begun]
-    _read_certifications(wanted, alpha, rule, found, each)
+    _read_certifications(wanted, alpha, rule, found)
 
 
 _Wanted = tuple[Certification, str, dict[str, Any], dict[str, Any]]
 
 
-def _read_certifications(wanted: Sequence[_Wanted], alpha: float, rule: str | None, found: Found, each: Map) -> None:
+def _read_certifications(wanted: Sequence[_Wanted], alpha: float, rule: str | None, found: Found) -> None:
     """Reads what certifications hold, each with its name, its record and its words."""
-    answers = list(each(lambda item: _read_one(item, alpha, rule), wanted))
-    done = [place for place, answer in enumerate(answers) if isinstance(answer, Part)]
-    keys = {place: wanted[place][0].finding() for place in done} if anything() else {}
+    answers = [_read_one(item, alpha, rule) for item in wanted]
+    read_ones = [place for place, answer in enumerate(answers) if isinstance(answer, Part)]
+    keys = {place: wanted[place][0].finding() for place in read_ones} if anything() else {}
     known = recall(list(keys.values()))
     for place, ((certification, name, record, _), answer) in enumerate(zip(wanted, answers, strict=True)):
         if isinstance(answer, Part):
@@ -252,11 +248,11 @@ def _words_of_run(run: Run) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names} | {"source": "runs", "training": str(spec.seed), "key": run.spec.key}
 
 
-def _read_logs(store: Store, alpha: float | None, rule: str | None, found: Found) -> None:
-    for log in scan(store.root):
-        if isinstance(log, Damaged):
-            found.leave_out(str(log.path), "damaged", log.path, reason=log.reason)
-            continue
+def _read_logs(store: Store, walked: Walk, alpha: float | None, rule: str | None, found: Found) -> None:
+    logs, damaged = read_imports(store.root, walked)
+    for reason in damaged:
+        found.leave_out(reason.partition(":")[0], "damaged", Path(reason.partition(":")[0]), reason=reason)
+    for log in logs:
         name = f"{log.spec.row} {log.spec.dataset} sigma {log.spec.sigma:g} run {log.spec.run} of {log.spec.collection}"
         if alpha is not None and alpha != log.spec.alpha:
             found.leave_out(name, "refused", log.path, reason=f"the log was certified at alpha {log.spec.alpha:g}, which cannot be changed")
@@ -289,8 +285,8 @@ def _part_of_log(log: Import) -> Part:
     return Part(constants=words | {"record": record}, images=images)
 
 
-def _read_checkpoints(store: Store, alpha: float, rule: str | None, found: Found, each: Map) -> None:
-    checkpoints, damaged = read_checkpoints(store)
+def _read_checkpoints(store: Store, walked: Walk, alpha: float, rule: str | None, found: Found) -> None:
+    checkpoints, damaged = read_checkpoints(store, walked)
     for reason in damaged:
         found.leave_out(reason.partition(":")[0], "damaged", Path(reason.partition(":")[0]), reason=reason)
     wanted = []
@@ -301,7 +297,7 @@ def _read_checkpoints(store: Store, alpha: float, rule: str | None, found: Found
             found.leave_out(name, "certifying", checkpoint.subject.path, record=record)
         else:
             wanted.append((checkpoint.certification, name, record, words_of_checkpoint(checkpoint)))
-    _read_certifications(wanted, alpha, rule, found, each)
+    _read_certifications(wanted, alpha, rule, found)
 
 
 def record_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from bench.checkpoints.stored import Origin, Subject, SubjectSpec
 from bench.columns import Columns
 from bench.datasets import DATASETS, DatasetInfo, from_facts
 from bench.errors import BenchError, nearest
+from bench.evidence.log import NOTHING
 from bench.imported import Columns as LogColumns
 from bench.imported import Import, ImportSpec
 from bench.spec import CertifySpec, RunSpec, canonical, digest, from_json, parse_json
-from bench.store import NOTHING, Certification, Run, Standing, State
+from bench.store import Certification, Run, Standing, State
 from leaderboard.aggregate.collect import ALPHA, finished
 from leaderboard.aggregate.foreign import Checkpoint, groups_of_checkpoints
 from leaderboard.aggregate.groups import Group
@@ -149,16 +150,16 @@ class _Held:
 class HeldRun(_Held, Run):
     """A run as a frame holds it."""
 
-    record: Record = dataclasses.field(repr=False)
-    parts: tuple[Held, ...] = dataclasses.field(repr=False)
+    record: Record = dataclasses.field(default_factory=dict, repr=False)
+    parts: tuple[Held, ...] = dataclasses.field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
 class HeldSubject(_Held, Subject):
     """A base classifier that was not trained here, as a frame holds it."""
 
-    record: Record = dataclasses.field(repr=False)
-    parts: tuple[Held, ...] = dataclasses.field(repr=False)
+    record: Record = dataclasses.field(default_factory=dict, repr=False)
+    parts: tuple[Held, ...] = dataclasses.field(default=(), repr=False)
 
     def training(self) -> dict[str, Any]:
         return {"state": "trained", "weights_sha256": self.spec.weights_sha256}
@@ -250,7 +251,7 @@ def _by_subject(parts: Sequence[Held], reading: Reading, source: str) -> list[li
 
 def _run(parts: Sequence[Held]) -> HeldRun:
     record = parts[0].record
-    return HeldRun(Path(record["path"]), from_json(RunSpec, canonical(record["spec"]), "frame"), record, tuple(parts))
+    return HeldRun(Path(record["path"]), from_json(RunSpec, canonical(record["spec"]), "frame"), record=record, parts=tuple(parts))
 
 
 def _unseen(spec: Record, certifies: Sequence[Record]) -> HeldRun:
@@ -263,7 +264,7 @@ def _unseen(spec: Record, certifies: Sequence[Record]) -> HeldRun:
 def _checkpoints(parts: Sequence[Held]) -> Iterator[Checkpoint]:
     record = parts[0].record
     spec = cast(SubjectSpec, from_json(cast(Any, SubjectSpec), canonical(record["spec"]), "frame"))
-    subject = HeldSubject(Path(record["path"]), spec, record, tuple(parts))
+    subject = HeldSubject(Path(record["path"]), spec, record=record, parts=tuple(parts))
     origin, begun = Origin(**record["origin"]), list(subject.certifications())
     for certification in begun:
         yield Checkpoint(subject=subject, origin=origin, certification=certification)

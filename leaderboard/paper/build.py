@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.imported import Import, default_collection, imports, network_of_table, runs_of_table
+from bench.imported import Import, default_collection, network_of_table, read_imports, runs_of_table
 from bench.spec import PROTOCOLS, canonical
 from bench.store import Run, Store
 from leaderboard import layouts, metrics
@@ -58,7 +58,8 @@ def build(
     if of_runs and source == "imported":
         raise BenchError(NO_SUCH_FILTERS)
     protocol, recipe = protocol or "full", recipe or "official"
-    logs = [] if source == "runs" or of_runs else [log for log in imports(store.root) if _is_printed(log, layout)]
+    found_logs, damaged_logs = ([], []) if source == "runs" or of_runs else read_imports(store.root)
+    logs = [log for log in found_logs if _is_printed(log, layout)]
     stored, damaged = read_runs(store) if source != "imported" else ([], [])
     runs = [run for run in stored if _belongs(run, layout, protocol, recipe)]
     if logs and runs:
@@ -67,6 +68,7 @@ def build(
         known = f"runs of protocol {protocol} and recipe {recipe} on {layout.dataset}"
         others = sorted({f"--protocol {r.spec.protocol} --recipe {r.spec.recipe}" for r in stored if r.spec.dataset == layout.dataset})
         hint = f"; there is {', '.join(others)}" if others else ""
+        hint += f"; left out, because it is damaged: {broken[0]}" if (broken := [*damaged_logs, *damaged]) else ""
         raise BenchError(
             f"{store.root} holds nothing for table {number}: neither imported logs of {default_collection()} nor {known}{hint}"
         )
@@ -87,8 +89,8 @@ def build(
     kind: Source | Literal["nothing"] = "imported" if logs else "runs" if runs else "nothing"
     rule = f" Certified accuracy at r in %: {RULES[compat]}." if layout.radii else ""
     caption = f"Layout of Table {number} with {_ours(runs)}.{rule}" if runs else f"Table {number}. {layout.caption}{rule}"
-    # With imported logs, what is wrong with a run is no matter of the table.
-    notes += [] if logs else [f"Left out, because it is damaged: {reason}" for reason in damaged]
+    # With imported logs, what is wrong with a run is no matter of the table, and the other way round.
+    notes += [f"Left out, because it is damaged: {reason}" for reason in (damaged_logs if logs else damaged)]
     notes = list(dict.fromkeys(notes))
     return PaperTable(layout=layout, entries=entries, source=kind, compat=compat, caption=caption, notes=tuple(notes), apart=apart)
 

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import disk
 from bench.errors import BenchError, UsageError, nearest
 from bench.store import Run, Store
 from leaderboard import layouts
@@ -129,14 +130,12 @@ def training_terms(run: Run) -> dict[str, Steps]:
         BenchError: unreadable.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(run.curve.read_text(encoding="utf-8"))))
+        rows = list(csv.DictReader(io.StringIO(disk.read(run.curve).decode())))
         names = [name for name in rows[0] if name not in ("epoch", "step", "lr")]
         epoch = np.array([float(row["epoch"]) for row in rows])
         values = {name: np.array([float(row[name] or "nan") for row in rows]) for name in sorted(names, key=lambda name: name != "loss")}
         if not all(np.isfinite(v).all() for v in (epoch, values["loss"])) or (np.diff(epoch) <= 0).any():
             raise ValueError("its epochs must ascend and its loss be finite")
-    except OSError as error:
-        raise BenchError(f"{run.curve}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
         raise BenchError(f"{run.curve} is no training curve: {error}") from None
     return {name: Steps(epoch, v) for name, v in values.items()}
