@@ -172,7 +172,7 @@ def _remember(report: Report, again: Recertification | None) -> None:
         certification = evidence.certification
         # What fails for all rows together is a failure of the folder that was verified.
         fails = {certification.path, certification.run.path} & failed or (certification.path in images and report.top in _files(report))
-        if evidence.weights:
+        if fails or evidence.weights:
             found[key_of(certification.binding(), evidence.sha256)] = None if fails else images[certification.path]
     if found:
         remember(found)

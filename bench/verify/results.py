@@ -145,7 +145,10 @@ def _verify_certification(certification: Certification, weights: bool, damaged: 
         return
     run = certification.run
     if rows.images and certification.labels() is None:
-        report.unchecked.append(f"the labels of {certification.evidence}: the published files of {run.info.name} are not on this machine")
+        other = certification.differences()
+        absent = f"the published files of {run.info.name} are not on this machine"
+        told = f"it was certified on other test files: {other[0]}" if other else absent
+        report.unchecked.append(f"the labels of {certification.evidence}: {told}")
     report.add(rows.faults)
     report.rows += rows.images
     _recompute(certification, rows, report, radii)

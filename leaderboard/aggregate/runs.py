@@ -194,7 +194,15 @@ def _members(runs: Sequence[Run], wanted: Set[str], notes: list[str]) -> dict[tu
 
 def _way(certification: Certification) -> str:
     """What evidence must share: the spec, and the test files where these are not the published ones."""
-    return canonical([certification.spec.key, certification.differences()])
+    return canonical([certification.spec.key, other_files(certification)])
+
+
+def other_files(certification: Certification) -> list[str]:
+    """What makes its test files others than the published ones; nothing where that cannot be read, which is told of its row."""
+    try:
+        return certification.differences()
+    except BenchError:
+        return []
 
 
 def _group(
@@ -302,7 +310,7 @@ def conditions_of_counts(certification: Certification, reading: Reading) -> dict
     """What rows share of a certification whose counts are there. `test files` only where they are not the published ones."""
     spec = certification.spec
     own = {f"certify.{f.name}": getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "changes"}
-    other = {TEST_FILES: "; ".join(found)} if (found := certification.differences()) else {}
+    other = {TEST_FILES: "; ".join(found)} if (found := other_files(certification)) else {}
     return own | other | {"certify.rule": reading.rule or spec.rule, "alpha": reading.alpha, "rounding": "exact"}
 
 
