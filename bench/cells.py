@@ -138,6 +138,7 @@ def seal(cell: Cell, store: Store) -> None:
         if certification.binding().open(certification.path):
             with run.claimed():
                 certification.seal()
+                run.forget_failure()
 
 
 class _Observed:
@@ -161,6 +162,7 @@ def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
         standing = certification.standing()
         if standing.state == "done":
             certification.seal()  # a kill may have come between its last row and this
+            run.forget_failure()
         if standing.state in ("done", "diverged"):
             return Outcome(state=standing.state)
         run.begin()

@@ -223,7 +223,7 @@ class Certification:
         if not records.attempt(found, self.path, self.expected) and not found:
             found.append(Fault(self.path / "spec.json", None, f"images={self.spec.images} selects no test image"))
         if not damaged and ("evidence.jsonl" in names or SUBJECT in names):
-            if self.run.training() is None:
+            if self.binding().weights_sha256 is None:
                 found.append(Fault(self.path, None, "there is evidence, but no finished training whose weights it could be of"))
             records.attempt(found, self.path / SUBJECT, lambda: self.binding().read(self.path))
         return found
@@ -415,10 +415,11 @@ class Run:
     def _faults_of_records(self) -> list[Fault]:
         found: list[Fault] = []
         training = records.attempt(found, self.path, self.training)
-        if training and training["state"] == "trained" and training["steps"] != (steps := self.steps()):
-            found.append(Fault(self.path / "training.json", None, f"{training['steps']:.6g} steps, but the spec makes {steps:.6g}"))
-        for read in (self.failure, self.timing, self.differences):
+        for read in (self.failure, self.timing):
             records.attempt(found, self.path, read)
+        other = records.attempt(found, self.path, self.differences)  # files, which may hold other numbers of images
+        if training and training["state"] == "trained" and not other and training["steps"] != (steps := self.steps()):
+            found.append(Fault(self.path / "training.json", None, f"{training['steps']:.6g} steps, but the spec makes {steps:.6g}"))
         if not self.lacks("curve.csv"):
             records.attempt(found, self.curve, lambda: records.check_curve(self.curve))
         if not self.lacks("weights.safetensors"):
@@ -482,11 +483,15 @@ class Run:
             write_json(self.path / "spec.json", to_json(self.spec))
         write_json(self.path / "failure.json", {"kind": kind, "reason": reason, "trace": trace, "log": log})
 
+    def forget_failure(self) -> None:
+        """Removes what the last attempt failed of, if it did."""
+        if (failure := self.path / "failure.json").exists():  # a removal is a point at which tests crash a run
+            failure.unlink(missing_ok=True)
+
     def begin(self) -> None:
         """Writes the spec, from when on the run is listed even if it fails at once, and sweeps what killed writes and failures left."""
         sweep(self.path)
-        if (failure := self.path / "failure.json").exists():  # a removal is a point at which tests crash a run
-            failure.unlink(missing_ok=True)
+        self.forget_failure()
         name = self.spec.dataset
         if name in DATASETS and name not in BUILT_IN:
             write_json(self.path / "dataset.json", facts_of(DATASETS[name]))

@@ -51,10 +51,12 @@ def finished(bench: Call, number: int, dataset: str, rows: int, runs: Path, *wor
     result = bench("run", "--dataset", dataset, "--protocol", "smoke", "--device", "cpu", "--allow-other-data", *where, *words)
     assert result.exit_code == 0, result.output
     assert f"{rows} done of {rows} cells" in result.output
-    groups = json.loads(bench("table", "--dataset", dataset, "--format", "json", *where).stdout)["groups"]
+    shown = bench("table", "--dataset", dataset, "--format", "json", *where)
+    assert shown.exit_code == 0, shown.output
+    groups = json.loads(shown.stdout)["groups"]
     assert len(groups) == 1
-    shown = [row for section in groups[0]["sections"] for row in section["rows"]]
-    assert len(shown) == rows
+    found = [row for section in groups[0]["sections"] for row in section["rows"]]
+    assert len(found) == rows
     table = bench("table", "--table", number, "--protocol", "smoke", "--format", "json", *where)
     assert table.exit_code == 0, table.output
     data = json.loads(table.stdout)

@@ -241,7 +241,7 @@ def test_every_table_says_how_many_samples_were_drawn(tmp_path: Path) -> None:
     other = dataclasses.replace(CERTIFY, rule="confidence-sequence")
     store = new_store(tmp_path)
     certification = add(store, run_spec(), None).certification(other)
-    certification.begin("0" * 64)
+    certification.begin(str(certification.binding().weights_sha256))
     rows = [certificate(index, label, n, n) for index, (label, n) in enumerate(zip((7, 2, 1, 0), (500, 500, 500, 1000), strict=True))]
     certification.evidence.write_text("".join(map(to_line, rows)))
     (group,) = collect(store)
@@ -280,10 +280,10 @@ def test_verification_sees_a_rule_that_reads_too_much(name: str, tmp_path: Path,
     bounds, radii = cls.bounds, cls.radii
     with monkeypatch.context() as planted:
         planted.setattr(cls, "bounds", lambda self, counts, alpha: bounds(self, counts, 2 * alpha))
-        assert faults() == [1, 3, 4]
+        assert sorted(faults()) == [1, 3, 4]
     with monkeypatch.context() as planted:
         planted.setattr(cls, "radii", lambda self, counts, alpha, sigma: radii(self, counts, alpha, sigma).round(2))
-        assert faults() == [1, 3, 4]
+        assert sorted(faults()) == [1, 3, 4]
 
 
 # ---- a rule of one's own is one file
@@ -402,7 +402,7 @@ def test_a_rule_that_samples_is_one_file(own_rules: None, bench: Call, tiny: Cal
     assert any("three-radii" in reason for reason in verified["unchecked"])
     table = json.loads(bench("table", *where, "--metric", "all", "--format", "json").stdout)["groups"]
     (row,) = next(g["sections"][0]["rows"] for g in table if g["conditions"]["certify.rule"] == "three-radii")
-    assert row["status"] == "done"
+    assert row["state"] == "done"
     assert not {name for name in row["metrics"] if name.startswith(("ACR", "radius", "pA", "t-int"))}
     accuracy = certified_accuracy(outcomes(certification.columns(), 0.001, 0.5, certification.spec), 0.0)
     assert row["metrics"]["0.00"]["mean"] == 100 * accuracy

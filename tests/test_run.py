@@ -384,6 +384,7 @@ def test_another_environment_of_a_certification_is_recorded(tmp_path: Path) -> N
     certification = next(store.run(which.spec).certifications())
     for path in (certification.evidence, certification.path / "times.csv"):
         path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    (certification.path / "finished.json").unlink()
     old = (certification.environment() or {}) | {"device": "another"}
     write_json(certification.path / "environment.json", old)
     assert execute(which, store, options(), Quiet(), StopSignals()) == "done"

@@ -779,10 +779,11 @@ def test_a_forged_tenth_is_found_by_certifying_again(bench: Call, store: Store, 
     assert bench("verify", store.root).exit_code == 0, "every check sum fits, and counts add up"
     result = bench("verify", store.root, "--recertify", "24", "--seed", "2", "--json", "--device", "cpu")  # all four missed: p = .02
     assert result.exit_code == 1, result.output
-    found = {(Path(f["file"]).parent.parent.name[-16:], f["line"]) for f in json.loads(result.stdout)["failures"]}
+    failures = [f for f in json.loads(result.stdout)["failures"] if Path(f["file"]) != store.root]  # there, all rows together fail
+    found = {(Path(f["file"]).parent.parent.name[-16:], f["line"]) for f in failures}
     assert found
     assert found <= set(forged), "no honest row is accused"
-    told = json.loads(result.stdout)["failures"][0]["reason"]
+    told = failures[0]["reason"]
     assert "certified again: image" in told
     assert ("so the noise is the same" if claimed else "under the recorded conditions") in told
 

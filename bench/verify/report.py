@@ -76,23 +76,31 @@ class Report:
     unexpected: list[Fault] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
     failures: list[Fault] = field(default_factory=list)
+    _told: set[str] = field(default_factory=set, repr=False)
 
     def fail(self, file: Path, reason: str, line: int | None = None) -> None:
         """Notes a failure."""
-        self.failures.append(Fault(file, line, reason))
+        self._note(Fault(file, line, reason))
 
     def add(self, faults: Iterable[Fault]) -> bool:
         """Notes failures; whether there are any."""
-        before = len(self.failures)
-        self.failures += faults
-        return len(self.failures) > before
+        found = list(faults)
+        for fault in found:
+            self._note(fault)
+        return bool(found)
+
+    def _note(self, fault: Fault) -> None:
+        """What two checks meet is told once."""
+        if str(fault) not in self._told:
+            self._told.add(str(fault))
+            self.failures.append(fault)
 
     def attempt(self, file: Path, work: Callable[[], T]) -> T | None:
         """What work returns; None where it raises, which becomes a failure of that file."""
         try:
             return work()
         except Fault as fault:
-            self.failures.append(fault)
+            self._note(fault)
         except Refused as error:
             self.fail(file, error.reason, error.line)
         except BenchError as error:

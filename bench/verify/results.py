@@ -108,7 +108,7 @@ def _verify_run(run: Run, report: Report, radii: Radii) -> None:
     for certification in begun:
         report.certifications += 1
         if isinstance(certification, Damaged):
-            report.failures.append(certification.fault)
+            report.add([certification.fault])
         elif known:
             _verify_certification(certification, weights, damaged, report, radii)
 
