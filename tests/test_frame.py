@@ -7,6 +7,8 @@ import inspect
 import io
 import itertools
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ from bench.imported import import_logs, load_map
 from bench.records import read_rows
 from bench.spec import CertifySpec
 from bench.store import Store
+from bench.verify import verify
 from leaderboard import metrics
 from leaderboard.aggregate import Filters, collect
 from leaderboard.frame.schema import COLUMNS, NULLABLE, WORDS
@@ -271,6 +274,39 @@ def test_logs_and_checkpoints_give_the_tables_that_the_store_gives(store: Store,
     frame = bench.load_results(store.root)
     for mix, format in itertools.product((False, True), ("terminal", "markdown", "latex", "csv", "json")):
         assert bench.table(frame, format, metrics=["all"], mix=mix) == render(collect(store, metrics=["all"], mix=mix), format)
+
+
+@pytest.mark.parametrize("rows", [("gaussian",), ()])
+def test_published_logs_alone_and_beside_runs_have_a_summary(rows: Sequence[str], store: Store, tmp_path: Path) -> None:
+    read_logs(store, tmp_path)
+    for row in rows:
+        add(store, run_spec(row))
+    frame = bench.load_results(store.root)
+    assert set(bench.summary(frame)["row"]) == {"plain", "other", *rows}
+    assert bench.table(frame) == render(collect(store), "terminal")
+
+
+@pytest.mark.skipif("CERTBENCH_GOLDEN" not in os.environ, reason="CERTBENCH_GOLDEN names no folder of third-party logs")
+def test_the_published_logs_give_the_tables_that_the_store_gives(store: Store) -> None:
+    import_logs(Path(os.environ["CERTBENCH_GOLDEN"]) / "smoothmix-logs", store.root, load_map())
+    frame = bench.load_results(store.root)
+    assert len(bench.summary(frame)) > 10
+    assert bench.table(frame, "csv") == render(collect(store), "csv")
+
+
+def test_two_logs_of_one_run_are_both_refused_and_hide_no_other(store: Store, tmp_path: Path) -> None:
+    read_logs(store, tmp_path)
+    write_log(tmp_path / "again/plain/noise_0.5_2", [0.25, 1.0, 0.5, 1.5])
+    import_logs(tmp_path / "again", tmp_path / "elsewhere", load_map(tmp_path / "map.toml"))
+    shutil.copytree(tmp_path / "elsewhere", store.root, dirs_exist_ok=True)
+    folders = {str(path.parent) for path in (store.root / "imported").glob("*/plain/0.5-2-*/spec.json")}
+    frame = bench.load_results(store.root)
+    assert len(folders) == 2
+    assert {entry["path"] for entry in frame.attrs["left_out"]} == folders
+    assert set(frame["row"].astype(str) + " " + frame["training"].astype(str)) == {"plain 1", "other 1"}
+    assert set(bench.summary(frame)["status"]) == {"done"}
+    assert bench.table(frame) == render(collect(store), "terminal")
+    assert {str(failure.file) for failure in verify(store.root).failures} == folders
 
 
 @pytest.mark.parametrize("name", ["table.txt", "table.md", "table.tex", "table.csv", "table.json"])

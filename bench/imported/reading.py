@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
 from functools import cache as kept
 from pathlib import Path
 
@@ -32,7 +34,23 @@ def read(root: Path, walked: Walk | None = None) -> tuple[list[Import], list[str
             whole.append(entry)
         except BenchError as error:
             damaged.append(str(error))
-    return whole, damaged
+    twins = doubled(whole)
+    return [entry for entry in whole if entry.path not in twins], [*damaged, *map(str, twins.values())]
+
+
+def doubled(entries: Sequence[Import]) -> dict[Path, Fault]:
+    """Folder -> what is wrong with it, of logs that are one run, certified in one way, with different rows. Nobody knows which is right."""
+    found: dict[str, list[Import]] = defaultdict(list)
+    for entry in entries:
+        s = entry.spec
+        found[canonical([s.collection, s.dataset, s.arch, s.n0, s.n, s.images, s.alpha, s.row, s.sigma, s.run])].append(entry)
+    faults = {}
+    for same in found.values():
+        for entry in same:
+            if other := next((one for one in same if one.spec.rows_sha256 != entry.spec.rows_sha256), None):
+                told = f"{other.path} holds the same run with other rows, so neither counts; move one of them away"
+                faults[entry.path] = Fault(entry.path, None, told)
+    return faults
 
 
 def check(entry: Import) -> int:

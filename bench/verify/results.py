@@ -20,6 +20,7 @@ from bench.evidence import records
 from bench.evidence.rows import Rows
 from bench.imported import reading
 from bench.imported import stored as imported
+from bench.imported.stored import Import
 from bench.presets import disagreement
 from bench.store import Certification, Damaged, Run, Store
 from bench.verify.radii import Radii
@@ -43,9 +44,11 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
     report, radii = Report(top=top, alpha=alpha), Radii(alpha)
     found = walk(top)
     report.unexpected += found.unexpected
+    logs: list[Import] = []
     for place in found.places:
         if place.begun:
-            _verify_place(place, report, radii)
+            _verify_place(place, report, radii, logs)
+    report.add(reading.doubled(logs).values())
     report.add(found.faults)
     if not report.failures and not any(place.begun for place in found.places):
         raise BenchError(f"{top} holds no run, no certified checkpoint and no imported log")
@@ -57,10 +60,10 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
     return report
 
 
-def _verify_place(place: Place, report: Report, radii: Radii) -> None:
+def _verify_place(place: Place, report: Report, radii: Radii, logs: list[Import]) -> None:
     folder = place.path
     if place.what == "import":
-        _verify_import(place, report)
+        _verify_import(place, report, logs)
     elif place.what == "subject":
         report.subjects += 1
         subject = report.attempt(folder / "subject.json", lambda: checkpoints.at(folder, report.top, place.seen))
@@ -75,14 +78,17 @@ def _verify_place(place: Place, report: Report, radii: Radii) -> None:
             _verify_run(run, report, radii)
 
 
-def _verify_import(place: Place, report: Report) -> None:
+def _verify_import(place: Place, report: Report, logs: list[Import]) -> None:
+    """logs: gets the log if it is whole."""
     if "spec.json" not in place.names and "rows.tsv" in place.names:
         report.unfinished.append(Unfinished(place.path, "an import that never came to its end; import the log again"))
         return
     report.imports += 1
     entry = report.attempt(place.path / "spec.json", lambda: imported.at(place.path, report.top))
     if entry is not None:
-        report.imported_rows += report.attempt(entry.file, lambda: reading.check(entry)) or 0
+        if rows := report.attempt(entry.file, lambda: reading.check(entry)):
+            report.imported_rows += rows
+            logs.append(entry)
 
 
 def _verify_run(run: Run, report: Report, radii: Radii) -> None:

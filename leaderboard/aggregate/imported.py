@@ -19,13 +19,13 @@ from leaderboard.aggregate.runs import leaving_out
 from leaderboard.metrics import Outcomes, columns_of
 
 
-def groups_of_logs(logs: Sequence[Import], words: Sequence[str], alpha: float | None, notes: list[str] | None = None) -> list[Group]:
+def groups_of_logs(logs: Sequence[Import], words: Sequence[str], alpha: float | None, notes: list[str]) -> list[Group]:
     """One group per data set, collection and way of certification.
 
     Args:
         words: metrics, see `metrics.columns_of`.
         alpha: what was asked for; it is fixed in a log.
-        notes: get why a group is left out; None: nobody reads them.
+        notes: get why a group is left out.
 
     Raises:
         BenchError: another alpha than the logs', damaged logs, logs of one row that cover different images.
@@ -36,7 +36,7 @@ def groups_of_logs(logs: Sequence[Import], words: Sequence[str], alpha: float | 
         found[log.spec.dataset + canonical(conditions_of_log(log))].append(log)
     groups = []
     for _, same in sorted(found.items()):
-        with leaving_out([] if notes is None else notes):
+        with leaving_out(notes):
             groups.append(_group(same, words))
     return groups
 

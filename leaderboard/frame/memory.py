@@ -217,7 +217,7 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
         groups += found
         unread += notes
     logs = [HeldLog(Path(p.record["path"]), _log_spec(p), cast(LogColumns, p.columns)) for p in held if p.source == "imported"]
-    groups += groups_of_logs(logs, words, None)
+    groups += groups_of_logs(logs, words, None, unread)
     for reading in readings:
         subjects = _by_subject(parts, reading, "checkpoints")
         found, notes = groups_of_checkpoints([one for same in subjects for one in _checkpoints(same)], reading, words)
@@ -303,7 +303,7 @@ def _read(frame: pd.DataFrame, asked: str | None) -> list[Held]:
         rest, which = divmod(int(codes[order[begin]]), len(names) + 1)
         place, level = divmod(rest, len(alphas))
         own = {name: column[begin:end] for name, column in values.items()}
-        held.append(_held(parse_json(texts[place]), float(alphas[level]), str(names[which - 1]), asked, own))
+        held.append(_held(parse_json(texts[place]), float(alphas[level]), str(names[which - 1]) if which else "", asked, own))
     return held
 
 
