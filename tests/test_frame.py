@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fake_logs import MAP, write_log
-from fake_store import CERTIFY, N, add, new_store, run_spec
+from fake_store import CERTIFY, N, add, new_store, run_spec, write_evidence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_foreign import foreign
@@ -28,13 +28,15 @@ from test_frozen import COMMANDS, printed
 import bench
 from bench.bounds import certified_radius
 from bench.errors import BenchError
+from bench.files import sha256
 from bench.imported import import_logs, load_map
 from bench.records import read_rows
-from bench.spec import CertifySpec
-from bench.store import Store
+from bench.spec import CertifySpec, canonical, to_json
+from bench.store import Run, Store
 from bench.verify import verify
 from leaderboard import metrics
 from leaderboard.aggregate import Filters, collect
+from leaderboard.frame.load import read
 from leaderboard.frame.schema import COLUMNS, NULLABLE, WORDS
 from leaderboard.tables import render
 
@@ -159,6 +161,48 @@ def test_what_is_unfinished_or_refused_is_named_and_nothing_else_is_hidden(store
         bench.load_results(store.root, strict=True)
 
 
+@pytest.mark.parametrize("source", ["runs", "checkpoints"])
+def test_a_damaged_record_of_a_certification_leaves_that_one_out(source: str, store: Store) -> None:
+    run = add(store, run_spec(seed=1)) if source == "runs" else foreign(store, "b.pth")
+    add(store, run_spec())
+    file = next(run.path.glob("certify-*")) / "environment.json"
+    file.write_text("[]")
+    frame = bench.load_results(store.root)
+    ((entry),) = frame.attrs["left_out"]
+    assert entry["state"] == "damaged"
+    assert str(file) in entry["reason"]
+    assert set(frame["seed"]) == {0}
+    assert bench.table(frame, "json") == render(collect(store, metrics=["all"]), "json")
+
+
+def test_what_is_damaged_is_named_by_its_path_whatever_is_in_it(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "at 12:30, line 5: noon")
+    add(store, run_spec())
+    broken, other = add(store, run_spec(seed=1)), add(store, run_spec(seed=2))
+    (broken.path / "training.json").write_text("{")
+    (other.path / "spec.json").write_text("{")
+    (store.root / "link").symlink_to(tmp_path)
+    (foreign(store, "a.pth").path / "origin.json").write_text("[]")
+    read_logs(store, tmp_path)
+    log = next((store.root / "imported").rglob("rows.tsv"))
+    log.write_bytes(b"")
+    expected = {broken.path / "training.json", other.path / "spec.json", store.root / "link", log}
+    expected |= set((store.root / "checkpoints").rglob("origin.json"))
+    assert {Path(entry["path"]) for entry in bench.load_results(store.root).attrs["left_out"]} == expected
+
+
+def test_of_the_wanted_runs_all_that_is_damaged_is_named_and_of_others_nothing(store: Store) -> None:
+    runs = [add(store, run_spec(seed=seed)) for seed in range(5)]
+    (runs[1].path / "training.json").write_text("{")
+    (runs[2].path / "spec.json").write_text("{")
+    (runs[3].path / "certify-nothing").mkdir()
+    (runs[3].path / "certify-nothing" / "spec.json").write_text("{")
+    (runs[4].path / "spec.json").write_text("{")
+    found = read(store, only=[(run.spec.key, CERTIFY.key) for run in runs[:4]])
+    assert [Path(entry["path"]).parent for entry in found.left_out] == [runs[1].path, runs[2].path, runs[3].path / "certify-nothing"]
+    assert sorted(part.constants["seed"] for part in found.parts) == [0, 3]
+
+
 def test_a_run_out_of_place_is_left_out(store: Store) -> None:
     run = add(store, run_spec())
     (run.path.parent.parent / "copy").mkdir()
@@ -276,6 +320,54 @@ def test_logs_and_checkpoints_give_the_tables_that_the_store_gives(store: Store,
         assert bench.table(frame, format, metrics=["all"], mix=mix) == render(collect(store, metrics=["all"], mix=mix), format)
 
 
+def test_files_that_the_suite_did_not_write_are_noted(store: Store) -> None:
+    run = add(store, run_spec())
+    (run.path / "thoughts.txt").write_text("")
+    frame = bench.load_results(store.root, strict=True)
+    (note,) = frame.attrs["notes"]
+    assert str(run.path / "thoughts.txt") in note
+    assert note in bench.summary(frame)["notes"][0]
+    assert bench.table(frame) == render(collect(store), "terminal")
+
+
+def same_weights(store: Store) -> list[Run]:
+    """Runs of two seeds with equal tensors in files that differ."""
+    runs = [add(store, run_spec(seed=seed), HALF if seed else LESS) for seed in (0, 1)]
+    for run in runs:
+        header = json.dumps(
+            {
+                "__metadata__": {"certbench": canonical({"spec": to_json(run.spec), "key": run.spec.key})},
+                "weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]},
+            }
+        ).encode()
+        run.weights.write_bytes(len(header).to_bytes(8, "little") + header + bytes(range(16)))
+    return runs
+
+
+def test_a_frame_never_asks_the_disk(store: Store) -> None:
+    """It knows trainings that are one and the same, and sees neither that their folder is gone nor what is written there later."""
+    for run in same_weights(store):
+        training = run.path / "training.json"
+        training.write_text(json.dumps(json.loads(training.read_text()) | {"weights_sha256": sha256(run.weights)}))
+        shutil.rmtree(run.certification(CERTIFY).path)
+        write_evidence(run.certification(CERTIFY), HALF if run.spec.seed else LESS)
+    add(store, run_spec("macer", seed=0))
+    add(store, run_spec("macer", seed=1), HALF)
+    foreign(store, "a.pth")
+    frame = bench.load_results(store.root)
+    expected = bench.table(frame, "json")
+    assert expected == render(collect(store, metrics=["all"]), "json")
+    assert set(bench.summary(frame[frame["row"] == "gaussian"])["status"]) == {"1/2 seeds, 1 copy"}
+    shutil.rmtree(store.root)
+    assert bench.table(frame, "json") == expected
+    for seed in (0, 1):
+        path = store.run(run_spec("macer", seed=seed)).path
+        path.mkdir(parents=True)
+        os.mkfifo(path / "weights.safetensors")
+        (path / "training.json").write_text("{")
+    assert bench.table(frame, "json") == expected
+
+
 @pytest.mark.parametrize("rows", [("gaussian",), ()])
 def test_published_logs_alone_and_beside_runs_have_a_summary(rows: Sequence[str], store: Store, tmp_path: Path) -> None:
     read_logs(store, tmp_path)
@@ -358,6 +450,19 @@ def test_a_seed_that_was_filtered_away_is_missed_unless_it_is_not_wanted(store: 
     assert set(bench.summary(some)["status"]) == {"2/3 seeds"}
     assert bench.summary(some)["mean"].isna().all()
     assert bench.table(some, seeds=[0, 1]) == render(collect(store, Filters(methods=["macer"], seeds=[0, 1])), "terminal")
+
+
+def test_a_frame_that_lost_what_it_knew_of_seeds_says_so(store: Store, tmp_path: Path) -> None:
+    for row, seed in itertools.product(("gaussian", "macer"), range(2)):
+        add(store, run_spec(row, seed=seed))
+    frame = bench.load_results(store.root)
+    some = frame[(frame["row"] == "macer") & (frame["seed"] < 1)]
+    assert not bench.summary(some)["notes"].str.contains("seeds=").any()
+    some.to_csv(tmp_path / "frame.csv")
+    lost = pd.read_csv(tmp_path / "frame.csv")
+    assert bench.summary(lost)["notes"].str.contains("seeds=").all()
+    assert "seeds=" in bench.table(lost, "markdown")
+    assert not bench.summary(lost, seeds=[0])["notes"].str.contains("seeds=").any()
 
 
 def test_a_filtered_frame_still_knows_an_unfinished_seed_of_its_row_but_not_of_others(store: Store) -> None:

@@ -85,10 +85,9 @@ def _verify_import(place: Place, report: Report, logs: list[Import]) -> None:
         return
     report.imports += 1
     entry = report.attempt(place.path / "spec.json", lambda: imported.at(place.path, report.top))
-    if entry is not None:
-        if rows := report.attempt(entry.file, lambda: reading.check(entry)):
-            report.imported_rows += rows
-            logs.append(entry)
+    if entry is not None and (rows := report.attempt(entry.file, lambda: reading.check(entry))):
+        report.imported_rows += rows
+        logs.append(entry)
 
 
 def _verify_run(run: Run, report: Report, radii: Radii) -> None:

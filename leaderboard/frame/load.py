@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import pandas as pd
 from bench import rules
 from bench.bounds import check_alpha
 from bench.checkpoints.stored import Subject
+from bench.copies import Traces, copies
 from bench.errors import BenchError
 from bench.imported import Import, read_imports
 from bench.spec import canonical, to_json
@@ -22,10 +23,10 @@ from bench.store import Certification, Run, Store
 from bench.verified import anything, recall
 from bench.walk import Walk
 from leaderboard import metrics
-from leaderboard.aggregate.collect import ALPHA
+from leaderboard.aggregate.collect import ALPHA, unexpected_notes
 from leaderboard.aggregate.foreign import Checkpoint, read_checkpoints
 from leaderboard.aggregate.runs import Reading, read_runs, trust_of
-from leaderboard.frame.schema import CENSUS, LEFT_OUT, Part, facts_to_keep, frame_of, images_of_counts
+from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, Part, facts_to_keep, frame_of, images_of_counts
 
 
 def load_results(
@@ -72,8 +73,9 @@ def load_results(
         key (category): of the trained model, the checkpoint or the log. certification (category): of how it was certified.
         record (category): JSON text of what else is known: specs, versions, device. `summary`, `table` and `plot_curves` need it.
 
+        `frame.attrs["notes"]` is a list of sentences that hold for the whole folder, such as on files that the suite did not write.
         `frame.attrs["left_out"]` is a list of what is unfinished or refused: dicts with `subject`, `state` (such as certifying, failed,
-        damaged, refused), `done` (images that are certified), `reason` and `path`. Filtering keeps it. `pandas.concat` drops it, unless
+        damaged, refused), `done` (images that are certified), `reason` and `path`. Filtering keeps both. `pandas.concat` drops them, unless
         both frames have the same.
 
     Raises:
@@ -111,12 +113,14 @@ class Found:
         parts: the finished certifications.
         left_out: the others, as in `frame.attrs`, each with its `record`.
         runs: (spec, specs of its certifications) of every run, as JSON values: they say which seeds a row should have.
+        notes: sentences on the whole folder.
     """
 
     reading: Reading
     parts: list[Part] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)
     runs: list[list[Any]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     def frame(self) -> pd.DataFrame:
         """The table."""
@@ -125,11 +129,29 @@ class Found:
         census = canonical(
             {"alpha": self.reading.alpha, "rule": self.reading.rule, "parts": len(self.parts), "left_out": records, "runs": self.runs}
         )
-        return frame_of(self.parts, {LEFT_OUT: told, CENSUS: census})
+        return frame_of(self.parts, {LEFT_OUT: told, NOTES: list(self.notes), CENSUS: census})
 
     def leave_out(self, subject: str, state: str, path: Path, *, done: int = 0, reason: str = "", record: Any = None) -> None:
         """Names something that is not in the table."""
         self.left_out.append({"subject": subject, "state": state, "done": done, "reason": reason, "path": str(path), "record": record})
+
+    def leave_out_damaged(self, reasons: Sequence[str], walked: Walk, keys: Collection[str] | None = None) -> None:
+        """Names what is damaged, each by the file or folder that its reason begins with. keys: of the runs that are wanted; None: all."""
+        there = _paths(walked)
+        for reason in reasons:
+            path = max((path for path in there if reason.startswith(path)), key=len, default=str(walked.top))
+            if keys is None or any(path in _paths(walked, key) for key in keys):
+                self.leave_out(path, "damaged", Path(path), reason=reason)
+
+
+def _paths(walked: Walk, key: str = "") -> set[str]:
+    """All that reasons may begin with: folders, what is in them, and what may not be there. key: of a run; empty: of everything."""
+    found = set() if key else {str(fault.file) for fault in walked.faults}
+    for place in walked.places:
+        if place.path.name.endswith(key):
+            inner = {f"{place.path / folder / name}" for folder, names in place.inner.items() for name in names}
+            found |= {str(place.path), *(str(place.path / name) for name in place.names), *inner}
+    return found
 
 
 def read(store: Store, alpha: float | None = None, rule: str | None = None, only: Collection[tuple[str, str]] | None = None) -> Found:
@@ -142,8 +164,8 @@ def read(store: Store, alpha: float | None = None, rule: str | None = None, only
         BenchError: the folder cannot be read. OSError.
     """
     known = ALPHA if alpha is None else alpha
-    found = Found(Reading(known, rule))
     walked = store.walk()
+    found = Found(Reading(known, rule), notes=unexpected_notes(walked))
     _read_runs(store, walked, known, rule, only, found)
     if only is None:
         _read_logs(store, walked, alpha, rule, found)
@@ -153,21 +175,17 @@ def read(store: Store, alpha: float | None = None, rule: str | None = None, only
 
 def _read_runs(store: Store, walked: Walk, alpha: float, rule: str | None, only: Collection[tuple[str, str]] | None, found: Found) -> None:
     runs, damaged = read_runs(store, walked)
-    if only is not None:
-        keys = {key for key, _ in only}
+    keys = None if only is None else {key for key, _ in only}
+    if keys is not None:
         runs = [run for run in runs if run.spec.key in keys]
-    for reason in damaged if only is None else ():
-        found.leave_out(reason.partition(":")[0], "damaged", Path(reason.partition(":")[0]), reason=reason)
-    times = Counter(run.spec.key for run in runs)
+    found.leave_out_damaged(damaged, walked, keys)
+    same = _same_weights(runs)
     wanted = []
     for run in runs:
         name = f"{run.spec.row} {run.spec.dataset} sigma {run.spec.sigma:g} seed {run.spec.seed}"
-        if times[run.spec.key] > 1:
-            found.leave_out(name, "refused", run.path, reason=f"{times[run.spec.key]} folders hold this run; move all but one away")
-            continue
         begun = [c for c in run.certifications() if only is None or (run.spec.key, c.spec.key) in only]
         try:
-            record, words = _record_of_run(run), _words_of_run(run)
+            record, words = _record_of_run(run) | {"weights": same.get(run.spec.key)}, _words_of_run(run)
             state, reason = run.state(), str((run.failure() or {}).get("reason", ""))
         except BenchError as error:
             found.leave_out(name, "damaged", run.path, reason=str(error))
@@ -194,7 +212,11 @@ def _read_certifications(wanted: Sequence[_Wanted], alpha: float, rule: str | No
             found.parts.append(replace(answer, constants={**answer.constants, "status": status}))
             continue
         state, done, reason = answer
-        kept = record | _record_of_certification(certification) | {"standing": state, "done": done, "reason": reason}
+        try:
+            own = _record_of_certification(certification)
+        except BenchError:  # which `reason` tells
+            own = {"folder": str(certification.path), "certify": to_json(certification.spec), **UNREADABLE}
+        kept = record | own | {"standing": state, "done": done, "reason": reason}
         found.leave_out(name, state, certification.path, done=done, reason=reason, record=kept)
 
 
@@ -217,6 +239,23 @@ def _read_one(item: _Wanted, alpha: float, rule: str | None) -> Part | tuple[str
         return "damaged", 0, str(error)
     own = {"alpha": alpha, "rule": rule or spec.rule, "certification": spec.key, "record": canonical(kept)}
     return Part(constants=words | own, images=images_of_counts(standing.columns, o))
+
+
+UNREADABLE = {"certified": None, "labels": True, "bound": False, "finding": ""}
+"""What a record holds of a certification that is damaged."""
+
+
+def _same_weights(runs: Sequence[Run]) -> dict[str, str]:
+    """Key of each run whose weights are those of another seed, though their file differs -> the SHA-256 that is recorded of the latter."""
+    cells: dict[str, list[tuple[Run, str]]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.spec.seed):
+        if recorded := (run.training() or {}).get("weights_sha256"):
+            cells[run.spec.cell].append((run, recorded))
+    found = {}
+    for members in cells.values():
+        traces = [Traces(None if run.lacks("weights.safetensors") else run.weights, frozenset({recorded})) for run, recorded in members]
+        found |= {members[place][0].spec.key: members[first][1] for place, first in copies(traces).items()}
+    return found
 
 
 def _record_of_run(run: Run) -> dict[str, Any]:
@@ -250,8 +289,7 @@ def _words_of_run(run: Run) -> dict[str, Any]:
 
 def _read_logs(store: Store, walked: Walk, alpha: float | None, rule: str | None, found: Found) -> None:
     logs, damaged = read_imports(store.root, walked)
-    for reason in damaged:
-        found.leave_out(reason.partition(":")[0], "damaged", Path(reason.partition(":")[0]), reason=reason)
+    found.leave_out_damaged(damaged, walked)
     for log in logs:
         name = f"{log.spec.row} {log.spec.dataset} sigma {log.spec.sigma:g} run {log.spec.run} of {log.spec.collection}"
         if alpha is not None and alpha != log.spec.alpha:
@@ -287,8 +325,7 @@ def _part_of_log(log: Import) -> Part:
 
 def _read_checkpoints(store: Store, walked: Walk, alpha: float, rule: str | None, found: Found) -> None:
     checkpoints, damaged = read_checkpoints(store, walked)
-    for reason in damaged:
-        found.leave_out(reason.partition(":")[0], "damaged", Path(reason.partition(":")[0]), reason=reason)
+    found.leave_out_damaged(damaged, walked)
     wanted = []
     for checkpoint in checkpoints:
         name = f"checkpoint {checkpoint.name} of {checkpoint.row}, {checkpoint.dataset} sigma {checkpoint.sigma:g}"

@@ -32,10 +32,14 @@ from leaderboard.aggregate.foreign import Checkpoint, groups_of_checkpoints
 from leaderboard.aggregate.groups import Group
 from leaderboard.aggregate.imported import groups_of_logs
 from leaderboard.aggregate.runs import Reading, groups_of_runs
-from leaderboard.frame.schema import CENSUS, LEFT_OUT, NULLABLE
+from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, NULLABLE
 from leaderboard.metrics import outcomes
 
 NEEDED = ("image", "label", "selected", "predicted", "majority", "count", "runner_up", "n0", "n", "radius", "alpha", "rule", "record")
+NO_CENSUS = (
+    "the frame has lost its attrs, as pandas.concat, merge and files do: seeds of which it has no row are not missed, and nothing tells "
+    "what was left out; seeds= says which seeds a row must have"
+)
 Record = dict[str, Any]
 
 
@@ -123,11 +127,18 @@ class _Held:
         name, facts = self.record["spec"]["dataset"], self.record["facts"]
         return DATASETS[name] if name in DATASETS else from_facts(name, facts or {}, str(self.path))
 
+    @property
+    def weights(self) -> Path:
+        """Whether two are the same was found when the frame was made. No file can have this name, so the disk is not asked for it."""
+        return Path("\0")
+
     def state(self) -> State:
         return cast(State, self.record["state"])
 
     def training(self) -> dict[str, Any] | None:
-        return cast("dict[str, Any] | None", self.record["training"])
+        """What was recorded, but of weights that another seed has too, the SHA-256 of that seed's file."""
+        known, same = self.record["training"], self.record.get("weights")
+        return {**known, "weights_sha256": same} if known and same else known
 
     def timing(self) -> dict[str, Any] | None:
         return next((part.record["timing"] for part in self.parts if part.record.get("timing")), None)
@@ -208,6 +219,8 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
     parts = [*held, *(part for _, part in told if part.record)]
     groups: list[Group] = []
     unread: list[str] = []
+    if CENSUS not in frame.attrs and not seeds and any(part.source == "runs" for part in held):
+        unread.append(NO_CENSUS)
     readings = sorted({part.reading for part in parts if part.reading} or {asked}, key=lambda reading: (reading.alpha, reading.rule or ""))
     for reading in readings:
         runs = [_run(same) for same in _by_subject(parts, reading, "runs")]
@@ -223,7 +236,8 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
         found, notes = groups_of_checkpoints([one for same in subjects for one in _checkpoints(same)], reading, words)
         groups += found
         unread += notes
-    return finished(groups, [*unread, *(_note(entry) for entry, part in told if not part.record)], mix)
+    rest = [*(_note(entry) for entry, part in told if not part.record), *frame.attrs.get(NOTES, ())]
+    return finished(groups, [*unread, *rest], mix)
 
 
 def _note(entry: Mapping[str, Any]) -> str:

@@ -37,8 +37,8 @@ COLUMNS = (
     *("image", "label", "selected", "predicted", "majority", "count", "runner_up", "n", "radius", "correct"),
     *("key", "certification", "record"),
 )
-LEFT_OUT, CENSUS = "left_out", "census"
-"""Keys of `frame.attrs`. The first is for people; the second, JSON text, is what tables need to know of runs that have no rows."""
+LEFT_OUT, NOTES, CENSUS = "left_out", "notes", "census"
+"""Keys of `frame.attrs`. The first two are for people; the third, JSON text, is what tables need to know of runs that have no rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
