@@ -1,7 +1,7 @@
 """Trainings that are one and the same: equal weights, or counts that two trainings do not share, under several seeds.
 
-Weights are compared by their tensors (`tensors_sha256`), so that a copy with another header is seen. Where no weights are kept, equal
-records of their SHA-256 tell as much, and so do equal counts of the same images under the same noise.
+Equal records of the SHA-256 of weights tell of a copy, and so do equal counts of the same images under the same noise. Where weights are
+kept as they were recorded, their tensors are compared too (`tensors_sha256`), so that a copy with another header is seen.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
-import stat
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -19,14 +17,18 @@ from pathlib import Path
 import numpy as np
 from scipy.special import gammaln, xlogy
 
+from bench import disk
 from bench.checkpoints.stored import COUNTER, tensors_sha256
 from bench.columns import Columns
 from bench.errors import BenchError
-from bench.spec import canonical, parse_json
+from bench.evidence import records
+from bench.spec import canonical
 
 CHANCE = 1e-9
 """Counts tell of a copy if two networks that are equally good would share all of them with a smaller chance."""
-MAX_HEADER, SAMPLE = 100 << 20, 1 << 20  # bytes
+SAMPLE = 1 << 20  # bytes
+MOST_BYTES = 1 << 30
+"""Of weights, that are read to compare the trainings of a configuration while others wait. Larger ones `bench verify` compares."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +37,31 @@ class Traces:
 
     Attributes:
         weights: its file of weights; None where it is not kept.
-        records: what no other training has, such as the SHA-256 of its weights, or `fingerprint` of its counts.
+        records: what no other training has: the SHA-256 that was recorded of its weights, `fingerprint` of its counts.
     """
 
     weights: Path | None
     records: frozenset[str]
 
 
-def copies(trainings: Sequence[Traces]) -> dict[int, int]:
-    """Place of each training that is a copy -> place of the first one that is the same."""
+def copies(trainings: Sequence[Traces], most: int | None = MOST_BYTES) -> dict[int, int]:
+    """Place of each training that is a copy -> place of the first one that is the same.
+
+    Args:
+        most: bytes of weights that are read at most, in all; None: any number. Beyond it, tensors are not compared.
+    """
     found: dict[int, int] = {}
     first: dict[Hashable, int] = {}
-    suspected: dict[str, list[int]] = defaultdict(list)
+    suspected: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for place, training in enumerate(trainings):
-        if training.weights is not None and (sample := _sample(training.weights)):
-            suspected[sample].append(place)
-    tensors = {place: _tensors(trainings[place].weights) for places in suspected.values() if len(places) > 1 for place in places}
+        if training.weights is not None and (suspect := _suspect(training.weights)):
+            suspected[suspect[0]].append((place, suspect[1]))
+    tensors: dict[int, str | None] = {}
+    left = math.inf if most is None else most
+    for alike in sorted((alike for alike in suspected.values() if len(alike) > 1), key=lambda alike: sum(size for _, size in alike)):
+        left -= sum(size for _, size in alike)
+        if left >= 0:
+            tensors |= {place: _tensors(trainings[place]) for place, _ in alike}
     for place, training in enumerate(trainings):
         traces = {*training.records, tensors.get(place)} - {None}
         same = [first[trace] for trace in traces if trace in first]
@@ -79,29 +90,29 @@ def fingerprint(columns: Columns, certification: str) -> str | None:
     return digest.hexdigest()
 
 
-def _tensors(weights: Path | None) -> str | None:
-    with contextlib.suppress(OSError, BenchError):
-        return tensors_sha256(weights.read_bytes()) if weights else None
+def _tensors(training: Traces) -> str | None:
+    """The SHA-256 of the tensors of a file; None where it is not the file that was recorded, which tells nothing."""
+    with contextlib.suppress(BenchError):
+        if training.weights and disk.sha256(training.weights) in training.records:
+            with disk.mapped(training.weights) as content:
+                return tensors_sha256(content)
     return None
 
 
-def _sample(weights: Path) -> str | None:
-    """The smallest tensor of a file: equal in files of equal tensors, and mostly in no others. None where there is no such file."""
+def _suspect(weights: Path) -> tuple[str, int] | None:
+    """What files of equal tensors share, and mostly no others: the places and sizes of all, and the content of the smallest. And bytes.
+
+    None where there is no such file.
+    """
     try:
-        handle = os.open(weights, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-        with os.fdopen(handle, "rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            if not stat.S_ISREG(os.fstat(handle).st_mode) or start > MAX_HEADER:
-                return None
-            header = parse_json(file.read(start - 8))
-            places = {
-                name: tensor["data_offsets"]
-                for name, tensor in header.items()
-                if name != "__metadata__" and name.rpartition(".")[2] != COUNTER
-            }
-            name = min(places, key=lambda name: (places[name][1] - places[name][0], name))
-            file.seek(start + places[name][0])
-            content = file.read(min(SAMPLE, places[name][1] - places[name][0]))
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        header = records.tensors(weights)
+        if header is None:
+            return None
+        tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__" and name.rpartition(".")[2] != COUNTER}
+        sizes = {name: tensor["data_offsets"][1] - tensor["data_offsets"][0] for name, tensor in tensors.items()}
+        name = min(sizes, key=lambda name: (sizes[name], name))
+        with disk.mapped(weights) as content:
+            start = 8 + int.from_bytes(content[:8], "little") + tensors[name]["data_offsets"][0]
+            return f"{canonical(sizes)} {name} {content[start : start + min(SAMPLE, sizes[name])].hex()}", len(content)
+    except (BenchError, ValueError, TypeError):
         return None  # whoever checks weights says what is wrong with them
-    return f"{canonical(sorted(places))} {name} {content.hex()}"

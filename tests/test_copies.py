@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import resource
+import time
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,51 @@ def test_records_of_equal_weights_are_enough(store: Store) -> None:
         certification.evidence.write_bytes(content)
         certification.seal()
     assert told(store) == (1, {0: "done", 1: "copy"}, False)
+
+
+def test_weights_that_are_not_those_that_were_recorded_decide_nothing(store: Store) -> None:
+    """Nor does a link to the weights of another seed."""
+    runs = [trained(store, seed, seed, seed) for seed in range(3)]
+    metadata = {"certbench": canonical({"spec": to_json(runs[1].spec), "key": runs[1].spec.key})}
+    runs[1].weights.write_bytes(safetensors.torch.save(tensors(0), metadata))
+    (group,) = collect(store)
+    assert [seed.state for seed in group.sections[0].rows[0].seeds] == ["done"] * 3
+    (tmp := store.root.parent / "elsewhere").mkdir()
+    link = tmp / "weights.safetensors"
+    link.symlink_to(runs[0].weights)
+    record = frozenset({sha256(runs[0].weights)})
+    assert copies([Traces(runs[0].weights, record), Traces(link, frozenset())]) == {}
+
+
+def test_a_table_reads_no_endless_weights(store: Store) -> None:
+    """Two sparse files of 3 GiB each, whose tensors are equal as far as a glance tells."""
+    runs = [trained(store, seed, None, seed) for seed in (0, 1)]
+    for run in runs:
+        metadata = {"certbench": canonical({"spec": to_json(run.spec), "key": run.spec.key})}
+        size = 3 << 30
+        header = canonical({"__metadata__": metadata, "w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
+        with run.weights.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + size)
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    (group,) = collect(store)
+    assert [seed.state for seed in group.sections[0].rows[0].seeds] == ["done", "done"]
+    assert time.monotonic() - begin < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "KiB"
+
+
+def test_no_more_is_read_than_may_be_and_the_smallest_first(tmp_path: Path) -> None:
+    traces, sizes = [], []
+    for number, size in enumerate((1000, 1000, 10, 10)):
+        file = tmp_path / f"{number}.safetensors"
+        file.write_bytes(safetensors.torch.save({"weight": torch.ones(size)}, {"number": str(number)}))
+        (tmp_path / str(number)).mkdir()
+        file = file.rename(tmp_path / str(number) / "weights.safetensors")
+        traces.append(Traces(file, frozenset({sha256(file)})))
+        sizes.append(file.stat().st_size)
+    assert copies(traces, None) == copies(traces, sum(sizes)) == copies(traces) == {1: 0, 3: 2}
+    assert copies(traces, sum(sizes) - 1) == {3: 2}
+    assert copies(traces, sizes[2]) == {}
 
 
 def test_counts_that_all_networks_share_tell_nothing() -> None:

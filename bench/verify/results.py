@@ -198,6 +198,6 @@ def _find_copies(report: Report) -> None:
             Traces(run.weights if weights else None, frozenset({str((run.training() or {})["weights_sha256"]), *counted[run.path]}))
             for run, weights in members
         ]
-        for place, first in copies(traces).items():
+        for place, first in copies(traces, None).items():
             run, other = members[place][0], members[first][0]
             report.fail(run.path, f"seed {run.spec.seed} is the training of seed {other.spec.seed} again, which is {other.path}")
