@@ -84,6 +84,9 @@ class Bad(Method):
         ({"method": "gaussian", "protocol": "quik", "recipe": "mine", "alpha": 0.5}, 3),
         ({"method": "gaussian", "device": "tpu"}, 1),
         ({"method": "gaussian", "jobs": 0}, 1),
+        *(({"method": "gaussian", "seeds": seeds}, 1) for seeds in (0, -1, True, np.True_, 1.0, "1", [True], ["1"], [-1], None, 10**12)),
+        ({"method": "gaussian", "sigma": "0.5", "seeds": 0, "alpha": "0.001", "batch": "4", "timeout": "1"}, 5),
+        ({"method": None, "dataset": 1, "sigma": [True], "changes": "certify.n", "plugins": 3}, 5),
         ({"method": "gaussian", "changes": {"certify.n": "many"}}, 1),
         ({"plugins": "nowhere.py"}, 1),
     ],
@@ -92,6 +95,7 @@ def test_everything_that_is_wrong_is_told_before_anything_runs(words: dict[str, 
     with pytest.raises(UsageError) as caught:
         bench.run(results=tmp_path / "runs", **{**TINY, **words})
     assert len(caught.value.problems) >= problems
+    assert not any(problem.startswith("--") for problem in caught.value.problems)
     assert not (tmp_path / "runs").exists()
 
 

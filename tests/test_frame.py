@@ -520,6 +520,29 @@ def test_an_unknown_metric_or_format_is_refused(reference: pd.DataFrame) -> None
         bench.table(reference, "markdwn")
 
 
+def test_one_metric_is_a_list_of_one(reference: pd.DataFrame) -> None:
+    for one in ("ACR", 0.123456789):
+        pd.testing.assert_frame_equal(bench.summary(reference, one), bench.summary(reference, [one]))
+        assert bench.table(reference, metrics=one) == bench.table(reference, metrics=[one])
+    assert set(bench.summary(reference, 0.123456789)["metric"]) == {"0.123456789"}
+
+
+def test_what_is_of_the_wrong_kind_is_told(reference: pd.DataFrame) -> None:
+    for other in (None, "results/reference", 5):
+        with pytest.raises(BenchError, match="frame"):
+            bench.summary(other)  # type: ignore[arg-type]
+    for seeds in (0, "1", ["1"], [0.0], [True], None):
+        with pytest.raises(BenchError, match="seed"):
+            bench.summary(reference, seeds=seeds)  # type: ignore[arg-type]
+    with pytest.raises(BenchError, match="metrics"):
+        bench.summary(reference, None)  # type: ignore[arg-type]
+    for words in ({"alpha": "0.001"}, {"alpha": True}, {"rule": 5}):
+        with pytest.raises(BenchError, match=next(iter(words))):
+            bench.load_results(REFERENCE, **words)  # type: ignore[arg-type]
+    with pytest.raises(BenchError, match="None"):
+        bench.load_results(None)  # type: ignore[arg-type]
+
+
 # ------------------------------------------------------------------------------------------------------------------ numbers
 
 SAMPLES = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -543,6 +566,8 @@ def test_shapes_broadcast_and_nothing_drawn_certifies_nothing() -> None:
     assert bench.certified_radius(np.array([[0], [100]]), [100, 200], 0.001, 0.5).shape == (2, 2)
     assert bench.certified_radius(0, 0, 0.001, 0.5) == 0.0
     assert isinstance(bench.certified_radius(99, 100, 0.001, 0.5), float)
+    assert bench.certified_radius([], [], 0.001, 0.5).tolist() == []
+    assert bench.certified_radius([], 100, 0.001, [0.5]).shape == (0,)
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 
 from bench.api.planning import plan_of
 from bench.api.surroundings import as_before
-from bench.bounds import check_alpha
 from bench.cells import Options, check_options
 from bench.cli.engines import Engine
 from bench.cli.matrix import Matrix
@@ -22,9 +22,13 @@ from bench.plan import Request
 from bench.signals import StopSignals
 from bench.spec import PROTOCOL_ALIASES, Scalar, scalar_word
 from bench.store import Store
+from leaderboard.frame.arguments import level, number, seeds_of, several, whole
 from leaderboard.frame.load import read
 
 RERUN = ("diverged", "all")
+MANY_SEEDS = 1_000_000
+
+T = TypeVar("T")
 
 
 def run(
@@ -86,24 +90,29 @@ def run(
         UsageError: everything that is wrong with the request, before anything ran. KeyboardInterrupt: it was interrupted.
     """
     problems: list[str] = []
-    paths = tuple(map(Path, _several(plugins, (str, os.PathLike))))
-    changed = {name: scalar_word(getattr(value, "item", lambda value=value: value)()) for name, value in (changes or {}).items()}
+
+    def checked(check: Callable[[], T], otherwise: T) -> T:
+        try:
+            return check()
+        except BenchError as error:
+            problems.append(str(error))
+        return otherwise
+
+    paths = tuple(map(Path, checked(lambda: several(plugins, "plugins", (str, os.PathLike)), [])))
+    changed: dict[str, str] = checked(lambda: _words(changes), {})
+    timeout = checked(lambda: None if timeout is None else number(timeout, "timeout"), None)
     engine = Engine(jobs=None if jobs is None else str(jobs), timeout=timeout, device=device)
-    problems += engine.problems()
-    for name, value in (("batch", batch), ("micro_batch", micro_batch)):
-        if value is not None and value < 1:
-            problems.append(f"{name} {value} must be at least 1")
+    problems += [problem.removeprefix("--") for problem in engine.problems()]
+    batch = checked(lambda: None if batch is None else whole(batch, "batch", 1), None)
+    micro_batch = checked(lambda: None if micro_batch is None else whole(micro_batch, "micro_batch", 1), None)
     if rerun is not None and rerun not in RERUN:
-        problems.append(f"rerun {rerun!r} is unknown{nearest(rerun, RERUN)}")
-    try:
-        check_alpha(alpha)
-    except ValueError as error:
-        problems.append(str(error))
+        problems.append(f"rerun {rerun!r} is unknown{nearest(str(rerun), RERUN)}")
+    checked(lambda: level(alpha), alpha)
     request = Request(
-        methods=_several(method, str),
-        datasets=_several(dataset, str),
-        sigmas=[float(level) for level in _several(sigma, Real)],
-        seeds=range(seeds) if isinstance(seeds, (int, Integral)) else list(seeds),
+        methods=checked(lambda: several(method, "method", str), []),
+        datasets=checked(lambda: several(dataset, "dataset", str), []),
+        sigmas=checked(lambda: [number(one, "sigma") for one in several(sigma, "sigma", Real)], []),
+        seeds=checked(lambda: _seeds(seeds), []),
         protocol=PROTOCOL_ALIASES.get(protocol, protocol),
         recipe=recipe,
         changes=changed,
@@ -138,6 +147,13 @@ def run(
     return read(Store(folder), alpha, only={cell.id for cell in plan.cells}).frame()
 
 
-def _several(value: Any, one: type | tuple[type, ...]) -> list[Any]:
-    """A value, or several of them, as a list."""
-    return [value] if isinstance(value, one) else list(value)
+def _seeds(seeds: Any) -> Sequence[int]:
+    """A number N means seeds 0 to N - 1; BenchError unless it is that or a list of seeds."""
+    return range(whole(seeds, "seeds", 1, MANY_SEEDS)) if isinstance(seeds, (Integral, np.bool_)) else seeds_of(seeds)
+
+
+def _words(changes: Any) -> dict[str, str]:
+    """Changes as the command takes them; BenchError unless they are a dict."""
+    if not isinstance(changes or {}, Mapping):
+        raise BenchError(f'changes {changes!r} is not a dict such as {{"train.epochs": 3}}')
+    return {str(name): scalar_word(getattr(value, "item", lambda value=value: value)()) for name, value in (changes or {}).items()}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +26,7 @@ from bench.errors import BenchError
 from bench.predict import check_samples, predict
 from bench.spec import CertifySpec, TrainSpec, canonical, check_sigma, derive, to_json
 from leaderboard.aggregate.foreign import Checkpoint
+from leaderboard.frame.arguments import level, number, whole
 from leaderboard.frame.load import record_of_checkpoint, words_of_checkpoint
 from leaderboard.frame.schema import Part, frame_of, images_of_counts
 from leaderboard.metrics import outcomes
@@ -55,12 +55,13 @@ class SmoothedClassifier:
         if not isinstance(model, nn.Module):
             raise BenchError(f"model is a {type(model).__name__}, not a torch.nn.Module")
         try:
-            check_sigma(float(sigma))
+            check_sigma(number(sigma, "sigma"))
             if name is not None:
                 check_row(name)
         except (ValueError, TypeError) as error:
             raise BenchError(str(error)) from None
-        self.model, self.sigma, self.name, self.batch = model, float(sigma), name, batch
+        self.model, self.sigma, self.name = model, float(sigma), name
+        self.batch = None if batch is None else whole(batch, "batch", 1)
         tensors = [*model.parameters(), *model.buffers()]
         if len(devices := {tensor.device for tensor in tensors}) > 1:
             raise BenchError(f"the model lies on {len(devices)} devices ({', '.join(sorted(map(str, devices)))}); move it to one")
@@ -91,10 +92,10 @@ class SmoothedClassifier:
         x, y = _images(images), _labels(labels)
         if len(y) != len(x):
             raise BenchError(f"there are {len(x)} images and {len(y)} labels")
+        alpha, n, n0, seed = level(alpha), whole(n, "n", 1), whole(n0, "n0", 1), whole(seed, "seed")
         try:
-            n, n0, seed = map(operator.index, (n, n0, seed))
             spec = CertifySpec(n0=n0, n=n, seed=seed)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise BenchError(str(error)) from None
         with self._sampling(x, seed) as (sampler, device):
             if (wrong := y[(y < 0) | (y >= sampler.classes)]).size:
@@ -103,10 +104,7 @@ class SmoothedClassifier:
             rows = [sampler.certify(image.to(device), index, int(y[index]), n0, n) for index, image in enumerate(x)]
             weights = _digest(*(part for name, t in sorted(self.model.state_dict().items()) for part in (name.encode(), _bytes(t))))
         columns = Columns.of(rows)
-        try:
-            o = outcomes(columns, alpha, self.sigma, spec)
-        except ValueError as error:
-            raise BenchError(str(error)) from None
+        o = outcomes(columns, alpha, self.sigma, spec)
         checkpoint = self._checkpoint(x, y, weights, sampler.classes)
         record = record_of_checkpoint(checkpoint) | {"certify": to_json(spec), "certified": certification, "labels": True, "timing": None}
         record |= {"bound": True, "finding": ""}
@@ -128,11 +126,11 @@ class SmoothedClassifier:
         Raises:
             BenchError: as `certify`; so few samples that every image would abstain.
         """
+        alpha, n, seed = level(alpha), whole(n, "n"), whole(seed, "seed")
         try:
-            n, seed = map(operator.index, (n, seed))
-        except TypeError as error:
-            raise BenchError(str(error)) from None
-        check_samples(n, alpha)
+            check_samples(n, alpha)
+        except BenchError as error:  # in the words of the command
+            raise BenchError(str(error).removeprefix("--")) from None
         x = _images(images)
         with self._sampling(x, derive(seed, "predict")) as (sampler, device):
             found = [predict(sampler, image.to(device), index, 0, n, alpha).predict for index, image in enumerate(x)]

@@ -4,6 +4,7 @@ schema.py   what stands in the table
 load.py     from a store to the table
 memory.py   from the table back to runs, logs and checkpoints, so that tables are made of it by the code that the commands use
 use.py      summaries, tables and curves of it
+arguments.py  what is passed to it
 numbers.py  radii, ACR and certified accuracy of arrays
 """
 

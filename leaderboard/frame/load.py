@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from bench import rules
-from bench.bounds import check_alpha
 from bench.checkpoints.stored import Subject
 from bench.copies import Traces, copies
 from bench.errors import BenchError
@@ -26,6 +25,7 @@ from leaderboard import metrics
 from leaderboard.aggregate.collect import ALPHA, unexpected_notes
 from leaderboard.aggregate.foreign import Checkpoint, read_checkpoints
 from leaderboard.aggregate.runs import Reading, read_runs, trust_of
+from leaderboard.frame.arguments import level
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, Part, facts_to_keep, frame_of, images_of_counts
 
 
@@ -81,11 +81,13 @@ def load_results(
     Raises:
         BenchError: no such folder, or one that holds no results at all; alpha or rule unknown; with strict, anything that is left out.
     """
-    root = Path(path)
     try:
-        check_alpha(ALPHA if alpha is None else alpha)
+        root = Path(path)
+        alpha = None if alpha is None else level(alpha)
         if rule is not None:
-            rules.named(rule)
+            rules.named(str(rule))
+    except TypeError:
+        raise BenchError(f"{path!r} is not the path of a folder") from None
     except ValueError as error:
         raise BenchError(str(error)) from None
     try:
@@ -251,7 +253,7 @@ def _same_weights(runs: Sequence[Run]) -> dict[str, str]:
     for run in sorted(runs, key=lambda run: run.spec.seed):
         if recorded := (run.training() or {}).get("weights_sha256"):
             cells[run.spec.cell].append((run, recorded))
-    found = {}
+    found: dict[str, str] = {}
     for members in cells.values():
         traces = [Traces(None if run.lacks("weights.safetensors") else run.weights, frozenset({recorded})) for run, recorded in members]
         found |= {members[place][0].spec.key: members[first][1] for place, first in copies(traces).items()}

@@ -32,6 +32,7 @@ from leaderboard.aggregate.foreign import Checkpoint, groups_of_checkpoints
 from leaderboard.aggregate.groups import Group
 from leaderboard.aggregate.imported import groups_of_logs
 from leaderboard.aggregate.runs import Reading, groups_of_runs
+from leaderboard.frame.arguments import seeds_of
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, NULLABLE
 from leaderboard.metrics import outcomes
 
@@ -201,6 +202,9 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
     Raises:
         BenchError: a frame without the columns that are needed, with rows that stand twice, or whose radii are not those of its counts.
     """
+    if not isinstance(frame, pd.DataFrame):
+        raise BenchError(f"a {type(frame).__name__} is not a frame; load_results gives one")
+    seeds = seeds_of(seeds)
     census = parse_json(frame.attrs.get(CENSUS) or f'{{"alpha": {ALPHA}, "rule": null, "parts": -1, "left_out": [], "runs": []}}')
     asked = Reading(census["alpha"], census["rule"])
     held = _read(frame, asked.rule)

@@ -136,6 +136,8 @@ def _floats(values: Any, name: str) -> Floats:
 
 def _whole(values: Any, name: str) -> NDArray[np.int64]:
     array = _array(values, name)
+    if not array.size and isinstance(values, Sequence):  # NumPy takes an empty list for floats
+        array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold whole numbers, not {array.dtype}")
     return array.astype(np.int64)

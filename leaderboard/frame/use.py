@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bench.errors import BenchError
 from leaderboard.aggregate import Group
+from leaderboard.frame.arguments import several
 from leaderboard.frame.memory import groups_of
 from leaderboard.metrics import DEFAULT, Metric, columns_of
 from leaderboard.tables import render
@@ -28,7 +30,7 @@ CONDITIONS = {
 
 
 def summary(
-    frame: pd.DataFrame, metrics: Sequence[str | float] = ("ACR", "r=0.5"), *, seeds: Sequence[int] = (), mix: bool = False
+    frame: pd.DataFrame, metrics: str | float | Sequence[str | float] = ("ACR", "r=0.5"), *, seeds: Sequence[int] = (), mix: bool = False
 ) -> pd.DataFrame:
     """Mean and sample standard deviation of metrics over the trainings of each row: the numbers of `bench table`, as a DataFrame.
 
@@ -38,8 +40,8 @@ def summary(
 
     Args:
         frame: of `load_results`, whole or filtered.
-        metrics: ACR; certified accuracy at a radius, as `r=0.5`, `0.5` or a number; accuracy (at the radii of the paper's table);
-            clean, abstention, quantiles, classes, bound, cost, errors or all, as of `bench table --metric`.
+        metrics: one or several of ACR; certified accuracy at a radius, as `r=0.5`, `0.5` or a number; accuracy (at the radii of the
+            paper's table); clean, abstention, quantiles, classes, bound, cost, errors or all, as of `bench table --metric`.
         seeds: the seeds that each row must have, and over which it is averaged; empty: all that any comparable run of the folder
             has. A frame that you filtered by seed needs it.
         mix: average trainings from several sources of a method all the same.
@@ -59,7 +61,7 @@ def summary(
     Raises:
         BenchError: an unknown metric; a frame that load_results did not make, or whose rows stand twice.
     """
-    words = [_word(metric) for metric in metrics]
+    words = _words(metrics)
     names = {found[0].name: word for word in words if len(found := columns_of([word], (), 0)) == 1}
     groups = groups_of(frame, words, seeds, mix)
     rows = [line for number, group in enumerate(groups, start=1) for line in _lines(number, group, names)]
@@ -68,8 +70,10 @@ def summary(
     return result.astype({"table": "int64", "sigma": "float64", "mean": "float64", "std": "float64", "n": "int64", "images": "int64"})
 
 
-def _word(metric: str | float) -> str:
-    return f"{metric:g}" if isinstance(metric, (int, float)) and not isinstance(metric, bool) else str(metric)
+def _words(metrics: Any) -> list[str]:
+    found = several(metrics, "metrics", (str, Real))
+    numbers = [float(m) if isinstance(m, Real) and not isinstance(m, bool) else None for m in found]
+    return [str(m) if r is None else f"{r:g}" if float(f"{r:g}") == r else repr(r) for m, r in zip(found, numbers, strict=True)]
 
 
 def _lines(number: int, group: Group, names: dict[str, str]) -> list[dict[str, Any]]:
@@ -102,7 +106,7 @@ def table(
     frame: pd.DataFrame,
     format: str = "terminal",
     *,
-    metrics: Sequence[str | float] | None = None,
+    metrics: str | float | Sequence[str | float] | None = None,
     seeds: Sequence[int] = (),
     mix: bool = False,
     ties: bool = False,
@@ -122,7 +126,7 @@ def table(
     Raises:
         BenchError: as `summary`; an unknown format; nothing to show; `ties` of a mixture.
     """
-    words = [_word(m) for m in metrics] if metrics is not None else ["all"] if format == "json" else list(DEFAULT)
+    words = _words(metrics) if metrics is not None else ["all"] if format == "json" else list(DEFAULT)
     groups = groups_of(frame, words, seeds, mix)
     if ties:
         from leaderboard.compare import mark_ties
