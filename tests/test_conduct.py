@@ -86,6 +86,7 @@ class Bad(Method):
         ({"method": "gaussian", "jobs": 0}, 1),
         *(({"method": "gaussian", "seeds": seeds}, 1) for seeds in (0, -1, True, np.True_, 1.0, "1", [True], ["1"], [-1], None, 10**12)),
         ({"method": "gaussian", "sigma": "0.5", "seeds": 0, "alpha": "0.001", "batch": "4", "timeout": "1"}, 5),
+        ({"method": [1], "dataset": [None], "protocol": None, "recipe": 5, "data_dir": 5}, 5),
         ({"method": None, "dataset": 1, "sigma": [True], "changes": "certify.n", "plugins": 3}, 5),
         ({"method": "gaussian", "changes": {"certify.n": "many"}}, 1),
         ({"plugins": "nowhere.py"}, 1),

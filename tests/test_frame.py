@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import inspect
 import io
 import itertools
@@ -11,7 +12,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,11 @@ from test_frozen import COMMANDS, printed
 import bench
 from bench.bounds import certified_radius
 from bench.errors import BenchError
-from bench.files import sha256
+from bench.files import read_json, sha256, write_json
 from bench.imported import import_logs, load_map
 from bench.records import read_rows
 from bench.spec import CertifySpec, canonical, to_json
-from bench.store import Run, Store
+from bench.store import Store
 from bench.verify import verify
 from leaderboard import metrics
 from leaderboard.aggregate import Filters, collect
@@ -330,42 +332,53 @@ def test_files_that_the_suite_did_not_write_are_noted(store: Store) -> None:
     assert bench.table(frame) == render(collect(store), "terminal")
 
 
-def same_weights(store: Store) -> list[Run]:
-    """Runs of two seeds with equal tensors in files that differ."""
-    runs = [add(store, run_spec(seed=seed), HALF if seed else LESS) for seed in (0, 1)]
-    for run in runs:
-        header = json.dumps(
-            {
-                "__metadata__": {"certbench": canonical({"spec": to_json(run.spec), "key": run.spec.key})},
-                "weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]},
-            }
-        ).encode()
-        run.weights.write_bytes(len(header).to_bytes(8, "little") + header + bytes(range(16)))
-    return runs
+def weights(metadata: dict[str, str]) -> bytes:
+    """A file of one tensor, always the same."""
+    header = canonical({"__metadata__": metadata, "weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(range(16))
 
 
-def test_a_frame_never_asks_the_disk(store: Store) -> None:
-    """It knows trainings that are one and the same, and sees neither that their folder is gone nor what is written there later."""
-    for run in same_weights(store):
-        training = run.path / "training.json"
-        training.write_text(json.dumps(json.loads(training.read_text()) | {"weights_sha256": sha256(run.weights)}))
-        shutil.rmtree(run.certification(CERTIFY).path)
-        write_evidence(run.certification(CERTIFY), HALF if run.spec.seed else LESS)
+def one_training_as_two_seeds(store: Store) -> None:
+    for seed, counts in enumerate((LESS, HALF)):
+        run = add(store, run_spec(seed=seed), None)
+        run.weights.write_bytes(weights({"certbench": canonical({"spec": to_json(run.spec), "key": run.spec.key})}))
+        write_json(run.path / "training.json", read_json(run.path / "training.json") | {"weights_sha256": sha256(run.weights)})
+        write_evidence(run.certification(CERTIFY), counts)
+
+
+def one_training_as_two_checkpoints(store: Store) -> None:
+    """As an earlier release left them."""
+    for name, counts in (("a.pth", LESS), ("b.pth", HALF)):
+        content = weights({"name": name})
+        own = foreign(store, name, counts=counts, weights_sha256=hashlib.sha256(content).hexdigest())
+        own.weights.write_bytes(content)
+        write_json(own.origin_file, {"name": name, "row": "mine"})
+
+
+def test_a_frame_never_asks_the_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And knows trainings that are one and the same."""
+    one_training_as_two_seeds(store)
+    one_training_as_two_checkpoints(store)
     add(store, run_spec("macer", seed=0))
     add(store, run_spec("macer", seed=1), HALF)
-    foreign(store, "a.pth")
+    foreign(store, "c.pth")
     frame = bench.load_results(store.root)
     expected = bench.table(frame, "json")
     assert expected == render(collect(store, metrics=["all"]), "json")
     assert set(bench.summary(frame[frame["row"] == "gaussian"])["status"]) == {"1/2 seeds, 1 copy"}
+    assert "hold the same weights" in expected
     shutil.rmtree(store.root)
+    for name in ("open", "stat", "lstat", "scandir"):
+        monkeypatch.setattr(os, name, partial(forbidden, store.root, getattr(os, name)))
+    with pytest.raises(AssertionError):
+        store.root.exists()
     assert bench.table(frame, "json") == expected
-    for seed in (0, 1):
-        path = store.run(run_spec("macer", seed=seed)).path
-        path.mkdir(parents=True)
-        os.mkfifo(path / "weights.safetensors")
-        (path / "training.json").write_text("{")
-    assert bench.table(frame, "json") == expected
+
+
+def forbidden(root: Path, call: Callable[..., Any], path: Any, *words: Any, **options: Any) -> Any:
+    """A call of the system that is not made for what lies in a folder."""
+    assert not str(path).startswith(str(root))
+    return call(path, *words, **options)
 
 
 @pytest.mark.parametrize("rows", [("gaussian",), ()])
@@ -399,6 +412,18 @@ def test_two_logs_of_one_run_are_both_refused_and_hide_no_other(store: Store, tm
     assert set(bench.summary(frame)["status"]) == {"done"}
     assert bench.table(frame) == render(collect(store), "terminal")
     assert {str(failure.file) for failure in verify(store.root).failures} == folders
+
+
+def test_joined_frames_with_two_logs_of_one_run_say_that_they_are_left_out(store: Store, tmp_path: Path) -> None:
+    read_logs(store, tmp_path)
+    write_log(tmp_path / "again/plain/noise_0.5_2", [0.25, 1.0, 0.5, 1.5])
+    import_logs(tmp_path / "again", tmp_path / "elsewhere", load_map(tmp_path / "map.toml"))
+    frames = [bench.load_results(store.root), bench.load_results(tmp_path / "elsewhere")]
+    with pytest.raises(BenchError, match="same run"):
+        bench.summary(pd.concat(frames))
+    add(store, run_spec())
+    (notes,) = set(bench.summary(pd.concat([*frames, bench.load_results(store.root).query("source == 'runs'")]))["notes"])
+    assert "same run" in notes
 
 
 @pytest.mark.parametrize("name", ["table.txt", "table.md", "table.tex", "table.csv", "table.json"])
@@ -536,9 +561,15 @@ def test_what_is_of_the_wrong_kind_is_told(reference: pd.DataFrame) -> None:
             bench.summary(reference, seeds=seeds)  # type: ignore[arg-type]
     with pytest.raises(BenchError, match="metrics"):
         bench.summary(reference, None)  # type: ignore[arg-type]
+    for column, value in (("record", 5), ("record", "{}"), ("alpha", "x"), ("count", "many")):
+        with pytest.raises(BenchError):
+            bench.summary(reference.assign(**{column: value}))
+    for wrong in (5, None):
+        with pytest.raises(BenchError, match="format"):
+            bench.table(reference, wrong)  # type: ignore[arg-type]
     for words in ({"alpha": "0.001"}, {"alpha": True}, {"rule": 5}):
         with pytest.raises(BenchError, match=next(iter(words))):
-            bench.load_results(REFERENCE, **words)  # type: ignore[arg-type]
+            bench.load_results(REFERENCE, **words)
     with pytest.raises(BenchError, match="None"):
         bench.load_results(None)  # type: ignore[arg-type]
 

@@ -22,7 +22,7 @@ from bench.plan import Request
 from bench.signals import StopSignals
 from bench.spec import PROTOCOL_ALIASES, Scalar, scalar_word
 from bench.store import Store
-from leaderboard.frame.arguments import level, number, seeds_of, several, whole
+from leaderboard.frame.arguments import level, number, path, seeds_of, several, whole, word
 from leaderboard.frame.load import read
 
 RERUN = ("diverged", "all")
@@ -113,11 +113,12 @@ def run(
         datasets=checked(lambda: several(dataset, "dataset", str), []),
         sigmas=checked(lambda: [number(one, "sigma") for one in several(sigma, "sigma", Real)], []),
         seeds=checked(lambda: _seeds(seeds), []),
-        protocol=PROTOCOL_ALIASES.get(protocol, protocol),
-        recipe=recipe,
+        protocol=PROTOCOL_ALIASES.get(named := checked(lambda: word(protocol, "protocol"), "quick"), named),
+        recipe=checked(lambda: word(recipe, "recipe"), "official"),
         changes=changed,
     )
-    folder = Path(results)
+    folder = checked(lambda: path(results, "results"), Path())
+    data = checked(lambda: None if data_dir is None else path(data_dir, "data_dir"), None)
     with as_before():
         try:
             chosen = engine.pick_device()
@@ -134,7 +135,7 @@ def run(
             graph=graph,
             allow_changed_source=allow_changed_source,
             allow_other_data=allow_other_data,
-            data_dir=None if data_dir is None else Path(data_dir),
+            data_dir=data,
         )
         console = Console(quiet=quiet, highlight=False, soft_wrap=True)
         matrix = Matrix(plan, Store(folder), console, rerun, paths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from bench.bounds import check_alpha
@@ -62,7 +63,33 @@ def several(value: Any, name: str, one: type | tuple[type, ...]) -> list[Any]:
         return [value]
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise BenchError(f"{name} {value!r} is neither one of its values nor a list of them")
-    return list(value)
+    for found in (values := list(value)):
+        if not isinstance(found, one):
+            raise BenchError(f"{name} {values!r} holds {found!r}, which is none of its values")
+    return values
+
+
+def word(value: Any, name: str) -> str:
+    """A text.
+
+    Raises:
+        BenchError: it is none.
+    """
+    if not isinstance(value, str):
+        raise BenchError(f"{name} {value!r} is not a word")
+    return value
+
+
+def path(value: Any, name: str) -> Path:
+    """The path of a file or folder.
+
+    Raises:
+        BenchError: it is none.
+    """
+    try:
+        return Path(value)
+    except TypeError:
+        raise BenchError(f"{name} {value!r} is not the path of a folder") from None
 
 
 def seeds_of(value: Any) -> list[int]:
@@ -71,4 +98,6 @@ def seeds_of(value: Any) -> list[int]:
     Raises:
         BenchError: it is none.
     """
-    return [whole(seed, "seed") for seed in several(value, "seeds", ())]
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise BenchError(f"seeds {value!r} is not a list of seeds such as [0, 1]")
+    return [whole(seed, "seed") for seed in value]

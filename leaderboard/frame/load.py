@@ -25,7 +25,8 @@ from leaderboard import metrics
 from leaderboard.aggregate.collect import ALPHA, unexpected_notes
 from leaderboard.aggregate.foreign import Checkpoint, read_checkpoints
 from leaderboard.aggregate.runs import Reading, read_runs, trust_of
-from leaderboard.frame.arguments import level
+from leaderboard.frame.arguments import level, word
+from leaderboard.frame.arguments import path as path_of
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, Part, facts_to_keep, frame_of, images_of_counts
 
 
@@ -81,13 +82,10 @@ def load_results(
     Raises:
         BenchError: no such folder, or one that holds no results at all; alpha or rule unknown; with strict, anything that is left out.
     """
+    root, alpha = path_of(path, "path"), None if alpha is None else level(alpha)
     try:
-        root = Path(path)
-        alpha = None if alpha is None else level(alpha)
         if rule is not None:
-            rules.named(str(rule))
-    except TypeError:
-        raise BenchError(f"{path!r} is not the path of a folder") from None
+            rules.named(word(rule, "rule"))
     except ValueError as error:
         raise BenchError(str(error)) from None
     try:
@@ -181,7 +179,7 @@ def _read_runs(store: Store, walked: Walk, alpha: float, rule: str | None, only:
     if keys is not None:
         runs = [run for run in runs if run.spec.key in keys]
     found.leave_out_damaged(damaged, walked, keys)
-    same = _same_weights(runs)
+    same = _same_weights([(run.spec.cell, run) for run in sorted(runs, key=lambda run: run.spec.seed)])
     wanted = []
     for run in runs:
         name = f"{run.spec.row} {run.spec.dataset} sigma {run.spec.sigma:g} seed {run.spec.seed}"
@@ -247,12 +245,16 @@ UNREADABLE = {"certified": None, "labels": True, "bound": False, "finding": ""}
 """What a record holds of a certification that is damaged."""
 
 
-def _same_weights(runs: Sequence[Run]) -> dict[str, str]:
-    """Key of each run whose weights are those of another seed, though their file differs -> the SHA-256 that is recorded of the latter."""
+def _same_weights(trainings: Sequence[tuple[str, Run]]) -> dict[str, str]:
+    """Key of each training whose weights are those of an earlier one, though their file differs -> the recorded SHA-256 of the latter.
+
+    Args:
+        trainings: each with what it shares with those that it is compared with.
+    """
     cells: dict[str, list[tuple[Run, str]]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: run.spec.seed):
+    for cell, run in trainings:
         if recorded := (run.training() or {}).get("weights_sha256"):
-            cells[run.spec.cell].append((run, recorded))
+            cells[cell].append((run, recorded))
     found: dict[str, str] = {}
     for members in cells.values():
         traces = [Traces(None if run.lacks("weights.safetensors") else run.weights, frozenset({recorded})) for run, recorded in members]
@@ -329,9 +331,11 @@ def _read_checkpoints(store: Store, walked: Walk, alpha: float, rule: str | None
     checkpoints, damaged = read_checkpoints(store, walked)
     found.leave_out_damaged(damaged, walked)
     wanted = []
+    subjects = {c.subject.path: c for c in sorted(checkpoints, key=lambda c: (c.name, c.subject.spec.weights_sha256)) if c.origin.row}
+    same = _same_weights([(canonical([c.dataset, c.row, c.sigma, c.subject.spec.arch]), c.subject) for c in subjects.values()])
     for checkpoint in checkpoints:
         name = f"checkpoint {checkpoint.name} of {checkpoint.row}, {checkpoint.dataset} sigma {checkpoint.sigma:g}"
-        record = record_of_checkpoint(checkpoint)
+        record = record_of_checkpoint(checkpoint) | {"weights": same.get(checkpoint.subject.spec.key)}
         if checkpoint.certification is None:
             found.leave_out(name, "certifying", checkpoint.subject.path, record=record)
         else:

@@ -174,7 +174,7 @@ class HeldSubject(_Held, Subject):
     parts: tuple[Held, ...] = dataclasses.field(default=(), repr=False)
 
     def training(self) -> dict[str, Any]:
-        return {"state": "trained", "weights_sha256": self.spec.weights_sha256}
+        return {"state": "trained", "weights_sha256": self.record.get("weights") or self.spec.weights_sha256}
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,10 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
     seeds = seeds_of(seeds)
     census = parse_json(frame.attrs.get(CENSUS) or f'{{"alpha": {ALPHA}, "rule": null, "parts": -1, "left_out": [], "runs": []}}')
     asked = Reading(census["alpha"], census["rule"])
-    held = _read(frame, asked.rule)
+    try:
+        held = _read(frame, asked.rule)
+    except (TypeError, ValueError, KeyError) as error:
+        raise BenchError(f"the frame holds what load_results does not write ({type(error).__name__}: {error})") from None
     told = list(zip(frame.attrs.get(LEFT_OUT, ()), (Held(record or {}, asked) for record in census["left_out"]), strict=False))
     if len(held) != census["parts"]:
         places = {part.place[:end] for part in held for end in (None, -1)}
@@ -240,6 +243,8 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
         found, notes = groups_of_checkpoints([one for same in subjects for one in _checkpoints(same)], reading, words)
         groups += found
         unread += notes
+    if held and not groups:
+        raise BenchError(f"nothing in the frame can be read so: {'; '.join(unread)}")
     rest = [*(_note(entry) for entry, part in told if not part.record), *frame.attrs.get(NOTES, ())]
     return finished(groups, [*unread, *rest], mix)
 

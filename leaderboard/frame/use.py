@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.errors import BenchError
 from leaderboard.aggregate import Group
-from leaderboard.frame.arguments import several
+from leaderboard.frame.arguments import several, word
 from leaderboard.frame.memory import groups_of
 from leaderboard.metrics import DEFAULT, Metric, columns_of
 from leaderboard.tables import render
@@ -126,6 +126,7 @@ def table(
     Raises:
         BenchError: as `summary`; an unknown format; nothing to show; `ties` of a mixture.
     """
+    word(format, "format")
     words = _words(metrics) if metrics is not None else ["all"] if format == "json" else list(DEFAULT)
     groups = groups_of(frame, words, seeds, mix)
     if ties:
