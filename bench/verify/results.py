@@ -187,7 +187,7 @@ def _find_copies(report: Report) -> None:
                 counted[certification.run.path].add(digest)
     cells: dict[str, list[tuple[Run, bool]]] = defaultdict(list)
     for run, weights in sorted(report.trainings, key=lambda item: item[0].spec.seed):
-        cells[run.spec.cell].append((run, weights))
+        cells[run.named.cell].append((run, weights))
     for members in cells.values():
         traces = [
             Traces(run.weights if weights else None, frozenset({str((run.training() or {})["weights_sha256"]), *counted[run.path]}))
