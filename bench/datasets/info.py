@@ -145,8 +145,8 @@ def from_facts(name: str, data: Mapping[str, Any], where: str) -> DatasetInfo:
     """
     try:
         values: dict[str, Any] = {key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in _FACTS}
-        if not isinstance(data["summary"], str) or not isinstance(data["like"], str):
-            raise TypeError("summary and like must be text")
+        if not isinstance(data["summary"], str) or not isinstance(data["like"], str | None):
+            raise TypeError("summary must be text, and like, where there is one")
         if type(data["classes"]) is not int or data["classes"] > MOST_CLASSES:
             raise ValueError(f"classes must be a whole number up to {MOST_CLASSES:,}")
         return DatasetInfo(name=name, train=from_json(TrainSpec, canonical(data["train"]), where), **values)

@@ -88,6 +88,8 @@ def _verify_import(place: Place, report: Report) -> None:
 def _verify_run(run: Run, report: Report, radii: Radii) -> None:
     """A run, or a base classifier that the suite did not train."""
     before = len(report.failures)
+    if (other := report.places.setdefault(run.spec.key, run.path)) != run.path:
+        report.fail(run.path, f"it holds the same run as {other}; move one of them away")
     damaged = report.add(run.faults())
     training, known = None, False
     with contextlib.suppress(BenchError):  # which was told
