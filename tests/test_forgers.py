@@ -91,7 +91,8 @@ def test_runs_of_other_facts_share_no_table(tmp_path: Path) -> None:
         certification.begin(f"{size:064x}")
     assert len(collect(store)) == 2
     path = named(store, "macer").path / "dataset.json"
-    for broken in ({"like": {}}, {"classes": 999_999_999}, {"mean": [1e308, "x"]}):
+    wrong: tuple[dict[str, object], ...] = ({"like": {}}, {"classes": 999_999_999}, {"mean": [1e308, "x"]})
+    for broken in wrong:
         write_json(path, read_json(path) | broken)
         assert verify(store.root).failures
 
