@@ -86,7 +86,11 @@ class Binding:
             return False
         ended = self.read(folder, FINISHED).get(EVIDENCE)
         if evidence_sha256 is None:
-            raise Fault(folder / FINISHED, None, "it says that the certification was finished, but rows are missing")
+            raise Fault(
+                folder / FINISHED,
+                None,
+                "it says that the certification was finished, but rows are missing; to count them anew, delete it and times.csv too",
+            )
         if ended != evidence_sha256:
             reason = f"its SHA-256 is {evidence_sha256}, but the certification ended with {ended}, so these are not its rows"
             raise Fault(folder / "evidence.jsonl", None, reason)

@@ -67,7 +67,8 @@ def _forget_old(place: Path) -> None:
     limit = time.time() - DAYS * 86_400
     with os.scandir(place) as entries:
         for entry in entries:
-            if KEPT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < limit:
+            own = KEPT.fullmatch(entry.name) or entry.name.startswith("tmp")
+            if own and entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < limit:
                 with contextlib.suppress(OSError):
                     Path(entry.path).unlink()
 

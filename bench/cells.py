@@ -135,7 +135,7 @@ def seal(cell: Cell, store: Store) -> None:
     run = store.run(cell.spec)
     certification = run.certification(cell.certify)
     with contextlib.suppress(claims.Claimed, BenchError, OSError):
-        if certification.binding().open(certification.path):
+        if certification.binding().open(certification.path) or run.failure():
             with run.claimed():
                 certification.seal()
                 run.forget_failure()

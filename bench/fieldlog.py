@@ -318,10 +318,10 @@ def _radii(texts: Sequence[str], predictions: Sequence[int], expected: Expected,
     if above := {text for text, value in values.items() if value > largest}:
         # Rounding may have lifted the largest radius by half a unit of the last place that this file prints.
         digits, places = map(max, zip(*map(_precision, distinct), strict=True))
+        unit = max(Decimal(1).scaleb(-places), Decimal(1).scaleb(Decimal(largest).adjusted() - digits + 1)) if largest else Decimal(0)
         limit = f"{largest:.6g}, the largest for n={expected.n}, alpha={expected.alpha:g}, sigma={expected.sigma:g}"
 
         def impossible(text: str) -> bool:
-            unit = max(Decimal(1).scaleb(-places), Decimal(1).scaleb(Decimal(text).adjusted() - digits + 1))
             return Decimal(text) > Decimal(largest) + unit / 2
 
         if wrong := set(filter(impossible, above)):

@@ -126,10 +126,10 @@ def _signature(folder: Path, inner: Iterable[str] | None = None) -> tuple[str, f
                     if stat.S_ISDIR(status.st_mode) and entry.name.startswith("certify-"):
                         parts.append(entry.name)
                         continue
-                    parts.append(f"{entry.path} {status.st_mode} {disk.identity(status)}")
+                    parts.append(f"{entry.path[len(top) :]} {status.st_mode} {disk.identity(status)}")
                     newest = max(newest, status.st_mtime, status.st_ctime)
         except OSError as error:
-            parts.append(f"{place} {error}")
+            parts.append(f"{place[len(top) :]} {error.errno}")
     return hashlib.blake2b("\n".join(sorted(parts)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest(), newest
 
 
@@ -219,7 +219,7 @@ def _asked(protocol: str, certify: CertifySpec) -> bool:
     """Whether a certification is what `bench run` makes of a protocol with the changes that it records."""
     try:
         return certify == replace(PROTOCOLS[protocol].certify, **certify.changes, changes=certify.changes)  # type: ignore[arg-type]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return False  # changes of another release
 
 

@@ -67,11 +67,21 @@ def _refuse(word: str) -> Any:
     raise ValueError(f"{word} is not a number of JSON")
 
 
+MOST_DIGITS = 40
+"""Of whole numbers in records: seeds have 20, and what has hundreds ends in errors of arithmetic."""
+
+
 def _finite(word: str) -> float:
     return float(word) if math.isfinite(float(word)) else _refuse(word)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits; none has more than {MOST_DIGITS}")
+    return int(text)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -77,7 +77,7 @@ class Walk:
 
     Attributes:
         faults: what may not be there, outside of places: links, pipes, hidden folders, stored files.
-        unexpected: files that the suite did not write, which nothing reads.
+        unexpected: files and folders that the suite did not make, which nothing reads.
     """
 
     top: Path
@@ -157,6 +157,8 @@ def _what(names: Mapping[str, disk.Kind], trail: tuple[str, ...]) -> What | None
     keyed = bool(trail) and KEYED.match(trail[-1]) is not None
     if not (keyed and (marks or not inner)) and not (marks and not inner):
         return None
+    if names.keys() & set(_TRAINING):  # only a run has these, whatever its folders above are called
+        return "run"
     above = trail[0] if len(trail) == 4 else ""
     if above in (CHECKPOINTS, IMPORTED):
         return "subject" if above == CHECKPOINTS else "import"
@@ -167,15 +169,17 @@ def _what(names: Mapping[str, disk.Kind], trail: tuple[str, ...]) -> What | None
 
 def strangers(folder: Path, names: Mapping[str, disk.Kind], what: str) -> tuple[list[Fault], list[Fault]]:
     """What does not belong into the folder of a run, or of a certification: what may not be there, and what nothing reads."""
-    faults, unexpected = [], []
+    faults: list[Fault] = []
+    unexpected: list[Fault] = []
     known = FILES[what]
     for name, kind in names.items():
         if kind == "file" and (name in known or passing(name)):
             continue
         path, certification = folder / name, what in ("run", "subject") and name.startswith(CERTIFICATION)
         if kind == "folder":
-            if not certification:
-                faults.append(Fault(path, None, "the suite makes no such folder here, so it is not read"))
+            if not certification and name not in _SET_ASIDE:
+                found = faults if name in _MARKS or name.startswith(".") or passing(name) else unexpected
+                found.append(Fault(path, None, "the suite makes no such folder here, so it is not read"))
         elif kind != "file":
             faults.append(Fault(path, None, f"it is a {kind}, which is not followed or read"))
         elif certification:

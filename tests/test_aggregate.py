@@ -323,10 +323,22 @@ def test_a_damaged_run_is_left_out_and_named(store: Store) -> None:
     broken = add(store, run_spec("macer"))
     (broken.path / "training.json").write_text('{"state":"banana"}')
     group = only(store)
-    assert list(rows(group)) == ["gaussian"]
-    (note,) = group.notes
-    assert "left out, because it is damaged" in note
-    assert "state 'banana' is neither trained nor diverged" in note
+    assert {name: row.seeds[0].state for name, row in rows(group).items()} == {"gaussian": "done", "macer": "damaged"}
+    assert any("state 'banana' is neither trained nor diverged" in note for note in group.footnotes)
+
+
+def test_a_damaged_record_of_one_seed_leaves_no_mean(store: Store) -> None:
+    for seed in (0, 1, 2):
+        run = add(store, run_spec(seed=seed))
+    (run.path / "plots").mkdir()
+    assert rows(only(store))["gaussian"].stats["ACR"].n == 3, "a folder of the user's own is named, and no more"
+    for name in ("timing.json", "environment.json", "training.json"):
+        kept = (run.path / name).read_bytes() if (run.path / name).exists() else None
+        (run.path / name).write_text("[]")
+        group = only(store)
+        assert not rows(group)["gaussian"].stats
+        assert [seed.state for seed in rows(group)["gaussian"].seeds] == ["done", "done", "damaged"]
+        (run.path / name).unlink() if kept is None else (run.path / name).write_bytes(kept)
 
 
 def test_a_row_of_another_sigma_is_shown_as_missing(store: Store) -> None:

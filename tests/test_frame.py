@@ -188,7 +188,7 @@ def test_what_is_damaged_is_named_by_its_path_whatever_is_in_it(tmp_path: Path) 
     read_logs(store, tmp_path)
     log = next((store.root / "imported").rglob("rows.tsv"))
     log.write_bytes(b"")
-    expected = {broken.path / "training.json", other.path / "spec.json", store.root / "link", log}
+    expected = {broken.certification(CERTIFY).path, other.path / "spec.json", store.root / "link", log}
     expected |= set((store.root / "checkpoints").rglob("origin.json"))
     assert {Path(entry["path"]) for entry in bench.load_results(store.root).attrs["left_out"]} == expected
 
@@ -201,7 +201,8 @@ def test_of_the_wanted_runs_all_that_is_damaged_is_named_and_of_others_nothing(s
     (runs[3].path / "certify-nothing" / "spec.json").write_text("{")
     (runs[4].path / "spec.json").write_text("{")
     found = read(store, only=[(run.spec.key, CERTIFY.key) for run in runs[:4]])
-    assert [Path(entry["path"]).parent for entry in found.left_out] == [runs[1].path, runs[2].path, runs[3].path / "certify-nothing"]
+    assert {Path(entry["path"]).parent for entry in found.left_out} == {runs[1].path, runs[2].path, runs[3].path / "certify-nothing"}
+    assert len(found.left_out) == 3
     assert sorted(part.constants["seed"] for part in found.parts) == [0, 3]
 
 
@@ -257,7 +258,9 @@ def test_a_rule_that_does_not_read_the_counts_leaves_them_out(store: Store) -> N
 
 # ------------------------------------------------------------------------------------------------- the numbers of the commands
 
-STATES = st.sampled_from([(N, N, N, N), HALF, (N, 777, 0, 901), (N, N), (), None, "failed", "diverged", "training", "damaged"])
+STATES = st.sampled_from(
+    [(N, N, N, N), HALF, (N, 777, 0, 901), (N, N), (), None, "failed", "diverged", "training", "damaged", "broken", "broken early"]
+)
 RUNS = st.lists(
     st.tuples(
         st.sampled_from(["gaussian", "macer", "smoothmix.eta5"]),
@@ -281,12 +284,16 @@ def fill(store: Store, runs: Sequence[tuple[Any, ...]]) -> None:
             add(store, spec, None, state=None, failure=True)
         elif state == "diverged":
             add(store, spec, None, state="diverged")
+        elif state == "broken early":
+            (add(store, spec, None).path / "training.json").write_text("{")
         elif state == "training":
             add(store, spec, None, state=None)
         else:
-            counts = (N, N, N, N) if state == "damaged" else state
+            counts = (N, N, N, N) if state in ("damaged", "broken") else state
             counts = None if counts is None else tuple(min(count, certify.n) for count in counts)
             run = add(store, spec, counts, certify=certify, environment={"method_sha256": source, "device": f"cpu {source[:1]}"})
+            if state == "broken":
+                (run.path / "training.json").write_text("{")
             if state == "damaged":
                 evidence = run.certification(certify).evidence
                 evidence.write_text(evidence.read_text().replace("7", "8", 1))

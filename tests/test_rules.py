@@ -280,10 +280,10 @@ def test_verification_sees_a_rule_that_reads_too_much(name: str, tmp_path: Path,
     bounds, radii = cls.bounds, cls.radii
     with monkeypatch.context() as planted:
         planted.setattr(cls, "bounds", lambda self, counts, alpha: bounds(self, counts, 2 * alpha))
-        assert sorted(faults()) == [1, 3, 4]
+        assert set(faults()) == {1, 3, 4}
     with monkeypatch.context() as planted:
         planted.setattr(cls, "radii", lambda self, counts, alpha, sigma: radii(self, counts, alpha, sigma).round(2))
-        assert sorted(faults()) == [1, 3, 4]
+        assert set(faults()) == {1, 3, 4}
 
 
 # ---- a rule of one's own is one file

@@ -201,6 +201,8 @@ def finished_certification(run: Run, key: str | None) -> tuple[Certification, li
     else:
         chosen = list(there)
     found = there[chosen[0]]
+    if faults := run.faults():
+        raise faults[0]
     standing = found.standing()
     if standing.state != "done":
         done = f"{standing.state}, {len(standing.columns)} of {len(found.expected())} images"

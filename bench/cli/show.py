@@ -122,7 +122,7 @@ def _show_run(run: Run, as_json: bool) -> None:
     from leaderboard.metrics import average_certified_radius, outcomes
 
     def work() -> dict[str, Any]:
-        certifications = []
+        certifications, faults = [], run.faults()
         for c in run.begun():
             if isinstance(c, Damaged):
                 certifications.append({"key": c.path.name.partition("-")[2], "damaged": c.reason})
@@ -131,6 +131,8 @@ def _show_run(run: Run, as_json: bool) -> None:
             item: dict[str, Any] = {"key": c.spec.key, "spec": to_json(c.spec), "rule": rule.words(), "alpha": rule.alpha}
             certifications.append(item)
             try:
+                if faults:
+                    raise faults[0]
                 columns, total = c.standing().columns, len(c.expected())
             except BenchError as error:
                 item["damaged"] = str(error)

@@ -128,6 +128,7 @@ def _test_labels(info: DatasetInfo, folder: Path) -> tuple[int, ...] | None:
     return tuple(labels.tolist()) if fits and not info.source.differences(checksums) else None
 
 
+MOST_CLASSES = 100_000
 _FACTS = ("summary", "classes", "shape", "mean", "std", "train_size", "test_size", "sigmas", "like")
 
 
@@ -144,10 +145,12 @@ def from_facts(name: str, data: Mapping[str, Any], where: str) -> DatasetInfo:
     """
     try:
         values: dict[str, Any] = {key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in _FACTS}
-        if not isinstance(data["summary"], str):
-            raise TypeError("summary must be text")
+        if not isinstance(data["summary"], str) or not isinstance(data["like"], str | None):
+            raise TypeError("summary must be text, and like, where there is one")
+        if type(data["classes"]) is not int or data["classes"] > MOST_CLASSES:
+            raise ValueError(f"classes must be a whole number up to {MOST_CLASSES:,}")
         return DatasetInfo(name=name, train=from_json(TrainSpec, canonical(data["train"]), where), **values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise BenchError(f"{where}: these are no facts of a data set ({type(error).__name__}: {error})") from None
 
 

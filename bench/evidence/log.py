@@ -30,7 +30,6 @@ NOTHING = Columns.of([])
 
 _TAIL = b',"~crc":"xxxxxxxx"}'
 """How every line ends; the x are the check sum."""
-_ENDS = np.frombuffer(_TAIL, dtype=np.uint8)
 _CRC = slice(len(_TAIL) - 10, len(_TAIL) - 2)
 _PAIRS = rb'"0":0(?:,"0":0)*+'
 _SHAPE = re.compile(rb'\{"index":0,"label":0,"n":\{((?:%s)?)\},"n0":\{(%s)\},"selected":0' % (_PAIRS, _PAIRS) + re.escape(_TAIL))

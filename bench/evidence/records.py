@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,10 @@ from bench.files import read_json_if_there
 from bench.spec import RunSpec, canonical, describe_type, parse_json, to_json
 
 T = TypeVar("T")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2}
+BYTES |= {"I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8}
+"""Of one number of each type of the safetensors format."""
 MAX_HEADER = 16 << 20
 """Bytes of the header of a weights file: 200 for each tensor."""
 
@@ -51,6 +56,8 @@ def training(path: Path) -> dict[str, Any] | None:
     for name, kind in fields[data["state"]].items():
         if not isinstance(data.get(name), kind) or isinstance(data[name], bool):
             raise Fault(path, None, f"{name} is {data.get(name)!r:.80}, not {describe_type(kind)}")
+    if data["state"] == "trained" and not SHA256.fullmatch(data["weights_sha256"]):
+        raise Fault(path, None, f"weights_sha256 is {data['weights_sha256']!r:.80}, not a SHA-256 in hex")
     return data
 
 
@@ -123,7 +130,7 @@ def tensors(path: Path) -> Mapping[str, Any] | None:
         raise
     try:
         header: dict[str, Any] = parse_json(text)
-        places = sorted((*map(int, tensor["data_offsets"]),) for name, tensor in header.items() if name != "__metadata__")
+        places = sorted(_extent(tensor) for name, tensor in header.items() if name != "__metadata__")
         end = 0
         for begin, after in places:
             if begin != end or after < begin:
@@ -134,6 +141,16 @@ def tensors(path: Path) -> Mapping[str, Any] | None:
     if 8 + length + end != status.st_size:
         raise Fault(path, None, f"it has {status.st_size} bytes, but its header tells of {8 + length + end}")
     return header
+
+
+def _extent(tensor: Mapping[str, Any]) -> tuple[int, int]:
+    """Where a tensor begins and ends; ValueError unless that fits its type and shape."""
+    begin, after = tensor["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (begin, after, *tensor["shape"])):
+        raise ValueError("offsets and shapes must be whole numbers from 0 up")
+    if math.prod(tensor["shape"]) * BYTES[tensor["dtype"]] != after - begin:
+        raise ValueError(f"a tensor of {tensor['dtype']} and shape {tensor['shape']!s:.40} has {after - begin} bytes")
+    return begin, after
 
 
 def check_weights(path: Path, spec: RunSpec) -> bool:

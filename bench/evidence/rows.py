@@ -143,7 +143,8 @@ def _gaps(path: Path, there: Lines, timed: NDArray[np.int64], images: range, *, 
     gone = np.unique(places[~strange & (places >= end)])
     if whole and len(gone) and gone.tolist() != [end]:
         told = _some([images[place] for place in gone[:3].tolist()], len(gone))
-        yield Fault(path, None, f"no row of {told}, though times.csv says that it was certified")
+        anew = "" if len(there) else "; to count them anew, delete times.csv and finished.json too"
+        yield Fault(path, None, f"no row of {told}, though times.csv says that it was certified{anew}")
 
 
 def _some(names: Sequence[int], count: int) -> str:

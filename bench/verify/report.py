@@ -50,6 +50,7 @@ class Report:
         top: the folder or file that was checked.
         alpha: at which radii were recomputed.
         subjects: certified base classifiers that the suite did not train.
+        places: where each run lies, by key.
         trainings: runs that are trained, and whether their weights lie beside them and are theirs.
         weights: files of weights whose check sum was compared.
         rows: of evidence. imported_rows: of imported logs. log_rows: of log files.
@@ -62,6 +63,7 @@ class Report:
     top: Path
     alpha: float
     runs: int = 0
+    places: dict[str, Path] = field(default_factory=dict)
     trainings: list[tuple[Run, bool]] = field(default_factory=list)
     subjects: int = 0
     weights: int = 0

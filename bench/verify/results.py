@@ -93,6 +93,8 @@ def _verify_import(place: Place, report: Report, logs: list[Import]) -> None:
 def _verify_run(run: Run, report: Report, radii: Radii) -> None:
     """A run, or a base classifier that the suite did not train."""
     before = len(report.failures)
+    if (other := report.places.setdefault(run.spec.key, run.path)) != run.path:
+        report.fail(run.path, f"it holds the same run as {other}; move one of them away")
     damaged = report.add(run.faults())
     training, known = None, False
     with contextlib.suppress(BenchError):  # which was told
@@ -192,7 +194,7 @@ def _find_copies(report: Report) -> None:
                 counted[certification.run.path].add(digest)
     cells: dict[str, list[tuple[Run, bool]]] = defaultdict(list)
     for run, weights in sorted(report.trainings, key=lambda item: item[0].spec.seed):
-        cells[run.spec.cell].append((run, weights))
+        cells[run.named.cell].append((run, weights))
     for members in cells.values():
         traces = [
             Traces(run.weights if weights else None, frozenset({str((run.training() or {})["weights_sha256"]), *counted[run.path]}))

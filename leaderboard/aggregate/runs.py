@@ -17,6 +17,7 @@ from typing import Any
 
 from bench import rules
 from bench.copies import Traces, copies, fingerprint
+from bench.datasets import DATASETS, facts_of
 from bench.errors import BenchError, nearest
 from bench.presets import disagreement
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, TrainSpec, canonical, parse_json, to_json
@@ -27,6 +28,7 @@ from leaderboard import layouts, metrics
 from leaderboard.aggregate.groups import Group, Row, Section, Seed, row
 from leaderboard.metrics import Cost
 
+DAMAGED = "damaged"
 TEST_FILES = "test files"
 """The condition of a group whose labels are only claimed: its test images are not the published ones."""
 
@@ -70,7 +72,9 @@ def leaving_out(notes: list[str]) -> Iterator[None]:
 
 
 def read_runs(store: Store, walked: Walk | None = None) -> tuple[list[Run], list[str]]:
-    """The runs whose specs and records are whole, and what is wrong with the others, and with certifications.
+    """The runs whose specs are whole, and what is wrong with the others, and with certifications.
+
+    A run that shows a spec and cannot be believed all the same stands among them as `damaged_run`, so that its seed is missed.
 
     Args:
         walked: what is in the store, if it is known.
@@ -80,14 +84,36 @@ def read_runs(store: Store, walked: Walk | None = None) -> tuple[list[Run], list
     for run in store.scan(walked):
         if isinstance(run, Damaged):
             damaged.append(run.reason)
-        elif faults := run.faults():
-            damaged += map(str, faults)
         elif other := runs.get(run.spec.key):
-            damaged.append(f"{run.path} holds the same run as {other.path}")
+            right, wrong = sorted((run, other), key=lambda found: found.path != store.run(found.spec).path)
+            runs[run.spec.key] = right
+            damaged.append(f"{wrong.path} holds the same run as {right.path}; move one of them away")
+        elif faults := run.faults():
+            if held := damaged_run(run, "; ".join(map(str, faults))):
+                runs[run.spec.key] = held
+            else:
+                damaged += map(str, faults)
         else:
             runs[run.spec.key] = run
             damaged += [found.reason for found in run.begun() if isinstance(found, Damaged)]
     return list(runs.values()), damaged
+
+
+def damaged_run(run: Run, reason: str) -> Run | None:
+    """A run as its spec and its certifications alone, whose seed says what is wrong; None where its data set is not known."""
+    try:
+        begun = list(run.begun()) if run.info else []
+    except BenchError:
+        return None
+    held = dataclasses.replace(run, seen={"": {}, DAMAGED: reason})
+    assert held.seen is not None
+    held.seen["certify-*"] = [found if isinstance(found, Damaged) else dataclasses.replace(found, run=held) for found in begun]
+    return held
+
+
+def damage(run: Run) -> str:
+    """What is wrong with a `damaged_run`; empty for others."""
+    return str((run.seen or {}).get(DAMAGED, ""))
 
 
 @dataclass(frozen=True)
@@ -134,13 +160,14 @@ class _Family:
     recipe: str
     train: str
     overrides: str
+    facts: str  # of a data set that is none of the suite's, as its runs keep them
 
     def takes(self, run: Run, own: _Family) -> bool:
         """Whether a run fits: `--set train.batch=64` leaves no trace in a run whose batch is 64 anyway."""
-        if (own.dataset, own.protocol, own.recipe, own.train) != (self.dataset, self.protocol, self.recipe, self.train):
+        if dataclasses.replace(own, overrides="") != dataclasses.replace(self, overrides=""):
             return False
         mine, its = _overrides(run), parse_json(self.overrides)
-        return mine.items() <= its.items() and all(getattr(run.spec.train, k.removeprefix("train.")) == v for k, v in its.items())
+        return mine.items() <= its.items() and all(getattr(run.spec.train, k.removeprefix("train."), None) == v for k, v in its.items())
 
 
 @dataclass(frozen=True)
@@ -155,8 +182,8 @@ def _overrides(run: Run) -> dict[str, Scalar]:
 
 def _family(run: Run) -> _Family:
     spec = run.spec
-    spec = run.spec
-    return _Family(spec.dataset, spec.protocol, spec.recipe, _training(spec.train), canonical(_overrides(run)))
+    facts = "" if spec.dataset in DATASETS else canonical(facts_of(run.info))
+    return _Family(spec.dataset, spec.protocol, spec.recipe, _training(spec.train), canonical(_overrides(run)), facts)
 
 
 @lru_cache(maxsize=256)
@@ -342,6 +369,8 @@ def _seed(certification: Certification, seed: int | str, reading: Reading) -> Se
     """How far a training is, and its outcomes if it is done."""
     run = certification.run
     key = run.spec.key
+    if reason := damage(run):
+        return Seed(seed=seed, state="damaged", key=key, reason=reason)
     try:
         standing = certification.standing()
         done = len(standing.columns)

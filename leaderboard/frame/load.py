@@ -24,7 +24,7 @@ from bench.walk import Walk
 from leaderboard import metrics
 from leaderboard.aggregate.collect import ALPHA, unexpected_notes
 from leaderboard.aggregate.foreign import Checkpoint, read_checkpoints
-from leaderboard.aggregate.runs import Reading, read_runs, trust_of
+from leaderboard.aggregate.runs import DAMAGED, Reading, damage, read_runs, trust_of
 from leaderboard.frame.arguments import level, word
 from leaderboard.frame.arguments import path as path_of
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, Part, facts_to_keep, frame_of, images_of_counts
@@ -187,6 +187,8 @@ def _read_runs(store: Store, walked: Walk, alpha: float, rule: str | None, only:
         try:
             record, words = _record_of_run(run) | {"weights": same.get(run.spec.key)}, _words_of_run(run)
             state, reason = run.state(), str((run.failure() or {}).get("reason", ""))
+            if wrong := damage(run):
+                state, reason = DAMAGED, wrong
         except BenchError as error:
             found.leave_out(name, "damaged", run.path, reason=str(error))
             continue
@@ -224,6 +226,8 @@ def _read_one(item: _Wanted, alpha: float, rule: str | None) -> Part | tuple[str
     """The part; or state, images that are done and reason of what is left out."""
     certification, _, record, words = item
     spec = certification.spec
+    if reason := damage(certification.run):
+        return DAMAGED, 0, reason
     if reason := Reading(alpha, rule).refuses(spec):
         return "refused", 0, reason
     try:
@@ -271,6 +275,7 @@ def _record_of_run(run: Run) -> dict[str, Any]:
         "facts": facts_to_keep(run.info),
         "state": run.state(),
         "training": run.training(),
+        "damage": damage(run),
     }
 
 

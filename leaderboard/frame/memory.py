@@ -31,7 +31,7 @@ from leaderboard.aggregate.collect import ALPHA, finished
 from leaderboard.aggregate.foreign import Checkpoint, groups_of_checkpoints
 from leaderboard.aggregate.groups import Group
 from leaderboard.aggregate.imported import groups_of_logs
-from leaderboard.aggregate.runs import Reading, groups_of_runs
+from leaderboard.aggregate.runs import DAMAGED, Reading, groups_of_runs
 from leaderboard.frame.arguments import seeds_of
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, NULLABLE
 from leaderboard.metrics import outcomes
@@ -230,7 +230,7 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
         unread.append(NO_CENSUS)
     readings = sorted({part.reading for part in parts if part.reading} or {asked}, key=lambda reading: (reading.alpha, reading.rule or ""))
     for reading in readings:
-        runs = [_run(same) for same in _by_subject(parts, reading, "runs")]
+        runs = sorted((_run(same) for same in _by_subject(parts, reading, "runs")), key=lambda run: run.path)  # as a store has them
         shown = {run.spec.key for run in runs}
         others = [_unseen(spec, certifies) for spec, certifies in census["runs"] if digest(spec) not in shown]
         found, notes = groups_of_runs([*runs, *others], shown, seeds, reading, words, mix)
@@ -274,7 +274,8 @@ def _by_subject(parts: Sequence[Held], reading: Reading, source: str) -> list[li
 
 def _run(parts: Sequence[Held]) -> HeldRun:
     record = parts[0].record
-    return HeldRun(Path(record["path"]), from_json(RunSpec, canonical(record["spec"]), "frame"), record=record, parts=tuple(parts))
+    seen = {DAMAGED: record["damage"]} if record.get("damage") else None
+    return HeldRun(Path(record["path"]), from_json(RunSpec, canonical(record["spec"]), "frame"), seen, record=record, parts=tuple(parts))
 
 
 def _unseen(spec: Record, certifies: Sequence[Record]) -> HeldRun:
