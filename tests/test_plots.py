@@ -350,7 +350,7 @@ def test_damaged_runs_are_named(store: Store) -> None:
     add(store, run_spec())
     broken = add(store, run_spec("macer"))
     write_json(broken.path / "training.json", {"state": "odd"})
-    assert any("left out, because it is damaged" in note for note in plots.build("curves", store).notes)
+    assert any("state 'odd'" in note for note in plots.build("curves", store).notes)
 
 
 def test_a_label_between_two_points_has_a_line_to_its_own() -> None:
