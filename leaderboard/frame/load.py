@@ -186,9 +186,8 @@ def _read_runs(store: Store, walked: Walk, alpha: float, rule: str | None, only:
         begun = [c for c in run.certifications() if only is None or (run.spec.key, c.spec.key) in only]
         try:
             record, words = _record_of_run(run) | {"weights": same.get(run.spec.key)}, _words_of_run(run)
-            state, reason = run.state(), str((run.failure() or {}).get("reason", ""))
-            if wrong := damage(run):
-                state, reason = DAMAGED, wrong
+            wrong = damage(run)
+            state, reason = (DAMAGED, wrong) if wrong else (run.state(), str((run.failure() or {}).get("reason", "")))
         except BenchError as error:
             found.leave_out(name, "damaged", run.path, reason=str(error))
             continue
