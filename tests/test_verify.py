@@ -509,7 +509,7 @@ def test_evidence_needs_a_training(store: Store) -> None:
     [
         ("spec.json", "{", "not a valid spec"),
         ("spec.json", None, "cannot be read: No such file"),
-        ("training.json", '{"state":"trained","steps":1,"weights_sha256":"0"}', "1 steps, but the spec makes"),
+        ("training.json", '{"state":"trained","steps":1,"weights_sha256":"' + "0" * 64 + '"}', "1 steps, but the spec makes"),
         ("training.json", '{"state":"trained"}', "steps is None"),
         ("failure.json", "[]", "expected an object"),
         ("environment.json", '{"history":1}', "history is 1"),
