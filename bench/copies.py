@@ -1,7 +1,7 @@
 """Trainings that are one and the same: equal weights, or counts that two trainings do not share, under several seeds.
 
 Equal records of the SHA-256 of weights tell of a copy, and so do equal counts of the same images under the same noise. Where weights are
-kept as they were recorded, their tensors are compared too (`tensors_sha256`), so that a copy with another header is seen.
+kept as they were recorded, their tensors are compared too, byte by byte, so that a copy with another header is seen.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import contextlib
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import gammaln, xlogy
 
 from bench import disk
-from bench.checkpoints.stored import COUNTER, tensors_sha256
+from bench.checkpoints.stored import COUNTER
 from bench.columns import Columns
 from bench.errors import BenchError
 from bench.evidence import records
@@ -26,7 +27,7 @@ from bench.spec import canonical
 
 CHANCE = 1e-9
 """Counts tell of a copy if two networks that are equally good would share all of them with a smaller chance."""
-SAMPLE = 1 << 20  # bytes
+SAMPLE, PIECE = 1 << 16, 1 << 20  # bytes
 MOST_BYTES = 1 << 30
 """Of weights, that are read to compare the trainings of a configuration while others wait. Larger ones `bench verify` compares."""
 
@@ -91,16 +92,31 @@ def fingerprint(columns: Columns, certification: str) -> str | None:
 
 
 def _tensors(training: Traces) -> str | None:
-    """The SHA-256 of the tensors of a file; None where it is not the file that was recorded, which tells nothing."""
+    """The SHA-256 of names and bytes of the tensors of a file, whatever type and shape its header gives them.
+
+    None where it is not the file that was recorded, which tells nothing.
+    """
     with contextlib.suppress(BenchError):
-        if training.weights and disk.sha256(training.weights) in training.records:
+        if training.weights and disk.sha256(training.weights) in training.records and (header := records.tensors(training.weights)):
+            hashed = hashlib.sha256()
             with disk.mapped(training.weights) as content:
-                return tensors_sha256(content)
+                start = 8 + int.from_bytes(content[:8], "little")
+                for name in _read_in_a_pass(header):
+                    begin, end = header[name]["data_offsets"]
+                    hashed.update(canonical([name, end - begin]).encode())
+                    for at in range(begin, end, PIECE):
+                        hashed.update(content[start + at : start + min(at + PIECE, end)])
+            return hashed.hexdigest()
     return None
 
 
+def _read_in_a_pass(header: Mapping[str, Any]) -> list[str]:
+    """The names of the tensors that a forward pass reads, in order: all but the counters of batch norm."""
+    return sorted(name for name in header if name != "__metadata__" and name.rpartition(".")[2] != COUNTER)
+
+
 def _suspect(weights: Path) -> tuple[str, int] | None:
-    """What files of equal tensors share, and mostly no others: the places and sizes of all, and the content of the smallest. And bytes.
+    """What files of equal tensors share, and mostly no others: the sizes of all, and how the largest begins. And bytes.
 
     None where there is no such file.
     """
@@ -108,9 +124,9 @@ def _suspect(weights: Path) -> tuple[str, int] | None:
         header = records.tensors(weights)
         if header is None:
             return None
-        tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__" and name.rpartition(".")[2] != COUNTER}
+        tensors = {name: header[name] for name in _read_in_a_pass(header)}
         sizes = {name: tensor["data_offsets"][1] - tensor["data_offsets"][0] for name, tensor in tensors.items()}
-        name = min(sizes, key=lambda name: (sizes[name], name))
+        name = max(sizes, key=lambda name: (sizes[name], name))
         with disk.mapped(weights) as content:
             start = 8 + int.from_bytes(content[:8], "little") + tensors[name]["data_offsets"][0]
             return f"{canonical(sizes)} {name} {content[start : start + min(SAMPLE, sizes[name])].hex()}", len(content)

@@ -7,9 +7,11 @@ import random
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 from fake_store import add, certificate, run_spec, write_evidence
@@ -171,3 +173,16 @@ def test_what_is_no_file_of_weights_is_no_copy(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     paths = [tmp_path / name for name in ("a", "a", "b", "b", "c", "c", "pipe", "pipe", "none")]
     assert copies([Traces(path, frozenset()) for path in paths]) == {}
+
+
+def test_another_header_makes_no_other_training(tmp_path: Path) -> None:
+    """Neither another type of the same size, nor a longer shape, nor another order, nor other metadata."""
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    other = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    written: list[np.ndarray[Any, Any]] = [values, values[None], values.view(np.uint32), other]
+    traces = []
+    for number, tensor in enumerate(written):
+        path = tmp_path / str(number)
+        safetensors.numpy.save_file({"w": tensor}, path, metadata={"number": str(number)})
+        traces.append(Traces(path, frozenset({sha256(path)})))
+    assert copies(traces) == {1: 0, 2: 0}

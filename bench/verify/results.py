@@ -184,17 +184,14 @@ def _recompute(certification: Certification, rows: Rows, report: Report, radii: 
 
 def _find_copies(report: Report) -> None:
     """One training under several seeds of a configuration is a failure of each but the first."""
-    counted: dict[Path, set[str]] = defaultdict(set)
-    same: dict[tuple[str, str], list[Certification]] = defaultdict(list)
-    for evidence in report.finished:
-        same[evidence.certification.spec.key, evidence.sha256].append(evidence.certification)
-    for (key, digest), found in same.items():
-        if len(found) > 1 and fingerprint(found[0].columns(), key):
-            for certification in found:
-                counted[certification.run.path].add(digest)
     cells: dict[str, list[tuple[Run, bool]]] = defaultdict(list)
     for run, weights in sorted(report.trainings, key=lambda item: item[0].spec.seed):
         cells[run.named.cell].append((run, weights))
+    several = {run.path for members in cells.values() if len(members) > 1 for run, _ in members}
+    counted: dict[Path, set[str]] = defaultdict(set)
+    for certification in (evidence.certification for evidence in report.finished):
+        if certification.run.path in several and (told := fingerprint(certification.columns(), certification.spec.key)):
+            counted[certification.run.path].add(told)
     for members in cells.values():
         traces = [
             Traces(run.weights if weights else None, frozenset({str((run.training() or {})["weights_sha256"]), *counted[run.path]}))
