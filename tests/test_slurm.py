@@ -32,7 +32,7 @@ if not find_spec("submitit"):
     pytest.skip("submitit is not installed: pip install 'certbench[slurm]'", allow_module_level=True)
 
 Call = Callable[..., Result]
-CHANGES = SIZES | {"train.arch": "lenet", "certify.images": "first:60"}
+CHANGES = SIZES | {"train.arch": "lenet", "certify.images": "first:60", "certify.n": "4000"}  # long enough to be looked at
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "300"}
 WORDS: list[str] = [
     *["run", "--protocol", "smoke", "--device", "cpu", "--method", "gaussian", "--sigma", "0.25,0.5"],
@@ -260,7 +260,7 @@ def test_jobs_on_this_machine_are_warned_and_requeued_and_give_the_same_bytes(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert bench(*WORDS, "--results", tmp_path / "alone").exit_code == 0
     assert results_of(results) == results_of(tmp_path / "alone")
-    assert len(results_of(results)) == 12
+    assert len(results_of(results)) == 16
     for path in results.rglob("times.csv"):
         images = [line.partition(",")[0] for line in path.read_text().splitlines()]
         assert images == list(map(str, range(60))), "the row in the works was finished, and none computed again"
