@@ -64,7 +64,7 @@ def test_verification_raises_the_status_and_a_change_lowers_it(bench: Call, two_
         file.write(b"0")
     assert bench("verify", folder).exit_code == 1
     shutil.rmtree(state)
-    assert statuses(bench, folder) == ["evidence"], "a run with such weights is left out"
+    assert statuses(bench, folder) == ["unfinished", "evidence"], "no number rests on a run with such weights"
 
 
 def test_nothing_in_the_folder_raises_a_status(bench: Call, two_cells: Path, tmp_path: Path) -> None:
