@@ -10,16 +10,15 @@ import contextlib
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.special import gammaln, xlogy
 
 from bench import disk
-from bench.checkpoints.stored import COUNTER
+from bench.checkpoints.stored import read_in_a_pass
 from bench.columns import Columns
 from bench.errors import BenchError
 from bench.evidence import records
@@ -101,18 +100,13 @@ def _tensors(training: Traces) -> str | None:
             hashed = hashlib.sha256()
             with disk.mapped(training.weights) as content:
                 start = 8 + int.from_bytes(content[:8], "little")
-                for name in _read_in_a_pass(header):
-                    begin, end = header[name]["data_offsets"]
+                for name, tensor in read_in_a_pass(header):
+                    begin, end = tensor["data_offsets"]
                     hashed.update(canonical([name, end - begin]).encode())
                     for at in range(begin, end, PIECE):
                         hashed.update(content[start + at : start + min(at + PIECE, end)])
             return hashed.hexdigest()
     return None
-
-
-def _read_in_a_pass(header: Mapping[str, Any]) -> list[str]:
-    """The names of the tensors that a forward pass reads, in order: all but the counters of batch norm."""
-    return sorted(name for name in header if name != "__metadata__" and name.rpartition(".")[2] != COUNTER)
 
 
 def _suspect(weights: Path) -> tuple[str, int] | None:
@@ -124,7 +118,7 @@ def _suspect(weights: Path) -> tuple[str, int] | None:
         header = records.tensors(weights)
         if header is None:
             return None
-        tensors = {name: header[name] for name in _read_in_a_pass(header)}
+        tensors = dict(read_in_a_pass(header))
         sizes = {name: tensor["data_offsets"][1] - tensor["data_offsets"][0] for name, tensor in tensors.items()}
         name = max(sizes, key=lambda name: (sizes[name], name))
         with disk.mapped(weights) as content:

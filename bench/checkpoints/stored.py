@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -110,6 +110,11 @@ def row_of(name: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "_", str(stem).lower()).strip("._-")[:64] or "checkpoint"
 
 
+def read_in_a_pass(header: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Name and entry of the tensors in a safetensors header that a forward pass reads, by name: all but the counters of batch norm."""
+    return sorted((name, tensor) for name, tensor in header.items() if name != "__metadata__" and name.rpartition(".")[2] != COUNTER)
+
+
 def tensors_sha256(weights: bytes | mmap.mmap) -> str:
     """Hex SHA-256 of the tensors of a safetensors file that a forward pass reads: all but the counters of batch norm.
 
@@ -121,11 +126,10 @@ def tensors_sha256(weights: bytes | mmap.mmap) -> str:
     start = 8 + int.from_bytes(weights[:8], "little")
     hashed = hashlib.sha256()
     try:
-        for name, tensor in sorted(parse_json(weights[8:start]).items()):
-            if name != "__metadata__" and name.rpartition(".")[2] != COUNTER:
-                begin, end = tensor["data_offsets"]
-                hashed.update(canonical([name, tensor["dtype"], tensor["shape"]]).encode())
-                hashed.update(weights[start + begin : start + end])
+        for name, tensor in read_in_a_pass(parse_json(weights[8:start])):
+            begin, end = tensor["data_offsets"]
+            hashed.update(canonical([name, tensor["dtype"], tensor["shape"]]).encode())
+            hashed.update(weights[start + begin : start + end])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(f"this is no safetensors file ({type(error).__name__}: {error})") from None
     return hashed.hexdigest()

@@ -190,8 +190,8 @@ def _find_copies(report: Report) -> None:
     several = {run.path for members in cells.values() if len(members) > 1 for run, _ in members}
     counted: dict[Path, set[str]] = defaultdict(set)
     for certification in (evidence.certification for evidence in report.finished):
-        if certification.run.path in several and (told := fingerprint(certification.columns(), certification.spec.key)):
-            counted[certification.run.path].add(told)
+        if certification.run.path in several and (trace := fingerprint(certification.columns(), certification.spec.key)):
+            counted[certification.run.path].add(trace)
     for members in cells.values():
         traces = [
             Traces(run.weights if weights else None, frozenset({str((run.training() or {})["weights_sha256"]), *counted[run.path]}))
