@@ -39,17 +39,13 @@ def groups_of_runs(
     """One group per family of trainings and way of certification, and what was left out because it cannot be read as asked.
 
     Args:
-        runs: all of the store; which seeds a row should have is seen from them. wanted: keys of those that are shown.
+        runs: all of the store, each once; which seeds a row should have is seen from them. wanted: keys of those that are shown.
         seeds: the expected seeds; empty: those that any run of the group has.
         words: metrics, see `metrics.columns_of`.
         mix_sources: whether a row may average trainings from several sources of its method; such a group is a mixture.
     """
     left_out: dict[str, list[Certification]] = defaultdict(list)
     notes: list[str] = []
-    places: dict[str, Run] = {}
-    for run in runs:
-        if (other := places.setdefault(run.spec.key, run)) is not run:
-            raise BenchError(f"{run.path} and {other.path} hold the same run; move one of them away")
     groups = []
     for (family, _), members in _members(runs, wanted, notes).items():
         shown = [member for member in members if member.run.spec.key in wanted]
