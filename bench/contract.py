@@ -25,7 +25,7 @@ from bench.models import check_arch
 from bench.registry import Loaded
 from bench.smoothing import SmoothedClassifier
 from bench.spec import PROTOCOLS, canonical, coerce, parse_json, protocol_train, select_images
-from bench.train import check_terms, line_of
+from bench.train.loop import check_terms, line_of
 
 CLASSES = 3
 SHAPE = (1, 8, 8)

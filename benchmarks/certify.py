@@ -41,13 +41,13 @@ from bench.certify.proposer import FLOAT32
 from bench.certify.spans import Again
 from bench.data import load
 from bench.datasets import DATASETS
-from bench.environment import plain_float32
+from bench.matrix.plan import Request, make_plan
 from bench.models import build, place
-from bench.plan import Request, make_plan
 from bench.registry import Registry
 from bench.smoothing import now
 from bench.spec import derive
-from bench.train import Trainer
+from bench.system.environment import plain_float32
+from bench.train.loop import Trainer
 
 SIGMA, SEED, N0, CLASSES = 0.5, 0, 100, 10
 TOLERATED = {"cpu": 1e-4, "cuda": 1e-2}  # share of samples that rounding may move to another class; the plain loop's TF32 moves more

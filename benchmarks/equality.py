@@ -24,14 +24,14 @@ import torch
 from torch import Tensor, nn
 
 import bench.models
-from bench.cells import pick_device
 from bench.data import Split, load
 from bench.datasets import DATASETS
-from bench.graph import CudaGraphs, Recorder
+from bench.matrix.cells import pick_device
 from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier, cross_entropy
 from bench.spec import RunSpec, TrainSpec
-from bench.train import Trainer
+from bench.train.graph import CudaGraphs, Recorder
+from bench.train.loop import Trainer
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer

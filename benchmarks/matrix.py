@@ -24,12 +24,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench import claims
-from bench.cells import Options
 from bench.datasets import DATASETS, recipe_train
-from bench.records import Certificate, to_line
+from bench.evidence.certificate import Certificate, to_line
+from bench.files import claims
+from bench.matrix.cells import Options
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, canonical, protocol_train, to_json
-from bench.store import Store
+from bench.store.runs import Store
 
 LINE = [sys.executable, "-c", "from bench.cli import app; app()"]
 
@@ -120,12 +120,12 @@ def scale(words: argparse.Namespace) -> None:
     import torch
     from rich.console import Console
 
-    from bench.announce import announced
     from bench.cli.matrix import Matrix
-    from bench.listing import Listing
-    from bench.plan import Request, make_plan
+    from bench.matrix.plan import Request, make_plan
+    from bench.matrix.report import announced
+    from bench.matrix.status import standings
     from bench.registry import Registry
-    from bench.status import standings
+    from bench.store.listing import Listing
     from leaderboard.aggregate import collect
 
     root = words.folder or Path(tempfile.mkdtemp())

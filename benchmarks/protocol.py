@@ -13,13 +13,13 @@ import dataclasses
 
 import torch
 
-from bench.bounds import certified_radius
 from bench.certify import Sampler
 from bench.data import load
 from bench.datasets import DATASETS
-from bench.plan import Request, make_plan
+from bench.matrix.plan import Request, make_plan
 from bench.registry import Registry
-from bench.train import Trainer
+from bench.rules.bounds import certified_radius
+from bench.train.loop import Trainer
 
 METHODS = ("gaussian", "consistency", "macer")
 SIGMAS = (0.25, 1.0)

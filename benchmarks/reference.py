@@ -27,11 +27,11 @@ from torchvision import transforms
 from bench.data import Split
 from bench.datasets import DatasetInfo
 from bench.errors import BenchError
-from bench.graph import CudaGraphs
 from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier
 from bench.spec import RunSpec, TrainSpec
-from bench.train import Trainer
+from bench.train.graph import CudaGraphs
+from bench.train.loop import Trainer
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 
-from bench.cells import pick_device
 from bench.data import load
 from bench.datasets import DATASETS
-from bench.graph import CudaGraphs
-from bench.plan import Request, make_plan
+from bench.matrix.cells import pick_device
+from bench.matrix.plan import Request, make_plan
 from bench.registry import Registry
 from bench.smoothing import now
-from bench.train import Trainer
+from bench.train.graph import CudaGraphs
+from bench.train.loop import Trainer
 
 ROWS = ("gaussian", "smoothmix.eta5")
 COUNTS = (1, 2, 4)

@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 
 from bench.datasets import DATASETS, recipe_train
-from bench.files import write_json
-from bench.records import Certificate, to_line
+from bench.evidence.certificate import Certificate, to_line
+from bench.files.writing import write_json
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, protocol_train
-from bench.store import Store
+from bench.store.runs import Store
 from leaderboard import layouts
 
 ANSWER = """

@@ -45,11 +45,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import flop_registry
 
-from bench.cells import pick_device
 from bench.data import Split, load
 from bench.datasets import DATASETS
 from bench.errors import BenchError, nearest
-from bench.passes import pairs_per_image
+from bench.matrix.cells import pick_device
+from bench.train.passes import pairs_per_image
 
 MATRIX = 2048
 NETWORKS = {"lenet": "lenet", "resnet20": "cifar_resnet20", "resnet110": "cifar_resnet110"}

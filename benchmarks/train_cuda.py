@@ -21,10 +21,10 @@ import torch
 from reference import SIGMA, TOLERANCE, Fresh, Task, advance, difference_after_one_step
 from torch import Tensor
 
-from bench.environment import float32_products
-from bench.passes import pairs_per_image
 from bench.smoothing import now
-from bench.train import Trainer, layout_of
+from bench.system.environment import float32_products
+from bench.train.loop import Trainer, layout_of
+from bench.train.passes import pairs_per_image
 
 ROUND_SECONDS = 0.7
 WARM = 8  # steps before the clock: the first is eager, the second recorded

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import rules
-from bench.bounds import Integers
-from bench.columns import Columns
 from bench.errors import BenchError, nearest
+from bench.evidence.columns import Columns
+from bench.rules.bounds import Integers
 from bench.rules.rule import Rule
 from bench.spec import CertifySpec
 

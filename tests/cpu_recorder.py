@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from bench.graph import Unrecordable, Work, no_host_draws
+from bench.train.graph import Unrecordable, Work, no_host_draws
 
 WAITS = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero, torch.ops.aten.masked_select}
 """For their results a GPU must finish; a capture does not allow them."""

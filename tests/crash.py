@@ -27,13 +27,16 @@ from faulty_disk import CRASHED, Disk
 from torch import nn
 from typer.main import get_command
 
-from bench import claims, environment, models, store
-from bench.cells import Options, attempt
+from bench import models
 from bench.cli import app
 from bench.data import load
-from bench.plan import Request, make_plan
+from bench.files import claims
+from bench.matrix.cells import Options, attempt
+from bench.matrix.plan import Request, make_plan
 from bench.registry import Registry
-from bench.signals import StopSignals
+from bench.store import runs
+from bench.system import environment
+from bench.system.signals import StopSignals
 
 RESULTS = {"spec.json", "curve.csv", "training.json", "weights.safetensors", "subject.json", "evidence.jsonl", "finished.json", "table.md"}
 SIZES = {
@@ -72,7 +75,7 @@ class Events:
 
 def work(base: Path, events: Events) -> None:
     """One plain run of the cell, and the table of what there is."""
-    outcome = attempt(CELL, store.Store(base / "runs"), OPTIONS, events, StopSignals())
+    outcome = attempt(CELL, runs.Store(base / "runs"), OPTIONS, events, StopSignals())
     events.send("outcome", outcome.state, outcome.kind, outcome.reason)
     if outcome.state == "done":
         words = ["table", "--results", str(base / "runs"), "--protocol", "smoke", "--format", "markdown", "--out", str(base / "table.md")]
@@ -162,7 +165,7 @@ def main() -> None:
 
 
 def serve(folder: Path) -> None:
-    """Runs command lines in forks: `{"words": [...], "out": FILE, "set": {"bench.claims": {...}}}` -> pid; `{"wait": pid}` -> exit code.
+    """Runs command lines in forks: `{"words": [...], "out": FILE, "set": {"bench.files.claims": {...}}}` -> pid; `{"wait": pid}` -> code.
 
     `{"fault": ...}` -> what comes of its points.
     """

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets import DATASETS, recipe_train
-from bench.files import write_json
-from bench.presets import preset_of
-from bench.records import Certificate, to_line
+from bench.evidence.certificate import Certificate, to_line
+from bench.files.writing import write_json
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, protocol_train
-from bench.store import Certification, Run, Store
+from bench.store.presets import preset_of
+from bench.store.runs import Certification, Run, Store
 
 N = 1000
 CERTIFY = CertifySpec(n0=10, n=N, images="first:4")

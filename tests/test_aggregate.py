@@ -12,10 +12,10 @@ import pytest
 from fake_store import CERTIFY, N, add, certificate, new_store, run_spec, write_evidence
 
 from bench.errors import BenchError, UsageError
-from bench.files import write_json
-from bench.records import to_line
+from bench.evidence.certificate import to_line
+from bench.files.writing import write_json
 from bench.spec import PROTOCOLS, CertifySpec, select_images
-from bench.store import Store
+from bench.store.runs import Store
 from leaderboard.aggregate import Filters, Group, Row, collect
 from leaderboard.metrics import DEFAULT
 

@@ -10,12 +10,12 @@ import pytest
 from fake_store import CERTIFY, N, add, run_spec, write_evidence
 from typer.testing import Result
 
-from bench.binding import FINISHED, SUBJECT, Binding
-from bench.checkpoints.stored import Subject, SubjectSpec, subject
 from bench.errors import BenchError
-from bench.files import read_json, write_json
-from bench.records import read_rows
-from bench.store import Certification, Store
+from bench.evidence.binding import FINISHED, SUBJECT, Binding
+from bench.evidence.certificate import read_rows
+from bench.files.writing import read_json, write_json
+from bench.store.checkpoints import Subject, SubjectSpec, subject
+from bench.store.runs import Certification, Store
 from bench.verify import verify
 from leaderboard.aggregate import collect
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import bdtrc, ndtr
 from scipy.stats import binom
 
-from bench.bounds import certified_radius, check_alpha, lower_confidence_bound
+from bench.rules.bounds import certified_radius, check_alpha, lower_confidence_bound
 
 LARGEST_RADIUS = [  # count = n, sigma 1: n, alpha, radius
     (100, 0.001, 1.500475024),

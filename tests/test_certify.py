@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.bounds import certified_radius
 from bench.certify import Sampler
 from bench.certify.audit import Audit
 from bench.certify.folding import fold, max_two_by_two
 from bench.certify.network import usual_batch
 from bench.certify.noise import GRID, NoisyCopies, block_rows
 from bench.datasets import DATASETS
-from bench.environment import plain_float32
 from bench.errors import BenchError
+from bench.evidence.certificate import Certificate
 from bench.models import build, place
-from bench.records import Certificate
+from bench.rules.bounds import certified_radius
+from bench.system.environment import plain_float32
 
 COLOUR = dataclasses.replace(DATASETS["mnist"], name="colour", shape=(3, 32, 32), mean=(0.49, 0.48, 0.45), std=(0.20, 0.20, 0.20))
 

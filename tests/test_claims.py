@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from fake_store import CERTIFY, add, certificate, run_spec
 
-from bench import claims, resume
-from bench.claims import Claimed, Fenced, held, holder
 from bench.errors import BenchError
-from bench.files import write_json
-from bench.store import Store
+from bench.files import claims
+from bench.files.claims import Claimed, Fenced, held, holder
+from bench.files.writing import write_json
+from bench.matrix import resume
+from bench.store.runs import Store
 
 DEAD = {"host": "another", "pid": 1, "system": "another", "birth": "1", "token": "x"}
 
@@ -216,7 +217,7 @@ RACE = """
 import os, sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from bench.claims import Claimed, held
+from bench.files.claims import Claimed, held
 folder, rounds, contenders, stale = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "stale"
 for number in range(rounds):
     place = folder / str(number)

@@ -142,7 +142,7 @@ def test_an_interrupted_run_says_so(tiny: Call, monkeypatch: pytest.MonkeyPatch)
         return real(self, *args, **more)
 
     monkeypatch.setattr(Sampler, "certify", press)
-    monkeypatch.setattr("bench.cost.estimate", lambda *_, **__: {})  # it certifies, too
+    monkeypatch.setattr("bench.matrix.cost.estimate", lambda *_, **__: {})  # it certifies, too
     result = tiny("--method", "gaussian", "--sigma", "0.25,0.5")
     assert result.exit_code == 130
     assert "the same line again continues" in result.output

@@ -14,13 +14,13 @@ import safetensors.torch
 import torch
 from typer.testing import Result
 
-from bench import fieldlog
 from bench.certify import Sampler
 from bench.checkpoints import check
-from bench.checkpoints.stored import Origin, subjects, tensors_sha256
-from bench.files import sha256
-from bench.records import Certificate, read_rows
-from bench.store import Run, Store
+from bench.evidence import certification_log
+from bench.evidence.certificate import Certificate, read_rows
+from bench.files.writing import sha256
+from bench.store.checkpoints import Origin, subjects, tensors_sha256
+from bench.store.runs import Run, Store
 
 Call = Callable[..., Result]
 FEW = ["--dataset", "mnist", "--sigma", "0.5", "--images", "first=3", "--device", "cpu"]
@@ -214,7 +214,7 @@ def test_evidence_of_other_weights_is_never_mixed(own: Run, checkpoint: Path, be
 
 
 def test_the_report_and_its_json_say_what_was_certified(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
-    from bench.bounds import certified_radius
+    from bench.rules.bounds import certified_radius
     from leaderboard import metrics
 
     words = ("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs")
@@ -245,9 +245,9 @@ def test_alpha_is_applied_when_evidence_is_read(checkpoint: Path, bench: Call, t
 def test_the_log_is_the_fields_with_radii_rounded_down(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
     out = tmp_path / "log.tsv"
     assert bench("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs", "--tsv", out).exit_code == 0
-    expected = fieldlog.Expected(classes=10, test_size=10_000, images=("first:3",), n=200, alpha=0.001, sigma=0.5)
-    log = fieldlog.parse(out.read_bytes(), expected, name="log.tsv")
-    assert log.columns == fieldlog.OURS
+    expected = certification_log.Expected(classes=10, test_size=10_000, images=("first:3",), n=200, alpha=0.001, sigma=0.5)
+    log = certification_log.parse(out.read_bytes(), expected, name="log.tsv")
+    assert log.columns == certification_log.OURS
     rows = next(iter(own.certifications())).rows()
     for row, back in zip(rows, log.rows, strict=True):
         assert 0 <= (row.radius(0.001, 0.5) or 0.0) - back.radius < 1e-4

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from fake_store import CERTIFY, N, add, certificate, new_store, run_spec, write_evidence
 
-from bench import cache
-from bench.bounds import certified_radii, certified_radius, lower_confidence_bound, lower_confidence_bounds
-from bench.columns import Columns, pack, unpack
 from bench.errors import BenchError
-from bench.store import Certification
+from bench.evidence import cache
+from bench.evidence.columns import Columns, pack, unpack
+from bench.rules.bounds import certified_radii, certified_radius, lower_confidence_bound, lower_confidence_bounds
+from bench.store.runs import Certification
 
 ROWS = [certificate(5, 3, 900), certificate(2, 1, N, selected=4), certificate(9, 0, 0)]
 FIELDS = tuple(Columns.__dataclass_fields__)

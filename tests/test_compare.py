@@ -25,11 +25,11 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from typer.testing import Result
 
-from bench.bounds import certified_radius
 from bench.errors import BenchError
-from bench.imported import import_logs, load_map
+from bench.logs import import_logs, load_map
+from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
-from bench.store import Store
+from bench.store.runs import Store
 from leaderboard import compare as comparing
 from leaderboard.aggregate import collect
 from leaderboard.compare import Evidence, compare, compare_accuracy, compare_images, compare_seeds, holm, separable_from_best

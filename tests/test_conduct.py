@@ -19,7 +19,7 @@ from typer.testing import Result
 
 import bench
 from bench.errors import UsageError
-from bench.faults import SETTINGS
+from bench.system.guards import SETTINGS
 
 TINY: dict[str, Any] = {
     "protocol": "smoke",

@@ -16,11 +16,11 @@ import safetensors.torch
 import torch
 from fake_store import add, certificate, run_spec, write_evidence
 
-from bench.columns import Columns
-from bench.copies import Traces, copies, fingerprint
-from bench.files import read_json, sha256, write_json
+from bench.evidence.columns import Columns
+from bench.files.writing import read_json, sha256, write_json
 from bench.spec import CertifySpec, canonical, to_json
-from bench.store import Run, Store
+from bench.store.copies import Traces, copies, fingerprint
+from bench.store.runs import Run, Store
 from bench.verify import verify
 from leaderboard.aggregate import collect
 
@@ -157,7 +157,7 @@ def test_counts_that_all_networks_share_tell_nothing() -> None:
 
 def test_the_chance_of_equal_counts_is_below_the_one_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two equally good networks, with a level that can be measured."""
-    monkeypatch.setattr("bench.copies.CHANCE", level := 0.02)
+    monkeypatch.setattr("bench.store.copies.CHANCE", level := 0.02)
     rng, accused = np.random.default_rng(0), 0
     for _ in range(trials := 4_000):
         p = rng.uniform(0.2, 0.8, 2)

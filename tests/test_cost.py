@@ -17,16 +17,16 @@ from test_run import Quiet, cell, options
 from torch import Tensor, nn
 from typer.testing import Result
 
-from bench import cost
-from bench.cells import execute
 from bench.cli.cost import cost_columns, cost_total, memory
-from bench.cost import Estimate, estimate
 from bench.datasets import DATASETS
+from bench.matrix import cost
+from bench.matrix.cells import execute
+from bench.matrix.cost import Estimate, estimate
 from bench.method import Method
-from bench.passes import Passes, pairs_per_image, passes_per_image
-from bench.signals import StopSignals
 from bench.spec import PROTOCOLS
-from bench.store import Store
+from bench.store.runs import Store
+from bench.system.signals import StopSignals
+from bench.train.passes import Passes, pairs_per_image, passes_per_image
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer

@@ -35,7 +35,7 @@ from bench.datasets.tree import ImageTree
 from bench.errors import BenchError
 from bench.registry import Registry
 from bench.spec import PROTOCOLS, TrainSpec, canonical, derive, protocol_train, select_images, to_json
-from bench.store import Store
+from bench.store.runs import Store
 
 Call = Callable[..., Result]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

@@ -18,16 +18,16 @@ import torch
 from test_run import Quiet, results_of, stopped
 from typer.testing import Result
 
-from bench.cells import Options, execute
 from bench.data import load
 from bench.datasets import DATASETS
 from bench.datasets.tree import ImageTree
 from bench.errors import BenchError
-from bench.plan import Cell, Request, make_plan
+from bench.matrix.cells import Options, execute
+from bench.matrix.plan import Cell, Request, make_plan
 from bench.registry import Registry
-from bench.signals import StopSignals
 from bench.spec import Scalar
-from bench.store import Store
+from bench.store.runs import Store
+from bench.system.signals import StopSignals
 
 Call = Callable[..., Result]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

@@ -16,13 +16,13 @@ from typer.testing import CliRunner, Result
 
 from bench.attacks import project_l2
 from bench.certify import Sampler
+from bench.certify.attack import Attacked, AttackSpec, Outcome, _find, _within, attack, predict, summarise
 from bench.cli import app
 from bench.data import load
-from bench.empirical import Attacked, AttackSpec, Outcome, _find, _within, attack, predict, summarise
-from bench.records import Certificate, to_line
-from bench.resume import load_weights
+from bench.evidence.certificate import Certificate, to_line
+from bench.matrix.resume import load_weights
 from bench.smoothing import SmoothedClassifier, gather, log_soft_vote
-from bench.store import Certification, Store
+from bench.store.runs import Certification, Store
 
 Call = Callable[..., Result]
 SIGMA = 0.25

@@ -16,18 +16,18 @@ from fake_store import CERTIFY, add, run_spec
 from test_contract import GOOD
 from typer.testing import Result
 
-from bench import claims
-from bench.cells import Options
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.executors import Outcome, Task, job, local
 from bench.executors.job import Job
 from bench.executors.local import LocalExecutor, Slot, share_out
 from bench.executors.worker import as_words, cell_of, from_words
-from bench.faults import settings_kept
-from bench.plan import Request, make_plan
+from bench.files import claims
+from bench.matrix.cells import Options
+from bench.matrix.plan import Request, make_plan
 from bench.registry import Registry
-from bench.signals import StopSignals
-from bench.store import Store
+from bench.store.runs import Store
+from bench.system.guards import settings_kept
+from bench.system.signals import StopSignals
 
 Call = Callable[..., Result]
 COUNTS = (990, 980, 970, 960)

@@ -26,19 +26,19 @@ from test_contract import GOOD
 from test_run import Quiet, cell, options, plugin, results_of, stopped, undisturbed
 from typer.testing import Result
 
-from bench import cells as conductor
-from bench import resume
-from bench.cells import attempt
 from bench.cli.engines import Engine
-from bench.environment import precisions, set_precisions
 from bench.errors import BenchError
 from bench.executors import Outcome, Task, Watch
 from bench.executors.here import Numbered
 from bench.executors.worker import run_task
-from bench.signals import StopSignals
-from bench.store import Store
+from bench.matrix import cells as conductor
+from bench.matrix import resume
+from bench.matrix.cells import attempt
+from bench.store.runs import Store
+from bench.system.environment import precisions, set_precisions
+from bench.system.signals import StopSignals
 
-FAST = {"bench.claims": {"HEARTBEAT_SECONDS": 0.05, "STALE_SECONDS": 0.6}}
+FAST = {"bench.files.claims": {"HEARTBEAT_SECONDS": 0.05, "STALE_SECONDS": 0.6}}
 
 
 @pytest.fixture(scope="module")
@@ -472,7 +472,7 @@ def test_f13_a_signal_at_a_random_time(forks: Forks, folder: Path, results: Path
 def test_f13_a_row_that_takes_too_long_is_given_up(forks: Forks, results: Path) -> None:
     """Of a large network a row takes minutes; it is done again, with the same noise."""
     changes = {"certify.n": "40000000", "certify.images": "first:1"}
-    command = forks.run(results, changes=changes, settings={"bench.signals": {"GRACE_SECONDS": 0.3}})
+    command = forks.run(results, changes=changes, settings={"bench.system.signals": {"GRACE_SECONDS": 0.3}})
     until(lambda: list(results.rglob("subject.json")), "the certification")
     time.sleep(0.2)
     command.send(signal.SIGTERM)
@@ -504,7 +504,7 @@ def test_f13_a_signal_reaches_all_workers(forks: Forks, results: Path, tmp_path:
 def test_f13_a_second_signal_leaves_at_once(forks: Forks, results: Path, expected: dict[str, bytes]) -> None:
     code = 130
     while code == 130:  # the first one came between two images
-        command = forks.run(results, settings={"bench.signals": {"GRACE_SECONDS": 1000.0}}, changes={"certify.n": "40000000"})
+        command = forks.run(results, settings={"bench.system.signals": {"GRACE_SECONDS": 1000.0}}, changes={"certify.n": "40000000"})
         until(lambda: list(results.rglob("subject.json")), "the certification")
         time.sleep(0.5)
         command.send(signal.SIGINT)

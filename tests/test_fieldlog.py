@@ -14,9 +14,9 @@ import pytest
 from fake_store import certificate
 from typer.testing import Result
 
-from bench import fieldlog
 from bench.errors import BenchError
-from bench.fieldlog import Expected, FieldRow, Refused
+from bench.evidence import certification_log
+from bench.evidence.certification_log import Expected, FieldRow, Refused
 
 Call = Callable[..., Result]
 
@@ -198,7 +198,7 @@ def test_malformed_logs_are_refused_with_file_line_and_reason(name: str, tmp_pat
     """By the reader, and by the command, which leaves no trace of them in the store."""
     data, line, reason = MALFORMED[name]
     with pytest.raises(Refused) as caught:
-        fieldlog.read(data, EXPECTED, name="x.tsv")
+        certification_log.read(data, EXPECTED, name="x.tsv")
     assert (caught.value.file, caught.value.line) == ("x.tsv", line)
     assert reason in caught.value.reason
     assert len(str(caught.value)) < 300
@@ -222,7 +222,7 @@ def test_a_log_cut_anywhere_is_refused() -> None:
     for text in (GOOD, ADAPTIVE, OURS):
         for end in range(len(text)):
             with pytest.raises(Refused):
-                fieldlog.read(text[:end].encode(), EXPECTED)
+                certification_log.read(text[:end].encode(), EXPECTED)
 
 
 def test_damage_anywhere_is_refused_or_harmless() -> None:
@@ -240,7 +240,7 @@ def test_damage_anywhere_is_refused_or_harmless() -> None:
             else:
                 data[place:place] = data[dice.randrange(len(data)) :][:9]
         with contextlib.suppress(Refused):
-            rows = fieldlog.read(bytes(data), EXPECTED)
+            rows = certification_log.read(bytes(data), EXPECTED)
             assert [row.index for row in rows] == list(range(6))
             assert all(0 <= row.label < 3 and -1 <= row.predict < 3 and 0 <= row.radius <= 0.9535 for row in rows)
 
@@ -249,18 +249,18 @@ def test_damage_anywhere_is_refused_or_harmless() -> None:
 
 
 def test_a_good_log() -> None:
-    log = fieldlog.parse(GOOD.encode(), EXPECTED, name="x")
+    log = certification_log.parse(GOOD.encode(), EXPECTED, name="x")
     assert log.rows == ROWS
-    assert (log.images, log.columns, log.cumulative) == ("first:6", fieldlog.COHEN, False)
+    assert (log.images, log.columns, log.cumulative) == ("first:6", certification_log.COHEN, False)
     assert [row.correct for row in log.rows] == [True, True, False, False, True, True]
     assert log.rows[4].radius == 4.75e-05
 
 
 def test_a_path_is_read_as_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(GOOD)
-    assert fieldlog.read(tmp_path / "log", EXPECTED) == ROWS
+    assert certification_log.read(tmp_path / "log", EXPECTED) == ROWS
     with pytest.raises(Refused, match="not a regular file"):
-        fieldlog.read(tmp_path, EXPECTED)
+        certification_log.read(tmp_path, EXPECTED)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_path_is_read_as_its_bytes(tmp_path: Path) -> None:
     ids=["carriage returns", "adaptive", "ours", "seconds", "days", "4 decimals", "8 decimals"],
 )
 def test_dialects(text: str) -> None:
-    rows = fieldlog.read(text.encode(), EXPECTED)
+    rows = certification_log.read(text.encode(), EXPECTED)
     assert [(row.index, row.label, row.predict, row.correct) for row in rows] == [(r.index, r.label, r.predict, r.correct) for r in ROWS]
     assert rows[1:] == ROWS[1:]
 
@@ -287,7 +287,7 @@ def test_a_running_count_is_read_and_recomputed() -> None:
     for line, count in ((4, 2), (5, 2), (6, 3), (7, 4), (3, 2)):
         cells = text.split("\n")[line - 1].split("\t")
         text = text.replace("\t".join(cells), "\t".join([*cells[:4], str(count), cells[5]]))
-    log = fieldlog.parse(text.encode(), EXPECTED, name="x")
+    log = certification_log.parse(text.encode(), EXPECTED, name="x")
     assert log.cumulative
     assert log.rows == ROWS
 
@@ -295,41 +295,41 @@ def test_a_running_count_is_read_and_recomputed() -> None:
 def test_rounding_to_the_printed_digits_is_allowed_for() -> None:
     """The largest radius is 0.952864: 0.953 is its three digits, 0.9529 its four decimals; of a file of two decimals 0.95."""
     for text in ("0.953", "0.9529", "0.95286", "0.95"):
-        assert fieldlog.read(put(2, 3, text), EXPECTED)[0].radius_text == text
+        assert certification_log.read(put(2, 3, text), EXPECTED)[0].radius_text == text
     for text in ("0.954", "0.9530", "0.95287"):
         with pytest.raises(Refused, match="above"):
-            fieldlog.read(put(2, 3, text), EXPECTED)
+            certification_log.read(put(2, 3, text), EXPECTED)
 
 
 def test_one_of_several_selections() -> None:
     both = Expected(classes=3, test_size=20, images=("all", "every:5"), n=1000, alpha=0.001, sigma=1.0)
     body = "".join(f"{i}\t0\t0\t0.5\t1\t1.0\n" for i in range(0, 20, 5))
-    assert fieldlog.parse(f"{HEADER}\n{body}".encode(), both, name="x").images == "every:5"
+    assert certification_log.parse(f"{HEADER}\n{body}".encode(), both, name="x").images == "every:5"
     body = "".join(f"{i}\t0\t0\t0.5\t1\t1.0\n" for i in range(20))
-    assert fieldlog.parse(f"{HEADER}\n{body}".encode(), both, name="x").images == "all"
+    assert certification_log.parse(f"{HEADER}\n{body}".encode(), both, name="x").images == "all"
     for indices, words in (((0, 5, 10), "3 of 4"), (range(9), "9 of 20"), ((0, 5, 15), "image 10 of images=every:5 is missing")):
         body = "".join(f"{i}\t0\t0\t0.5\t1\t1.0\n" for i in indices)
         with pytest.raises(Refused, match=words):
-            fieldlog.parse(f"{HEADER}\n{body}".encode(), both, name="x")
+            certification_log.parse(f"{HEADER}\n{body}".encode(), both, name="x")
 
 
 def test_labels_must_be_those_of_the_data_set() -> None:
-    assert fieldlog.read(GOOD.encode(), EXPECTED, labels={0: 0, 3: 0})
+    assert certification_log.read(GOOD.encode(), EXPECTED, labels={0: 0, 3: 0})
     with pytest.raises(Refused, match="x, line 5: image 3 has label 0, but label 1 in the data set"):
-        fieldlog.read(GOOD.encode(), EXPECTED, labels={3: 1}, name="x")
+        certification_log.read(GOOD.encode(), EXPECTED, labels={3: 1}, name="x")
 
 
 def test_canonical_rows() -> None:
-    data = fieldlog.canonical(ROWS)
+    data = certification_log.canonical(ROWS)
     assert data.startswith(b"idx\tlabel\tpredict\tradius\tcorrect\n0\t0\t0\t0.953\t1\n")
-    assert fieldlog.from_canonical(data, name="x") == ROWS
+    assert certification_log.from_canonical(data, name="x") == ROWS
     for damaged in (data[:-1], data.replace(b"0.953\t1", b"0.953\t0"), data + b"\n", data.replace(b"\t", b" "), b"", b"\xff"):
         with pytest.raises(BenchError, match="not the rows of an imported log"):
-            fieldlog.from_canonical(damaged, name="x")
+            certification_log.from_canonical(damaged, name="x")
 
 
 def test_no_torch_and_no_pandas() -> None:
-    code = "import sys, bench.fieldlog, bench.imported; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
+    code = "import sys, bench.evidence.certification_log, bench.logs; sys.exit(bool({'torch', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
@@ -339,7 +339,7 @@ def test_no_torch_and_no_pandas() -> None:
 def test_what_we_write_we_read() -> None:
     """Radii are rounded down, an abstained image keeps its count, and an unknown time is 0."""
     rows = [certificate(2, 2, 50_000, 100_000), certificate(0, 1, 100_000, 100_000), certificate(1, 1, 99_990, 100_000, selected=0)]
-    data = fieldlog.write(rows, alpha=0.001, sigma=0.5, seconds={0: 1.25, 1: 90061.5})
+    data = certification_log.write(rows, alpha=0.001, sigma=0.5, seconds={0: 1.25, 1: 90061.5})
     assert data.decode().splitlines() == [
         "idx\tlabel\tpredict\tradius\tcorrect\ttime\tcount\tn",
         "0\t1\t1\t1.9057\t1\t0:00:01.250000\t100000\t100000",
@@ -347,7 +347,7 @@ def test_what_we_write_we_read() -> None:
         "2\t2\t-1\t0.0\t0\t0:00:00\t50000\t100000",
     ]
     expected = Expected(classes=10, test_size=3, n=100_000, alpha=0.001, sigma=0.5)
-    read = fieldlog.read(data, expected)
+    read = certification_log.read(data, expected)
     assert read == [FieldRow(0, 1, 1, "1.9057"), FieldRow(1, 1, 0, "1.7451"), FieldRow(2, 2, -1, "0.0")]
     for row, back in zip(sorted(rows, key=lambda row: row.index), read, strict=True):
         radius = row.radius(0.001, 0.5)

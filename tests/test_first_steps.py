@@ -14,8 +14,8 @@ import pytest
 from test_claims import ended_process
 from typer.testing import Result
 
-from bench import announce
-from bench.files import read_json, write_json
+from bench.files.writing import read_json, write_json
+from bench.matrix import report
 
 Call = Callable[..., Result]
 
@@ -144,11 +144,11 @@ def test_a_stopped_training_is_not_called_unbegun(bench: Call, tiny: Call, tmp_p
         return real(self, *args)
 
     monkeypatch.setattr(Gaussian, "loss", ended)
-    monkeypatch.setattr("bench.cost.estimate", lambda *_, **__: {})  # it computes the loss, too
+    monkeypatch.setattr("bench.matrix.cost.estimate", lambda *_, **__: {})  # it computes the loss, too
     result = tiny("--method", "gaussian", "--sigma", "0.25,0.5")
     assert result.exit_code == 128 + signal.SIGTERM, result.output
     assert "1 interrupted, 1 not begun of 2 cells" in result.output
-    (path,) = (tmp_path / "runs" / announce.FOLDER).iterdir()
+    (path,) = (tmp_path / "runs" / report.FOLDER).iterdir()
     write_json(path, read_json(path) | {"pid": ended_process()})
     rows = json.loads(bench("status", "--results", tmp_path / "runs", "--json").stdout)
     assert {row["sigma"]: (row["state"], row["reason"]) for row in rows} == {

@@ -19,13 +19,13 @@ from fake_store import CERTIFY, N, add, new_store, run_spec, write_evidence
 from test_claims import ended_process, forge
 from typer.testing import Result
 
-from bench import claims
-from bench.checkpoints import listed
-from bench.checkpoints.stored import FOLDER, Origin, Subject, SubjectSpec, subject, subjects
 from bench.errors import BenchError, UsageError
-from bench.files import write_json
+from bench.files import claims
+from bench.files.writing import write_json
 from bench.spec import CertifySpec
-from bench.store import Store
+from bench.store import listed_checkpoints
+from bench.store.checkpoints import FOLDER, Origin, Subject, SubjectSpec, subject, subjects
+from bench.store.runs import Store
 from leaderboard import plots
 from leaderboard.aggregate import Filters, Group, Row, Source, collect
 from leaderboard.compare import compare
@@ -364,7 +364,7 @@ def test_the_list_of_checkpoints(store: Store, bench: Call) -> None:
     assert f"damaged: {lost.path}: {lost.path}/subject.json: cannot be read: No such file or directory" in text
     assert f"damaged: {bad.certification(CERTIFY).path}: " in text
     forge(running, system=claims._system(), pid=ended_process())
-    assert {row["state"] for row in listed.rows(store.root)} == {"damaged", "done", "unfinished"}
+    assert {row["state"] for row in listed_checkpoints.rows(store.root)} == {"damaged", "done", "unfinished"}
 
 
 def test_status_counts_them_in_one_line(store: Store, bench: Call) -> None:

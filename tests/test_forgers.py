@@ -13,9 +13,9 @@ from fake_store import CERTIFY, add, run_spec
 from typer.testing import Result
 
 from bench.datasets import DATASETS, facts_of
-from bench.files import read_json, write_json
+from bench.files.writing import read_json, write_json
 from bench.spec import canonical, to_json
-from bench.store import Run, Store
+from bench.store.runs import Run, Store
 from bench.verify import verify
 from leaderboard.aggregate import collect
 

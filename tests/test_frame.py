@@ -28,13 +28,13 @@ from test_foreign import foreign
 from test_frozen import COMMANDS, printed
 
 import bench
-from bench.bounds import certified_radius
 from bench.errors import BenchError
-from bench.files import read_json, sha256, write_json
-from bench.imported import import_logs, load_map
-from bench.records import read_rows
+from bench.evidence.certificate import read_rows
+from bench.files.writing import read_json, sha256, write_json
+from bench.logs import import_logs, load_map
+from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec, canonical, to_json
-from bench.store import Store
+from bench.store.runs import Store
 from bench.verify import verify
 from leaderboard import metrics
 from leaderboard.aggregate import Filters, collect

@@ -22,7 +22,7 @@ from bench.errors import BenchError
 from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier, cross_entropy
 from bench.spec import RunSpec, TrainSpec
-from bench.train import WORTH_RECORDING, Trainer, layout_of, why_eager
+from bench.train.loop import WORTH_RECORDING, Trainer, layout_of, why_eager
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer
@@ -270,7 +270,7 @@ def test_layouts(precision: str) -> None:
 def test_either_layout_gives_the_same_step_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for layout in (torch.channels_last, torch.contiguous_format):
-        monkeypatch.setattr("bench.train.layout_of", lambda *_, layout=layout: layout)
+        monkeypatch.setattr("bench.train.loop.layout_of", lambda *_, layout=layout: layout)
         t = trainer(SmoothMix(copies=2, steps=2, warmup_epochs=0), recorded=False, epochs=1, clock=1)
         t.run(lambda _: None)
         found.append(torch.cat([p.detach().flatten() for p in t.model.parameters()]))

@@ -14,15 +14,15 @@ from fake_store import CERTIFY, run_spec
 from test_contract import GOOD
 from typer.testing import Result
 
-from bench import claims
-from bench.checkpoints.stored import Subject, SubjectSpec, check_row
 from bench.errors import BenchError, UsageError
 from bench.executors import Task
-from bench.files import read_json
+from bench.files import claims
+from bench.files.writing import read_json
+from bench.matrix.status import standings
 from bench.registry import Registry
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, to_json
-from bench.status import standings
-from bench.store import Store
+from bench.store.checkpoints import Subject, SubjectSpec, check_row
+from bench.store.runs import Store
 
 Call = Callable[..., Result]
 

@@ -15,16 +15,16 @@ import pytest
 from fake_store import certificate, run_spec
 from typer.testing import Result
 
-from bench import fieldlog
 from bench.datasets import DATASETS
 from bench.errors import BenchError, UsageError
-from bench.fieldlog import FieldRow, Refused
-from bench.files import write_json
-from bench.imported import ImportSpec, LogMap, Placed, import_logs, imports, load_map, read_imports, runs_of_table
-from bench.records import Certificate, to_line
+from bench.evidence import certification_log
+from bench.evidence.certificate import Certificate, to_line
+from bench.evidence.certification_log import FieldRow, Refused
+from bench.files.writing import write_json
+from bench.logs import ImportSpec, LogMap, Placed, import_logs, imports, load_map, read_imports, runs_of_table
 from bench.registry import Registry
 from bench.spec import CertifySpec, Scalar, row_name, to_json
-from bench.store import Run, Store
+from bench.store.runs import Run, Store
 
 Call = Callable[..., Result]
 
@@ -647,11 +647,11 @@ def test_the_golden_logs_are_imported(bench: Call, tmp_path: Path) -> None:
 @golden
 def test_a_golden_log_cut_anywhere_is_refused() -> None:
     data = (Path(GOLDEN) / "smoothmix-logs/mnist/cohen/noise_0.25_919").read_bytes()
-    expected = fieldlog.Expected(classes=10, test_size=10_000, n=100_000, alpha=0.001, sigma=0.25)
-    assert len(fieldlog.read(data, expected)) == 10_000
+    expected = certification_log.Expected(classes=10, test_size=10_000, n=100_000, alpha=0.001, sigma=0.25)
+    assert len(certification_log.read(data, expected)) == 10_000
     for end in range(0, len(data), 9_973):
         with pytest.raises(Refused):
-            fieldlog.read(data[:end], expected)
+            certification_log.read(data[:end], expected)
 
 
 def test_specs_are_checked() -> None:

@@ -11,8 +11,8 @@ from fake_store import CERTIFY, LABELS, N, add, run_spec, write_evidence
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.files import write_json
-from bench.store import Certification, Run, Store
+from bench.files.writing import write_json
+from bench.store.runs import Certification, Run, Store
 from bench.verify import verify
 from leaderboard.aggregate import collect
 

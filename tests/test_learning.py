@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from bench.attacks import ascend
 from bench.cli import app
-from bench.store import Store
+from bench.store.runs import Store
 from leaderboard import metrics
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian

@@ -7,9 +7,9 @@ import math
 import pytest
 from fake_store import certificate
 
-from bench.bounds import certified_radius, lower_confidence_bound
-from bench.columns import Columns
 from bench.errors import BenchError
+from bench.evidence.columns import Columns
+from bench.rules.bounds import certified_radius, lower_confidence_bound
 from leaderboard.metrics import (
     DEFAULT,
     UNKNOWN_COST,

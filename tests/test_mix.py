@@ -17,8 +17,8 @@ from typer.testing import Result
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.imported import import_logs, load_map
-from bench.store import Store
+from bench.logs import import_logs, load_map
+from bench.store.runs import Store
 from leaderboard.aggregate import Group, collect
 from leaderboard.compare import mark_ties
 from leaderboard.tables import caption, render

@@ -13,12 +13,12 @@ import pytest
 from fake_store import N, add, run_spec
 
 from bench.datasets import DATASETS
-from bench.listing import Listing
-from bench.plan import Request, make_plan
-from bench.presets import changes_of, disagreement
+from bench.matrix.plan import Request, make_plan
 from bench.registry import Registry
 from bench.spec import PROTOCOLS, RECIPES, RunSpec
-from bench.store import Store
+from bench.store.listing import Listing
+from bench.store.presets import changes_of, disagreement
+from bench.store.runs import Store
 from bench.verify import verify
 from leaderboard.aggregate import Filters, collect
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import bench
 from bench.certify import Sampler
+from bench.certify.predict import predict
 from bench.errors import BenchError
-from bench.predict import predict
 from bench.spec import derive
 from leaderboard.frame.schema import COLUMNS
 
@@ -213,7 +213,7 @@ class Remembers(Halves):
 
 @pytest.mark.parametrize("fail_at", [0, 1, 4])
 def test_the_model_and_torch_are_as_they_were(fail_at: int) -> None:
-    from bench.faults import SETTINGS
+    from bench.system.guards import SETTINGS
 
     model = Remembers(fail_at).train()
     model.gain.requires_grad_(False)
@@ -244,8 +244,8 @@ def test_part_of_a_model_may_be_in_evaluation_mode() -> None:
 def test_certification_from_the_command_is_the_same(tmp_path: Path, tiny: Any) -> None:
     """The weights that a run kept, on the images that it was certified on: the same noise, so the same counts."""
     from bench.data import load
-    from bench.resume import load_weights
-    from bench.store import Store
+    from bench.matrix.resume import load_weights
+    from bench.store.runs import Store
 
     assert tiny("--method", "gaussian", "--sigma", "0.5").exit_code == 0
     frame = bench.load_results(tmp_path / "runs")

@@ -40,7 +40,7 @@ def test_readme_and_ci_run_the_same_test_command() -> None:
 
 
 def test_the_table_of_the_readme_is_that_of_the_reference_runs() -> None:
-    from bench.store import Store
+    from bench.store.runs import Store
     from leaderboard.aggregate import Filters, collect
     from leaderboard.tables import render
 

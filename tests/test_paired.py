@@ -17,11 +17,11 @@ from fake_store import LABELS, add, run_spec, write_evidence
 from scipy import stats
 from typer.testing import Result
 
-from bench.bounds import certified_radius
 from bench.errors import BenchError
-from bench.imported import import_logs, load_map
+from bench.logs import import_logs, load_map
+from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
-from bench.store import Run, Store
+from bench.store.runs import Run, Store
 from leaderboard.compare import compare_paired
 from leaderboard.compare.paired import _printing
 

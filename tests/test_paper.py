@@ -13,12 +13,12 @@ from fake_logs import MAP, write_log
 from fake_store import N, add, run_spec
 from typer.testing import Result
 
-from bench.bounds import certified_radius
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.imported import default_collection, import_logs, load_map, runs_of_table
+from bench.logs import default_collection, import_logs, load_map, runs_of_table
+from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
-from bench.store import Store
+from bench.store.runs import Store
 from leaderboard import layouts, paper
 
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")

@@ -24,17 +24,17 @@ from torch import Tensor
 from two_processes import CASES, CPU, PROCESSES, held, trainer
 from typer.testing import Result
 
-from bench.cells import check_options, execute, state_of
+from bench.distributed import team
+from bench.distributed.group import Group, joined, rendezvous
+from bench.distributed.shares import pieces, share
 from bench.errors import BenchError
 from bench.executors.local import share_out
-from bench.files import read_json
-from bench.parallel import team
-from bench.parallel.group import Group, joined, rendezvous
-from bench.parallel.shares import pieces, share
-from bench.plan import Cell
-from bench.signals import StopSignals
+from bench.files.writing import read_json
+from bench.matrix.cells import check_options, execute, state_of
+from bench.matrix.plan import Cell
 from bench.spec import to_json
-from bench.store import Store
+from bench.store.runs import Store
+from bench.system.signals import StopSignals
 from methods.smoothadv import SmoothAdv
 from methods.smoothmix import SmoothMix
 
@@ -196,8 +196,8 @@ def test_two_processes_count_what_one_does(undisturbed: Store, tmp_path: Path) -
     run.path.mkdir(parents=True)
     for name in ("weights.safetensors", "training.json", "spec.json", "curve.csv"):
         (run.path / name).write_bytes((ours.path / name).read_bytes())
-    from bench.cells import certify
-    from bench.resume import load_weights
+    from bench.matrix.cells import certify
+    from bench.matrix.resume import load_weights
 
     again = run.certification(two().certify)
     certify(again, load_weights(run, ours.training()["weights_sha256"], CPU), "", options(), Quiet(), StopSignals())  # type: ignore[index]
@@ -284,7 +284,8 @@ def running(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[byte
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> tuple[subprocess.Popen[bytes], int]:
-        script = "import bench.cells as r; r.Options.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\nfrom bench.cli import app; app()"
+        script = "from bench.matrix.cells import Options as o; o.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
+        script += "from bench.cli import app; app()"
         line = [sys.executable, "-c", script, *words, "--quiet", "--results", str(tmp_path)]
         for old in tmp_path.rglob("checkpoint.bin"):
             old.rename(old.with_suffix(".older.bin"))
@@ -387,7 +388,7 @@ def test_torch_refuses_synchronised_batch_norm_on_a_cpu() -> None:
 
 
 def test_one_device_needs_no_fabric_and_has_the_key_it_had() -> None:
-    line = "import sys; from bench.cells import execute; print('lightning_fabric' in sys.modules)"
+    line = "import sys; from bench.matrix.cells import execute; print('lightning_fabric' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", line], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     assert "devices" not in to_json(cell().spec)["train"]

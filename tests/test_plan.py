@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UsageError
-from bench.plan import Cell, Request, make_plan
+from bench.matrix.plan import Cell, Request, make_plan
 from bench.registry import Registry
 from leaderboard import layouts
 

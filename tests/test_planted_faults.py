@@ -26,14 +26,16 @@ import test_records
 import test_reduced
 import test_store
 
-from bench import bounds, environment, models
+from bench import models
 from bench.certify import Sampler
 from bench.certify.audit import Audit, largest
 from bench.certify.margin import leads, moves
 from bench.certify.network import Network, _check_modes
 from bench.certify.noise import NoisyCopies, _sum
-from bench.records import Certificate
-from bench.store import Certification, Store
+from bench.evidence.certificate import Certificate
+from bench.rules import bounds
+from bench.store.runs import Certification, Store
+from bench.system import environment
 from leaderboard import metrics
 from leaderboard.paper.build import _share as share_of_paper
 from leaderboard.paper.build import _values as values_of_paper

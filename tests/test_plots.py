@@ -13,12 +13,12 @@ import pytest
 from fake_store import CERTIFY, N, add, new_store, run_spec
 from typer.testing import Result
 
-from bench.bounds import certified_radius
 from bench.errors import BenchError
-from bench.files import write_json
-from bench.imported import import_logs, load_map
+from bench.files.writing import write_json
+from bench.logs import import_logs, load_map
+from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
-from bench.store import Store
+from bench.store.runs import Store
 from leaderboard import plots
 from leaderboard.aggregate import Filters
 from leaderboard.plots.labels import Box, needs_line, place_labels

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.certify import Sampler
+from bench.certify.predict import Prediction, check_samples, least_samples, predict, predicted, write
 from bench.errors import BenchError
-from bench.predict import Prediction, check_samples, least_samples, predict, predicted, write
 
 
 def two_sided(first: int, second: int) -> Fraction:

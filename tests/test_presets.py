@@ -9,8 +9,8 @@ import pytest
 
 from bench.datasets import DATASETS, recipe_train
 from bench.method import Method
-from bench.passes import pairs_per_image
 from bench.spec import RECIPES
+from bench.train.passes import pairs_per_image
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer

@@ -20,16 +20,16 @@ import pytest
 import safetensors.numpy
 from fake_store import CERTIFY, N, add, run_spec, write_evidence
 
-from bench import disk
-from bench.checkpoints.stored import Subject, SubjectSpec, subject, tensors_sha256
-from bench.columns import Columns
 from bench.evidence import log
-from bench.files import sha256, write_json
-from bench.imported import import_logs, load_map
-from bench.records import Certificate, from_line, to_line
+from bench.evidence.certificate import Certificate, from_line, to_line
+from bench.evidence.columns import Columns
+from bench.files import disk
+from bench.files.writing import sha256, write_json
+from bench.logs import import_logs, load_map
+from bench.matrix.status import of_checkpoints, standings
 from bench.spec import canonical, to_json
-from bench.status import of_checkpoints, standings
-from bench.store import Run, Store
+from bench.store.checkpoints import Subject, SubjectSpec, subject, tensors_sha256
+from bench.store.runs import Run, Store
 from bench.verify import Report, verify
 from leaderboard.aggregate import Group, collect
 
@@ -480,7 +480,7 @@ def test_one_damaged_import_hides_nothing(store: Store) -> None:
 
 
 def test_a_forged_import_with_its_check_sum_is_refused_by_tables_too(store: Store) -> None:
-    from bench.imported.stored import Import, at
+    from bench.store.imports import Import, at
 
     entry: Import = at(place_of(store, "import"), store.root)
     for old, new in (

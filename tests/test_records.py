@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.bounds import certified_radius
 from bench.errors import BenchError
-from bench.records import MAX_LINE, Certificate, from_line, read_log, read_rows, to_line
+from bench.evidence.certificate import MAX_LINE, Certificate, from_line, read_log, read_rows, to_line
+from bench.rules.bounds import certified_radius
 
 QUIET = settings(deadline=None, derandomize=True)
 

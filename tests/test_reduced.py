@@ -21,11 +21,11 @@ from bench.certify.proposer import FLOAT32, REDUCED, Proposer
 from bench.certify.spans import Again, Spans
 from bench.data import load
 from bench.datasets import DATASETS
-from bench.environment import plain_float32
 from bench.errors import BenchError
+from bench.evidence.certificate import Certificate
 from bench.models import build, place
-from bench.records import Certificate
 from bench.rules.rule import Stopping
+from bench.system.environment import plain_float32
 
 SIGMA = 0.5
 ROWS = 12_000

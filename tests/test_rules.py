@@ -20,14 +20,14 @@ from scipy.special import ndtr
 from typer.testing import Result
 
 from bench import rules
-from bench.bounds import certified_radius
-from bench.columns import Columns
 from bench.errors import BenchError
-from bench.records import from_line, to_line
+from bench.evidence.certificate import from_line, to_line
+from bench.evidence.columns import Columns
 from bench.rules import known
+from bench.rules.bounds import certified_radius
 from bench.rules.rule import Counts, Rule
 from bench.spec import CertifySpec
-from bench.store import Run, Store
+from bench.store.runs import Run, Store
 from bench.verify import verify
 from leaderboard.aggregate import collect
 from leaderboard.compare import compare, mark_ties
@@ -299,7 +299,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bench.bounds import certified_radii, lower_confidence_bounds
+from bench.rules.bounds import certified_radii, lower_confidence_bounds
 from bench.rules.rule import Counts, Floats, Rule, Stopping
 
 

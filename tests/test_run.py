@@ -18,17 +18,17 @@ import torch
 from test_contract import GOOD
 from typer.testing import Result
 
-from bench import claims
-from bench.bounds import certified_radius
-from bench.cells import Options, execute, set_aside, state_of
 from bench.certify import Sampler
 from bench.data import load
 from bench.errors import BenchError, Interrupted
-from bench.files import read_json, write_json
-from bench.plan import Cell, Request, make_plan
+from bench.files import claims
+from bench.files.writing import read_json, write_json
+from bench.matrix.cells import Options, execute, set_aside, state_of
+from bench.matrix.plan import Cell, Request, make_plan
 from bench.registry import Registry
-from bench.signals import StopSignals
-from bench.store import Store
+from bench.rules.bounds import certified_radius
+from bench.store.runs import Store
+from bench.system.signals import StopSignals
 
 RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "subject.json", "evidence.jsonl", "finished.json")
 Tiny = Callable[..., Result]
@@ -166,7 +166,7 @@ def test_sigkill_at_any_moment_gives_the_same_bytes(tmp_path: Path) -> None:
 
     # A checkpoint is due every 30 s; one every step here, so that a kill meets the writing of one.
     for pattern in ("checkpoint.bin", "checkpoint.older.bin", "evidence.jsonl"):
-        script = "import bench.cells as r; r.CHECKPOINT_SECONDS = 0.0; r.Options.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
+        script = "import bench.matrix.cells as r; r.Options.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
         process = subprocess.Popen([*line[:2], script + line[2], *line[3:], str(root)], env=environment)
         limit = time.monotonic() + 120
         while not found(pattern) and process.poll() is None and time.monotonic() < limit:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from bench.samples import Pair, difference, more_rows, more_samples
+from bench.verify.samples import Pair, difference, more_rows, more_samples
 
 LEVEL = 0.01
 

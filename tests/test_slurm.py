@@ -25,8 +25,8 @@ from bench.errors import BenchError, UsageError
 from bench.executors import Task, slurm
 from bench.executors.resources import Resources
 from bench.executors.slurm import Slurm
-from bench.status import standings
-from bench.store import Store
+from bench.matrix.status import standings
+from bench.store.runs import Store
 
 if not find_spec("submitit"):
     pytest.skip("submitit is not installed: pip install 'certbench[slurm]'", allow_module_level=True)

@@ -27,7 +27,7 @@ from bench.models import place
 from bench.models.lenet import PIECE, FirstLayer, LeNet, first_layer
 from bench.smoothing import Piecewise, SmoothedClassifier
 from bench.spec import RunSpec, TrainSpec, from_json
-from bench.train import Trainer
+from bench.train.loop import Trainer
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer
@@ -363,7 +363,7 @@ def test_the_count_sees_each_way_of_waiting(how: str) -> None:
 def test_the_share_of_the_attack(name: str, attacks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that ticks when it is looked at: a step takes from its 1st to its 4th tick, the attack in it from the 2nd to the 3rd."""
     ticks = itertools.count()
-    monkeypatch.setattr("bench.stopwatch.now", lambda device: float(next(ticks)))
+    monkeypatch.setattr("bench.train.stopwatch.now", lambda device: float(next(ticks)))
     t = trainer(METHODS[name], images=36)
     assert t.attack_share is None
     steps(t, 2)
@@ -379,7 +379,7 @@ def test_few_steps_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         marks.append(0.0)
         return 0.0
 
-    monkeypatch.setattr("bench.stopwatch.now", mark)
+    monkeypatch.setattr("bench.train.stopwatch.now", mark)
     t = trainer(Gaussian(), images=36, batch=1)
     t.run(lambda _: None)
     assert t.total == 108

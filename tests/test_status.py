@@ -18,15 +18,18 @@ from test_claims import ended_process, forge
 from test_contract import GOOD
 from typer.testing import CliRunner, Result
 
-from bench import announce, cache, claims, listing, squeue
-from bench.announce import Planned, announced, handed_over, matrices, withdraw
 from bench.checkpoints import check
 from bench.cli import app
-from bench.files import write_json
-from bench.listing import Listing, command, names
+from bench.evidence import cache
+from bench.files import claims
+from bench.files.writing import write_json
+from bench.matrix import report, slurm_queue
+from bench.matrix.report import Planned, announced, handed_over, matrices, withdraw
+from bench.matrix.status import standings
 from bench.spec import CertifySpec
-from bench.status import standings
-from bench.store import Certification, Damaged, Run, Store
+from bench.store import listing
+from bench.store.listing import Listing, command, names
+from bench.store.runs import Certification, Damaged, Run, Store
 from leaderboard import layouts
 
 Call = Callable[..., Result]
@@ -112,8 +115,8 @@ def test_cells_of_a_process_that_ended_are_not_queued(tmp_path: Path) -> None:
         with announced(store.root, [planned(store, 2)], []) as other:
             assert len(matrices(store.root)) == 2
         withdraw(other)
-    (tmp_path / announce.FOLDER / "x.json").write_text("{")
-    (tmp_path / announce.FOLDER / "y.json").write_text('{"cells":[{}]}')
+    (tmp_path / report.FOLDER / "x.json").write_text("{")
+    (tmp_path / report.FOLDER / "y.json").write_text('{"cells":[{}]}')
     assert len(matrices(store.root)) == 1
 
 
@@ -150,7 +153,7 @@ def test_a_forged_announcement_puts_no_line_into_anybodys_shell(tmp_path: Path, 
     ],
 )
 def test_the_line_that_retries_a_cell_names_that_cell(bench: Call, tmp_path: Path, changes: dict[str, Any]) -> None:
-    from bench.plan import Request, make_plan
+    from bench.matrix.plan import Request, make_plan
     from bench.registry import Registry
 
     request = Request(
@@ -487,7 +490,7 @@ def test_what_slurm_says_of_a_job_decides_what_its_cell_is(tmp_path: Path, monke
     assert by_seed(store)[4]["state"] == "interrupted", "Slurm has forgotten it"
 
     for script in ("echo 'Unable to contact slurm controller' >&2; exit 1", "exec sleep 60"):
-        monkeypatch.setattr(squeue, "SECONDS", 0.3)
+        monkeypatch.setattr(slurm_queue, "SECONDS", 0.3)
         says(tmp_path / "bin", script, monkeypatch)
         found = by_seed(store)
         assert found[4]["state"] == found[1]["state"] == "queued"
@@ -549,7 +552,7 @@ def test_shell_lines_keep_what_was_asked_for(tiny: Call, tmp_path: Path, monkeyp
         assert all(f" {words} " in f" {shlex.join(line)} " for words in ("--batch 7", "--allow-changed-source", "--timeout 1234567.5"))
         found = CliRunner().invoke(app, [*line[1:], "--dry-run"])
         assert found.exit_code == 0, found.output
-    assert announce.line("run x", ["/a b/c.py", "/d,e/f.py"], tmp_path).startswith("bench run x --plugin '/a b/c.py' --plugin /d,e/f.py ")
+    assert report.line("run x", ["/a b/c.py", "/d,e/f.py"], tmp_path).startswith("bench run x --plugin '/a b/c.py' --plugin /d,e/f.py ")
 
 
 def test_lines_or_a_plan(tiny: Call) -> None:

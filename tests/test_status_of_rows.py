@@ -13,9 +13,9 @@ import pytest
 from fake_store import CERTIFY, N, add, run_spec
 from typer.testing import Result
 
-from bench.binding import FINISHED
-from bench.store import Store
-from bench.verified import LEVELS, Status, recall, remember, weakest
+from bench.evidence.binding import FINISHED
+from bench.store.runs import Store
+from bench.store.verified import LEVELS, Status, recall, remember, weakest
 from leaderboard.aggregate import collect
 from leaderboard.tables import render
 

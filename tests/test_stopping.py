@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from typer.testing import Result
 
 from bench import rules
-from bench.bounds import anytime_bounds, certified_radii, certified_radius, least_count, lower_confidence_bound
 from bench.certify import Sampler
-from bench.columns import Columns
 from bench.errors import BenchError
-from bench.records import Certificate, to_line
+from bench.evidence.certificate import Certificate, to_line
+from bench.evidence.columns import Columns
+from bench.rules.bounds import anytime_bounds, certified_radii, certified_radius, least_count, lower_confidence_bound
 from bench.spec import CertifySpec
-from bench.store import Store
+from bench.store.runs import Store
 from leaderboard.metrics import (
     Outcomes,
     abstention_rate,

@@ -9,8 +9,8 @@ import pytest
 from fake_store import CERTIFY, add, certificate, run_spec, weights_of
 
 from bench.errors import BenchError
-from bench.files import read_json, sha256, write_atomically, write_json
-from bench.store import Damaged, Store
+from bench.files.writing import read_json, sha256, write_atomically, write_json
+from bench.store.runs import Damaged, Store
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

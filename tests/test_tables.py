@@ -16,7 +16,7 @@ from fake_store import CERTIFY, N, add, new_store, run_spec
 from typer.testing import Result
 
 from bench.errors import BenchError
-from bench.store import Store
+from bench.store.runs import Store
 from leaderboard.aggregate import Group, collect
 from leaderboard.tables import Cell, caption, cells, escape_latex, render
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from fake_store import CERTIFY, add, certificate, run_spec
 
-from bench import store as stores
-from bench.records import Certificate
-from bench.store import Certification, Store
+from bench.evidence.certificate import Certificate
+from bench.store import runs as stores
+from bench.store.runs import Certification, Store
 
 COUNTS = (990, 980, 970, 960)
 LABELS = (7, 2, 1, 0)

@@ -20,7 +20,7 @@ from bench.errors import Diverged
 from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier
 from bench.spec import RunSpec, TrainSpec
-from bench.train import Trainer
+from bench.train.loop import Trainer
 
 INFO: DatasetInfo = dataclasses.replace(DATASETS["mnist"], name="toy", shape=(1, 4, 4), classes=3)
 CPU = torch.device("cpu")

@@ -26,22 +26,21 @@ from scipy.stats import beta, binom
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from bench import bounds, recertify
-from bench.binding import FINISHED, SUBJECT
 from bench.certify import sampler
-from bench.checkpoints.stored import Subject, subject, subjects
 from bench.cli import app
 from bench.data import load
-from bench.files import read_json, sha256, write_json
-from bench.imported import import_logs, imports, load_map
-from bench.recertify import Again, Recertification, chance_of_missing, draw
-from bench.records import Certificate, from_line, to_line
-from bench.resume import load_weights
-from bench.rules import rule
+from bench.evidence.binding import FINISHED, SUBJECT
+from bench.evidence.certificate import Certificate, from_line, to_line
+from bench.files.writing import read_json, sha256, write_json
+from bench.logs import import_logs, imports, load_map
+from bench.matrix.resume import load_weights
+from bench.rules import bounds, rule
 from bench.spec import CertifySpec, canonical, derive, to_json
-from bench.store import Certification, Run, Store
-from bench.verify import Evidence, Report, verify
+from bench.store.checkpoints import Subject, subject, subjects
+from bench.store.runs import Certification, Run, Store
+from bench.verify import Evidence, Report, recertify, verify
 from bench.verify.radii import Radii, tail
+from bench.verify.recertify import Again, Recertification, chance_of_missing, draw
 
 Call = Callable[..., Result]
 ROOT = Path(__file__).resolve().parent.parent
@@ -201,7 +200,7 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
 def test_the_committed_results_hold_without_torch_and_without_methods() -> None:
     code = """
 import sys
-from bench.checkpoints.stored import Subject, subject, subjects
+from bench.store.checkpoints import Subject, subject, subjects
 from bench.cli import app
 try:
     app(["verify", "results/reference/mnist", "--complete"])
@@ -687,7 +686,7 @@ def test_forged_imports(imported: Path, old: str, new: str, told: str) -> None:
     entry.file.write_text(data.replace(old, new, 1))
     (failure,) = verify(imported).failures
     assert "SHA-256 is" in failure.reason
-    from bench.imported.stored import FOLDER
+    from bench.store.imports import FOLDER
 
     spec = dataclasses.replace(entry.spec, rows_sha256=sha256(entry.file))  # the check sum and the key follow
     write_json(entry.path / "spec.json", to_json(spec))
@@ -1140,7 +1139,7 @@ def test_seeds_of_a_recertification_are_those_of_the_certification(store: Store)
     import torch
 
     from bench.data import load
-    from bench.resume import load_weights
+    from bench.matrix.resume import load_weights
 
     certification = only(first(store))
     model = load_weights(certification.run, sha256(certification.run.weights), torch.device("cpu"))

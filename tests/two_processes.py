@@ -20,11 +20,11 @@ from torch import Tensor
 
 from bench.data import Split
 from bench.datasets import DATASETS
+from bench.distributed.group import Group, joined
 from bench.method import Method
-from bench.parallel.group import Group, joined
 from bench.smoothing import SmoothedClassifier
 from bench.spec import RunSpec, TrainSpec
-from bench.train import Trainer
+from bench.train.loop import Trainer
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer

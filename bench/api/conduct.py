@@ -14,14 +14,14 @@ from rich.console import Console
 
 from bench.api.planning import plan_of
 from bench.api.surroundings import as_before
-from bench.cells import Options, check_options
 from bench.cli.engines import Engine
 from bench.cli.matrix import Matrix
 from bench.errors import BenchError, UsageError, nearest
-from bench.plan import Request
-from bench.signals import StopSignals
+from bench.matrix.cells import Options, check_options
+from bench.matrix.plan import Request
 from bench.spec import PROTOCOL_ALIASES, Scalar, scalar_word
-from bench.store import Store
+from bench.store.runs import Store
+from bench.system.signals import StopSignals
 from leaderboard.frame.arguments import level, number, path, seeds_of, several, whole, word
 from leaderboard.frame.load import read
 

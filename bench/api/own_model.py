@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from bench.api.surroundings import as_before
 from bench.certify import Sampler
-from bench.checkpoints.stored import Origin, Subject, SubjectSpec, check_row, row_of
-from bench.columns import Columns
+from bench.certify.predict import check_samples, predict
 from bench.datasets import DatasetInfo
-from bench.environment import describe
 from bench.errors import BenchError
-from bench.predict import check_samples, predict
+from bench.evidence.columns import Columns
 from bench.spec import CertifySpec, TrainSpec, canonical, check_sigma, derive, to_json
+from bench.store.checkpoints import Origin, Subject, SubjectSpec, check_row, row_of
+from bench.system.environment import describe
 from leaderboard.aggregate.foreign import Checkpoint
 from leaderboard.frame.arguments import level, number, whole
 from leaderboard.frame.load import record_of_checkpoint, words_of_checkpoint

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.errors import BenchError, UsageError
-from bench.faults import settings_kept
-from bench.plan import Plan, Request, make_plan
+from bench.matrix.plan import Plan, Request, make_plan
 from bench.registry import Registry, holds_dataset
+from bench.system.guards import settings_kept
 from leaderboard import layouts
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from bench.faults import SETTINGS
+from bench.system.guards import SETTINGS
 
 
 @contextlib.contextmanager

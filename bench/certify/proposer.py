@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.environment import float32_products
 from bench.errors import BenchError
 from bench.smoothing import now
+from bench.system.environment import float32_products
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 SHORT, LONG = 0.004, 0.2

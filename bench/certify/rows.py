@@ -11,7 +11,7 @@ from torch import Tensor
 from bench import rules
 from bench.certify.sampler import Sampler
 from bench.data import Images
-from bench.records import Certificate
+from bench.evidence.certificate import Certificate
 from bench.spec import CertifySpec
 
 FITTED_IMAGES = 8

@@ -16,11 +16,11 @@ from bench.certify.network import AUDITED_ROWS, Network, usual_batch
 from bench.certify.noise import NoisyCopies, block_rows
 from bench.certify.proposer import REDUCED
 from bench.certify.spans import Again, Spans
-from bench.environment import plain_float32
 from bench.errors import BenchError, nearest
-from bench.records import Certificate
+from bench.evidence.certificate import Certificate
 from bench.rules.rule import Stopping
 from bench.spec import SAMPLINGS, derive
+from bench.system.environment import plain_float32
 
 
 class Sampler:

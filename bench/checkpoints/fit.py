@@ -12,10 +12,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bench.checkpoints.stored import COUNTER
 from bench.datasets import DatasetInfo
 from bench.errors import BenchError, nearest
 from bench.models import ARCHITECTURES, build
+from bench.store.checkpoints import COUNTER
 
 Facts = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """Name -> shape and type."""

@@ -17,9 +17,9 @@ from bench.checkpoints.files import WeightsFile, read
 from bench.checkpoints.normalize import Normalization
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError, nearest
-from bench.files import sha256
+from bench.files.writing import sha256
 from bench.models import Normalize
-from bench.store import Run, Store
+from bench.store.runs import Run, Store
 
 
 @dataclass(frozen=True, kw_only=True)

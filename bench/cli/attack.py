@@ -13,9 +13,9 @@ from bench.cli.exchange import finished_certification
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.empirical import Attacked, AttackSpec, Outcome
-    from bench.records import Certificate
-    from bench.store import Certification
+    from bench.certify.attack import Attacked, AttackSpec, Outcome
+    from bench.evidence.certificate import Certificate
+    from bench.store.runs import Certification
 
 COLUMNS = ("index", "label", "certified", "radius", "eps", "distance", "predict")
 
@@ -67,9 +67,9 @@ def attack(
         existing_folder(results)
 
     from bench import rules
-    from bench.empirical import AttackSpec
-    from bench.files import write_atomically
-    from bench.store import Store
+    from bench.certify.attack import AttackSpec
+    from bench.files.writing import write_atomically
+    from bench.store.runs import Store
 
     spec = AttackSpec(eps=tuple(sorted(set(radii))), steps=steps, samples=samples, restarts=restarts, n=n, alpha=alpha, seed=seed)
 
@@ -112,10 +112,10 @@ def _attack(found: Certification, rows: Sequence[Certificate], spec: AttackSpec,
     from rich.progress import Progress
 
     from bench import rules
-    from bench.cells import pick_device
+    from bench.certify.attack import attack
     from bench.data import load
-    from bench.empirical import attack
-    from bench.resume import load_weights
+    from bench.matrix.cells import pick_device
+    from bench.matrix.resume import load_weights
 
     place = pick_device(device)
     training = found.run.training() or {}

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.certify import Sampler
+    from bench.certify.predict import Prediction
     from bench.checkpoints.check import Accuracy
     from bench.checkpoints.load import Base
     from bench.data import Images as Pictures
-    from bench.predict import Prediction
-    from bench.records import Certificate
+    from bench.evidence.certificate import Certificate
     from bench.rules.rule import Rule
-    from bench.signals import StopSignals
     from bench.spec import CertifySpec
-    from bench.store import Certification
+    from bench.store.runs import Certification
+    from bench.system.signals import StopSignals
 
 Checkpoint = Annotated[
     str,
@@ -179,9 +179,9 @@ class _Job:
         as_json: bool,
     ) -> _Job:
         """Checks the flags, reports all that is wrong with them at once, then reads the checkpoint."""
-        from bench.bounds import check_alpha
-        from bench.checkpoints.stored import check_row
+        from bench.rules.bounds import check_alpha
         from bench.spec import check_sigma, select_images
+        from bench.store.checkpoints import check_row
 
         problems: list[str] = []
         check_folder(results, problems)
@@ -200,9 +200,9 @@ class _Job:
 
         from rich.console import Console
 
-        from bench.cells import pick_device
         from bench.checkpoints.load import Wanted, load
         from bench.data import load as load_data
+        from bench.matrix.cells import pick_device
 
         def work() -> _Job:
             place = pick_device(device)
@@ -233,7 +233,7 @@ class _Job:
     @contextlib.contextmanager
     def stoppable(self) -> Iterator[StopSignals]:
         """Signals as a flag inside; exit code 128 + signal if one came."""
-        from bench.signals import StopSignals
+        from bench.system.signals import StopSignals
 
         try:
             with StopSignals().installed() as signals:
@@ -242,14 +242,14 @@ class _Job:
             raise typer.Exit(128 + error.signal_number) from None
 
     def certify(self, name: str, settings: dict[str, Any]) -> None:
-        from bench.cells import Options
-        from bench.cells import certify as certify_images
-        from bench.checkpoints.stored import Subject
         from bench.cli.exchange import check_log, log_of
         from bench.cli.progress import Show
         from bench.executors.here import Numbered
+        from bench.matrix.cells import Options
+        from bench.matrix.cells import certify as certify_images
         from bench.models import place
         from bench.spec import CertifySpec
+        from bench.store.checkpoints import Subject
 
         try:
             chosen = rules.named(name)
@@ -292,7 +292,7 @@ class _Job:
 
     def _certification(self, spec: CertifySpec) -> tuple[Certification, str]:
         """Where the evidence goes, and the hash of the code that made the classifier."""
-        from bench.checkpoints.stored import SubjectSpec, subject
+        from bench.store.checkpoints import SubjectSpec, subject
 
         base, run = self.base, self.base.run
         if run and (run.spec.dataset, run.spec.sigma) == (base.info.name, base.sigma):
@@ -308,9 +308,9 @@ class _Job:
         return subject(self.results, own).certification(spec), base.source_sha256
 
     def _report(self, certification: Certification, rule: Rule, rows: list[Certificate], found: Accuracy) -> None:
-        from bench.checkpoints.stored import Subject
-        from bench.files import sha256
+        from bench.files.writing import sha256
         from bench.rules.rule import drawn_words
+        from bench.store.checkpoints import Subject
         from leaderboard import metrics
 
         base, spec, run = self.base, certification.spec, certification.run
@@ -358,8 +358,8 @@ class _Job:
         self.say(f"evidence in {certification.path}" + (f", log in {self.tsv}" if self.tsv else ""))
 
     def predict(self, n: int, seed: int) -> None:
-        from bench import predict as procedure
         from bench.certify import Sampler
+        from bench.certify import predict as procedure
         from bench.models import place
         from bench.spec import derive
 
@@ -380,8 +380,8 @@ class _Job:
     def _predict_all(self, sampler: Sampler, n: int, signals: StopSignals, rows: list[Prediction]) -> None:
         import torch
 
+        from bench.certify.predict import predict
         from bench.cli.progress import Show
-        from bench.predict import predict
         from bench.spec import select_images
 
         indices = select_images(self.images, self.base.info.test_size)

@@ -149,7 +149,7 @@ def check_folder(folder: Path, problems: list[str]) -> None:
 
 def write_file(path: Path, flag: str, content: bytes) -> None:
     """Writes a file that a flag names, whole or not at all; exit 2 if that fails."""
-    from bench.files import write_atomically
+    from bench.files.writing import write_atomically
 
     try:
         write_atomically(path, content)

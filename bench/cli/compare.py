@@ -79,7 +79,7 @@ def compare(
     if not (paired and Path(a).is_dir()):
         existing_folder(results)
 
-    from bench.store import Store
+    from bench.store.runs import Store
     from leaderboard import compare as comparing
 
     if paired:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.cost import Estimate
+    from bench.matrix.cost import Estimate
 
 COLUMNS = ("device-hours", "memory")
 

@@ -15,11 +15,11 @@ from bench.errors import BenchError, UsageError, nearest
 if TYPE_CHECKING:
     import torch
 
-    from bench.cells import Options
     from bench.executors import Executor, Task
     from bench.executors.resources import Resources
     from bench.executors.slurm import Slurm
-    from bench.plan import Cell
+    from bench.matrix.cells import Options
+    from bench.matrix.plan import Cell
 
 CLUSTERS = ("ray", "slurm")
 
@@ -124,7 +124,7 @@ class Engine:
         """
         import torch
 
-        from bench.cells import pick_device
+        from bench.matrix.cells import pick_device
 
         return torch.device("cuda") if self.cluster and self.device == "cuda" else pick_device("cpu" if self.cluster else self.device)
 

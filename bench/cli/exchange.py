@@ -12,10 +12,10 @@ from bench.cli.common import Json, Results, check_folder, existing_folder, guard
 from bench.errors import BenchError, nearest
 
 if TYPE_CHECKING:
-    from bench.imported import LogMap, Report
-    from bench.records import Certificate
+    from bench.evidence.certificate import Certificate
+    from bench.logs import LogMap, Report
     from bench.spec import CertifySpec
-    from bench.store import Certification, Run
+    from bench.store.runs import Certification, Run
 
 FORMATS = ("tsv",)
 WRONG = {name: f"wrong {name}" for name in ("columns", "images", "labels", "predictions", "radii", "times")}
@@ -46,7 +46,7 @@ def import_(
     if problems:
         stop(problems)
 
-    from bench.imported import import_logs, load_map
+    from bench.logs import import_logs, load_map
 
     log_map = guarded(lambda: load_map(map_))
     report = guarded(lambda: import_logs(path, results, log_map, strict=strict))
@@ -138,7 +138,7 @@ def export(
 
 def _log(word: str, results: Path, certification: str | None, alpha: float) -> tuple[bytes, str]:
     """A certification as a log of the field, and what it is."""
-    from bench.store import Store
+    from bench.store.runs import Store
 
     found, rows = finished_certification(Store(results).find(word), certification)
     spec = found.run.named
@@ -147,10 +147,12 @@ def _log(word: str, results: Path, certification: str | None, alpha: float) -> t
 
 def log_of(certification: Certification, rows: list[Certificate], alpha: float) -> bytes:
     """Rows of a certification as a log of the field, with the seconds that each took."""
-    from bench import fieldlog
+    from bench.evidence import certification_log
 
     check_log(certification.spec)
-    return fieldlog.write(rows, alpha=alpha, sigma=certification.run.spec.sigma, seconds=_seconds(certification.path / "times.csv"))
+    return certification_log.write(
+        rows, alpha=alpha, sigma=certification.run.spec.sigma, seconds=_seconds(certification.path / "times.csv")
+    )
 
 
 def check_log(spec: CertifySpec) -> None:
@@ -182,7 +184,7 @@ def finished_certification(run: Run, key: str | None) -> tuple[Certification, li
     Raises:
         BenchError: none, several to choose from, or one that is not finished.
     """
-    from bench.store import Certification, Damaged
+    from bench.store.runs import Certification, Damaged
 
     begun = list(run.begun())
     there = {c.spec.key: c for c in begun if isinstance(c, Certification)}
@@ -212,7 +214,7 @@ def finished_certification(run: Run, key: str | None) -> tuple[Certification, li
 
 def _seconds(path: Path) -> dict[int, float]:
     """Image -> seconds; of an image that was begun twice the last. A side file: a line that is damaged is no time."""
-    from bench import disk
+    from bench.files import disk
 
     seconds: dict[int, float] = {}
     for line in (disk.read_if_there(path) or b"").decode("ascii", "replace").splitlines():

@@ -14,7 +14,7 @@ import typer
 from bench.cli.common import Json, Plugins, Results, clock, existing_folder, guarded, plain, plugin_paths, print_json, print_rows, stop
 
 if TYPE_CHECKING:
-    from bench.store import Store
+    from bench.store.runs import Store
 
 WATCH_SECONDS = 2.0
 QUEUED_SHOWN = 20
@@ -59,7 +59,7 @@ def list_(
             for p in PROTOCOLS.values()
         ]
     else:
-        from bench.store import Store
+        from bench.store.runs import Store
 
         existing_folder(results)
         store = Store(results)
@@ -104,14 +104,14 @@ def _datasets(paths: tuple[Path, ...]) -> list[dict[str, Any]]:
 
 def _run_rows(store: Store) -> list[dict[str, Any]]:
     """One row per run, damaged ones too."""
-    from bench.listing import COLUMNS, Listing
+    from bench.store.listing import COLUMNS, Listing
 
     return [{name: row[name] for name in (*COLUMNS, "path", "reason")} for row in Listing(store).rows()]
 
 
 def _checkpoint_rows(store: Store) -> list[dict[str, Any]]:
     """One row per certification of a base classifier from outside, damaged ones too."""
-    from bench.checkpoints.listed import rows
+    from bench.store.listed_checkpoints import rows
 
     return rows(store.root, store.walk())
 
@@ -124,10 +124,10 @@ def _tell_unexpected(store: Store) -> None:
 
 
 def _print_listed(rows: list[dict[str, Any]], what: What) -> None:
-    from bench.checkpoints import listed
-    from bench.listing import COLUMNS
+    from bench.store import listed_checkpoints
+    from bench.store.listing import COLUMNS
 
-    columns = COLUMNS if what is What.RUNS else listed.COLUMNS
+    columns = COLUMNS if what is What.RUNS else listed_checkpoints.COLUMNS
     print_rows([{name: row[name] for name in columns} for row in rows])
     _print_reasons(rows)
 
@@ -149,8 +149,8 @@ def status(
 
     Exit code 1 if anything is damaged.
     """
-    from bench.status import of_checkpoints, standings
-    from bench.store import Store
+    from bench.matrix.status import of_checkpoints, standings
+    from bench.store.runs import Store
 
     if watch and as_json:
         stop(["--watch and --json exclude each other; call --json as often as you like"])
@@ -178,7 +178,7 @@ def status(
 
 
 def _print_status(results: Path, rows: list[dict[str, Any]]) -> None:
-    from bench.listing import COLUMNS
+    from bench.store.listing import COLUMNS
 
     tally = Counter(row["state"] for row in rows)
     typer.echo(f"{results}: {len(rows)} runs" + "".join(f", {count} {state}" for state, count in sorted(tally.items())))
@@ -201,7 +201,7 @@ def _print_status(results: Path, rows: list[dict[str, Any]]) -> None:
 
 def _print_certified(rows: list[dict[str, Any]]) -> None:
     """One line that counts the certifications of checkpoints, if there are any, and what is wrong with the damaged ones."""
-    from bench.checkpoints.listed import STATES
+    from bench.store.listed_checkpoints import STATES
 
     if rows:
         tally = Counter(row["state"] for row in rows)

@@ -22,14 +22,14 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.announce import Planned
-    from bench.cells import Options
     from bench.cli.progress import Show
-    from bench.cost import Estimate
     from bench.executors import Executor, Task
-    from bench.plan import Cell, Plan
-    from bench.signals import StopSignals
-    from bench.store import State, Store
+    from bench.matrix.cells import Options
+    from bench.matrix.cost import Estimate
+    from bench.matrix.plan import Cell, Plan
+    from bench.matrix.report import Planned
+    from bench.store.runs import State, Store
+    from bench.system.signals import StopSignals
 
 AWAIT_SECONDS = 0.5
 
@@ -50,7 +50,7 @@ class Matrix:
     """The cells of one `bench run`, where each of them stands, and what is said of them."""
 
     def __init__(self, plan: Plan, store: Store, console: Console, rerun: str | None, plugins: tuple[Path, ...] = ()) -> None:
-        from bench.listing import Listing
+        from bench.store.listing import Listing
 
         self.plan, self.store, self.console, self.rerun, self.plugins = plan, store, console, rerun, plugins
         self.estimates: dict[tuple[str, str], Estimate] = {}
@@ -63,7 +63,7 @@ class Matrix:
         self.todo = [c for c in plan.cells if c.id in self.again or self.states[c.id] not in ("done", "diverged")]
 
     def _state(self, cell: Cell) -> State:
-        from bench.claims import forget_dead
+        from bench.files.claims import forget_dead
 
         folder = self.store.run(cell.spec).path
         if not folder.exists():
@@ -108,8 +108,8 @@ class Matrix:
 
         An estimate runs the method's loss once. Where cells are isolated, a plug-in's is not run here, so its cells have none.
         """
-        from bench.cost import estimate
-        from bench.faults import settings_kept
+        from bench.matrix.cost import estimate
+        from bench.system.guards import settings_kept
 
         cells = self.plan.cells
         cells_here = [cell for cell in self.todo if not (isolated and self._plugin(cell))]
@@ -159,12 +159,12 @@ class Matrix:
         Args:
             signals: what hears Ctrl-C meanwhile; None: as on a command line.
         """
-        from bench.announce import announced, withdraw
-        from bench.cells import seal
         from bench.cli.progress import Show
         from bench.errors import Interrupted
-        from bench.listing import INDEXED_RUNS, Listing
-        from bench.signals import StopSignals
+        from bench.matrix.cells import seal
+        from bench.matrix.report import announced, withdraw
+        from bench.store.listing import INDEXED_RUNS, Listing
+        from bench.system.signals import StopSignals
 
         for cell in self.plan.cells:
             if self.states[cell.id] == "done" and cell.id not in self.again:
@@ -211,7 +211,7 @@ class Matrix:
 
     def _interrupted(self, cell: Cell) -> str:
         """What to call the state of a cell after an interruption: one that was begun is no longer at work here."""
-        from bench.claims import holder, present
+        from bench.files.claims import holder, present
 
         if self.states[cell.id] not in ("training", "certifying"):
             return {"missing": "not begun"}.get(self.states[cell.id], self.states[cell.id])
@@ -225,14 +225,14 @@ class Matrix:
 
     def _without_job(self, cells: Sequence[Cell]) -> list[Cell]:
         """Those that no job of Slurm has, as far as that can be told."""
-        from bench.status import in_hand
+        from bench.matrix.status import in_hand
 
         has = {folder for folder, (cell, alive) in in_hand(self.store).items() if cell.job and alive != "no"}
         return [cell for cell in cells if self._folder(cell) not in has]
 
     def submit(self, options: Options, engine: Engine) -> int:
         """Hands what is to do over to Slurm, but for cells that its jobs have already; returns the exit code."""
-        from bench.announce import handed_over, line
+        from bench.matrix.report import handed_over, line
 
         cells = self._without_job(self._longest_first())
         if len(cells) < len(self.todo):
@@ -255,7 +255,7 @@ class Matrix:
 
     def lines(self, options: Options, engine: Engine) -> Iterator[str]:
         """A shell line for each cell to be done, the long ones first."""
-        from bench.announce import line
+        from bench.matrix.report import line
 
         for cell in self._longest_first():
             rerun = f" --rerun {self.rerun}" if cell.id in self.again else ""
@@ -264,7 +264,7 @@ class Matrix:
 
     def _set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
         """Moves what is to be computed anew away here and now, for a cluster may deliver a cell twice; returns those that can be run."""
-        from bench.cells import set_aside
+        from bench.matrix.cells import set_aside
 
         ready = []
         for cell in cells:
@@ -325,7 +325,7 @@ class Matrix:
 
     def _await(self, cells: Sequence[Cell], signals: StopSignals) -> None:
         """Waits until one of the cells is free: finished, given up, or its claim expired."""
-        from bench.claims import holder, present
+        from bench.files.claims import holder, present
 
         occupied = True
         while occupied:
@@ -341,8 +341,8 @@ class Matrix:
         return tuple(path.absolute() for path in self.plugins if path.stem in (cell.spec.method, cell.spec.dataset))
 
     def _planned(self, cell: Cell, seconds: float | None, flags: str) -> Planned:
-        from bench.announce import Planned
-        from bench.listing import command, names
+        from bench.matrix.report import Planned
+        from bench.store.listing import command, names
 
         plugins = tuple(map(str, self._plugin(cell)))
         words = f"{command(cell.spec, cell.certify)} {flags}".rstrip()

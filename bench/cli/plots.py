@@ -76,8 +76,8 @@ def plot(
     if source != "published":
         existing_folder(results)
 
-    from bench.files import write_atomically
-    from bench.store import Store
+    from bench.files.writing import write_atomically
+    from bench.store.runs import Store
     from leaderboard import plots
     from leaderboard.aggregate import Filters
 

@@ -186,11 +186,11 @@ def run(
     import torch
     from rich.console import Console
 
-    from bench import announce
     from bench.api.planning import plan_of
-    from bench.cells import Options, check_options
-    from bench.plan import Request
-    from bench.store import Store
+    from bench.matrix import report
+    from bench.matrix.cells import Options, check_options
+    from bench.matrix.plan import Request
+    from bench.store.runs import Store
 
     chosen_device = torch.device("cpu")
     try:
@@ -243,7 +243,7 @@ def run(
         stop([f"--results {results}: {error.strerror}"])
     code = guarded(lambda: matrix.submit(options, engine) if submitted else matrix.run(options, engine))
     if not code and not submitted:
-        matrix.say(f"next: {announce.line('table', (), results)} --protocol {protocol}")
+        matrix.say(f"next: {report.line('table', (), results)} --protocol {protocol}")
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     raise typer.Exit(code)

@@ -14,7 +14,7 @@ from bench.errors import BenchError, nearest
 
 if TYPE_CHECKING:
     from bench.registry import Loaded
-    from bench.store import Run
+    from bench.store.runs import Run
 
 
 def show(
@@ -34,7 +34,7 @@ def show(
             stop([f"method {name!r} has no variant {variant!r}{nearest(variant, loaded.cls.variants)}"])
         _show_method(loaded, as_json)
         return
-    from bench.store import Store
+    from bench.store.runs import Store
 
     def find() -> Run:
         try:
@@ -51,9 +51,9 @@ def _show_method(loaded: Loaded, as_json: bool) -> None:
     import typing
 
     from bench.datasets import DATASETS
-    from bench.passes import pairs_per_image
     from bench.spec import describe_type
-    from bench.train import line_of
+    from bench.train.loop import line_of
+    from bench.train.passes import pairs_per_image
 
     cls = loaded.cls
     hints = typing.get_type_hints(cls)
@@ -118,7 +118,7 @@ def _show_run(run: Run, as_json: bool) -> None:
     from bench import rules
     from bench.rules.rule import drawn_words
     from bench.spec import canonical, to_json
-    from bench.store import Damaged
+    from bench.store.runs import Damaged
     from leaderboard.metrics import average_certified_radius, outcomes
 
     def work() -> dict[str, Any]:
@@ -211,8 +211,8 @@ def _speed(timing: dict[str, Any]) -> str:
 
 def _read_curve(run: Run) -> list[dict[str, float | None]]:
     """Rows of curve.csv; BenchError if it is damaged."""
-    from bench import disk
     from bench.evidence.records import check_curve
+    from bench.files import disk
 
     check_curve(run.curve)
     rows = csv.DictReader((disk.read_if_there(run.curve) or b"").decode().splitlines())

@@ -110,7 +110,7 @@ def table(
     if not (number is not None and against):
         existing_folder(results)
 
-    from bench.store import Store
+    from bench.store.runs import Store
     from leaderboard.aggregate import Filters, collect
     from leaderboard.metrics import DEFAULT
     from leaderboard.tables import render

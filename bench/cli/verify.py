@@ -12,8 +12,8 @@ from bench.cli.common import Json, Results, guarded, plain, print_json, stop
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.recertify import Recertification
     from bench.verify import Evidence, Failure, LogFacts, Report
+    from bench.verify.recertify import Recertification
 
 SHOWN = 20  # failures of one file on the terminal; --json has all of them
 
@@ -109,7 +109,7 @@ def _folder_of(word: str, results: Path) -> Path:
     Raises:
         BenchError: none, or several.
     """
-    from bench.store import Store
+    from bench.store.runs import Store
 
     entries = list(Store(results).scan())
     found = [entry.path for entry in entries if entry.path.name.rpartition("-")[2].startswith(word)]
@@ -129,8 +129,8 @@ def _recertify(report: Report, rows: int, seed: int | None, device: str) -> Rece
     from rich.console import Console
     from rich.progress import Progress
 
-    from bench.cells import pick_device
-    from bench.recertify import recertify
+    from bench.matrix.cells import pick_device
+    from bench.verify.recertify import recertify
 
     chosen = pick_device(device)
     console = Console(stderr=True)
@@ -161,7 +161,7 @@ def _finish(what: Path, report: Report, again: Recertification | None, as_json: 
 
 def _remember(report: Report, again: Recertification | None) -> None:
     """Keeps, for this user's tables, which certifications hold, with whose weights and how many rows counted again."""
-    from bench.verified import key_of, remember
+    from bench.store.verified import key_of, remember
 
     failed = {path for failure in report.failures for path in (failure.file, *failure.file.parents)}
     images: dict[Path, set[int]] = defaultdict(set)

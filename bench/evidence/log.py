@@ -1,7 +1,7 @@
 """Lines of evidence as numbers, many at once.
 
-`bench.records.from_line` says what a line must be. Here whole pieces of a log are read by arrays, which takes a twentieth of the time and
-accepts nothing else: a line that the arrays do not take is given to `from_line`, which takes it or says why not.
+`bench.evidence.certificate.from_line` says what a line must be. Here whole pieces of a log are read by arrays, which takes a
+twentieth of the time and accepts nothing else: a line that the arrays do not take is given to `from_line`, which takes it or says why not.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import disk
-from bench.columns import Columns
 from bench.errors import Fault
-from bench.records import MAX_COUNT, MAX_LINE, Certificate, from_line
+from bench.evidence.certificate import MAX_COUNT, MAX_LINE, Certificate, from_line
+from bench.evidence.columns import Columns
+from bench.files import disk
 
 MOST_ROWS = 2_000_000
 """No test set is larger."""

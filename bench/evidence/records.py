@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench import disk
 from bench.errors import BenchError, Fault, as_fault
-from bench.files import read_json_if_there
+from bench.files import disk
+from bench.files.writing import read_json_if_there
 from bench.spec import RunSpec, canonical, describe_type, parse_json, to_json
 
 T = TypeVar("T")

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import disk, rules
-from bench.columns import Columns
+from bench import rules
 from bench.datasets import DatasetInfo
 from bench.errors import Fault
+from bench.evidence.columns import Columns
 from bench.evidence.log import Lines, Log
+from bench.files import disk
 from bench.spec import CertifySpec
 
 _SECONDS = rb"(?:0|[1-9]\d{0,9})\.\d{6}"
@@ -35,7 +36,7 @@ class Rows:
         columns: the rows that hold. line: I: where each stands in the log.
         images: of the certification that have a row, damaged ones included.
         faults: of rows, of the log and of the file of times.
-        sha256: of the log. bound: whether a record says that these are all the rows, and of what, see `bench.binding`.
+        sha256: of the log. bound: whether a record says that these are all the rows, and of what, see `bench.evidence.binding`.
     """
 
     columns: Columns

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bench.errors import BenchError
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, parse_json, to_json
-from bench.store import State
+from bench.store.runs import State
 
 if TYPE_CHECKING:
-    from bench.signals import StopSignals
+    from bench.system.signals import StopSignals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Task:
     Attributes:
         results: folder of the runs, absolute. plugins: files of methods and data sets, absolute.
         source_sha256: of the method's file as it was planned; a worker that finds another one refuses. presets_of: as `Cell`.
-        options: `bench.cells.Options` as words, see `bench.executors.worker.as_words`.
+        options: `bench.matrix.cells.Options` as words, see `bench.executors.worker.as_words`.
         anew: set the old folder aside first.
     """
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from bench.cells import Options, attempt, set_aside
 from bench.errors import BenchError
 from bench.executors import Outcome, Task, Watch
-from bench.faults import kind_of
-from bench.plan import Cell
-from bench.signals import StopSignals
-from bench.store import Store
+from bench.matrix.cells import Options, attempt, set_aside
+from bench.matrix.plan import Cell
+from bench.store.runs import Store
+from bench.system.guards import kind_of
+from bench.system.signals import StopSignals
 
 
 class Here:

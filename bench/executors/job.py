@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from bench.executors import Outcome, Task
 from bench.executors.local import LocalExecutor, share_out
-from bench.signals import StopSignals
 from bench.spec import canonical
+from bench.system.signals import StopSignals
 
 
 class Job:

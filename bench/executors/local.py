@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from bench.cells import smaller_batch
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.executors import Outcome, Task, Watch
-from bench.processes import search_path
-from bench.signals import GRACE_SECONDS, StopSignals
-from bench.store import Store
+from bench.matrix.cells import smaller_batch
+from bench.store.runs import Store
+from bench.system.processes import search_path
+from bench.system.signals import GRACE_SECONDS, StopSignals
 
 WORKER = (sys.executable, "-P", "-m", "bench.executors.worker")
 START_SECONDS = 600.0

@@ -15,15 +15,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench import claims
 from bench.errors import BenchError, Interrupted
 from bench.executors import Outcome, Task, Watch
 from bench.executors.job import Job
 from bench.executors.local import record
 from bench.executors.resources import Resources, threads_of
-from bench.signals import GRACE_SECONDS, StopSignals
+from bench.files import claims
 from bench.spec import parse_json
-from bench.store import Store
+from bench.store.runs import Store
+from bench.system.signals import GRACE_SECONDS, StopSignals
 
 LEAST = (2, 54)
 """Release from which on Ray's token authentication covers every service that it opens."""

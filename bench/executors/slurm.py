@@ -17,12 +17,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.announce import FOLDER
 from bench.errors import BenchError, UsageError
 from bench.executors import Task
 from bench.executors.job import Job
 from bench.executors.resources import Resources, threads_of, whole_gpus
-from bench.processes import search_path
+from bench.matrix.report import FOLDER
+from bench.system.processes import search_path
 
 ARRAY_JOBS = 1000
 """Jobs of one array; what Slurm allows unless it is told otherwise is 1,001."""

@@ -20,15 +20,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from bench.cells import Options, pick_device
 from bench.errors import BenchError, Interrupted
 from bench.executors import Outcome, Task
 from bench.executors.here import Numbered, carry_out
-from bench.faults import settings_kept
-from bench.plan import Cell
-from bench.processes import take_input
+from bench.matrix.cells import Options, pick_device
+from bench.matrix.plan import Cell
 from bench.registry import Registry
-from bench.signals import GRACE_SECONDS, StopSignals
+from bench.system.guards import settings_kept
+from bench.system.processes import take_input
+from bench.system.signals import GRACE_SECONDS, StopSignals
 
 EVENT_SECONDS = 0.2  # between two reports of progress
 

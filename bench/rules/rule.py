@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.bounds import Integers, certified_radii
 from bench.errors import BenchError
+from bench.rules.bounds import Integers, certified_radii
 
 if TYPE_CHECKING:
     from bench.spec import CertifySpec

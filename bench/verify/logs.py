@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from bench import fieldlog
-from bench.bounds import certified_radius
 from bench.datasets import DATASETS
-from bench.fieldlog import Expected, Log
-from bench.imported.reading import sizes
+from bench.evidence import certification_log
+from bench.evidence.certification_log import Expected, Log
+from bench.logs.reading import sizes
+from bench.rules.bounds import certified_radius
 from bench.spec import MOST_SAMPLES
 from bench.verify.radii import Radii
 from bench.verify.report import Report
@@ -42,7 +42,7 @@ def verify_log(file: Path, facts: LogFacts) -> Report:
     """
     known = sizes(facts.dataset)
     report = Report(top=file, alpha=facts.alpha)
-    data = fieldlog.load(file, name=str(file))
+    data = certification_log.load(file, name=str(file))
     log = report.attempt(file, lambda: _parse(data, facts, file, known))
     if log is None:
         return report
@@ -61,12 +61,12 @@ def _parse(data: bytes, facts: LogFacts, file: Path, known: tuple[int, int]) -> 
     classes, size = known
     cells = [line.split("\t") for line in data[:1000].decode("ascii", "replace").splitlines()[:3]]
     images = [facts.images] if facts.images else _selections(cells)
-    own = [row[-1] for row in cells[1:2] if tuple(cells[0]) == fieldlog.OURS and re.fullmatch(r"[1-9][0-9]{0,9}", row[-1])]
+    own = [row[-1] for row in cells[1:2] if tuple(cells[0]) == certification_log.OURS and re.fullmatch(r"[1-9][0-9]{0,9}", row[-1])]
     n = facts.n or (int(own[0]) if own and int(own[0]) <= MOST_SAMPLES else 100_000)
     expected = Expected(classes=classes, test_size=size, images=images, n=n, alpha=facts.alpha, sigma=facts.sigma)
-    log = fieldlog.parse(data, expected, name=str(file))
+    log = certification_log.parse(data, expected, name=str(file))
     if facts.dataset in DATASETS and (labels := DATASETS[facts.dataset].known_labels()) is not None:
-        fieldlog.check_labels(log.rows, dict(enumerate(labels)), name=str(file))
+        certification_log.check_labels(log.rows, dict(enumerate(labels)), name=str(file))
     return log
 
 

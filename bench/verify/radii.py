@@ -1,6 +1,6 @@
-"""Radii computed a second time, by another way than `bench.bounds`, so that a fault there is seen.
+"""Radii computed a second time, by another way than `bench.rules.bounds`, so that a fault there is seen.
 
-`bench.bounds` takes the beta quantile from scipy. Here the definition of Clopper and Pearson's bound is checked: the probability
+`bench.rules.bounds` takes the beta quantile from scipy. Here the definition of Clopper and Pearson's bound is checked: the probability
 of so many successes or more is alpha at the bound, summed term by term; the normal quantile is the standard library's.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from bench import bounds
+from bench.rules import bounds
 from bench.rules.rule import Counts, Rule
 
 NEAR = 1e-9  # relative difference of two radii that are the same number
@@ -91,7 +91,7 @@ class Radii:
         return found
 
     def faults(self, counts: Iterable[int], n: int, sigma: float) -> dict[int, str]:
-        """Counts whose radius by `bench.bounds` is not that of the definition, and in what it differs; a count is told once.
+        """Counts whose radius by `bench.rules.bounds` is not that of the definition, and in what it differs; a count is told once.
 
         Args:
             counts: of the selected class, each within 0 .. n.

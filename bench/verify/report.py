@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.errors import BenchError, Fault
-from bench.fieldlog import Refused
-from bench.store import Certification, Run
+from bench.evidence.certification_log import Refused
+from bench.store.runs import Certification, Run
 
 T = TypeVar("T")
 Failure = Fault
@@ -32,7 +32,7 @@ class Evidence:
         rows: images.
         weights: whether the weights of its run lie beside it, with the recorded check sum.
         sha256: of the evidence.
-        bound: whether its records say of which weights and specs these rows are, see `bench.binding`.
+        bound: whether its records say of which weights and specs these rows are, see `bench.evidence.binding`.
     """
 
     certification: Certification

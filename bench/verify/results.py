@@ -11,21 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import disk, rules
-from bench.checkpoints import stored as checkpoints
-from bench.checkpoints.stored import SubjectSpec, tensors_sha256
-from bench.copies import Traces, copies, fingerprint
+from bench import rules
 from bench.errors import BenchError, Fault
 from bench.evidence import records
 from bench.evidence.rows import Rows
-from bench.imported import reading
-from bench.imported import stored as imported
-from bench.imported.stored import Import
-from bench.presets import disagreement
-from bench.store import Certification, Damaged, Run, Store
+from bench.files import disk
+from bench.files.walk import Place, walk
+from bench.logs import reading
+from bench.store import checkpoints
+from bench.store import imports as imported
+from bench.store.checkpoints import SubjectSpec, tensors_sha256
+from bench.store.copies import Traces, copies, fingerprint
+from bench.store.imports import Import
+from bench.store.presets import disagreement
+from bench.store.runs import Certification, Damaged, Run, Store
 from bench.verify.radii import Radii
 from bench.verify.report import Evidence, Report, Unfinished
-from bench.walk import Place, walk
 
 
 def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report:

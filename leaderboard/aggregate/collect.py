@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from bench import rules
-from bench.bounds import check_alpha
 from bench.errors import BenchError
-from bench.imported import read_imports
-from bench.store import Store
-from bench.walk import Walk
+from bench.files.walk import Walk
+from bench.logs import read_imports
+from bench.rules.bounds import check_alpha
+from bench.store.runs import Store
 from leaderboard.aggregate.foreign import groups_of_checkpoints, read_checkpoints
 from leaderboard.aggregate.groups import Group, Source
 from leaderboard.aggregate.imported import groups_of_logs

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.checkpoints.stored import Origin, Subject, scan
-from bench.copies import Traces, copies
+from bench.files.walk import Walk
 from bench.spec import canonical
-from bench.store import Certification, Damaged, Store
-from bench.walk import Walk
+from bench.store.checkpoints import Origin, Subject, scan
+from bench.store.copies import Traces, copies
+from bench.store.runs import Certification, Damaged, Store
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
 from leaderboard.aggregate.runs import Reading, certification_notes, conditions_of_counts, leaving_out, read_seeds, traces, unread

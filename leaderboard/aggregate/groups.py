@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from bench import rules
 from bench.rules.rule import Rule
-from bench.verified import Status, weakest
+from bench.store.verified import Status, weakest
 from leaderboard.metrics import UNKNOWN_COST, Cost, Metric, Outcomes
 
 SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged", "copy"]
@@ -31,7 +31,7 @@ class Seed:
         key: the run's or checkpoint's key, empty for a missing one and for imported logs.
         reason: why it is damaged or a copy.
         trust: what its numbers rest on; None where it has none.
-        counts: `bench.copies.fingerprint` of its evidence, None where that tells nothing.
+        counts: `bench.store.copies.fingerprint` of its evidence, None where that tells nothing.
     """
 
     seed: int | str

@@ -10,9 +10,9 @@ import numpy as np
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.imported import Import, default_collection, runs_of_table
+from bench.logs import Import, default_collection, runs_of_table
 from bench.spec import canonical
-from bench.verified import Status
+from bench.store.verified import Status
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
 from leaderboard.aggregate.runs import leaving_out

@@ -16,14 +16,14 @@ from functools import lru_cache
 from typing import Any
 
 from bench import rules
-from bench.copies import Traces, copies, fingerprint
 from bench.datasets import DATASETS, facts_of
 from bench.errors import BenchError, nearest
-from bench.presets import disagreement
+from bench.files.walk import Walk
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, TrainSpec, canonical, parse_json, to_json
-from bench.store import Certification, Damaged, Run, Store
-from bench.verified import Status, anything, recall
-from bench.walk import Walk
+from bench.store.copies import Traces, copies, fingerprint
+from bench.store.presets import disagreement
+from bench.store.runs import Certification, Damaged, Run, Store
+from bench.store.verified import Status, anything, recall
 from leaderboard import layouts, metrics
 from leaderboard.aggregate.groups import Group, Row, Section, Seed, row
 from leaderboard.metrics import Cost

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from bench.errors import BenchError, UsageError, nearest
-from bench.imported import Import
-from bench.store import Run
+from bench.logs import Import
+from bench.store.runs import Run
 from leaderboard.aggregate.foreign import Checkpoint
 
 

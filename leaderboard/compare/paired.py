@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bench.bounds import Integers
-from bench.columns import Columns
 from bench.errors import BenchError, nearest
-from bench.imported import Import, ImportSpec, read_imports
+from bench.evidence.columns import Columns
+from bench.logs import Import, ImportSpec, read_imports
+from bench.rules.bounds import Integers
 from bench.spec import CertifySpec
-from bench.store import Certification, Run
+from bench.store.runs import Certification, Run
 from leaderboard import layouts
 from leaderboard.aggregate.imported import runs_of_row
 from leaderboard.compare.statistics import LEVEL, Floats, bootstrap_means

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import cast
 
 from bench.errors import BenchError
-from bench.store import Store
+from bench.store.runs import Store
 from leaderboard import layouts
 from leaderboard.aggregate import Filters, Group, Row, Section, Source, collect, require_one_source
 from leaderboard.compare.statistics import (

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
-from bench.bounds import Integers
 from bench.errors import BenchError
+from bench.rules.bounds import Integers
 from bench.spec import derive
 from leaderboard.aggregate import Row
 

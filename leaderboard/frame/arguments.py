@@ -8,8 +8,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from bench.bounds import check_alpha
 from bench.errors import BenchError
+from bench.rules.bounds import check_alpha
 
 
 def whole(value: Any, name: str, least: int = 0, most: int = 2**63 - 1) -> int:

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 
 from bench import rules
-from bench.checkpoints.stored import Subject
-from bench.copies import Traces, copies
 from bench.errors import BenchError
-from bench.imported import Import, read_imports
+from bench.files.walk import Walk
+from bench.logs import Import, read_imports
 from bench.spec import canonical, to_json
-from bench.store import Certification, Run, Store
-from bench.verified import anything, recall
-from bench.walk import Walk
+from bench.store.checkpoints import Subject
+from bench.store.copies import Traces, copies
+from bench.store.runs import Certification, Run, Store
+from bench.store.verified import anything, recall
 from leaderboard import metrics
 from leaderboard.aggregate.collect import ALPHA, unexpected_notes
 from leaderboard.aggregate.foreign import Checkpoint, read_checkpoints

@@ -18,15 +18,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.checkpoints.stored import Origin, Subject, SubjectSpec
-from bench.columns import Columns
 from bench.datasets import DATASETS, DatasetInfo, from_facts
 from bench.errors import BenchError, nearest
+from bench.evidence.columns import Columns
 from bench.evidence.log import NOTHING
-from bench.imported import Columns as LogColumns
-from bench.imported import Import, ImportSpec
+from bench.logs import Columns as LogColumns
+from bench.logs import Import, ImportSpec
 from bench.spec import CertifySpec, RunSpec, canonical, digest, from_json, parse_json
-from bench.store import Certification, Run, Standing, State
+from bench.store.checkpoints import Origin, Subject, SubjectSpec
+from bench.store.runs import Certification, Run, Standing, State
 from leaderboard.aggregate.collect import ALPHA, finished
 from leaderboard.aggregate.foreign import Checkpoint, groups_of_checkpoints
 from leaderboard.aggregate.groups import Group

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bench.bounds import certified_radii, check_alpha, lower_confidence_bounds
+from bench.rules.bounds import certified_radii, check_alpha, lower_confidence_bounds
 
 Floats = NDArray[np.float64]
 

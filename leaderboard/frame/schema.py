@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.columns import Columns
 from bench.datasets import BUILT_IN, DatasetInfo, facts_of
+from bench.evidence.columns import Columns
 from leaderboard.metrics import Outcomes
 
 WORDS = (

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.imported import Import, default_collection, network_of_table, read_imports, runs_of_table
+from bench.logs import Import, default_collection, network_of_table, read_imports, runs_of_table
 from bench.spec import PROTOCOLS, canonical
-from bench.store import Run, Store
+from bench.store.runs import Run, Store
 from leaderboard import layouts, metrics
 from leaderboard.aggregate import Filters, Row, Source, collect
 from leaderboard.aggregate.collect import ALPHA, NO_SUCH_FILTERS

@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import disk
 from bench.errors import BenchError, UsageError, nearest
-from bench.store import Run, Store
+from bench.files import disk
+from bench.store.runs import Run, Store
 from leaderboard import layouts
 from leaderboard.aggregate import EVERYTHING, Filters, Group, Source, collect, require_one_source
 from leaderboard.aggregate.mix import WORDS

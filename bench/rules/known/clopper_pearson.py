@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from bench.bounds import lower_confidence_bounds
+from bench.rules.bounds import lower_confidence_bounds
 from bench.rules.rule import Counts, Floats, Recomputed, Rule
 
 

@@ -1,6 +1,6 @@
 """Sampling stops once every multiple of certify.radius_step is decided; wider bounds, which hold at every number of samples at once.
 
-Bounds that hold wherever sampling stops decide for each multiple whether the radius is larger: see `bench.bounds.anytime_bounds`.
+Bounds that hold wherever sampling stops decide for each multiple whether the radius is larger: see `bench.rules.bounds.anytime_bounds`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from bench.bounds import anytime_bounds
+from bench.rules.bounds import anytime_bounds
 from bench.rules.rule import Acr, Counts, Floats, Recomputed, Rule, Stopping
 
 

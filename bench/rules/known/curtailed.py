@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.bounds import least_count
+from bench.rules.bounds import least_count
 from bench.rules.known.clopper_pearson import ClopperPearson
 from bench.rules.rule import Counts, Stopping
 

@@ -1,0 +1,126 @@
+"""What a run's numbers were made with: recorded beside it, in no key. No host, user or path."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+LIBRARIES = ("certbench", "torch", "torchvision", "timm", "numpy", "scipy", "safetensors")
+
+
+def describe(device: torch.device, source_sha256: str, checksums: dict[str, str]) -> dict[str, Any]:
+    """Library versions, the suite's git state, hashes of method source and data, device, threads, precision."""
+    return {
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "suite": _git(),
+        "method_sha256": source_sha256,
+        "engine_sha256": _engine_sha256(),
+        "data_md5": checksums,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
+        "capability": capability(device),
+        "threads": torch.get_num_threads(),
+        "precision": {"dtype": "float32", "tf32": "tf32" in _shortcuts(device), "bf16": "bf16" in _shortcuts(device)},
+    }
+
+
+def capability(device: torch.device) -> str:
+    """The device's instructions, on which the last bits of float32 depend: a CPU's vector instructions, CUDA's compute capability."""
+    if device.type == "cuda":
+        return ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return torch.backends.cpu.get_cpu_capability()
+
+
+@cache
+def _engine_sha256() -> str:
+    """One hash over the engine's own part of the mathematics: attacks, smoothing, models, training, certification."""
+    folder = Path(__file__).parents[1]
+    modules = ("attacks", "smoothing", "train/loop", "train/graph", "distributed/group", "distributed/shares")
+    packages = (path for name in ("certify", "models") for path in sorted((folder / name).glob("*.py")))
+    files = [*(folder / f"{name}.py" for name in modules), *packages]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def mixture(before: dict[str, Any], now: dict[str, Any], what: Sequence[str]) -> list[str]:
+    """The fields among `what` that differ between two descriptions; one that an older release did not record cannot differ."""
+    return [name for name in what if name in before and before[name] != now.get(name)]
+
+
+def with_history(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """The new description, with the earlier ones that differ from it as `history`."""
+    history = list((before or {}).get("history", []))
+    earlier = {name: value for name, value in (before or {}).items() if name != "history"}
+    if earlier and earlier != now:
+        history.append(earlier)
+    return now | ({"history": history} if history else {})
+
+
+def float32_products(kind: str) -> list[Any]:
+    """Where torch keeps whether float32 products may be computed in less, for a device type."""
+    backends: Any = torch.backends
+    if kind == "cuda":
+        return [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    return [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+
+
+def _shortcuts(device: torch.device) -> set[str]:
+    return {setting.fp32_precision for setting in float32_products(device.type)}
+
+
+def precisions() -> list[str]:
+    """How float32 products are computed on every device type: none (as torch likes), ieee, tf32 or bf16."""
+    return [setting.fp32_precision for setting in _all_products()]
+
+
+def set_precisions(words: Sequence[str]) -> None:
+    """The inverse of `precisions`."""
+    for setting, word in zip(_all_products(), words, strict=True):
+        setting.fp32_precision = word
+
+
+def _all_products() -> list[Any]:
+    return [*float32_products("cuda"), *float32_products("cpu")]
+
+
+@contextlib.contextmanager
+def plain_float32() -> Iterator[None]:
+    """Inside, float32 products are computed in float32: no TF32 (torch's default for convolutions on CUDA), no bfloat16."""
+    before = precisions()
+    try:
+        set_precisions(["ieee"] * len(before))
+        yield
+    finally:
+        set_precisions(before)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _git() -> dict[str, Any]:
+    """Commit and dirty flag of the suite's checkout as this process first saw it; both None in an installed copy."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=20).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").strip()
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no", "--", "*.py").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
