@@ -18,7 +18,16 @@ LEADERBOARD = sorted((ROOT / "leaderboard").rglob("*.py"))
 NAMES = sorted(path.stem for path in METHODS if not path.stem.startswith("_"))
 # Rooms and modules that read results: they need no torch, and never load it.
 LEFT_ROOMS = ("datasets", "evidence", "files", "logs", "rules", "store")
-LEFT_MODULES = ("errors", "spec", "registry", "matrix.slurm_queue", "matrix.report", "matrix.status", "verify.logs", "verify.radii")
+LEFT_MODULES: tuple[str, ...] = (
+    "errors",
+    "spec",
+    "registry",
+    "matrix.slurm_queue",
+    "matrix.report",
+    "matrix.status",
+    "verify.logs",
+    "verify.radii",
+)
 LEFT_MODULES += ("verify.report", "verify.results")
 
 
