@@ -120,7 +120,7 @@ def scale(words: argparse.Namespace) -> None:
     import torch
     from rich.console import Console
 
-    from bench.cli.matrix import Matrix
+    from bench.api.matrix import Matrix
     from bench.matrix.plan import Request, make_plan
     from bench.matrix.report import announced
     from bench.matrix.status import standings

@@ -17,7 +17,7 @@ from test_run import Quiet, cell, options
 from torch import Tensor, nn
 from typer.testing import Result
 
-from bench.cli.cost import cost_columns, cost_total, memory
+from bench.api.words import cost_columns, cost_total, memory
 from bench.datasets import DATASETS
 from bench.matrix import cost
 from bench.matrix.cells import execute

@@ -17,13 +17,14 @@ from test_contract import GOOD
 from typer.testing import Result
 
 from bench.errors import BenchError, Interrupted, UsageError
-from bench.executors import Outcome, Task, job, local
+from bench.executors import job, local
 from bench.executors.job import Job
 from bench.executors.local import LocalExecutor, Slot, share_out
 from bench.executors.worker import as_words, cell_of, from_words
 from bench.files import claims
 from bench.matrix.cells import Options
 from bench.matrix.plan import Request, make_plan
+from bench.matrix.task import Outcome, Task
 from bench.registry import Registry
 from bench.store.runs import Store
 from bench.system.guards import settings_kept
@@ -362,7 +363,7 @@ def test_waiting_with_a_clock_that_is_ahead_says_so_once_and_sleeps(tiny: Call, 
             (path / "claim-1.json").unlink()
 
     monkeypatch.setattr(time, "time", lambda: clock() + 2 * claims.STALE_SECONDS)
-    monkeypatch.setattr("bench.cli.matrix.time.sleep", sleep)
+    monkeypatch.setattr("bench.api.matrix.time.sleep", sleep)
     result = tiny(*words)
     assert result.exit_code == 0, result.output
     assert "1 done of 1 cells" in result.output

@@ -26,14 +26,15 @@ from test_contract import GOOD
 from test_run import Quiet, cell, options, plugin, results_of, stopped, undisturbed
 from typer.testing import Result
 
-from bench.cli.engines import Engine
 from bench.errors import BenchError
-from bench.executors import Outcome, Task, Watch
+from bench.executors import Watch
+from bench.executors.engine import Engine
 from bench.executors.here import Numbered
 from bench.executors.worker import run_task
 from bench.matrix import cells as conductor
 from bench.matrix import resume
 from bench.matrix.cells import attempt
+from bench.matrix.task import Outcome, Task
 from bench.store.runs import Store
 from bench.system.environment import precisions, set_precisions
 from bench.system.signals import StopSignals

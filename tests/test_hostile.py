@@ -15,10 +15,10 @@ from test_contract import GOOD
 from typer.testing import Result
 
 from bench.errors import BenchError, UsageError
-from bench.executors import Task
 from bench.files import claims
 from bench.files.writing import read_json
 from bench.matrix.status import standings
+from bench.matrix.task import Task
 from bench.registry import Registry
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, to_json
 from bench.store.checkpoints import Subject, SubjectSpec, check_row

@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from bench.cli.progress import Show
+from bench.api.progress import Show
 
 
 class Clocked:
@@ -16,7 +16,7 @@ class Clocked:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, estimates: list[float], slots: int = 1, certifying: tuple[float, ...] = ()) -> None:
         self.now, self.text = 0.0, io.StringIO()
-        monkeypatch.setattr("bench.cli.progress.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("bench.api.progress.time.monotonic", lambda: self.now)
         self.show = Show(Console(file=self.text, width=200), [f"cell {n}" for n in range(len(estimates))], estimates, slots, certifying)
 
     def left(self, at: float, number: int, phase: str, done: int, total: int) -> float:

@@ -22,10 +22,11 @@ from test_run import results_of
 from typer.testing import Result
 
 from bench.errors import BenchError, UsageError
-from bench.executors import Task, slurm
+from bench.executors import slurm
 from bench.executors.resources import Resources
 from bench.executors.slurm import Slurm
 from bench.matrix.status import standings
+from bench.matrix.task import Task
 from bench.store.runs import Store
 
 if not find_spec("submitit"):

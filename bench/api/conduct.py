@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from bench.api.matrix import Matrix
 from bench.api.planning import plan_of
 from bench.api.surroundings import as_before
-from bench.cli.engines import Engine
-from bench.cli.matrix import Matrix
 from bench.errors import BenchError, UsageError, nearest
+from bench.executors.engine import Engine
 from bench.matrix.cells import Options, check_options
 from bench.matrix.plan import Request
 from bench.spec import PROTOCOL_ALIASES, Scalar, scalar_word

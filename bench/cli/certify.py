@@ -242,8 +242,8 @@ class _Job:
             raise typer.Exit(128 + error.signal_number) from None
 
     def certify(self, name: str, settings: dict[str, Any]) -> None:
+        from bench.api.progress import Show
         from bench.cli.exchange import check_log, log_of
-        from bench.cli.progress import Show
         from bench.executors.here import Numbered
         from bench.matrix.cells import Options
         from bench.matrix.cells import certify as certify_images
@@ -380,8 +380,8 @@ class _Job:
     def _predict_all(self, sampler: Sampler, n: int, signals: StopSignals, rows: list[Prediction]) -> None:
         import torch
 
+        from bench.api.progress import Show
         from bench.certify.predict import predict
-        from bench.cli.progress import Show
         from bench.spec import select_images
 
         indices = select_images(self.images, self.base.info.test_size)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from bench.api.words import clock as clock
+from bench.api.words import plain as plain
 from bench.errors import BenchError, UsageError, nearest
 from bench.spec import PROTOCOL_ALIASES
 
@@ -213,11 +215,6 @@ def plugin_paths(plugin: list[str] | None) -> tuple[Path, ...]:
     return paths
 
 
-def plain(value: object) -> str:
-    """Text without control characters, which a name must not smuggle into a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in str(value))
-
-
 MANY_ROWS = 500
 """More are laid out without looking at the width of the terminal, which takes a hundredth of the time."""
 
@@ -257,10 +254,3 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:  # the name of a file that is no text
         text = json.dumps(value, indent=2, allow_nan=False)
     typer.echo(text)
-
-
-def clock(seconds: float) -> str:
-    """A duration as a person says it: `45 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

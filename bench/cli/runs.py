@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from bench.api.matrix import Matrix
+from bench.api.words import estimate_json, total_json
 from bench.cli.common import (
     Json,
     Plugins,
@@ -22,12 +24,10 @@ from bench.cli.common import (
     stop,
     words,
 )
-from bench.cli.cost import estimate_json, total_json
 from bench.cli.data import DataDir, check_data_dir
-from bench.cli.engines import Engine
-from bench.cli.matrix import Matrix
 from bench.cli.scale import Devices, Precision, SyncBatchnorm, training_changes
 from bench.errors import BenchError, nearest
+from bench.executors.engine import Engine
 from bench.spec import PROTOCOL_ALIASES
 
 RERUN = ("diverged", "all")

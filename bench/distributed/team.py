@@ -23,7 +23,7 @@ from bench.spec import TrainSpec
 from bench.system.processes import search_path
 
 if TYPE_CHECKING:
-    from bench.executors import Task
+    from bench.matrix.task import Task
 
 HELPER = ("-P", "-m", "bench.executors.helper")
 POLL_SECONDS = 0.2

@@ -26,10 +26,10 @@ from bench.distributed.group import Group, Lost, joined
 from bench.distributed.team import own_device
 from bench.errors import BenchError
 from bench.evidence.certificate import to_line
-from bench.executors import Task
 from bench.executors.worker import cell_of, from_words
 from bench.matrix.cells import training_images
 from bench.matrix.resume import load_weights, read_checkpoint
+from bench.matrix.task import Task
 from bench.store.runs import Run
 from bench.system.processes import take_input
 from bench.train.loop import Trainer, line_of

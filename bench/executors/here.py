@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench.errors import BenchError
-from bench.executors import Outcome, Task, Watch
+from bench.executors import Watch
 from bench.matrix.cells import Options, attempt, set_aside
 from bench.matrix.plan import Cell
+from bench.matrix.task import Outcome, Task
 from bench.store.runs import Store
 from bench.system.guards import kind_of
 from bench.system.signals import StopSignals

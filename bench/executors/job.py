@@ -7,8 +7,8 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 
-from bench.executors import Outcome, Task
 from bench.executors.local import LocalExecutor, share_out
+from bench.matrix.task import Outcome, Task
 from bench.spec import canonical
 from bench.system.signals import StopSignals
 

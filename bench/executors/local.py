@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from bench.errors import BenchError, Interrupted, UsageError
-from bench.executors import Outcome, Task, Watch
+from bench.executors import Watch
 from bench.matrix.cells import smaller_batch
+from bench.matrix.task import Outcome, Task
 from bench.store.runs import Store
 from bench.system.processes import search_path
 from bench.system.signals import GRACE_SECONDS, StopSignals

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, Interrupted
-from bench.executors import Outcome, Task, Watch
+from bench.executors import Watch
 from bench.executors.job import Job
 from bench.executors.local import record
 from bench.executors.resources import Resources, threads_of
 from bench.files import claims
+from bench.matrix.task import Outcome, Task
 from bench.spec import parse_json
 from bench.store.runs import Store
 from bench.system.signals import GRACE_SECONDS, StopSignals

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, UsageError
-from bench.executors import Task
 from bench.executors.job import Job
 from bench.executors.resources import Resources, threads_of, whole_gpus
 from bench.matrix.report import FOLDER
+from bench.matrix.task import Task
 from bench.system.processes import search_path
 
 ARRAY_JOBS = 1000

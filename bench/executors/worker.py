@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.errors import BenchError, Interrupted
-from bench.executors import Outcome, Task
 from bench.executors.here import Numbered, carry_out
 from bench.matrix.cells import Options, pick_device
 from bench.matrix.plan import Cell
+from bench.matrix.task import Outcome, Task
 from bench.registry import Registry
 from bench.system.guards import settings_kept
 from bench.system.processes import take_input

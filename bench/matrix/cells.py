@@ -29,11 +29,11 @@ from bench.distributed.group import fabric_version
 from bench.distributed.shares import share
 from bench.distributed.team import Team, check_devices, threads_shared
 from bench.errors import BenchError, Diverged, Interrupted
-from bench.executors import Outcome, Task
 from bench.files import claims
 from bench.files.writing import sha256, write_atomically, write_json
 from bench.matrix.plan import Cell
 from bench.matrix.resume import load_weights, restore, save
+from bench.matrix.task import Outcome, Task
 from bench.models import place
 from bench.spec import RunSpec, canonical, select_images, to_json
 from bench.store.runs import Certification, Run, State, Store, checkpoints

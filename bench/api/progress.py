@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from bench.cli.common import clock, plain
+from bench.api.words import clock, plain
 
 PLAIN_SECONDS = 30.0
 PACE_SECONDS = 2.0

@@ -15,11 +15,12 @@ from bench.errors import BenchError, UsageError, nearest
 if TYPE_CHECKING:
     import torch
 
-    from bench.executors import Executor, Task
+    from bench.executors import Executor
     from bench.executors.resources import Resources
     from bench.executors.slurm import Slurm
     from bench.matrix.cells import Options
     from bench.matrix.plan import Cell
+    from bench.matrix.task import Task
 
 CLUSTERS = ("ray", "slurm")
 

@@ -1,4 +1,4 @@
-"""Estimates in words."""
+"""Names, durations and estimates in words."""
 
 from __future__ import annotations
 
@@ -49,3 +49,15 @@ def total_json(estimates: Collection[Estimate]) -> dict[str, Any]:
         "memory_bytes": max((estimate.memory_bytes for estimate in estimates), default=0),
         "cells": len(estimates),
     }
+
+
+def clock(seconds: float) -> str:
+    """A duration as a person says it: `45 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def plain(value: object) -> str:
+    """Text without control characters, which a name must not smuggle into a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(value))

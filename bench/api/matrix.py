@@ -14,20 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cli.common import clock, plain
-from bench.cli.cost import COLUMNS, cost_columns, cost_total
-from bench.cli.engines import Engine
+from bench.api.words import COLUMNS, clock, cost_columns, cost_total, plain
 from bench.errors import BenchError
+from bench.executors.engine import Engine
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.cli.progress import Show
-    from bench.executors import Executor, Task
+    from bench.api.progress import Show
+    from bench.executors import Executor
     from bench.matrix.cells import Options
     from bench.matrix.cost import Estimate
     from bench.matrix.plan import Cell, Plan
     from bench.matrix.report import Planned
+    from bench.matrix.task import Task
     from bench.store.runs import State, Store
     from bench.system.signals import StopSignals
 
@@ -159,7 +159,7 @@ class Matrix:
         Args:
             signals: what hears Ctrl-C meanwhile; None: as on a command line.
         """
-        from bench.cli.progress import Show
+        from bench.api.progress import Show
         from bench.errors import Interrupted
         from bench.matrix.cells import seal
         from bench.matrix.report import announced, withdraw
@@ -350,8 +350,8 @@ class Matrix:
         return Planned(folder=folder, certification=key, names=names(cell.spec), words=words, plugins=plugins, seconds=seconds)
 
     def _task(self, cell: Cell, options: Options) -> Task:
-        from bench.executors import Task
         from bench.executors.worker import as_words
+        from bench.matrix.task import Task
 
         return Task(
             spec=cell.spec,
