@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from types import ModuleType
 
 import pytest
 from fake_store import certificate
@@ -12,13 +14,15 @@ from bench.evidence.columns import Columns
 from bench.rules.bounds import certified_radius, lower_confidence_bound
 from leaderboard.metrics import (
     DEFAULT,
-    UNKNOWN_COST,
+    METRICS,
     Cost,
     Outcomes,
     abstention_rate,
     average_certified_radius,
     certified_accuracy,
     columns_of,
+    defined_in,
+    metric,
     outcomes,
 )
 
@@ -100,10 +104,10 @@ def test_strange_alpha_or_sigma(alpha: float, sigma: float) -> None:
 # ---- columns of a table
 
 
-def value(word: str, o: Outcomes, cost: Cost = UNKNOWN_COST, number: int = 0) -> float | None:
-    metric = columns_of([word], ("0.50",), 10)[number]
-    assert metric.of_seed
-    return metric.of_seed(o, cost)
+def value(word: str, o: Outcomes, number: int = 0) -> float | None:
+    column = columns_of([word], ("0.50",), 10)[number]
+    assert column.of_seed
+    return column.of_seed(o)
 
 
 def test_clean_accuracy_needs_no_certificate() -> None:
@@ -133,7 +137,8 @@ def test_acr_by_class() -> None:
 
 def test_cost_is_what_was_recorded() -> None:
     o = outcomes(images(RIGHT), 0.001, 0.5)
-    assert [value("cost", o, Cost(pairs=16, seconds=30.5), number) for number in (0, 1, 2)] == [16, 1010, 30.5]
+    known = dataclasses.replace(o, cost=Cost(pairs=16, seconds=30.5))
+    assert [value("cost", known, number) for number in (0, 1, 2)] == [16, 1010, 30.5]
     assert value("cost", o) is None
 
 
@@ -169,3 +174,36 @@ def test_words_for_columns() -> None:
     for word, told in (("clear", "did you mean 'clean'"), ("-1", "from 0 up"), ("nan", "finite"), ("inf", "finite")):
         with pytest.raises(BenchError, match=told):
             names(word)
+
+
+def test_a_metric_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a module of one's own: one column, or a column for each value."""
+    mine = ModuleType("mine")
+
+    @metric("largest", decimals=3)
+    def largest(o: Outcomes) -> float:
+        """largest: the largest certified radius.
+
+        Of all images.
+        """
+        return float(o.radius.max())
+
+    @metric("at", each="radii", name="at-{}", heading="beyond {}", better="less", meaning="")
+    def at(o: Outcomes, radius: str) -> float:
+        return float((o.radius > float(radius)).sum())
+
+    vars(mine).update(largest=largest, at=at, other=outcomes)
+    for word, columns in defined_in(mine).items():
+        monkeypatch.setitem(METRICS, word, columns)
+    o = outcomes(images(RIGHT, WRONG, ABSTAINS), 0.001, 0.5)
+    (one,) = columns_of(["largest"], (), 10)
+    assert (one.name, one.heading, one.decimals, one.better, one.meaning) == (
+        *("largest", "largest", 3, "more"),
+        "largest: the largest certified radius.",
+    )
+    assert value("largest", o) == pytest.approx(0.5 * FULL)
+    low, high = columns_of(["at"], ("0.5", "9.0"), 10)
+    assert (low.name, low.heading, low.better, value("at", o)) == ("at-0.5", "beyond 0.5", "less", 2.0)
+    assert high.of_seed
+    assert high.of_seed(o) == 0.0
+    assert {"largest", "at-0.5"} <= {column.name for column in columns_of(["all"], ("0.5",), 2)}

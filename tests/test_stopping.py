@@ -23,15 +23,8 @@ from bench.evidence.columns import Columns
 from bench.rules.bounds import anytime_bounds, certified_radii, certified_radius, least_count, lower_confidence_bound
 from bench.spec import CertifySpec
 from bench.store.runs import Store
-from leaderboard.metrics import (
-    Outcomes,
-    abstention_rate,
-    average_certified_radius,
-    bound_quantile,
-    certified_accuracy,
-    clean_accuracy,
-    outcomes,
-)
+from leaderboard.metrics import Outcomes, abstention_rate, average_certified_radius, certified_accuracy, outcomes
+from leaderboard.metrics.known import bound_quantile, clean_accuracy
 
 SPEC = CertifySpec(n0=100, n=20_000)
 CURTAILED, SEQUENCE = (dataclasses.replace(SPEC, rule=rule) for rule in ("curtailed", "confidence-sequence"))
@@ -175,7 +168,7 @@ def test_what_is_not_known_is_not_said() -> None:
     assert average_certified_radius(whole) == average_certified_radius(skipped)
     assert certified_accuracy(whole, 0.5) == certified_accuracy(skipped, 0.5) == 0.5
     assert abstention_rate(whole) == 0
-    assert (abstention_rate(skipped), clean_accuracy(skipped), bound_quantile(skipped, 0.5)) == (None, None, None)
+    assert (abstention_rate(skipped), clean_accuracy(skipped), bound_quantile(skipped, 50)) == (None, None, None)
     assert skipped.samples == (2 * 10 + N) / 2
 
 
@@ -183,7 +176,7 @@ def test_a_curtailed_image_abstains_and_is_not_read_at_a_larger_alpha() -> None:
     spec = dataclasses.replace(CURTAILED, n=N)
     o = rows_of(spec, (3, 100, 700), (3, N, N))
     assert abstention_rate(o) == 0.5
-    assert bound_quantile(o, 0.5) is None
+    assert bound_quantile(o, 50) is None
     with pytest.raises(BenchError, match=r"stopped where nothing certifies at alpha 0\.001, so alpha 0\.01 is too large"):
         outcomes(Columns.of([certificate(0, 3, N)]), 0.01, 0.5, spec)
 

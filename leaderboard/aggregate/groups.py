@@ -228,7 +228,7 @@ def _stat(metric: Metric, row: Row) -> Stat | None:
         value = metric.of_row(row.outcomes)
         return None if value is None else Stat(mean=value, std=None, n=len(row.seeds))
     assert metric.of_seed
-    values = [metric.of_seed(o, seed.cost) for o, seed in zip(row.outcomes, row.seeds, strict=True)]
+    values = [metric.of_seed(dataclasses.replace(o, cost=seed.cost)) for o, seed in zip(row.outcomes, row.seeds, strict=True)]
     known = tuple(value for value in values if value is not None)
     if len(known) < len(values):
         return None
