@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import attack, certify, compare, data, exchange, look, make, plots, runs, show, tables, verify
+from bench.cli import attack, certify, compare, data, exchange, look, make, plots, runs, show, tables, theory, verify
 
 app = typer.Typer(
     name="bench",
@@ -51,3 +51,4 @@ app.command("import")(exchange.import_)
 app.command("export")(exchange.export)
 app.command("verify")(verify.verify)
 app.command("attack")(attack.attack)
+app.command("theory")(theory.theory)
