@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from bench.api.matrix import Matrix
-from bench.api.words import estimate_json, total_json
 from bench.cli.common import (
     Json,
     Plugins,
@@ -27,7 +25,6 @@ from bench.cli.common import (
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.scale import Devices, Precision, SyncBatchnorm, training_changes
 from bench.errors import BenchError, nearest
-from bench.executors.engine import Engine
 from bench.spec import PROTOCOL_ALIASES
 
 RERUN = ("diverged", "all")
@@ -143,6 +140,10 @@ def run(
 
     Exit codes: 0 all done, 1 some cells failed or diverged, 2 usage, 128 + signal when interrupted (130 for Ctrl-C).
     """
+    from bench.api.matrix import Matrix
+    from bench.api.words import estimate_json, total_json
+    from bench.executors.engine import Engine
+
     problems: list[str] = []
     protocol = PROTOCOL_ALIASES.get(protocol, protocol)
     methods = words(method, "--method", problems)
