@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import attack, certify, compare, data, exchange, look, make, plots, runs, show, tables, theory, verify
+from bench.cli import attack, certify, compare, data, exchange, make, plots, runs, show, status, tables, theory, verify
+from bench.cli.list import list_
 
 app = typer.Typer(
     name="bench",
@@ -41,8 +42,8 @@ app.command("certify")(certify.certify)
 app.command("predict")(certify.predict)
 app.command("compare")(compare.compare)
 app.command("plot")(plots.plot)
-app.command("status")(look.status)
-app.command("list")(look.list_)
+app.command("status")(status.status)
+app.command("list")(list_)
 app.command("show")(show.show)
 app.command("check")(make.check)
 app.command("new-method")(make.new_method)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.common import Json, Results, existing_folder, guarded, numbers, print_json, stop
+import bench.cli.options as options
+from bench.cli.common import Json, Results, check_alpha, existing_folder, guarded, numbers, print_json, stop
 from bench.cli.exchange import finished_certification
 from bench.errors import BenchError
 
@@ -32,10 +33,8 @@ def attack(
     n: Annotated[int, typer.Option("--n", help="Samples that evaluate the smoothed classifier at the point that was found.")] = 1000,
     alpha: Annotated[float, typer.Option("--alpha", help="Failure probability of a prediction and of a certificate, in (0, 1/2).")] = 0.001,
     seed: Annotated[int, typer.Option("--seed", help="Decides all noise of the attack and of its evaluation.")] = 0,
-    certification: Annotated[
-        str | None, typer.Option("--certification", metavar="KEY", help="Which one, if the run was certified several times.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    certification: options.Certification = None,
+    device: options.Device = "auto",
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write every image at every radius to a file.")] = None,
     results: Results = Path("results/runs"),
     as_json: Json = False,
@@ -57,8 +56,7 @@ def attack(
     ):
         if value < least:
             problems.append(f"{flag} {value} must be at least {least}")
-    if not 0 < alpha < 0.5:
-        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    check_alpha(alpha, problems)
     if csv is not None and (csv.is_dir() or not csv.parent.is_dir()):
         problems.append(f"--csv {csv}: name a file in a folder that is there")
     if problems:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import bench.cli.options as options
 from bench import rules
 from bench.cli.common import Json, Results, check_folder, clock, guarded, plain, print_json, stop, write_file
 from bench.cli.data import DataDir, check_data_dir
@@ -58,7 +59,6 @@ NormalizeOption = Annotated[
         "factory), or MEAN/STD per channel, such as 0.1307/0.3081.",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Tsv = Annotated[Path | None, typer.Option("--tsv", metavar="FILE", help="Also write the rows as a table parted by tabs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")]
 
@@ -93,7 +93,7 @@ def certify(
             "stem, in a row of its own.",
         ),
     ] = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
     results: Results = Path("results/runs"),
     tsv: Tsv = None,
     data_dir: DataDir = None,
@@ -124,7 +124,7 @@ def predict(
     seed: Seed = 0,
     arch: Arch = None,
     normalize: NormalizeOption = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
     results: Results = Path("results/runs"),
     tsv: Tsv = None,
     data_dir: DataDir = None,

@@ -6,12 +6,17 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
 from bench.api.words import clock as clock
 from bench.api.words import plain as plain
+from bench.cli.options import Format as Format
+from bench.cli.options import Json as Json
+from bench.cli.options import Plugins as Plugins
+from bench.cli.options import ReadBy as ReadBy
+from bench.cli.options import Results as Results
 from bench.errors import BenchError, UsageError, nearest
 from bench.spec import PROTOCOL_ALIASES
 
@@ -21,36 +26,10 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
 
 
-def _folder(word: str | Path) -> Path:
-    """A path; an empty word, as of a shell's variable that was never set, is not the folder that one happens to be in."""
-    if not str(word):
-        stop(["--results is empty; name a folder, or leave it out for the default (. is the current folder)"])
-    return Path(word)
-
-
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the runs.", parser=_folder)]
-Plugins = Annotated[
-    list[str] | None, typer.Option("--plugin", metavar="FILE", help="A .py file with a method of yours; several with commas or repeated.")
-]
-Format = Annotated[
-    str | None,
-    typer.Option(
-        "--format", help="terminal, markdown, latex, csv or json. Default: by the suffix of --out (.md, .tex, ...), else terminal."
-    ),
-]
-ReadBy = Annotated[
-    str | None,
-    typer.Option(
-        "--rule", metavar="NAME", help="The rule that reads counts. Default: of each certification, the one it was sampled under."
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
 def stop(problems: Iterable[str], code: int = 2) -> NoReturn:
     """Prints every problem on a line of its own and ends with exit code 2."""
     for problem in dict.fromkeys(problems):
-        typer.echo(f"bench: {plain(problem)}", err=True)
+        say(f"bench: {problem}", err=True)
     raise typer.Exit(code)
 
 
@@ -82,15 +61,19 @@ def filters(
     recipe: Sequence[str] | None,
     problems: list[str],
 ) -> dict[str, list[str]]:
-    """The flags that choose among runs, as keywords of `leaderboard.aggregate.collect`."""
-    flags = {
-        "datasets": ("--dataset", dataset),
-        "methods": ("--method", method),
-        "protocols": ("--protocol", protocol),
-        "recipes": ("--recipe", recipe),
+    """The flags that choose among runs, as keywords of `leaderboard.aggregate.Filters`."""
+    return {
+        "datasets": words(dataset, "--dataset", problems),
+        "methods": words(method, "--method", problems),
+        "protocols": [PROTOCOL_ALIASES.get(name, name) for name in words(protocol, "--protocol", problems)],
+        "recipes": words(recipe, "--recipe", problems),
     }
-    found = {name: words(values, flag, problems) for name, (flag, values) in flags.items()}
-    return found | {"protocols": [PROTOCOL_ALIASES.get(name, name) for name in found["protocols"]]}
+
+
+def check_alpha(alpha: float | None, problems: list[str]) -> None:
+    """A failure probability lies in (0, 1/2), if one is given."""
+    if alpha is not None and not 0 < alpha < 0.5:
+        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
 
 
 def numbers(values: Sequence[str] | None, flag: str, problems: list[str]) -> list[float]:
@@ -213,6 +196,11 @@ def plugin_paths(plugin: list[str] | None) -> tuple[Path, ...]:
     if problems:
         stop(problems)
     return paths
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Prints a line without control characters, on standard error if `err`."""
+    typer.echo(plain(text), err=err)
 
 
 MANY_ROWS = 500

@@ -12,8 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bench.cli.common import Format, ReadBy, Results, check_out, deliver, existing_folder, format_of, guarded, numbers, plain, stop
-from bench.cli.page import Page
+import bench.cli.options as options
+from bench.cli.common import (
+    Format,
+    ReadBy,
+    Results,
+    check_alpha,
+    check_out,
+    deliver,
+    existing_folder,
+    format_of,
+    guarded,
+    numbers,
+    plain,
+    stop,
+)
+from bench.cli.pager import Page
 from bench.cli.paired import render as render_paired
 from bench.cli.tables import SOURCES, From
 from bench.errors import nearest
@@ -42,16 +56,14 @@ def compare(
         Path | None, typer.Option("--logs", metavar="DIR", help="With --paired: where the imported logs are. Default: --results.")
     ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="The data set; mnist unless given.")] = None,
-    sigma: Annotated[list[str] | None, typer.Option("--sigma", metavar="S", help="Only these noise levels.")] = None,
+    sigma: options.Sigmas = None,
     protocol: Annotated[str | None, typer.Option("--protocol", help="The protocol of our runs.")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="The recipe of our runs.")] = None,
-    alpha: Annotated[
-        float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2); 0.001 unless given.")
-    ] = None,
+    alpha: options.Alpha = None,
     rule: ReadBy = None,
     source: From = None,
     format_: Format = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
+    out: options.Out = None,
     results: Results = Path("results/runs"),
 ) -> None:
     """Compare row A with row B: differences across seeds and across test images, two kinds of uncertainty that are never pooled.
@@ -67,8 +79,7 @@ def compare(
     elif logs is not None:
         problems.append("--logs says where --paired finds imported logs; give --paired, or leave it out")
     sigmas = numbers(sigma, "--sigma", problems)
-    if alpha is not None and not 0 < alpha < 0.5:
-        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    check_alpha(alpha, problems)
     if source is not None and source not in SOURCES:
         problems.append(f"--from {source} is unknown{nearest(source, SOURCES)}")
     form = format_of(format_, out, problems)

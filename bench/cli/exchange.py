@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.common import Json, Results, check_folder, existing_folder, guarded, print_json, stop, write_file
+import bench.cli.options as options
+from bench.cli.common import Json, Results, check_alpha, check_folder, existing_folder, guarded, print_json, stop, write_file
 from bench.errors import BenchError, nearest
 
 if TYPE_CHECKING:
@@ -97,17 +98,13 @@ def _print(report: Report, log_map: LogMap, results: Path) -> None:
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Key or folder of a run; `bench list runs` names them.")],
+    run: options.Run,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write.")],
     format_: Annotated[
         str, typer.Option("--format", help="tsv: the certification, one line per image; checkpoint: the weights, for torch.load.")
     ] = "tsv",
-    certification: Annotated[
-        str | None, typer.Option("--certification", metavar="KEY", help="Which one, if the run was certified several times.")
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")
-    ] = None,
+    certification: options.Certification = None,
+    alpha: options.Alpha = None,
     results: Results = Path("results/runs"),
 ) -> None:
     """Write a finished certification, or the weights, as the field does.
@@ -120,8 +117,7 @@ def export(
     problems: list[str] = []
     if format_ not in EXPORTS:
         problems.append(f"--format {format_} is unknown{nearest(format_, EXPORTS)}")
-    if alpha is not None and not 0 < alpha < 0.5:
-        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    check_alpha(alpha, problems)
     if format_ == "checkpoint" and (alpha is not None or certification):
         problems.append("--format checkpoint writes weights; leave out --alpha and --certification")
     if out.is_dir():

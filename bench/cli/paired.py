@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.cli.common import plain
-from bench.cli.page import Page
+from bench.cli.pager import Page
 
 if TYPE_CHECKING:
     from leaderboard.compare import Accuracy, Paired

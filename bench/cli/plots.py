@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from bench.cli.common import ReadBy, Results, existing_folder, filters, guarded, numbers, plain, seeds, stop
+import bench.cli.options as options
+from bench.cli.common import ReadBy, Results, check_alpha, existing_folder, filters, guarded, numbers, plain, seeds, stop
 from bench.errors import nearest
 
 if TYPE_CHECKING:
@@ -27,19 +28,15 @@ def plot(
             help="Certified accuracy against radius; average certified radius against certified accuracy at r = 0; the loss and its terms.",
         ),
     ],
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only these data sets.")] = None,
-    method: Annotated[list[str] | None, typer.Option("--method", metavar="NAME[.VARIANT]", help="Only these rows; patterns work.")] = None,
+    dataset: options.Datasets = None,
+    method: options.Methods = None,
     sigma: Annotated[
         list[str] | None, typer.Option("--sigma", metavar="S", help="Only these noise levels; several are several panels.")
     ] = None,
-    seed: Annotated[
-        list[str] | None, typer.Option("--seeds", metavar="N|LIST", help="Only these seeds: 5 means 0 to 4, a list just those.")
-    ] = None,
-    protocol: Annotated[list[str] | None, typer.Option("--protocol", help="Only these protocols.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only these recipes.")] = None,
-    alpha: Annotated[
-        float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")
-    ] = None,
+    seed: options.Seeds = None,
+    protocol: options.Protocols = None,
+    recipe: options.Recipes = None,
+    alpha: options.Alpha = None,
     rule: ReadBy = None,
     source: Annotated[
         str | None,
@@ -67,8 +64,7 @@ def plot(
         problems.append(f"there is no picture {plain(kind)!r}{nearest(kind, KINDS)}")
     if source is not None and source not in SOURCES:
         problems.append(f"--from {source} is unknown{nearest(source, SOURCES)}")
-    if alpha is not None and not 0 < alpha < 0.5:
-        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    check_alpha(alpha, problems)
     if out is not None:
         _check_out(out, problems)
     if problems:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import bench.cli.options as options
 from bench.cli.common import (
     Json,
     Plugins,
@@ -23,7 +24,7 @@ from bench.cli.common import (
     words,
 )
 from bench.cli.data import DataDir, check_data_dir
-from bench.cli.scale import Devices, Precision, SyncBatchnorm, training_changes
+from bench.cli.devices import Devices, Precision, SyncBatchnorm, training_changes
 from bench.errors import BenchError, nearest
 from bench.spec import PROTOCOL_ALIASES
 
@@ -62,7 +63,7 @@ def run(
         ),
     ] = None,
     plugin: Plugins = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: options.Device = "auto",
     batch: Annotated[int | None, typer.Option("--batch", help="Samples per certification pass; never changes a count.")] = None,
     micro_batch: Annotated[
         int | None,

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+import bench.cli.options as options
 from bench.cli.common import (
     Format,
     ReadBy,
     Results,
+    check_alpha,
     check_out,
     deliver,
     existing_folder,
@@ -39,20 +41,16 @@ From = Annotated[
 
 
 def table(
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only these data sets.")] = None,
-    method: Annotated[list[str] | None, typer.Option("--method", metavar="NAME[.VARIANT]", help="Only these rows; patterns work.")] = None,
-    sigma: Annotated[list[str] | None, typer.Option("--sigma", metavar="S", help="Only these noise levels.")] = None,
-    seed: Annotated[
-        list[str] | None, typer.Option("--seeds", metavar="N|LIST", help="Only these seeds: 5 means 0 to 4, a list just those.")
-    ] = None,
-    protocol: Annotated[list[str] | None, typer.Option("--protocol", help="Only these protocols.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only these recipes.")] = None,
-    alpha: Annotated[
-        float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")
-    ] = None,
+    dataset: options.Datasets = None,
+    method: options.Methods = None,
+    sigma: options.Sigmas = None,
+    seed: options.Seeds = None,
+    protocol: options.Protocols = None,
+    recipe: options.Recipes = None,
+    alpha: options.Alpha = None,
     rule: ReadBy = None,
     format_: Format = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")] = None,
+    out: options.Out = None,
     number: Annotated[int | None, typer.Option("--table", metavar="N", help="Table 4 to 11 of the paper, in its layout.")] = None,
     against: Annotated[
         str | None, typer.Option("--against", metavar="published", help="With --table: the paper's values and the difference.")
@@ -86,8 +84,7 @@ def table(
     chosen = filters(dataset, method, protocol, recipe, problems)
     sigmas = numbers(sigma, "--sigma", problems)
     chosen_seeds = seeds(seed, problems)
-    if alpha is not None and not 0 < alpha < 0.5:
-        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    check_alpha(alpha, problems)
     form = format_of(format_, out, problems)
     if out is not None:
         check_out(out, "table.md", problems)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.common import Json, Results, guarded, plain, print_json, stop
+import bench.cli.options as options
+from bench.cli.common import check_alpha, guarded, print_json, say, stop
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.verify import Evidence, Failure, LogFacts, Report
+    from bench.verify import Failure, Report
     from bench.verify.recertify import Recertification
 
 SHOWN = 20  # failures of one file on the terminal; --json has all of them
@@ -39,16 +41,15 @@ def verify(
     images: Annotated[
         str | None, typer.Option("--images", metavar="SELECTION", help="Images that a log must cover. Default: all, or every k-th.")
     ] = None,
-    results: Results = Path("results/runs"),
-    as_json: Json = False,
+    results: options.Results = Path("results/runs"),
+    as_json: options.Json = False,
 ) -> None:
     """Check stored results: keys, check sums, counts, labels, image sets, and every radius recomputed from its counts in two ways.
 
     No method's code is run, and plug-ins are never imported. Exit codes: 0 all holds, 1 something fails, 2 usage.
     """
     problems: list[str] = []
-    if not 0 < alpha < 0.5:
-        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    check_alpha(alpha, problems)
     if recertify is not None and recertify < 1:
         problems.append(f"--recertify {recertify} must be at least 1; 66 rows find a forged tenth with probability .999")
     if recertify is None:
@@ -72,14 +73,23 @@ def verify(
 
     from bench import verify as engine
 
+    again = None
     if is_log:
         facts = engine.LogFacts(dataset=dataset or "", sigma=sigma or 0.0, alpha=alpha, n=n, images=images)
         report = guarded(lambda: engine.verify_log(what, facts))
-        _finish(what, report, None, as_json, facts)
-    folder = what if what.is_dir() else guarded(lambda: _folder_of(str(what), results))
-    report = guarded(lambda: engine.verify(folder, alpha=alpha, complete=complete))
-    again = guarded(lambda: _recertify(report, recertify, seed, device or "auto")) if recertify else None
-    _finish(folder, report, again, as_json)
+    else:
+        what = what if what.is_dir() else guarded(lambda: _folder_of(str(what), results))
+        report = guarded(lambda: engine.verify(what, alpha=alpha, complete=complete))
+        again = guarded(lambda: _recertify(report, recertify, seed, device or "auto")) if recertify else None
+        try:
+            _remember(report, again)
+        except BenchError as error:
+            report.unchecked.append(str(error))
+    if as_json:
+        print_json(_as_json(what, report, again))
+    else:
+        _print(what, report, again, log=is_log)
+    raise typer.Exit(int(bool(report.failures)))
 
 
 def _is_file(path: Path) -> bool:
@@ -113,14 +123,12 @@ def _folder_of(word: str, results: Path) -> Path:
 
     entries = list(Store(results).scan())
     found = [entry.path for entry in entries if entry.path.name.rpartition("-")[2].startswith(word)]
-    if len(found) != 1:
-        told = (
-            f"{len(found)} runs in {results} have such a key"
-            if found
-            else f"nor is it the key of one of the {len(entries)} runs in {results}"
-        )
-        raise BenchError(f"{plain(word)}: there is no such folder or file, {'and ' if found else ''}{told}; `bench list runs` names them")
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    told = f"and {len(found)} runs in {results} have such a key"
+    if not found:
+        told = f"nor is it the key of one of the {len(entries)} runs in {results}"
+    raise BenchError(f"{word}: there is no such folder or file, {told}; `bench list runs` names them")
 
 
 def _recertify(report: Report, rows: int, seed: int | None, device: str) -> Recertification:
@@ -132,38 +140,19 @@ def _recertify(report: Report, rows: int, seed: int | None, device: str) -> Rece
     from bench.matrix.cells import pick_device
     from bench.verify.recertify import recertify
 
-    chosen = pick_device(device)
-    console = Console(stderr=True)
+    chosen, console = pick_device(device), Console(stderr=True)
+    seed = secrets.randbits(32) if seed is None else seed
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("certifying again", total=None)
-        return recertify(
-            report,
-            rows,
-            secrets.randbits(32) if seed is None else seed,
-            chosen,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
-
-
-def _finish(what: Path, report: Report, again: Recertification | None, as_json: bool, facts: LogFacts | None = None) -> None:
-    """Keeps what was found, prints the report and ends."""
-    if facts is None:
-        try:
-            _remember(report, again)
-        except BenchError as error:
-            report.unchecked.append(str(error))
-    if as_json:
-        print_json(_as_json(what, report, again))
-    else:
-        _print(what, report, again, facts)
-    raise typer.Exit(int(bool(report.failures)))
+        return recertify(report, rows, seed, chosen, lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def _remember(report: Report, again: Recertification | None) -> None:
     """Keeps, for this user's tables, which certifications hold, with whose weights and how many rows counted again."""
     from bench.store.verified import key_of, remember
 
-    failed = {path for failure in report.failures for path in (failure.file, *failure.file.parents)}
+    failing = {failure.file for failure in report.failures}
+    failed = {path for file in failing for path in (file, *file.parents)}
     images: dict[Path, set[int]] = defaultdict(set)
     for certification, image in again.rows if again else ():
         images[certification.path].add(image)
@@ -171,23 +160,11 @@ def _remember(report: Report, again: Recertification | None) -> None:
     for evidence in report.finished:
         certification = evidence.certification
         # What fails for all rows together is a failure of the folder that was verified.
-        fails = {certification.path, certification.run.path} & failed or (certification.path in images and report.top in _files(report))
+        fails = {certification.path, certification.run.path} & failed or (certification.path in images and report.top in failing)
         if fails or evidence.weights:
             found[key_of(certification.binding(), evidence.sha256)] = None if fails else images[certification.path]
     if found:
         remember(found)
-
-
-def _files(report: Report) -> set[Path]:
-    return {failure.file for failure in report.failures}
-
-
-def _without_weights(report: Report) -> list[Evidence]:
-    return [evidence for evidence in report.finished if not evidence.weights]
-
-
-def _unbound(report: Report) -> list[Evidence]:
-    return [evidence for evidence in report.finished if not evidence.bound]
 
 
 def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[str, Any]:
@@ -207,66 +184,53 @@ def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[
         "unchecked": report.unchecked,
         "unexpected": [{"file": str(f.file), "reason": f.reason} for f in report.unexpected],
         "unfinished": [{"path": str(item.path), "reason": item.reason} for item in report.unfinished],
-        "unbound": [str(evidence.certification.path) for evidence in _unbound(report)],
-        "without_weights": [str(evidence.certification.path) for evidence in _without_weights(report)],
+        "unbound": [str(evidence.certification.path) for evidence in report.finished if not evidence.bound],
+        "without_weights": [str(evidence.certification.path) for evidence in report.finished if not evidence.weights],
         "recertified": again.as_json() if again else None,
         "failures": [{"file": str(f.file), "line": f.line, "reason": f.reason} for f in report.failures],
     }
 
 
-def _print(what: Path, report: Report, again: Recertification | None, facts: LogFacts | None) -> None:
+def _say_some(lines: Iterable[object], before: str, more: str = "") -> None:
+    """The first few of many lines, and how many there are besides."""
+    every = list(lines)
+    for line in every[:SHOWN]:
+        say(f"{before}{line}")
+    if len(every) > SHOWN:
+        say(f"{before}{more}{len(every) - SHOWN} more; --json lists all")
+
+
+def _print(what: Path, report: Report, again: Recertification | None, *, log: bool) -> None:
     by_file: dict[Path, list[Failure]] = defaultdict(list)
     for failure in report.failures:
         by_file[failure.file].append(failure)
     for file, failures in by_file.items():
-        for failure in failures[:SHOWN]:
-            typer.echo(plain(f"fails: {failure}"))
-        if len(failures) > SHOWN:
-            typer.echo(plain(f"fails: {file}: {len(failures) - SHOWN} more; --json lists all"))
-    for fault in report.unexpected[:SHOWN]:
-        typer.echo(plain(f"unexpected: {fault}"))
-    if len(report.unexpected) > SHOWN:
-        typer.echo(f"unexpected: {len(report.unexpected) - SHOWN} more; --json lists all")
+        _say_some(failures, "fails: ", f"{file}: ")
+    _say_some(report.unexpected, "unexpected: ")
     for reason in report.unchecked:
-        typer.echo(plain(f"not checked: {reason}"))
+        say(f"not checked: {reason}")
     for item in report.unfinished:
-        typer.echo(plain(f"unfinished: {item.path}: {item.reason}"))
-    typer.echo(plain(f"{what}:"))
-    if facts:
-        typer.echo(f"{report.log_rows:8,} rows of a log{_of_a_log(report)}")
+        say(f"unfinished: {item.path}: {item.reason}")
+    say(f"{what}:")
+    if log:
+        entirely = " (a log is read entirely or not at all)" if report.failures else ", without counts to recompute radii from"
+        say(f"{report.log_rows:8,} rows of a log{'' if report.distinct else entirely}")
     else:
         foreign = f" and {report.subjects:,} checkpoints from outside" if report.subjects else ""
-        typer.echo(f"{report.runs:8,} runs{foreign}, {report.weights:,} of them with weights")
-        typer.echo(f"{report.certifications:8,} certifications, {len(report.finished):,} of them finished and whole, {report.rows:,} rows")
-    if unbound := len(_unbound(report)):
-        typer.echo(f"{unbound:8,} of these unbound: no record says of which weights and specs their rows are")
+        say(f"{report.runs:8,} runs{foreign}, {report.weights:,} of them with weights")
+        say(f"{report.certifications:8,} certifications, {len(report.finished):,} of them finished and whole, {report.rows:,} rows")
+    if unbound := sum(not evidence.bound for evidence in report.finished):
+        say(f"{unbound:8,} of these unbound: no record says of which weights and specs their rows are")
     if report.distinct:
-        typer.echo(f"{report.distinct:8,} radii, one per distinct count, recomputed in two ways at alpha {report.alpha:g}")
+        say(f"{report.distinct:8,} radii, one per distinct count, recomputed in two ways at alpha {report.alpha:g}")
     if report.imports:
-        typer.echo(
-            f"{report.imports:8,} imported logs, {report.imported_rows:,} rows; their radii are bounded, but without counts not recomputed"
-        )
+        say(f"{report.imports:8,} imported logs, {report.imported_rows:,} rows; their radii are bounded, but without counts not recomputed")
     if again:
-        _print_again(report, again)
-    typer.echo(f"{len(report.failures):8,} failures" if report.failures else "everything that was checked holds")
-
-
-def _of_a_log(report: Report) -> str:
-    if report.distinct:
-        return ""
-    return " (a log is read entirely or not at all)" if report.failures else ", without counts to recompute radii from"
-
-
-def _print_again(report: Report, again: Recertification) -> None:
-    typer.echo(
-        f"{again.drawn:8,} rows certified again of {again.total:,} with weights (seed {again.seed}): {again.equal:,} with equal counts"
-    )
-    for line in again.remarks:
-        typer.echo(plain(f"         {line}"))
-    if without := _without_weights(report):
-        rows = sum(evidence.rows for evidence in without)
-        typer.echo(f"{rows:8,} rows of {len(without):,} certifications have no weights and cannot be certified again:")
-        for evidence in without[:SHOWN]:
-            typer.echo(plain(f"         {evidence.certification.path}"))
-        if len(without) > SHOWN:
-            typer.echo(f"         {len(without) - SHOWN} more; --json lists all")
+        say(f"{again.drawn:8,} rows certified again of {again.total:,} with weights (seed {again.seed}): {again.equal:,} with equal counts")
+        for line in again.remarks:
+            say(f"         {line}")
+        if without := [evidence for evidence in report.finished if not evidence.weights]:
+            rows = sum(evidence.rows for evidence in without)
+            say(f"{rows:8,} rows of {len(without):,} certifications have no weights and cannot be certified again:")
+            _say_some((evidence.certification.path for evidence in without), "         ")
+    say(f"{len(report.failures):8,} failures" if report.failures else "everything that was checked holds")

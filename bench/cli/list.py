@@ -1,0 +1,102 @@
+"""`bench list`: what there is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import bench.cli.options as options
+from bench.cli.common import existing_folder, guarded, plugin_paths, print_json, print_rows, say
+
+if TYPE_CHECKING:
+    from bench.store.runs import Store
+
+Rows = list[dict[str, Any]]
+
+
+class What(StrEnum):
+    """What `bench list` can list."""
+
+    METHODS = "methods"
+    DATASETS = "datasets"
+    PROTOCOLS = "protocols"
+    RUNS = "runs"
+    CHECKPOINTS = "checkpoints"
+
+
+def list_(
+    what: Annotated[What, typer.Argument(help="methods, datasets, protocols, runs or checkpoints: those that `bench certify` certified.")],
+    plugin: options.Plugins = None,
+    results: options.Results = Path("results/runs"),
+    as_json: options.Json = False,
+) -> None:
+    """List methods, data sets, protocols, runs or certified checkpoints. No code of a method or a plug-in is run for it."""
+    if what in (What.RUNS, What.CHECKPOINTS):
+        from bench.store.runs import Store
+
+        existing_folder(results)
+        store = Store(results)
+        rows, columns = guarded(lambda: _stored(store, what))
+        tell_unexpected(store)
+    else:
+        rows = guarded(lambda: _known(what, plugin_paths(plugin)))
+        columns = tuple(rows[0])
+    if as_json:
+        print_json(rows)
+        return
+    print_rows([{name: row.get(name, "") for name in columns} for row in rows])
+    print_reasons(rows)
+
+
+def _known(what: What, plugins: tuple[Path, ...]) -> Rows:
+    """A row per method, data set or protocol."""
+    from bench.datasets import BUILT_IN, DATASETS
+    from bench.registry import Registry
+    from bench.spec import PROTOCOLS
+
+    rows: Rows = []
+    if what is What.METHODS:
+        for entry in Registry(plugins).entries().values():
+            summary, variants = entry.describe()
+            told = ", ".join(v for v in variants if v != "default")
+            rows.append({"name": entry.name, "variants": told, "origin": entry.origin, "summary": summary})
+    elif what is What.DATASETS:
+        for dataset in Registry(plugins).datasets().values():
+            info = DATASETS[dataset.name] if dataset.name in BUILT_IN else None
+            row: dict[str, Any] = {"name": dataset.name, "classes": info.classes if info else ""}
+            row |= {"image": "x".join(map(str, info.shape)) if info else ""}
+            row |= {"sigmas": ", ".join(f"{s:g}" for s in info.sigmas) if info else "", "origin": dataset.origin}
+            rows.append(row | {"summary": info.summary if info else dataset.describe()[0]})
+    else:
+        for p in PROTOCOLS.values():
+            training = ", ".join(f"{k}={v}" for k, v in p.train.items()) or "the recipe's"
+            samples = {"n0": p.certify.n0, "n": p.certify.n, "test images": p.certify.images}
+            rows.append({"name": p.name, "training": training, **samples, "seeds": ", ".join(map(str, p.seeds)), "summary": p.summary})
+    return rows
+
+
+def _stored(store: Store, what: What) -> tuple[Rows, tuple[str, ...]]:
+    """A row per run, or per certification of a checkpoint, damaged ones too; and the columns that are printed of them."""
+    from bench.store import listed_checkpoints, listing
+
+    if what is What.RUNS:
+        named = (*listing.COLUMNS, "path", "reason")
+        return [{name: row[name] for name in named} for row in listing.Listing(store).rows()], listing.COLUMNS
+    return listed_checkpoints.rows(store.root, store.walk()), listed_checkpoints.COLUMNS
+
+
+def tell_unexpected(store: Store) -> None:
+    """A line on standard error if there are files that the suite did not write."""
+    if found := (store.walked or store.walk()).unexpected:
+        more = f", and {len(found) - 1} more; `bench verify` lists them" if len(found) > 1 else ""
+        say(f"unexpected: {found[0]}{more}", err=True)
+
+
+def print_reasons(rows: Rows) -> None:
+    """Why rows are in their states, below the table."""
+    for row in rows:
+        if row.get("reason"):
+            say(f"{row['state']}: {row['path']}: {row['reason']}")

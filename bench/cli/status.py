@@ -1,0 +1,101 @@
+"""`bench status`: where every cell of a results folder stands."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+import bench.cli.options as options
+from bench.cli.common import clock, existing_folder, guarded, print_json, print_rows, say, stop
+from bench.cli.list import Rows, print_reasons, tell_unexpected
+
+WATCH_SECONDS = 2.0
+QUEUED_SHOWN = 20
+LOG_LINES = 5
+HIDDEN = ("certifications", "lines", "own", "epochs", "source")  # from --json
+
+
+def status(
+    results: options.Results = Path("results/runs"),
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """What is done, running, queued, failed, interrupted or damaged in a results folder, why, and the line that retries it.
+
+    Certifications of checkpoints are counted below the runs; --json has them behind the runs, with their `file`.
+
+    Exit code 1 if anything is damaged.
+    """
+    from bench.matrix.status import of_checkpoints, standings
+    from bench.store.runs import Store
+
+    if watch and as_json:
+        stop(["--watch and --json exclude each other; call --json as often as you like"])
+    existing_folder(results)
+    while True:
+        store = Store(results)
+        rows, certified = guarded(lambda store=store: (standings(store), of_checkpoints(store)))  # type: ignore[misc]
+        if not watch:
+            tell_unexpected(store)
+        if as_json:
+            print_json([{name: value for name, value in row.items() if name not in HIDDEN} for row in rows + certified])
+        else:
+            if watch:
+                click.clear()
+            _print_runs(results, rows)
+            _print_certified(certified)
+        if not watch:
+            raise typer.Exit(int(any(row["state"] == "damaged" for row in rows + certified)))
+        try:
+            time.sleep(WATCH_SECONDS)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+def _print_runs(results: Path, rows: Rows) -> None:
+    from bench.store.listing import COLUMNS
+
+    tally = Counter(row["state"] for row in rows)
+    say(f"{results}: {len(rows)} runs" + "".join(f", {count} {state}" for state, count in sorted(tally.items())))
+    shown = [row for row in rows if row["state"] not in ("done", "queued")]
+    shown += [row for row in rows if row["state"] == "queued"][:QUEUED_SHOWN]
+    if rows:
+        print_rows([{name: row[name] for name in COLUMNS} for row in shown or rows])
+    if tally["queued"] > QUEUED_SHOWN:
+        say(f"and {tally['queued'] - QUEUED_SHOWN} more queued")
+    for row in shown:
+        told = f"{_pace(row)}; {row['holder']}" if row["state"] == "running" else row["reason"]
+        if told:
+            say(f"{row['state']}: {row['path']}: {told}")
+        for line in row["log"].splitlines()[-LOG_LINES:]:
+            say(f"    | {line}")
+        if row["retry"]:
+            say(f"  {row['retry']}")
+
+
+def _print_certified(rows: Rows) -> None:
+    """One line that counts the certifications of checkpoints, if there are any, and what is wrong with the damaged ones."""
+    from bench.store.listed_checkpoints import STATES
+
+    if rows:
+        tally = Counter(row["state"] for row in rows)
+        counts = ", ".join(f"{tally[state]} {state}" for state in STATES if tally[state])
+        say(f"certified checkpoints: {len(rows)} certifications, {counts}; `bench list checkpoints` names them")
+        print_reasons(rows)
+
+
+def _pace(row: dict[str, Any]) -> str:
+    """`training, epoch 2 of 3 (step 70 of 120), about 40 s left of it`."""
+    if not row["total"]:
+        return "begins"
+    share = f"image {row['done']} of {row['total']}"
+    if row["phase"] == "training":
+        epoch = min(row["epochs"], 1 + row["epochs"] * row["done"] // row["total"])
+        share = f"epoch {epoch} of {row['epochs']} (step {row['done']} of {row['total']})" if row["epochs"] else f"step {row['done']}"
+    left = "" if row["left"] is None else f", about {clock(row['left'])} left of it"
+    return f"{row['phase']}, {share}{left}"
