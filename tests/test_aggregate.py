@@ -180,6 +180,18 @@ def test_other_certifications_stand_in_other_tables(store: Store, change: dict[s
     assert len({str(group.conditions) for group in groups}) == 2
 
 
+def test_equal_images_written_differently_share_a_table_and_count_once(store: Store) -> None:
+    """The text of a selection is in the key of a certification, but a table asks which images it means."""
+    again = dataclasses.replace(CERTIFY, images="0-3")
+    run = add(store, run_spec())
+    add(store, run_spec("macer"), certify=again)
+    write_evidence(run.certification(again), (N, N))
+    found = rows(only(store))
+    assert {name: row.status for name, row in found.items()} == {"gaussian": "", "macer": ""}
+    add(store, run_spec("macer", seed=1), certify=dataclasses.replace(CERTIFY, images="first:4 of 0-100", changes={"images": "x"}))
+    assert len(collect(store)) == 2  # what --set changed is another condition
+
+
 def test_a_release_that_changed_its_protocol_is_told(store: Store) -> None:
     add(store, run_spec("strangers", train={"lr": 0.25}))
     add(store, run_spec("others", train={"lr": 0.125}))

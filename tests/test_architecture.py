@@ -17,10 +17,9 @@ METHODS = sorted((ROOT / "methods").glob("*.py"))
 LEADERBOARD = sorted((ROOT / "leaderboard").rglob("*.py"))
 NAMES = sorted(path.stem for path in METHODS if not path.stem.startswith("_"))
 # Rooms and modules that read results: they need no torch, and never load it.
-LEFT_ROOMS = ("datasets", "evidence", "files", "logs", "rules", "store")
+LEFT_ROOMS = ("datasets", "evidence", "files", "logs", "rules", "spec", "store")
 LEFT_MODULES: tuple[str, ...] = (
     "errors",
-    "spec",
     "registry",
     "matrix.slurm_queue",
     "matrix.report",

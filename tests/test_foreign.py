@@ -156,7 +156,7 @@ def test_a_copied_folder_counts_once(store: Store) -> None:
         {"source_sha256": "f" * 64},
         {"certify": dataclasses.replace(CERTIFY, n=2000)},
         {"certify": dataclasses.replace(CERTIFY, n0=20)},
-        {"certify": dataclasses.replace(CERTIFY, images="0-3")},
+        {"certify": dataclasses.replace(CERTIFY, images="500-503")},
         {"certify": dataclasses.replace(CERTIFY, seed=1)},
         {"certify": dataclasses.replace(CERTIFY, rule="curtailed")},
         {"certify": dataclasses.replace(CERTIFY, sampling="grid")},
@@ -172,6 +172,14 @@ def test_what_differs_in_anything_stands_in_another_table(store: Store, change: 
     assert [[len(row.seeds) for row in rows(group).values()] for group in groups] == [[1], [1]]
     assert len({(group.dataset, str(group.conditions)) for group in groups}) == 2
     assert len({render([group], "csv").splitlines()[1] for group in groups}) == 2
+
+
+def test_equal_images_written_differently_share_a_table_and_count_once(store: Store) -> None:
+    again = dataclasses.replace(CERTIFY, images="0-3")
+    foreign(store, "a.pth")
+    foreign(store, "b.pth", certify=again)
+    write_evidence(foreign(store, "a.pth").certification(again), ALL[:2])
+    assert [seed.done for seed in rows(only(store))["mine"].seeds] == [4, 4]
 
 
 def test_a_checkpoint_that_is_certified_otherwise_is_named(store: Store) -> None:

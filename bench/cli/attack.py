@@ -25,7 +25,7 @@ def attack(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Key or folder of a run with weights; `bench list runs` names them.")],
     eps: Annotated[list[str], typer.Option("--eps", metavar="E", help="L2 radii in pixels of [0, 1]; several with commas.")],
     images: Annotated[
-        str, typer.Option("--images", metavar="SELECTION", help="Of the certified images: all, every=20, first=500 or 500-999.")
+        str, typer.Option("--images", metavar="SELECTION", help="Of the certified images: all, every:100, 0-499, ...")
     ] = "all",
     steps: Annotated[int, typer.Option("--steps", help="Gradient steps, each of length 2 eps / steps.")] = 20,
     samples: Annotated[int, typer.Option("--samples", help="Noise samples that each gradient averages over.")] = 128,

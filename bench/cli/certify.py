@@ -43,7 +43,7 @@ Dataset = Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="
 Sigma = Annotated[float | None, typer.Option("--sigma", metavar="S", help="Noise level in pixels of [0, 1]. Default: the run's.")]
 Alpha = Annotated[float, typer.Option("--alpha", help="Chance that the answer for an image is wrong, in (0, 1/2).")]
 Images = Annotated[
-    str, typer.Option("--images", metavar="SELECTION", help="Test images: all, every=20, first=500 or 500-999 (both ends included).")
+    str, typer.Option("--images", metavar="SELECTION", help="Test images: all, every:100, 0-499, 5000-9999:20, first:427 of every:100.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Decides the noise, with the image's index.")]
 Arch = Annotated[

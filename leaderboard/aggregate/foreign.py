@@ -19,7 +19,7 @@ from bench.store.copies import Traces, copies
 from bench.store.runs import Certification, Damaged, Store
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
-from leaderboard.aggregate.runs import Reading, certification_notes, conditions_of_counts, leaving_out, read_seeds, traces, unread
+from leaderboard.aggregate.runs import Reading, certification_notes, conditions_of_counts, fuller, leaving_out, read_seeds, traces, unread
 from leaderboard.metrics import columns_of
 
 UNKNOWN_TRAINING = "How these checkpoints were trained is not known here; what is a training of which row was said to `bench certify`."
@@ -103,16 +103,18 @@ def groups_of_checkpoints(checkpoints: Sequence[Checkpoint], reading: Reading, w
     left_out: dict[str, list[Certification]] = defaultdict(list)
     notes: list[str] = []
     for _, family in sorted(families.items()):
-        ways: dict[str, list[tuple[Checkpoint, Certification]]] = defaultdict(list)
+        ways: dict[str, dict[str, tuple[Checkpoint, Certification]]] = defaultdict(dict)
         for checkpoint in family:
             if certification := checkpoint.certification:
                 if reason := reading.refuses(certification.spec):
                     left_out[reason].append(certification)
-                else:
-                    ways[canonical(conditions_of_counts(certification, reading))].append((checkpoint, certification))
+                    continue
+                same = ways[canonical(conditions_of_counts(certification, reading))]
+                key = checkpoint.subject.spec.key
+                same[key] = checkpoint, fuller(same[key][1], certification) if key in same else certification
         for _, members in sorted(ways.items()):
             with leaving_out(notes):
-                groups.append(_group(members, family, reading, words))
+                groups.append(_group(list(members.values()), family, reading, words))
     return groups, [*unread(left_out), *notes]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.logs import Import, default_collection, runs_of_table
-from bench.spec import canonical
+from bench.spec import canonical, same_images
 from bench.store.verified import Status
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section, Seed, row
@@ -52,12 +52,13 @@ def check_alpha_of_logs(logs: Sequence[Import], alpha: float | None) -> None:
 def conditions_of_log(log: Import) -> dict[str, Any]:
     """What the rows of a group of logs share."""
     s = log.spec
+    info = DATASETS.get(s.dataset)
     return {
         "source": f"imported logs of {s.collection}",
         "network": s.arch,
         "certify.n0": s.n0,
         "certify.n": s.n,
-        "certify.images": s.images,
+        "certify.images": same_images(s.images, info.test_size) if info else s.images,
         "alpha": s.alpha,
         "rounding": "rounded as printed",
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from bench import rules
 from bench.datasets import DATASETS, facts_of
 from bench.errors import BenchError, nearest
 from bench.files.walk import Walk
-from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, TrainSpec, canonical, parse_json, to_json
+from bench.spec import PROTOCOLS, CertifySpec, RunSpec, Scalar, TrainSpec, canonical, parse_json, same_images, to_json
 from bench.store.copies import Traces, copies, fingerprint
 from bench.store.presets import disagreement
 from bench.store.runs import Certification, Damaged, Run, Store
@@ -210,14 +211,44 @@ def _members(runs: Sequence[Run], wanted: Set[str], notes: list[str]) -> dict[tu
             spec = members[0].info.protocol(PROTOCOLS[family.protocol]).certify
             specs = {spec.key: spec}
         for run in members:
-            for way in [_way(c) for c in certified[run.spec.key]] or specs:
-                result[family, way].append(_Member(run, run.certification(specs[way])))
+            ways = once_each(certified[run.spec.key]) or {way: run.certification(spec) for way, spec in specs.items()}
+            for way, certification in ways.items():
+                result[family, way].append(_Member(run, certification))
     return result
+
+
+def once_each(certifications: Sequence[Certification]) -> dict[str, Certification]:
+    """Way of certification -> the one of a run that is such."""
+    found: dict[str, Certification] = {}
+    for certification in certifications:
+        way = _way(certification)
+        found[way] = fuller(found[way], certification) if way in found else certification
+    return found
+
+
+def fuller(first: Certification, second: Certification) -> Certification:
+    """Of two certifications of one model that name the same images, the one with more rows; a damaged one, so that it is told."""
+
+    def rows(certification: Certification) -> float:
+        try:
+            return len(certification.columns())
+        except BenchError:
+            return math.inf
+
+    return max(first, second, key=rows)
 
 
 def _way(certification: Certification) -> str:
     """What evidence must share: the spec, and the test files where these are not the published ones."""
-    return canonical([certification.spec.key, other_files(certification)])
+    return canonical([comparable(certification).key, other_files(certification)])
+
+
+def comparable(certification: Certification) -> CertifySpec:
+    """The spec of a certification, under which equal images have equal texts."""
+    spec, size = certification.spec, certification.run.info.test_size
+    images = same_images(spec.images, size)
+    changes = {**spec.changes, "images": images} if "images" in spec.changes else spec.changes
+    return spec if images == spec.images else dataclasses.replace(spec, images=images, changes=changes)
 
 
 def other_files(certification: Certification) -> list[str]:
@@ -317,7 +348,7 @@ def _group(
 
 def _conditions(family: _Family, certified: Certification, reading: Reading) -> dict[str, Any]:
     train = parse_json(family.train)
-    changes = parse_json(family.overrides) | {f"certify.{name}": value for name, value in certified.spec.changes.items()}
+    changes = parse_json(family.overrides) | {f"certify.{name}": value for name, value in comparable(certified).changes.items()}
     return {
         "source": "own runs",
         "protocol": family.protocol,
@@ -331,7 +362,7 @@ def _conditions(family: _Family, certified: Certification, reading: Reading) -> 
 
 def conditions_of_counts(certification: Certification, reading: Reading) -> dict[str, Any]:
     """What rows share of a certification whose counts are there. `test files` only where they are not the published ones."""
-    spec = certification.spec
+    spec = comparable(certification)
     own = {f"certify.{f.name}": getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "changes"}
     other = {TEST_FILES: "; ".join(found)} if (found := other_files(certification)) else {}
     return own | other | {"certify.rule": reading.rule or spec.rule, "alpha": reading.alpha, "rounding": "exact"}
@@ -377,7 +408,7 @@ def _seed(certification: Certification, seed: int | str, reading: Reading) -> Se
     except BenchError as error:
         return Seed(seed=seed, state="damaged", key=key, reason=str(error))
     cost = Cost(pairs=timing.get("pairs_per_image"), seconds=timing.get("training_seconds"))
-    counts = fingerprint(standing.columns, certification.spec.key)
+    counts = fingerprint(standing.columns, comparable(certification).key)
     return Seed(seed=seed, state="done", done=done, key=key, counts=counts, outcomes=outcomes, cost=cost)
 
 
