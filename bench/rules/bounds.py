@@ -23,6 +23,12 @@ def check_alpha(alpha: float) -> None:
         raise ValueError(f"alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
 
 
+def check_sigma(sigma: float) -> None:
+    """ValueError unless sigma is finite and above 0."""
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise ValueError(f"sigma {sigma} must be a finite number greater than 0")
+
+
 def lower_confidence_bound(count: int, n: int, alpha: float) -> float:
     """One-sided Clopper-Pearson lower bound on a binomial probability.
 
@@ -63,8 +69,7 @@ def certified_radius(count: int, n: int, alpha: float, sigma: float) -> float | 
     Raises:
         ValueError, TypeError: as `lower_confidence_bound`, and for a sigma that is not positive.
     """
-    if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma {sigma} must be a finite number greater than 0")
+    check_sigma(sigma)
     bound = lower_confidence_bound(count, n, alpha)
     if not bound >= 0.5:
         return None
@@ -119,8 +124,7 @@ def certified_radii(bounds: NDArray[np.float64], sigma: float) -> NDArray[np.flo
     Raises:
         ValueError: sigma is not finite and above 0.
     """
-    if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"sigma {sigma} must be a finite number greater than 0")
+    check_sigma(sigma)
     return np.where(bounds >= 0.5, sigma * ndtri(np.maximum(bounds, 0.5)), np.nan)
 
 
