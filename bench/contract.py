@@ -115,7 +115,7 @@ def _facts_fit(info: DatasetInfo, data_dir: Path | None) -> None:
         raise _Broken(f"augment={info.train.augment} is not for its images; there is {', '.join(info.source.augments)}")
     for protocol in map(info.protocol, PROTOCOLS.values()):
         train = protocol_train(info.train, protocol)
-        check_arch(train.arch, info)
+        check_arch(train.arch, info, info.sigmas[0])
         for images, size in ((train.images, info.train_size), (protocol.certify.images, info.test_size)):
             if not select_images(images, size):
                 raise _Broken(f"images={images} of protocol {protocol.name} selects none of {size} images")

@@ -1,13 +1,22 @@
-"""Where methods and data sets come from: a folder, an entry point, or a path to a .py file.
+"""Where methods, data sets, networks and metrics come from: a folder, an entry point, or a .py file that `--plugin` names.
 
-The folders are `methods` and `bench/datasets/known`, the groups of entry points `bench.methods` and `bench.datasets`. A file that assigns
-`DATASET` is a data set, any other a method. Nothing is imported until it is asked for by name (but for the suite's own data sets); what
-stands in a file without running it (its first line, its variants) is read from its text.
+One mechanism for all four; a new one is one file, and its name is the file's:
+
+| kind | folder of the suite | entry points | what the file holds |
+|---|---|---|---|
+| method | `methods` | `bench.methods` | one subclass of `bench.method.Method` |
+| data set | `bench/datasets/known` | `bench.datasets` | `DATASET`, a `bench.datasets.DatasetInfo` |
+| network | `bench/models/known` | `bench.networks` | `NETWORK`, a function that returns a network, see `bench.models.Factory` |
+| metric | `leaderboard/metrics/known` | `bench.metrics` | `METRIC`, a `leaderboard.metrics.Metric` |
+
+A file may hold several kinds. Nothing is imported until it is asked for by name; what stands in a file without running it (what it holds,
+its first line, its variants) is read from its text.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -15,34 +24,65 @@ import importlib.util
 import os
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.machinery import SourceFileLoader
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from bench.datasets import BUILT_IN, DATASETS, DatasetInfo, known
+from bench.datasets import BUILT_IN, DATASETS, DatasetInfo
 from bench.errors import BenchError, UsageError, nearest
 from bench.spec import NAME, RECIPES, coerce
+from bench.system.sources import code_sha256, with_helpers
 
 if TYPE_CHECKING:
     from bench.method import Method
 
-GROUP = "bench.methods"
-DATASET_GROUP = "bench.datasets"
+NO_HELPERS = sys.stdlib_module_names | {"bench", "methods", "leaderboard"}
+"""Never found beside a plug-in: Python's own modules and the suite's."""
+ROOT = Path(__file__).resolve().parents[1]
+"""What the suite's packages stand in. Built-in files are found from here, so that no folder on the user's path hides them."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Something that a file can define.
+
+    Attributes:
+        word: as people call it.
+        group: of entry points.
+        package: of the suite's own.
+        holds: the name that a file gives it; empty for a method, which is a class.
+    """
+
+    word: str
+    group: str
+    package: str
+    holds: str = ""
+
+
+METHOD = Kind("method", "bench.methods", "methods")
+DATASET = Kind("data set", "bench.datasets", "bench.datasets.known", "DATASET")
+NETWORK = Kind("network", "bench.networks", "bench.models.known", "NETWORK")
+METRIC = Kind("metric", "bench.metrics", "leaderboard.metrics.known", "METRIC")
+KINDS = (METHOD, DATASET, NETWORK, METRIC)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method or data set that can be asked for: where it comes from, not yet imported."""
+    """Something that can be asked for: where it comes from, not yet imported."""
 
+    kind: Kind
     name: str
     origin: str  # built in, plug-in file, or the package that offers it
     path: Path | None = None
     point: EntryPoint | None = None
-    module: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind.word} {self.name!r} ({self.origin})"
 
     def describe(self) -> tuple[str, tuple[str, ...]]:
         """First line of the docstring and the variants, read from the source text; empty for packages."""
@@ -65,87 +105,60 @@ class Entry:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A method's class, its name, and the SHA-256 of the file it stands in."""
+    """A method's class and its name.
+
+    Attributes:
+        source_sha256: of the file that it stands in. code_sha256: of that file and its helpers, without comments and docstrings.
+    """
 
     name: str
     cls: type[Method]
     source_sha256: str
+    code_sha256: str
     doc: str
 
 
 @dataclass
 class Registry:
-    """All methods and data sets by name.
+    """Everything that can be asked for by name.
 
     Args:
-        plugins: paths of .py files, each one method or data set named as the file.
+        plugins: paths of .py files.
+        hint: for a kind's word and a name that is not known, what else is known of it, as the end of a sentence.
     """
 
     plugins: tuple[Path, ...] = ()
-    _loaded: dict[str, Loaded] = field(default_factory=dict)
-    _datasets: dict[str, DatasetInfo] = field(default_factory=dict)
+    hint: Callable[[str, str], str] = lambda kind, name: ""
+    _loaded: dict[tuple[Kind, str], Any] = field(default_factory=dict)
 
-    def entries(self) -> dict[str, Entry]:
-        """Every method that can be asked for, by name.
+    def entries(self, kind: Kind = METHOD) -> dict[str, Entry]:
+        """Every one of a kind that can be asked for, by name.
 
         Raises:
-            UsageError: a plug-in that is no file, has no valid name, or the name of another method.
+            UsageError: a plug-in that is no file, has no valid name, or the name of another.
         """
         found: dict[str, Entry] = {}
-        spec = importlib.util.find_spec("methods")
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            for path in sorted(Path(folder).glob("*.py")):
-                if not path.stem.startswith("_"):
-                    found[path.stem] = Entry(path.stem, "built in", path=path, module=f"methods.{path.stem}")
-        for point in entry_points(group=GROUP):
-            if point.name not in found:
-                found[point.name] = Entry(point.name, point.dist.name if point.dist else "package", point=point)
-        self._add_plugins(found, "method")
-        return found
-
-    def datasets(self) -> dict[str, Entry]:
-        """Every data set that can be asked for, by name.
-
-        Raises:
-            UsageError: as for methods.
-        """
-        found = {name: Entry(name, "built in", path=_known_file(name)) for name in sorted(BUILT_IN)}
-        for point in entry_points(group=DATASET_GROUP):
-            if point.name not in found:
-                found[point.name] = Entry(point.name, point.dist.name if point.dist else "package", point=point)
-        self._add_plugins(found, "data set")
-        return found
-
-    def _add_plugins(self, found: dict[str, Entry], kind: str) -> None:
+        for path in sorted(ROOT.joinpath(*kind.package.split(".")).glob("[!_]*.py")):
+            name = path.stem.replace("_", "-") if kind is DATASET else path.stem
+            found[name] = Entry(kind, name, "built in", path=path)
+        for point in entry_points(group=kind.group):
+            found.setdefault(point.name, Entry(kind, point.name, point.dist.name if point.dist else "package", point=point))
         problems = []
         for path in self.plugins:
             name = path.stem
             if not os.path.isfile(path):  # noqa: PTH113 - a path too long for the system is no file, and no error
                 problems.append(f"plug-in {path} is not a file")
             elif path.suffix != ".py" or not NAME.match(name):
-                problems.append(f"plug-in {path}: a method's file is NAME.py, with a name of lower case letters, digits, - and _")
-            elif holds_dataset(path) != (kind == "data set"):
+                problems.append(f"plug-in {path}: its file must be NAME.py, with a name of lower case letters, digits, - and _")
+            elif kind not in kinds_in(path):
                 continue
             elif name in found and found[name].path != path:
-                problems.append(f"plug-in {path}: there is already a {kind} {name!r} ({found[name].origin}); rename the file")
+                problems.append(f"plug-in {path}: there is already a {kind.word} {name!r} ({found[name].origin}); rename the file")
             else:
-                found[name] = Entry(name, "plug-in file", path=path)
+                found[name] = Entry(kind, name, "plug-in file", path=path)
         if problems:
             raise UsageError(problems)
-
-    def load_dataset(self, name: str) -> DatasetInfo:
-        """A data set; one of a plug-in is imported and from then on in `DATASETS`, where the engine looks it up.
-
-        Raises:
-            BenchError: unknown name, a file that fails to import, or one that holds no data set of that name.
-        """
-        entries = self.datasets()
-        if name not in entries:
-            raise BenchError(f"unknown data set {name!r}{nearest(name, entries)}")
-        if name not in BUILT_IN and name not in self._datasets:
-            found = _guarded(entries[name], "data set", _import_dataset)
-            self._datasets[name] = DATASETS[name] = found
-        return DATASETS[name]
+        return found
 
     def load(self, name: str) -> Loaded:
         """Imports a method.
@@ -153,72 +166,115 @@ class Registry:
         Raises:
             BenchError: unknown name, a file that fails to import, or one that does not hold exactly one method.
         """
-        if name in self._loaded:
-            return self._loaded[name]
-        entries = self.entries()
-        if name not in entries:
-            raise BenchError(f"unknown method {name!r}{nearest(name, entries)}")
-        found = self._loaded[name] = _guarded(entries[name], "method", _import)
-        return found
+        loaded: Loaded = self._load(METHOD, name, _method)
+        return loaded
+
+    def load_dataset(self, name: str) -> DatasetInfo:
+        """A data set, from then on in `DATASETS`, where the engine looks it up.
+
+        Raises:
+            BenchError: unknown name, a file that fails to import, or one that holds no data set of that name.
+        """
+        if name not in BUILT_IN:
+            DATASETS[name] = self._load(DATASET, name, _dataset)
+        return DATASETS[name]
+
+    def load_network(self, name: str) -> None:
+        """A network, from then on in `bench.models.NETWORKS`; one that no file and no package defines is left to timm.
+
+        Raises:
+            BenchError: a file that fails to import, or one that holds no function of that kind.
+        """
+        if (NETWORK, name) not in self._loaded:
+            entry = self.entries(NETWORK).get(name)
+            self._loaded[NETWORK, name] = self._load(NETWORK, name, _network) if entry and entry.origin != "built in" else None
+
+    def use(self, *kinds: Kind) -> None:
+        """Imports what the plug-ins hold of these kinds, so that commands know it by name.
+
+        Raises:
+            BenchError: as of loading each. UsageError: as `entries`.
+        """
+        load = {DATASET: self.load_dataset, NETWORK: self.load_network, METHOD: self.load}
+        for kind in kinds:
+            for entry in self.entries(kind).values():
+                if entry.origin == "plug-in file":
+                    load[kind](entry.name)
+
+    def _load(self, kind: Kind, name: str, read: Callable[[Entry, Any, ModuleType], Any]) -> Any:
+        if (kind, name) not in self._loaded:
+            entries = self.entries(kind)
+            if name not in entries:
+                raise BenchError(f"unknown {kind.word} {name!r}" + (self.hint(kind.word, name) or nearest(name, entries)))
+            entry = entries[name]
+            try:
+                self._loaded[kind, name] = read(entry, *_module(entry))
+            except (BenchError, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                where = _last_line(error, entry.path)
+                raise BenchError(f"{entry} cannot be imported: {type(error).__name__}: {error}{where}") from error
+        return self._loaded[kind, name]
 
 
-T = TypeVar("T")
-
-
-def _guarded(entry: Entry, kind: str, work: Callable[[Entry], T]) -> T:
-    """Imports an entry; whatever its code raises becomes a sentence."""
+def kinds_in(path: Path) -> tuple[Kind, ...]:
+    """What a file holds, read from its text. What names nothing else is a method: its import will say what is wrong with it."""
     try:
-        return work(entry)
-    except BenchError:
-        raise
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            raise
-        where = _last_line(error, entry.path)
-        raise BenchError(f"{kind} {entry.name!r} ({entry.origin}) cannot be imported: {type(error).__name__}: {error}{where}") from error
-
-
-def holds_dataset(path: Path) -> bool:
-    """Whether a file assigns `DATASET`, read from its text. What is no file, as a pipe that would never end, does not."""
-    try:
-        if not path.is_file():
-            return False
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(path.read_bytes()) if path.is_file() else ast.Module([], [])  # a pipe would never end
     except (SyntaxError, ValueError, OSError):
-        return False  # its import as a method will say what is wrong
-    targets = [t for node in tree.body for t in (node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)])]
-    return any(getattr(target, "id", "") == "DATASET" for target in targets)
-
-
-def _known_file(name: str) -> Path:
-    return Path(str(known.__file__)).parent / f"{name.replace('-', '_')}.py"
-
-
-def _import_dataset(entry: Entry) -> DatasetInfo:
-    target, _ = _module(entry)
-    found = getattr(target, "DATASET", target)
-    if not isinstance(found, DatasetInfo) or found.source is None:
-        raise BenchError(f"data set {entry.name!r} ({entry.origin}): DATASET must be a DatasetInfo with a source")
-    if found.name != entry.name:
-        raise BenchError(f"data set {entry.name!r} ({entry.origin}): its DATASET has the name {found.name!r}; both must agree")
-    return found
+        return (METHOD,)
+    names: set[str] = set()
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+        names.update(getattr(target, "id", getattr(target, "name", "")) for target in targets)
+    held = tuple(kind for kind in KINDS if kind.holds in names - {""})
+    losses = (n for c in tree.body if isinstance(c, ast.ClassDef) for n in c.body if getattr(n, "name", "") == "loss")
+    return (METHOD, *held) if any(losses) or not held else held
 
 
 class _Uncached(SourceFileLoader):
     """Runs a file as it is at this moment, and leaves no bytecode beside it.
 
     Python takes bytecode for that of a source of the same size and the same second, and would run another method than the one hashed.
-
-    Attributes:
-        source: what the file holds.
     """
 
-    def __init__(self, name: str, path: Path) -> None:
-        super().__init__(name, str(path))
-        self.source = path.read_bytes()
-
     def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.source, self.path)
+        return self.source_to_code(Path(self.path).read_bytes(), self.path)
+
+
+class _Beside(MetaPathFinder):
+    """Finds the modules that lie beside a plug-in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def place(self, name: str) -> Path | None:
+        parts = name.split(".")
+        places = (self.folder.joinpath(*parts[:-1], f"{parts[-1]}.py"), self.folder.joinpath(*parts, "__init__.py"))
+        return None if parts[0] in NO_HELPERS else next((place for place in places if place.is_file()), None)
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if not (place := self.place(fullname)):
+            return None
+        return importlib.util.spec_from_file_location(fullname, place, loader=_Uncached(fullname, str(place)))
+
+
+@contextlib.contextmanager
+def _beside(folder: Path, plugin: str) -> Iterator[None]:
+    """Inside, the modules of a folder can be imported; afterwards they belong to the plug-in alone, and another has its own."""
+    finder = _Beside(folder)
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if finder.place(name)}
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if finder.place(name)]:
+            module = sys.modules[f"{plugin}.{name}"] = sys.modules.pop(name)
+            for value in vars(module).values():  # classes look their module up by name
+                if isinstance(value, type) and value.__module__ == name:
+                    value.__module__ = f"{plugin}.{name}"
+        sys.modules.update(hidden)
 
 
 def _module(entry: Entry) -> tuple[Any, ModuleType]:
@@ -226,45 +282,80 @@ def _module(entry: Entry) -> tuple[Any, ModuleType]:
     if entry.point:
         target = entry.point.load()
         module = target if isinstance(target, ModuleType) else sys.modules[target.__module__]
-    elif entry.module:
-        target = module = importlib.import_module(entry.module)
+    elif entry.origin == "built in":
+        target = module = _built_in(entry)
     else:
         assert entry.path
-        loader = _Uncached(f"bench_plugin_{entry.name.replace('-', '_')}", entry.path.absolute())
-        spec = importlib.util.spec_from_file_location(loader.name, loader.path, loader=loader)
-        assert spec is not None
-        target = module = importlib.util.module_from_spec(spec)
-        sys.modules[module.__name__] = module  # dataclasses look their module up by name
-        try:
-            loader.exec_module(module)
-        except BaseException:
-            del sys.modules[module.__name__]
-            raise
-    return target, module
+        name = f"bench_plugin_{entry.name.replace('-', '_')}"
+        with _beside(entry.path.absolute().parent, name):
+            target = module = _executed(name, entry.path.absolute())
+    return getattr(target, entry.kind.holds, target) if entry.kind.holds else target, module
 
 
-def _import(entry: Entry) -> Loaded:
+def _built_in(entry: Entry) -> ModuleType:
+    """A module of the suite, under a name of its own where another package of the user's has the usual one."""
+    assert entry.path
+    package, name = entry.kind.package, f"{entry.kind.package}.{entry.path.stem}"
+    spec = importlib.util.find_spec(package)
+    if spec and str(entry.path.parent) in map(os.path.realpath, spec.submodule_search_locations or ()):
+        return importlib.import_module(name)
+    return sys.modules.get(f"certbench.{name}") or _executed(f"certbench.{name}", entry.path)
+
+
+def _executed(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Uncached(name, str(path)))
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def code_of(module: ModuleType, *, plugin: bool = False) -> str:
+    """Hex SHA-256 of a module's code and that of its helpers: beside a plug-in, else within its package."""
+    path = Path(str(module.__file__))
+    if plugin:
+        return code_sha256(with_helpers(path, path.parent, lambda name: name not in NO_HELPERS))
+    parts = module.__name__.split(".")
+    return code_sha256(with_helpers(path, path.parents[len(parts) - (path.stem != "__init__")], lambda name: name == parts[0]))
+
+
+def _dataset(entry: Entry, found: Any, module: ModuleType) -> DatasetInfo:
+    if not isinstance(found, DatasetInfo) or found.source is None:
+        raise BenchError(f"{entry}: DATASET must be a DatasetInfo with a source")
+    if found.name != entry.name:
+        raise BenchError(f"{entry}: its DATASET has the name {found.name!r}; both must agree")
+    return found
+
+
+def _network(entry: Entry, found: Any, module: ModuleType) -> None:
+    from bench import models  # torch: only when a network is really wanted
+
+    if fault := models.fault(found):
+        raise BenchError(f"{entry}: NETWORK must be a function of info or sigma or both, such as `def NETWORK(info)`: {fault}")
+    models.register(entry.name, found, code_of(module, plugin=entry.point is None))
+
+
+def _method(entry: Entry, found: Any, module: ModuleType) -> Loaded:
     from bench.method import Method  # torch: only when a method is really wanted
 
-    target, module = _module(entry)
-    if isinstance(target, type):
-        classes = [target]
+    if isinstance(found, type):
+        classes = [found]
     else:
         classes = [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__ and issubclass(v, Method)]
         classes = [c for c in classes if not getattr(c, "__abstractmethods__", None)]
     if len(classes) != 1 or not issubclass(classes[0], Method):
         names = ", ".join(c.__name__ for c in classes) or "none"
-        raise BenchError(
-            f"method {entry.name!r} ({entry.origin}): its file must hold exactly one subclass of Method with a loss, not {names}"
-        )
+        raise BenchError(f"{entry}: its file must hold exactly one subclass of Method with a loss, not {names}")
     if fault := _fault(classes[0]):
-        raise BenchError(f"method {entry.name!r} ({entry.origin}): {fault}")
-    return Loaded(entry.name, classes[0], hashlib.sha256(_source(module)).hexdigest(), module.__doc__ or "")
-
-
-def _source(module: ModuleType) -> bytes:
-    loader = module.__spec__ and module.__spec__.loader
-    return loader.source if isinstance(loader, _Uncached) else Path(str(module.__file__)).read_bytes()
+        raise BenchError(f"{entry}: {fault}")
+    source_sha256 = hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+    return Loaded(entry.name, classes[0], source_sha256, code_of(module, plugin=entry.point is None), module.__doc__ or "")
 
 
 def _fault(cls: type[Method]) -> str | None:
@@ -276,20 +367,17 @@ def _fault(cls: type[Method]) -> str | None:
     if not isinstance(cls.variants, tuple) or not cls.variants or not all(isinstance(v, str) and NAME.match(v) for v in cls.variants):
         return f"variants={cls.variants!r} must be a tuple of names, the default one first"
     names = [f.name for f in dataclasses.fields(cls)]
-    if isinstance(cls.chunks, str):
-        if cls.chunks not in names or hints[cls.chunks] is not int:
-            return f"chunks={cls.chunks!r} must be a whole number from 1 up, or the name of such a field"
-    elif type(cls.chunks) is not int or cls.chunks < 1:
+    known = cls.chunks in names and hints[cls.chunks] is int if isinstance(cls.chunks, str) else type(cls.chunks) is int and cls.chunks > 0
+    if not known:
         return f"chunks={cls.chunks!r} must be a whole number from 1 up, or the name of such a field"
     if not isinstance(cls.presets, Mapping):
         return "presets must be a dict with keys (recipe, variant, dataset, sigma)"
     for key, preset in cls.presets.items():
         if not (isinstance(key, tuple) and len(key) == 4 and all(isinstance(k, str) for k in key[:3]) and isinstance(key[3], float)):
             return f"preset key {key!r} must be (recipe, variant, dataset, sigma), sigma a float"
-        if key[0] not in RECIPES:
-            return f"preset {key}: recipe {key[0]!r} is none of {', '.join(RECIPES)}"
-        if key[1] not in cls.variants:
-            return f"preset {key}: variant {key[1]!r} is none of {', '.join(cls.variants)}"
+        for word, value, there in (("recipe", key[0], RECIPES), ("variant", key[1], cls.variants)):
+            if value not in there:
+                return f"preset {key}: {word} {value!r} is none of {', '.join(there)}"
         if type(preset) is not cls or not key[3] > 0:
             return f"preset {key} must be a {cls.__name__}, for a sigma above 0"
     for preset in cls.presets.values() or (cls(),):

@@ -498,7 +498,7 @@ def test_nothing_is_copied_into_the_model_before_names_and_shapes_agree(
     monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_, **__: built.append("loaded"))
     real = fit.make
 
-    def make(arch: str, info: DatasetInfo, *, meta: bool = False) -> nn.Module:
+    def make(arch: str, info: DatasetInfo, sigma: float | None = None, *, meta: bool = False) -> nn.Module:
         network = real(arch, info, meta=meta)
         built.extend(f"{arch} with memory" for tensor in network.state_dict().values() if tensor.device.type != "meta")
         return network

@@ -33,7 +33,7 @@ from bench.datasets.pickled import read_plain
 from bench.datasets.source import roots, user_cache
 from bench.datasets.tree import ImageTree
 from bench.errors import BenchError
-from bench.registry import Registry
+from bench.registry import DATASET, Registry
 from bench.spec import PROTOCOLS, TrainSpec, canonical, derive, protocol_train, select_images, to_json
 from bench.store.runs import Store
 
@@ -566,7 +566,7 @@ def test_a_package_offers_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (info / "entry_points.txt").write_text("[bench.datasets]\nstripes = striped:DATASET\nother = striped\n")
     monkeypatch.syspath_prepend(tmp_path)
     registry = Registry()
-    assert registry.datasets()["stripes"].origin == "striped"
+    assert registry.entries(DATASET)["stripes"].origin == "striped"
     assert registry.load_dataset("stripes").classes == 2
     with pytest.raises(BenchError, match="its DATASET has the name 'stripes'"):
         registry.load_dataset("other")

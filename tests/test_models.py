@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError
-from bench.models import CifarResNet, LeNet, Normalize, build, check_arch
+from bench.models import Normalize, build, check_arch
+from bench.models.lenet import LeNet
+from bench.models.resnet import CifarResNet
 
 MNIST = DATASETS["mnist"]
 COLOUR: DatasetInfo = dataclasses.replace(

@@ -30,7 +30,7 @@ def text() -> str:
     """The content of the file: a line per preset; a method without presets has one for every data set, noise level and recipe."""
     registry, lines = Registry(), []
     for name, entry in sorted(registry.entries().items()):
-        if entry.module:  # of the suite itself
+        if entry.origin == "built in":
             cls = registry.load(name).cls
             own = {"method": name, "chunks": cls.chunks}
             for (recipe, variant, dataset, sigma), preset in sorted(cls.presets.items()):

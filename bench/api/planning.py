@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.errors import BenchError, UsageError
 from bench.matrix.plan import Plan, Request, make_plan
-from bench.registry import Registry, holds_dataset
+from bench.registry import METHOD, Registry, kinds_in
 from bench.system.guards import settings_kept
 from leaderboard import layouts
 
@@ -27,7 +27,7 @@ def plan_of(request: Request, plugins: tuple[Path, ...], number: int | None, pro
     except BenchError as error:
         problems.append(str(error))
     registry = Registry(plugins)
-    mine = [] if request.methods else [path.stem for path in plugins if not holds_dataset(path)]
+    mine = [] if request.methods else [path.stem for path in plugins if METHOD in kinds_in(path)]
     methods = request.methods or ([*layout.rows, *mine] if number is not None else mine)
     whole = replace(
         request,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.datasets import DatasetInfo
 from bench.errors import BenchError, nearest
-from bench.models import ARCHITECTURES, build
+from bench.models import ARCHITECTURES, build, call
 from bench.store.checkpoints import COUNTER
 
 Facts = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -49,26 +49,27 @@ def known_name(arch: str) -> str:
     return next((name for name in guesses if is_known(name)), arch)
 
 
-def make(arch: str, info: DatasetInfo, *, meta: bool = False) -> nn.Module:
+def make(arch: str, info: DatasetInfo, sigma: float | None = None, *, meta: bool = False) -> nn.Module:
     """A network without normalisation, for images and classes of a data set.
 
     Args:
-        arch: of the suite, of timm, or module:factory, which imports and runs that module.
+        arch: of the suite, of timm, of a plug-in that was loaded, or module:factory, which imports and runs that module.
+        sigma: noise level; needed where the network depends on it.
         meta: shapes only, without memory where the architecture allows.
 
     Raises:
         BenchError: no such architecture, or one that cannot be built for these images.
     """
     if is_factory(arch):
-        return _call_factory(arch)
+        return _call_factory(arch, info, sigma)
     try:
         if meta:
             try:
                 with torch.device("meta"):
-                    return cast(nn.Sequential, build(arch, info, 0))[1]
+                    return cast(nn.Sequential, build(arch, info, 0, sigma))[1]
             except (NotImplementedError, RuntimeError):
                 pass  # some networks of timm compute with their own weights while they are built
-        return cast(nn.Sequential, build(arch, info, 0))[1]
+        return cast(nn.Sequential, build(arch, info, 0, sigma))[1]
     except BenchError:
         raise
     except Exception as error:
@@ -76,19 +77,15 @@ def make(arch: str, info: DatasetInfo, *, meta: bool = False) -> nn.Module:
         raise BenchError(f"architecture {arch!r} cannot be built for {info.name} ({type(error).__name__}: {said})") from None
 
 
-def _call_factory(word: str) -> nn.Module:
+def _call_factory(word: str, info: DatasetInfo, sigma: float | None) -> nn.Module:
     module, _, name = word.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)  # as `python -m` does; an installed command does not
     try:
-        factory: Callable[[], object] = getattr(importlib.import_module(module), name)
-        network = factory()
+        return call(getattr(importlib.import_module(module), name), info, sigma)
     except (Exception, SystemExit) as error:
         said = " ".join(str(error).split())[:160]
         raise BenchError(f"{word}: calling {name}() of module {module} gave {type(error).__name__}: {said}") from None
-    if not isinstance(network, nn.Module):
-        raise BenchError(f"{word}: {name}() returned an object of type {type(network).__name__}, not an nn.Module")
-    return network.float()
 
 
 def source_of(arch: str) -> Path | None:
@@ -103,13 +100,13 @@ def facts(tensors: Mapping[str, Tensor]) -> Facts:
 
 
 @cache
-def facts_of(arch: str, info: DatasetInfo) -> Facts:
+def facts_of(arch: str, info: DatasetInfo, sigma: float | None = None) -> Facts:
     """Shapes and types of a network's tensors.
 
     Raises:
         BenchError: as `make`.
     """
-    return facts(make(arch, info, meta=True).state_dict())
+    return facts(make(arch, info, sigma, meta=True).state_dict())
 
 
 def stripped(tensors: Mapping[str, Tensor], wanted: Facts | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -136,14 +136,14 @@ def _from_file(wanted: Wanted, file: WeightsFile, name: str, run: Run | None = N
     if not (fit.is_known(arch) or arch == wanted.arch):
         bare, _ = fit.stripped(file.tensors)
         raise fit.unknown(arch, fit.facts(bare), info, where)
-    wanted_facts = fit.facts_of(arch, info)
+    wanted_facts = fit.facts_of(arch, info, sigma)
     tensors, stated = fit.stripped(file.tensors, wanted_facts)
     fit.check(fit.facts(tensors), wanted_facts, arch, info, where)
     _check_finite(tensors, where)
     if stated and wanted.normalize:
         raise BenchError(f"{where} holds its own normalisation ({_stated(stated, info, where)}); leave out --normalize")
     normalization = _stated(stated, info, where) if stated else normalize.parse(wanted.normalize or "dataset", arch, info)
-    network = fit.make(arch, info)
+    network = fit.make(arch, info, sigma)
     # Missing are counters of batch norm at most, which evaluation never reads.
     network.load_state_dict(tensors, strict=False)
     return dataclasses.replace(_base(network, normalization, info, sigma, arch, name), stated=bool(stated), run=run)
@@ -153,7 +153,7 @@ def _from_factory(wanted: Wanted) -> Base:
     if wanted.arch:
         raise BenchError(f"--arch {wanted.arch}: {wanted.word} brings its own architecture; leave out --arch")
     info, sigma = _facts(wanted)
-    network = fit.make(wanted.word, info)
+    network = fit.make(wanted.word, info, sigma)
     _check_finite(network.state_dict(), wanted.word)
     return _base(network, normalize.parse(wanted.normalize or "none", wanted.word, info), info, sigma, wanted.word, wanted.word)
 

@@ -54,7 +54,7 @@ def list_(
 def _known(what: What, plugins: tuple[Path, ...]) -> Rows:
     """A row per method, data set or protocol."""
     from bench.datasets import BUILT_IN, DATASETS
-    from bench.registry import Registry
+    from bench.registry import DATASET, Registry
     from bench.spec import PROTOCOLS
 
     rows: Rows = []
@@ -64,7 +64,7 @@ def _known(what: What, plugins: tuple[Path, ...]) -> Rows:
             told = ", ".join(v for v in variants if v != "default")
             rows.append({"name": entry.name, "variants": told, "origin": entry.origin, "summary": summary})
     elif what is What.DATASETS:
-        for dataset in Registry(plugins).datasets().values():
+        for dataset in Registry(plugins).entries(DATASET).values():
             info = DATASETS[dataset.name] if dataset.name in BUILT_IN else None
             row: dict[str, Any] = {"name": dataset.name, "classes": info.classes if info else ""}
             row |= {"image": "x".join(map(str, info.shape)) if info else ""}

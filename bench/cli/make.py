@@ -61,7 +61,7 @@ def check(
 
     from bench.contract import check as check_method
     from bench.contract import check_dataset
-    from bench.registry import Registry
+    from bench.registry import DATASET, Registry
 
     as_file = method.endswith(".py") or "/" in method
     problems: list[str] = []
@@ -75,7 +75,7 @@ def check(
 
     def work() -> int:
         registry = Registry(tuple(extra))
-        if name not in registry.entries() and name in registry.datasets():
+        if name not in registry.entries() and name in registry.entries(DATASET):
             results = check_dataset(registry.load_dataset(name), data_dir)
         else:
             results = check_method(registry.load(name))

@@ -65,6 +65,12 @@ class DatasetInfo:
                 raise ValueError(f"protocols: there is no protocol {name!r}, but {', '.join(PROTOCOLS)}")
             self.protocol(PROTOCOLS[name])
 
+    def check_shape(self, network: str, shape: tuple[int, int, int]) -> None:
+        """BenchError unless its images have the shape that a network takes."""
+        if self.shape != shape:
+            wanted, found = ("x".join(map(str, size)) for size in (shape, self.shape))
+            raise BenchError(f"{network} takes images of {wanted}, but {self.name} has {found}")
+
     def protocol(self, protocol: Protocol) -> Protocol:
         """A protocol as it is for this data set.
 

@@ -76,6 +76,7 @@ def cell_of(task: Task) -> Cell:
     registry = Registry(task.plugins)
     with settings_kept():  # a plug-in's file may do anything when it is read, and the process goes on to other cells
         registry.load_dataset(task.spec.dataset)
+        registry.load_network(task.spec.train.arch)
         loaded = registry.load(task.spec.method)
     if loaded.source_sha256 != task.source_sha256:
         raise BenchError(f"the file of method {task.spec.method!r} was changed since the matrix was planned; start `bench run` again")

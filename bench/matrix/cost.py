@@ -219,7 +219,7 @@ def _data_bytes(train: TrainSpec, info: DatasetInfo) -> int:
 @cache
 def _network(arch: str, info: DatasetInfo, precision: str, device: torch.device) -> _Network:
     layout = layout_of(precision, device)
-    model = place(build(arch, info, 0), device, layout)
+    model = place(build(arch, info, 0, info.sigmas[0]), device, layout)
     generator = torch.Generator(device).manual_seed(0)
     g = SmoothedClassifier(model, info.sigmas[0], generator, reduced=REDUCED.get(precision), layout=layout)
 
@@ -283,7 +283,7 @@ def _bytes_per_row(work: Callable[[int], None]) -> float:
 @cache
 def _certification(arch: str, info: DatasetInfo, sampling: str, device: torch.device) -> tuple[float, float]:
     """Seconds of an image apart from its samples, and of each sample."""
-    sampler = Sampler(place(build(arch, info, 0), device), info.sigmas[0], info.classes, 0, sampling=sampling)
+    sampler = Sampler(place(build(arch, info, 0, info.sigmas[0]), device), info.sigmas[0], info.classes, 0, sampling=sampling)
     image = torch.rand(info.shape, generator=torch.Generator().manual_seed(0)).to(device)
 
     def seconds(n: int) -> float:

@@ -119,14 +119,14 @@ def make_plan(request: Request, registry: Registry) -> Plan:
         certify = _certify_spec(own, request.changes, problems)
         _check_images(certify.images, info.test_size, "test", info, problems)
         if not rows:
-            _train_spec(info, recipe, 1, own, request.changes, problems)
+            _train_spec(info, info.sigmas[0], recipe, 1, own, request.changes, registry, problems)
         for sigma in sigmas or info.sigmas:
             for row in rows:
                 preset, presets_of, problem = _preset_for(row, recipe, info, sigma)
                 if preset is None:
                     skipped = row.by_pattern or (not request.sigmas and any(_preset_for(row, recipe, info, s)[0] for s in info.sigmas))
                     (notes if skipped else problems).append(problem)
-                elif resolved := _resolve(row, preset, info, sigma, recipe, own, request.changes, problems):
+                elif resolved := _resolve(row, preset, info, sigma, recipe, own, request.changes, registry, problems):
                     found.append(Cell(resolved[0], certify, resolved[1], row.loaded.source_sha256, presets_of, plugins))
                     if presets_of:
                         notes.append(f"no published hyperparameters for {info.name}: those for {presets_of} are taken")
@@ -285,7 +285,14 @@ def _certify_spec(protocol: Protocol, changes: Mapping[str, str], problems: list
 
 
 def _train_spec(
-    info: DatasetInfo, recipe: str, chunks: int, protocol: Protocol, changes: Mapping[str, str], problems: list[str]
+    info: DatasetInfo,
+    sigma: float,
+    recipe: str,
+    chunks: int,
+    protocol: Protocol,
+    changes: Mapping[str, str],
+    registry: Registry,
+    problems: list[str],
 ) -> tuple[TrainSpec, dict[str, Scalar]]:
     """The training, and what --set changed of it."""
     base = protocol_train(recipe_train(info, recipe, chunks), protocol)
@@ -297,7 +304,8 @@ def _train_spec(
     if not found and train.augment not in known:
         problems.append(f"train: augment={train.augment} is not for {info.name}; there is {', '.join(known)}")
     try:
-        check_arch(train.arch, info)
+        registry.load_network(train.arch)
+        check_arch(train.arch, info, sigma)
     except BenchError as error:
         problems.append(str(error))
     return train, {} if found else _differing(base, train, list(own), "train.")
@@ -316,6 +324,7 @@ def _resolve(
     recipe: str,
     protocol: Protocol,
     changes: Mapping[str, str],
+    registry: Registry,
     problems: list[str],
 ) -> tuple[RunSpec, Method] | None:
     """The spec (of seed 0) and the method of one row at one sigma; None if anything is wrong, which is then in `problems`."""
@@ -326,7 +335,7 @@ def _resolve(
     method, found = replace_checked(preset, whole | own, f"method {row.loaded.name!r}", partial(_meant, own))
     problems += found
     chunks = method.chunks if isinstance(method.chunks, int) else getattr(method, method.chunks)
-    train, train_changes = _train_spec(info, recipe, chunks, protocol, changes, problems)
+    train, train_changes = _train_spec(info, sigma, recipe, chunks, protocol, changes, registry, problems)
     if len(problems) > before:
         return None
     spec = RunSpec(

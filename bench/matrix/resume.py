@@ -75,7 +75,7 @@ def load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
     found = sha256(run.weights)
     if found != expected:
         raise BenchError(f"{run.weights}: SHA-256 is {found}, but training.json says {expected}; --rerun all trains it again")
-    model = build(run.spec.train.arch, DATASETS[run.spec.dataset], 0)
+    model = build(run.spec.train.arch, DATASETS[run.spec.dataset], 0, run.spec.sigma)
     try:
         model.load_state_dict(safetensors.torch.load_file(run.weights))
     except (RuntimeError, safetensors.SafetensorError) as error:

@@ -1,19 +1,19 @@
-"""Architectures. Normalisation is the model's first layer, so that noise and radii live in pixels of [0, 1]."""
+"""Networks by name. Normalisation is the model's first layer, so that noise and radii live in pixels of [0, 1]."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from bench.datasets import DatasetInfo
 from bench.errors import BenchError, nearest
-from bench.models.lenet import LeNet
-from bench.models.resnet import CifarResNet
-
-__all__ = ["ARCHITECTURES", "CifarResNet", "LeNet", "Normalize", "build", "check_arch", "place"]
+from bench.models import known
 
 
 class Normalize(nn.Module):
@@ -32,34 +32,61 @@ class Normalize(nn.Module):
         return x if self.identity else (x - self.mean) / self.std
 
 
-def _lenet(info: DatasetInfo) -> nn.Module:
-    _require("lenet", (1, 28, 28), info)
-    return LeNet(info.classes)
+Factory = Callable[..., object]
+"""A function of `info` (a DatasetInfo), `sigma` (the noise level) or both, by these names: an nn.Module without normalisation."""
 
-
-def _cifar_resnet(depth: int, info: DatasetInfo) -> nn.Module:
-    _require(f"cifar_resnet{depth}", (3, 32, 32), info)
-    return CifarResNet(depth, info.classes)
-
-
-def _require(arch: str, shape: tuple[int, int, int], info: DatasetInfo) -> None:
-    if info.shape != shape:
-        wanted, found = ("x".join(map(str, size)) for size in (shape, info.shape))
-        raise BenchError(f"{arch} takes images of {wanted}, but {info.name} has {found}")
-
-
-ARCHITECTURES: dict[str, Callable[[DatasetInfo], nn.Module]] = {
-    "lenet": _lenet,
-    "cifar_resnet20": partial(_cifar_resnet, 20),
-    "cifar_resnet110": partial(_cifar_resnet, 110),
+ARCHITECTURES: dict[str, Factory] = {
+    found.name: importlib.import_module(f"{known.__name__}.{found.name}").NETWORK for found in pkgutil.iter_modules(known.__path__)
 }
+"""By name: those of the suite, and those that the registry has loaded since, each because it was asked for."""
+
+OUTSIDE: dict[str, str] = {}
+"""Name of a network that is no part of the suite -> SHA-256 of its code."""
 
 
-def build(arch: str, info: DatasetInfo, seed: int) -> nn.Module:
+def register(name: str, factory: Factory, code_sha256: str) -> None:
+    """Makes a network from outside the suite known by name."""
+    ARCHITECTURES[name], OUTSIDE[name] = factory, code_sha256
+    check_arch.cache_clear()
+
+
+def fault(factory: object) -> str | None:
+    """What keeps an object from being a factory, in words; None if nothing does."""
+    if not callable(factory):
+        return f"it is an object of type {type(factory).__name__}"
+    needed = [p for p in inspect.signature(factory).parameters.values() if p.default is p.empty]
+    odd = [p.name for p in needed if p.name not in ("info", "sigma") and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return f"it wants {odd[0]}" if odd else None
+
+
+def takes_sigma(arch: str) -> bool:
+    """Whether a network is another for another noise level."""
+    return arch in ARCHITECTURES and "sigma" in inspect.signature(ARCHITECTURES[arch]).parameters
+
+
+def call(factory: Factory, info: DatasetInfo, sigma: float | None) -> nn.Module:
+    """The network that a factory gives for a data set and a noise level, in float32.
+
+    Raises:
+        TypeError: it wants something else, or gives something else.
+    """
+    if said := fault(factory):
+        raise TypeError(f"a factory takes info or sigma or both, but {said}")
+    taken = inspect.signature(factory).parameters
+    if "sigma" in taken and sigma is None:
+        raise TypeError("it depends on the noise level, which nobody said")
+    network = factory(**{name: value for name, value in (("info", info), ("sigma", sigma)) if name in taken})
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"it returned an object of type {type(network).__name__}, not an nn.Module")
+    return network.float()
+
+
+def build(arch: str, info: DatasetInfo, seed: int, sigma: float | None = None) -> nn.Module:
     """A fresh base classifier: Normalize, then the network; weights drawn from `seed`, global generators untouched.
 
     Args:
         arch: one of `ARCHITECTURES`, or any classifier of timm by its name (without pretrained weights).
+        sigma: noise level; needed where the network depends on it.
 
     Raises:
         BenchError: no such architecture, or one that does not take this data set's images.
@@ -68,7 +95,7 @@ def build(arch: str, info: DatasetInfo, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if arch in ARCHITECTURES:
-            network = ARCHITECTURES[arch](info)
+            network = call(ARCHITECTURES[arch], info, sigma)
         else:
             import timm  # slow to import, and most runs do without it
 
@@ -82,12 +109,12 @@ def place(model: nn.Module, device: torch.device, layout: torch.memory_format = 
 
 
 @cache
-def check_arch(arch: str, info: DatasetInfo) -> None:
+def check_arch(arch: str, info: DatasetInfo, sigma: float | None = None) -> None:
     """BenchError unless there is such an architecture and it classifies images of this data set, which one pass shows."""
     _known(arch)
     try:
         with torch.inference_mode():
-            shape = tuple(build(arch, info, 0).eval()(torch.zeros(2, *info.shape)).shape)
+            shape = tuple(build(arch, info, 0, sigma).eval()(torch.zeros(2, *info.shape)).shape)
     except BenchError:
         raise
     except Exception as error:

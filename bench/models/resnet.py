@@ -5,6 +5,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.datasets import DatasetInfo
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions beside a shortcut, which is a 1x1 convolution where the shape changes."""
@@ -59,3 +61,9 @@ class CifarResNet(nn.Module):
 def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
     rest = (Block(channels, channels, 1) for _ in range(blocks - 1))
     return nn.Sequential(Block(channels_in, channels, stride), *rest)
+
+
+def cifar_resnet(depth: int, info: DatasetInfo) -> CifarResNet:
+    """The network of that depth for a data set. BenchError: its images are not 3x32x32."""
+    info.check_shape(f"cifar_resnet{depth}", (3, 32, 32))
+    return CifarResNet(depth, info.classes)

@@ -79,7 +79,7 @@ class Trainer:
         self.per_epoch = math.ceil(len(self.chosen) / train.batch)
         self.total = self.per_epoch * train.epochs
         self.step = 0
-        model = build(train.arch, info, derive(spec.seed, "init"))
+        model = build(train.arch, info, derive(spec.seed, "init"), spec.sigma)
         if train.sync_batchnorm:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         layout = layout or layout_of(train.precision, device)
