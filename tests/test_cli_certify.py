@@ -344,7 +344,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["certify", "{file}"], ["does not say what it is to be certified on; give --dataset and --sigma"]),
     (["certify", "{file}", *FEW, "--n", "0"], ["--n=0 must be greater than 0"]),
     (["certify", "{file}", *FEW, "--n0", "-1"], ["--n0=-1 must be greater than 0"]),
-    (["certify", "{file}", *FEW[:4], "--images", "every"], ["--images=every is no selection of images: write all, every:20"]),
+    (["certify", "{file}", *FEW[:4], "--images", "every"], ["--images=every is no selection of images: write all, every:100"]),
     (["certify", "{file}", *FEW[:4], "--images", "10000-20000"], ["--images 10000-20000 selects none of the 10000 test images of mnist"]),
     (["certify", "{file}", *FEW, "--alpha", "0.5", "--sigma", "-1"], ["--alpha 0.5 must lie", "--sigma -1.0 must be a finite number"]),
     (

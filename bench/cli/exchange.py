@@ -144,10 +144,11 @@ def _log(word: str, results: Path, certification: str | None, alpha: float) -> t
 def log_of(certification: Certification, rows: list[Certificate], alpha: float) -> bytes:
     """Rows of a certification as a log of the field, with the seconds that each took."""
     from bench.evidence import certification_log
+    from bench.evidence.rows import seconds_of
 
     check_log(certification.spec)
     return certification_log.write(
-        rows, alpha=alpha, sigma=certification.run.spec.sigma, seconds=_seconds(certification.path / "times.csv")
+        rows, alpha=alpha, sigma=certification.run.spec.sigma, seconds=seconds_of(certification.path / "times.csv")
     )
 
 
@@ -206,19 +207,3 @@ def finished_certification(run: Run, key: str | None) -> tuple[Certification, li
         done = f"{standing.state}, {len(standing.columns)} of {len(found.expected())} images"
         raise BenchError(f"{found.path} is not finished ({done}); `bench run` continues it")
     return found, found.rows()
-
-
-def _seconds(path: Path) -> dict[int, float]:
-    """Image -> seconds; of an image that was begun twice the last. A side file: a line that is damaged is no time."""
-    from bench.files import disk
-
-    seconds: dict[int, float] = {}
-    for line in (disk.read_if_there(path) or b"").decode("ascii", "replace").splitlines():
-        index, _, text = line.partition(",")
-        try:
-            value = float(text)
-            if 0 <= value < 1e9:
-                seconds[int(index)] = value
-        except ValueError:
-            continue
-    return seconds

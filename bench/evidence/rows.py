@@ -66,6 +66,20 @@ def read_times(path: Path) -> NDArray[np.int64]:
     return np.array(_TIMED.findall(content), dtype="S10").astype(np.int64)
 
 
+def seconds_of(path: Path) -> dict[int, float]:
+    """Image -> seconds that a file of times tells; of an image that was begun twice the last. A line that is damaged is no time."""
+    seconds: dict[int, float] = {}
+    for line in (disk.read_if_there(path) or b"").decode("ascii", "replace").splitlines():
+        index, _, text = line.partition(",")
+        try:
+            value = float(text)
+            if 0 <= value < 1e9:
+                seconds[int(index)] = value
+        except ValueError:
+            continue
+    return seconds
+
+
 def check(
     path: Path, log: Log, timed: NDArray[np.int64], spec: CertifySpec, info: DatasetInfo, images: range, labels: tuple[int, ...] | None
 ) -> Rows:

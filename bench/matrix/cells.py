@@ -33,6 +33,7 @@ from bench.files import claims
 from bench.files.writing import sha256, write_atomically, write_json
 from bench.matrix.plan import Cell
 from bench.matrix.resume import load_weights, restore, save
+from bench.matrix.takeover import take_over
 from bench.matrix.task import Outcome, Task
 from bench.models import place
 from bench.spec import RunSpec, canonical, select_images, to_json
@@ -430,14 +431,19 @@ def certify(
     done = set(certification.columns().index.tolist())
     if done and environment.mixture(before or {}, now, ("data_md5",)):
         raise BenchError(f"{certification.path} holds evidence of other test images; --rerun all starts over")
-    write_json(certification.path / "environment.json", environment.with_history(before, now))
     expected = certification.expected()
     todo = [index for index in expected if index not in done]
-    size = 1 if team is None or len(todo) < 2 else team.size
-    rows = count_images(sampler, data, spec, todo[::size], options.device, stop.check)
+    known, made_with = take_over(certification, weights_sha256, now, set(todo), report.say)
+    before = environment.with_entries(before, made_with)
+    write_json(certification.path / "environment.json", environment.with_history(before, now))
+    left = [index for index in todo if index not in known]
+    size = 1 if team is None or len(left) < 2 else team.size
+    rows = count_images(sampler, data, spec, left[::size], options.device, stop.check)
     if team is not None and size > 1:
-        rows = team.rows(run.path, weights_sha256, todo, rows)
-    for finished, (row, seconds) in enumerate(rows, start=len(done) + 1):
+        rows = team.rows(run.path, weights_sha256, left, rows)
+    for finished, index in enumerate(todo, start=len(done) + 1):
+        stop.check()
+        row, seconds = known.get(index) or next(rows)
         end = certification.append(row, seconds, end)
         report.progress("certifying", finished, len(expected))
     if (last := now | {"precision": sampler.arithmetic(sample[0])}) != now:  # with what a proposer left to its referee

@@ -64,6 +64,13 @@ def with_history(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str
     return now | ({"history": history} if history else {})
 
 
+def with_entries(before: dict[str, Any] | None, entries: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """A description whose history tells of these, too; each once."""
+    history = list((before or {}).get("history", []))
+    history += [entry for place, entry in enumerate(entries) if entry not in [*history, *entries[:place]]]
+    return (before or {}) | {"history": history} if history else before
+
+
 def float32_products(kind: str) -> list[Any]:
     """Where torch keeps whether float32 products may be computed in less, for a device type."""
     backends: Any = torch.backends
