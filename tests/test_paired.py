@@ -1,4 +1,4 @@
-"""`bench compare RUN ROW --paired`: one run of ours against imported logs, image by image."""
+"""`bench compare RUN ROW`: one run of ours against imported logs, image by image."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from bench.logs import import_logs, load_map
 from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
 from bench.store.runs import Run, Store
-from leaderboard.compare import compare_paired
-from leaderboard.compare.paired import _printing
+from leaderboard.compare import compare_with_logs
+from leaderboard.compare.logs import _printing
 
 N = 100_000
 AS_LOGGED = CertifySpec(n0=100, n=N, images="first:4")
@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_by_hand(run: Run, theirs: Path) -> None:
-    found = compare_paired(run, "plain", theirs)
+    found = compare_with_logs(run, "plain", theirs)
     ours = np.array([float(f"{radius(count):.3g}") for count in COUNTS])
     logs = np.array(PLAIN)
     assert ours.tolist() == [1.14, 0.414, 1.91, 0.0064]
@@ -85,7 +85,7 @@ def test_radii_are_rounded_as_the_logs_are(tmp_path: Path) -> None:
     """All samples of all images agree: without rounding the run would seem worse by 0.004 at every image."""
     run = add(Store(tmp_path / "runs"), run_spec(), (N,) * 4, certify=AS_LOGGED)
     assert radius(N) == pytest.approx(1.9057, abs=1e-4)
-    found = compare_paired(run, "plain", imported(tmp_path, {"plain/noise_0.5_1": (1.91,) * 4}))
+    found = compare_with_logs(run, "plain", imported(tmp_path, {"plain/noise_0.5_1": (1.91,) * 4}))
     assert (found.difference, found.low, found.high) == (0.0, 0.0, 0.0)
     assert found.acr_exact == pytest.approx(radius(N))
     assert any("3 significant digits" in note and "1.9057" in note for note in found.notes)
@@ -96,7 +96,7 @@ def test_radii_are_rounded_as_the_logs_are(tmp_path: Path) -> None:
     write_log(path, (1.91,) * 4)
     path.write_text(path.read_text().replace("1.91", "1.9057"))
     import_logs(tmp_path / "fine", tmp_path / "finer", load_map(tmp_path / "map.toml"), strict=True)
-    found = compare_paired(run, "plain", tmp_path / "finer")
+    found = compare_with_logs(run, "plain", tmp_path / "finer")
     assert found.difference == 0.0
     assert any("4 decimals" in note for note in found.notes)
 
@@ -106,7 +106,7 @@ def test_a_run_on_some_of_the_images(tmp_path: Path, theirs: Path) -> None:
     run = add(Store(tmp_path / "runs"), run_spec(), None)
     certification = run.certification(CertifySpec(n0=100, n=N, images="1-2"))
     write_evidence(certification, (80_000, N), LABELS[1:3])
-    found = compare_paired(run, "plain", theirs)
+    found = compare_with_logs(run, "plain", theirs)
     assert (found.images, found.selection) == (2, "1-2")
     assert found.acr_logs == pytest.approx([(0.42 + 1.91) / 2, (0.4 + 1.85) / 2, 1.91 / 2])
 
@@ -130,7 +130,7 @@ def test_the_verdict(tmp_path: Path, counts: Sequence[int], within: bool) -> Non
     """Five logs that differ by a hundredth, so that only a run of their kind lies within."""
     logs = {f"plain/noise_0.5_{k}": (1.11 + k / 100, 0.38 + k / 100, 1.91, 0.0) for k in range(1, 6)}
     run = add(Store(tmp_path / "runs"), run_spec(), counts, certify=AS_LOGGED)
-    found = compare_paired(run, "plain", imported(tmp_path, logs))
+    found = compare_with_logs(run, "plain", imported(tmp_path, logs))
     assert found.within is within
     assert ("ACR" not in found.outside) is within
     coinciding = {a.radius for a in found.accuracies if len(set(a.logs)) == 1}
@@ -142,11 +142,11 @@ def test_the_verdict(tmp_path: Path, counts: Sequence[int], within: bool) -> Non
 
 def test_a_changed_training_is_told(tmp_path: Path, theirs: Path) -> None:
     run = add(Store(tmp_path / "runs"), run_spec(changes={"train.epochs": 30}), COUNTS, certify=AS_LOGGED)
-    assert "the run was trained with train.epochs=30 instead of the recipe's" in compare_paired(run, "plain", theirs).notes
+    assert "the run was trained with train.epochs=30 instead of the recipe's" in compare_with_logs(run, "plain", theirs).notes
 
 
 def test_one_log_has_no_spread(run: Run, theirs: Path) -> None:
-    found = compare_paired(run, "other", theirs)
+    found = compare_with_logs(run, "other", theirs)
     assert (found.spread, found.predicted, found.within, found.agreement_among) == (None, None, None, ())
 
 
@@ -159,7 +159,7 @@ def test_one_log_has_no_spread(run: Run, theirs: Path) -> None:
 )
 def test_wrong_rows_are_refused(run: Run, theirs: Path, row: str, message: str) -> None:
     with pytest.raises(BenchError, match=message):
-        compare_paired(run, row, theirs)
+        compare_with_logs(run, row, theirs)
 
 
 @pytest.mark.parametrize(
@@ -179,25 +179,25 @@ def test_other_certifications_are_refused(
 ) -> None:
     run = add(Store(tmp_path / "runs"), run_spec(), counts, certify=certify)
     with pytest.raises(BenchError, match=message):
-        compare_paired(run, "plain", theirs)
+        compare_with_logs(run, "plain", theirs)
 
 
 def test_other_sigmas_networks_and_labels_are_refused(tmp_path: Path, theirs: Path) -> None:
     store = Store(tmp_path / "runs")
     with pytest.raises(BenchError, match=r"no imported log of mnist at sigma 1;.*bench import"):
-        compare_paired(add(store, run_spec(sigma=1.0), COUNTS, certify=AS_LOGGED), "plain", theirs)
+        compare_with_logs(add(store, run_spec(sigma=1.0), COUNTS, certify=AS_LOGGED), "plain", theirs)
     with pytest.raises(BenchError, match="is a resnet50, but the logs are of lenet"):
-        compare_paired(add(store, run_spec(train={"arch": "resnet50"}), COUNTS, certify=AS_LOGGED), "plain", theirs)
+        compare_with_logs(add(store, run_spec(train={"arch": "resnet50"}), COUNTS, certify=AS_LOGGED), "plain", theirs)
     foreign = {"data_differences": ["made up"]}
     run = add(store, run_spec(seed=7), None, environment=foreign)
     certification = run.certification(AS_LOGGED)
     write_evidence(certification, COUNTS, (1, 2, 3, 4))
     with pytest.raises(BenchError, match=r"label"):
-        compare_paired(run, "plain", theirs)
+        compare_with_logs(run, "plain", theirs)
 
 
 def test_the_command(run: Run, theirs: Path, bench: Callable[..., Result], tmp_path: Path) -> None:
-    words = ("compare", run.path, "plain", "--paired", "--logs", theirs)
+    words = ("compare", run.path, "plain", "--logs", theirs)
     shown = bench(*words)
     assert shown.exit_code == 0, shown.output
     for part in (
@@ -209,28 +209,27 @@ def test_the_command(run: Run, theirs: Path, bench: Callable[..., Result], tmp_p
         "the run lies",
     ):
         assert part in shown.stdout
-    assert bench("compare", run.spec.key[:6], "plain", "--paired", "--logs", theirs, "--results", tmp_path / "runs").stdout == shown.stdout
+    assert bench("compare", run.spec.key[:6], "plain", "--logs", theirs, "--results", tmp_path / "runs").stdout == shown.stdout
     markdown = bench(*words, "--format", "markdown").stdout
     assert "| ACR" in markdown
     assert r"\begin{tabular}" in bench(*words, "--format", "latex").stdout
     data = json.loads(bench(*words, "--format", "json").stdout)
-    assert (data["within"], len(data["acr_logs"])) == (compare_paired(run, "plain", theirs).within, 3)
+    assert (data["within"], len(data["acr_logs"])) == (compare_with_logs(run, "plain", theirs).within, 3)
     rows = list(csv.DictReader(io.StringIO(bench(*words, "--format", "csv").stdout)))
     assert [row["metric"] for row in rows[:2]] == ["ACR", "0.00"]
     assert float(rows[0]["run"]) == data["acr"]
     assert [float(value) for value in rows[0]["logs"].split()] == data["acr_logs"]
     assert {row["key"] for row in rows} == {run.spec.key}
     assert "the logs are plain" in rows[0]["note"]
-    assert bench("compare", run.path, "other", "--paired", "--logs", theirs).exit_code == 0
+    assert bench("compare", run.path, "other", "--logs", theirs).exit_code == 0
 
 
 def test_what_the_command_refuses(run: Run, theirs: Path, bench: Callable[..., Result], tmp_path: Path) -> None:
     for words, message in (
-        (("gaussian", "plain", "--logs", theirs), "--logs says where --paired finds"),
-        ((run.path, "plain", "--paired", "--sigma", "0.5", "--alpha", "0.01"), "--sigma, --alpha: with --paired the run says"),
-        ((run.path, "plain", "--paired", "--logs", tmp_path / "none"), "--logs"),
-        ((run.path, "plain", "--paired", "--results", theirs, "--format", "yaml"), "--format yaml is unknown"),
-        (("ffff", "plain", "--paired", "--results", tmp_path / "runs"), "no run in"),
+        ((run.path, "plain", "--sigma", "0.5", "--alpha", "0.01"), "--sigma, --alpha: A is a run"),
+        ((run.path, "plain", "--logs", tmp_path / "none"), "--logs"),
+        ((run.path, "plain", "--results", theirs, "--format", "yaml"), "--format yaml is unknown"),
+        (("fff0", "plain", "--results", tmp_path / "runs"), "no run in"),
     ):
         result = bench("compare", *words)
         assert result.exit_code == 2

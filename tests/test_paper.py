@@ -20,6 +20,7 @@ from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
 from bench.store.runs import Store
 from leaderboard import layouts, paper
+from leaderboard.formats import render as formatted
 
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
 needs_golden = pytest.mark.skipif(not GOLDEN, reason="CERTBENCH_GOLDEN names no folder of third-party logs")
@@ -110,7 +111,7 @@ def test_a_wrong_digit_is_excused_exactly_where_the_paper_is_known_to_differ(num
     for row, sigma, metric, what in STRICT.get(number, ()):
         (told,) = paper.unexplained(table((sigma, row, metric), what))
         assert told.startswith(f"{sigma} {row} {metric} {what}: ")
-        assert told in paper.render(table((sigma, row, metric), what), "markdown")
+        assert told in formatted(paper.document(table((sigma, row, metric), what)), "markdown")
 
 
 @pytest.mark.parametrize("number", layouts.numbers())
@@ -188,7 +189,7 @@ def test_several_sources_of_a_method_and_damaged_runs_are_told(store: Store) -> 
     table = paper.build(5, store, protocol="quick")
     assert table.entries["0.50", "gaussian", "ACR"].text == "several sources"
     for format in ("terminal", "markdown", "latex", "csv", "json"):
-        text = paper.render(table, format)
+        text = formatted(paper.document(table), format)
         assert "trained from aaaaaaaa, bbbbbbbb" in text, format
         assert "because it is damaged" in text, format
 
@@ -232,15 +233,15 @@ def test_logs_of_other_images_get_a_footnote(store: Store, tmp_path: Path) -> No
     (note,) = [note for note in table.notes if "not comparable" in note]
     assert "test images = first:" in note
     for format in ("terminal", "markdown", "latex", "csv", "json"):
-        assert "is not comparable with the rows around it" in paper.render(table, format), format
+        assert "is not comparable with the rows around it" in formatted(paper.document(table), format), format
 
 
 def test_other_test_images_than_the_papers_are_told_beside_its_numbers(store: Store) -> None:
     add(store, run_spec(protocol="full"))
     table = paper.build(5, store)
     assert table.apart.startswith("test images = first:4, n0 = 10, n = ")
-    assert "other test images or samples" in paper.render(table, "terminal", against=True)
-    assert "other test images or samples" not in paper.render(table, "terminal")
+    assert "other test images or samples" in formatted(paper.document(table, against=True), "terminal")
+    assert "other test images or samples" not in formatted(paper.document(table), "terminal")
 
 
 def test_imported_radii_are_rounded_when_that_is_asked_for(store: Store, tmp_path: Path) -> None:
@@ -352,10 +353,10 @@ def test_every_layout_prints_in_every_format(store: Store, number: int) -> None:
         add(store, run_spec(row.partition("[")[0], sigma=float(layout.sigmas[-1]))) if "[" not in row else None
     table = paper.build(number, store, protocol="quick")
     for format in ("terminal", "markdown", "latex", "csv"):
-        text = paper.render(table, format, against=True)
+        text = formatted(paper.document(table, against=True), format)
         assert all(ord(c) < 128 for c in text) or format != "latex"
         assert "aussian" in text
-    data = json.loads(paper.render(table, "json"))
+    data = json.loads(formatted(paper.document(table), "json"))
     assert len(data["entries"]) == len(layouts.values(number))
 
 
@@ -390,11 +391,11 @@ def test_bold_and_underlined_follow_the_rules_of_the_table(store: Store) -> None
     assert found["smoothmix.eta1"] == (True, False)
     assert found["smoothmix.eta5"] == (False, False)
     assert found["macer"] == (False, False)
-    latex = paper.render(table, "latex")
+    latex = formatted(paper.document(table), "latex")
     assert latex.count(r"\textbf{") == 1
     assert latex.count(r"\underline{") == 1
     assert latex.count("{") == latex.count("}")
-    assert "<u>1.2316</u>" in paper.render(table, "markdown")
+    assert "<u>1.2316</u>" in formatted(paper.document(table), "markdown")
 
 
 @needs_golden

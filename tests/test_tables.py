@@ -8,7 +8,9 @@ import json
 import re
 import shutil
 import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,12 @@ from typer.testing import Result
 from bench.errors import BenchError
 from bench.store.runs import Store
 from leaderboard.aggregate import Group, collect
-from leaderboard.tables import Cell, caption, cells, escape_latex, render
+from leaderboard.formats import FORMATS, Cell
+from leaderboard.formats.latex import escape as escape_latex
+from leaderboard.formats.values import field as _field
+from leaderboard.tables import caption, cells, render
 
 HOSTILE = r"a|b&c_%$#{}~^\x[red]*_`<b>" + '"\n=1'
-FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def test_best_and_improving_cells(store: Store) -> None:
     fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500), stability=(N, 500, 500, 500))
     found = table(store)
     assert found["gaussian"][:2] == [Cell("0.6158"), Cell("50.00")]
-    assert found["macer"][:2] == [Cell("0.9237", improves=True, best=True), Cell("75.00", improves=True, best=True)]
+    assert found["macer"][:2] == [Cell("0.9237", bold=True, underlined=True), Cell("75.00", bold=True, underlined=True)]
     assert found["stability"][:2] == [Cell("0.3079"), Cell("25.00")]
 
 
@@ -61,15 +65,15 @@ def test_ties_as_printed_are_all_best(store: Store) -> None:
     # 999 and 1000 samples differ in the radius, not in the accuracy.
     fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500), stability=(999, N, N, 500))
     found = table(store)
-    assert [name for name, line in found.items() if line[1].best] == ["stability", "macer"]
-    assert [name for name, line in found.items() if line[0].best] == ["macer"]
+    assert [name for name, line in found.items() if line[1].underlined] == ["stability", "macer"]
+    assert [name for name, line in found.items() if line[0].underlined] == ["macer"]
 
 
 def test_the_baseline_can_be_the_best_and_is_never_bold(store: Store) -> None:
     fill(store, gaussian=(N,) * 4, macer=(N, N, N, 500))
     found = table(store)
-    assert found["gaussian"][0] == Cell("1.2316", best=True)
-    assert not any(cell.improves for line in found.values() for cell in line)
+    assert found["gaussian"][0] == Cell("1.2316", underlined=True)
+    assert not any(cell.bold for line in found.values() for cell in line)
 
 
 def test_a_column_of_zeros_has_no_best(store: Store) -> None:
@@ -81,7 +85,7 @@ def test_a_difference_that_does_not_print_is_not_bold(store: Store) -> None:
     # 5e-5 of a radius that both rows print alike.
     from leaderboard.aggregate import Row, Stat
     from leaderboard.metrics import columns_of
-    from leaderboard.tables.cells import _column
+    from leaderboard.tables.build import _column
 
     (acr,) = columns_of(["ACR"], (), 10)
 
@@ -89,10 +93,10 @@ def test_a_difference_that_does_not_print_is_not_bold(store: Store) -> None:
         return Row(name=name, mark="", method=name, seeds=(), images=4, stats={"ACR": Stat(mean=mean, std=None, n=1)}, notes=())
 
     assert _column((row("gaussian", 1.00001), row("macer", 1.00002)), acr, "gaussian") == [
-        Cell("1.0000", best=True),
-        Cell("1.0000", best=True),
+        Cell("1.0000", underlined=True),
+        Cell("1.0000", underlined=True),
     ]
-    assert _column((row("gaussian", 1.00004), row("macer", 1.00006)), acr, "gaussian")[1] == Cell("1.0001", improves=True, best=True)
+    assert _column((row("gaussian", 1.00004), row("macer", 1.00006)), acr, "gaussian")[1] == Cell("1.0001", bold=True, underlined=True)
 
 
 def test_nothing_is_bold_against_an_ambiguous_baseline(store: Store) -> None:
@@ -101,13 +105,13 @@ def test_nothing_is_bold_against_an_ambiguous_baseline(store: Store) -> None:
     add(store, run_spec("macer"))
     found = table(store)
     assert list(found) == ["gaussian #1", "gaussian #2", "macer"]
-    assert found["macer"][0] == Cell("1.2316", best=True)
+    assert found["macer"][0] == Cell("1.2316", underlined=True)
 
 
 def test_nothing_is_bold_against_an_unfinished_baseline(store: Store) -> None:
     fill(store, gaussian=(N, N, 500), macer=(N,) * 4)
     found = table(store)
-    assert found["gaussian"] == [Cell("3/4 images"), *[Cell("-")] * 6]
+    assert found["gaussian"] == [Cell("3/4 images", state=True), *[Cell("-")] * 6]
     assert found["macer"][0] == Cell("1.2316")  # the only row: best of nothing
 
 
@@ -117,8 +121,8 @@ def test_an_unfinished_row_says_so_whatever_the_columns(store: Store, word: str)
     add(store, run_spec(seed=1))
     add(store, run_spec("macer"))
     groups = collect(store, metrics=(word,))
-    assert cells(groups[0], groups[0].sections[0])[1][0].mean == "1/2 seeds"
-    for format in ("terminal", "markdown", "latex", "csv", "json"):
+    assert cells(groups[0], groups[0].sections[0])[1][0].text == "1/2 seeds"
+    for format in FORMATS:
         assert "1/2 seeds" in render(groups, format)
     # A finished row whose evidence lacks the metric is finished all the same.
     assert json.loads(render(groups, "json"))["groups"][0]["sections"][0]["rows"][0]["state"] == "done"
@@ -131,7 +135,7 @@ def test_sigmas_are_compared_apart(store: Store) -> None:
     add(store, run_spec("macer", sigma=1.0), (N, N, N, N))
     (group,) = collect(store)
     low, high = (cells(group, section) for section in group.sections)
-    assert (low[0][1].best, low[1][1].improves, high[1][1].improves, high[1][1].best) == (True, False, True, True)
+    assert (low[0][1].underlined, low[1][1].bold, high[1][1].bold, high[1][1].underlined) == (True, False, True, True)
 
 
 # ---- captions
@@ -267,6 +271,63 @@ def test_latex_compiles_as_pasted(store: Store, tmp_path: Path, bench: Callable[
     assert b"undefined" not in done.stdout
 
 
+class Elements(HTMLParser):
+    """Asserts that elements close in order, and collects their texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: dict[str, list[str]] = defaultdict(list)
+        self.tags: set[str] = set()
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag != "meta":
+            self.open.append(tag)
+            self.texts[tag].append("")
+        assert not {"src", "href", "onload"} & {name for name, _ in attrs}
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self.open):
+            self.texts[tag][-1] += data
+
+
+def test_html_is_one_file_of_tables(store: Store, bench: Callable[..., Result], tmp_path: Path) -> None:
+    fill(store, stability=(N, N))
+    groups = hostile(store)
+    found = Elements(render(groups, "html"))
+    assert not found.tags & {"script", "link", "img", "b"}
+    assert "url(" not in found.texts["style"][0]
+    (caption_text,) = found.texts["caption"]
+    assert caption_text.startswith("mnist, protocol quick")
+    assert found.texts["th"][:4] == ["sigma", "row", "ACR", "r=0.00"]
+    assert any(HOSTILE.split('"')[0] in text for text in found.texts["th"])
+    assert {"1.2316", "2/4 images"} <= {*found.texts["td"]}
+    for words in (("table",), ("table", "--table", "4", "--protocol", "quick"), ("compare", "gaussian", "macer*")):
+        out = tmp_path / "page.html"
+        assert bench(*words, "--results", store.root, "--out", out).exit_code == 0
+        assert Elements(out.read_text()).texts["caption"]
+
+
+def test_endings_say_the_format_or_are_refused(store: Store, bench: Callable[..., Result], tmp_path: Path) -> None:
+    fill(store, gaussian=(N,) * 4, macer=(N,) * 4)
+    for words in (("table",), ("compare", "gaussian", "macer")):
+        for ending, told in ((".htm", "did you mean '.html'"), (".xlsx", ".html"), (".jsn", "did you mean '.json'")):
+            refused = bench(*words, "--results", store.root, "--out", tmp_path / f"a{ending}")
+            assert refused.exit_code == 2
+            assert told in refused.output
+            assert not (tmp_path / f"a{ending}").exists()
+        for format, known in FORMATS.items():
+            assert bench(*words, "--results", store.root, "--out", tmp_path / f"a{known.suffix}").exit_code == 0
+            shown = bench(*words, "--results", store.root, "--format", format).output
+            assert (tmp_path / f"a{known.suffix}").read_text() == shown
+
+
 def test_csv_is_exact_and_inert(store: Store) -> None:
     add(store, run_spec(seed=0), (N, 777, 612, 901))
     add(store, run_spec(seed=1), (N, N, 500, 777))
@@ -283,8 +344,6 @@ def test_csv_is_exact_and_inert(store: Store) -> None:
 
 
 def test_csv_of_hostile_names(store: Store) -> None:
-    from leaderboard.tables.data import _field
-
     lines = list(csv.DictReader(io.StringIO(render(hostile(store), "csv"))))
     assert len(lines) == 2 * 7
     assert {line["sigma"] for line in lines} == {"0.5"}
@@ -345,7 +404,7 @@ def test_terminal_never_loses_a_digit(store: Store, width: int, seeds: int) -> N
     (group,) = collect(store)
     text = render([group], "terminal", width=width)
     for cell in cells(group, group.sections[0])[0]:
-        assert cell.mean in text
+        assert cell.text in text
         assert f"±{cell.std}" in text if cell.std else True
     assert "smoothmix.eta5-onestep" in text
     if width == 120:

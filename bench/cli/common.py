@@ -22,9 +22,6 @@ from bench.spec import PROTOCOL_ALIASES
 
 T = TypeVar("T")
 
-FORMATS = ("terminal", "markdown", "latex", "csv", "json")
-SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json"}
-
 
 def stop(problems: Iterable[str], code: int = 2) -> NoReturn:
     """Prints every problem on a line of its own and ends with exit code 2."""
@@ -163,12 +160,19 @@ def check_out(out: Path, example: str, problems: list[str]) -> None:
 
 
 def format_of(named: str | None, out: Path | None, problems: list[str]) -> str:
-    """The format that --format names, or else the suffix of the file; terminal where neither does."""
-    if named is None:
-        return "terminal" if out is None else SUFFIXES.get(out.suffix.lower(), "terminal")
-    if named not in FORMATS:
-        problems.append(f"--format {named} is unknown{nearest(named, FORMATS)}")
-    return named
+    """The format that --format names, or else the ending of the file; terminal where neither does."""
+    from leaderboard.formats import FORMATS
+
+    if named is not None:
+        if named not in FORMATS:
+            problems.append(f"--format {named} is unknown{nearest(named, FORMATS)}")
+        return named
+    endings = {format.suffix: name for name, format in FORMATS.items()}
+    ending = out.suffix.lower() if out else ""
+    if ending and ending not in endings:
+        known = ", ".join(endings)
+        problems.append(f"--out {out}: no format has the ending {ending}{nearest(ending, endings)}; there is {known}, or say --format")
+    return endings.get(ending, "terminal")
 
 
 def deliver(text: str, out: Path | None) -> None:

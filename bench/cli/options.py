@@ -45,7 +45,7 @@ ReadBy = Annotated[
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", help="terminal, markdown, latex, csv or json. Default: by the suffix of --out (.md, .tex, ...), else terminal."
+        "--format", help="terminal, markdown, latex, html, csv or json. Default: by the ending of --out (.md, .tex, ...), else terminal."
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")]

@@ -109,8 +109,9 @@ def table(
 
     from bench.store.runs import Store
     from leaderboard.aggregate import Filters, collect
+    from leaderboard.formats import render
     from leaderboard.metrics import DEFAULT
-    from leaderboard.tables import render
+    from leaderboard.tables import document
 
     def paper_table() -> str:
         from leaderboard import paper
@@ -126,7 +127,7 @@ def table(
             seeds=chosen_seeds,
             empty=against is not None,
         )
-        return paper.render(built, form, against=against is not None)
+        return render(paper.document(built, against=against is not None), form)
 
     def work() -> str:
         groups = collect(
@@ -145,6 +146,6 @@ def table(
         groups = tuple(dataclasses.replace(group, show_trust=status) for group in groups)
         terminal = form == "terminal" and out is None
         width = os.get_terminal_size().columns if terminal and sys.stdout.isatty() else 120
-        return render(groups, form, width=width, color=terminal and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+        return render(document(groups), form, width=width, color=terminal and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
 
     deliver(guarded(work if number is None else paper_table), out)

@@ -1,12 +1,14 @@
 """Is one row better than another? Two kinds of uncertainty, side by side and never pooled.
 
 statistics.py   differences of two rows across seeds and across test images
-paired.py       a run of ours against imported logs, image by image
-report.py       from a store to all differences of a row to others, corrected for their number
+rows.py         from a store to all differences of a row to others, corrected for their number
+logs.py         a run of ours against imported logs, image by image
+document.py     what is printed of both
 """
 
-from leaderboard.compare.paired import Accuracy, Paired, compare_paired
-from leaderboard.compare.report import MEANINGS, Comparison, Report, compare, mark_ties
+from leaderboard.compare.document import document
+from leaderboard.compare.logs import Accuracy, Paired, compare_with_logs
+from leaderboard.compare.rows import Comparison, Report, compare, mark_ties
 from leaderboard.compare.statistics import (
     AccuracyDifference,
     Evidence,
@@ -23,7 +25,6 @@ from leaderboard.compare.statistics import (
 )
 
 __all__ = [
-    "MEANINGS",
     "Accuracy",
     "AccuracyDifference",
     "Comparison",
@@ -36,8 +37,9 @@ __all__ = [
     "compare",
     "compare_accuracy",
     "compare_images",
-    "compare_paired",
     "compare_seeds",
+    "compare_with_logs",
+    "document",
     "holm",
     "least_p",
     "mark_ties",

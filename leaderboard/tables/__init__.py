@@ -1,16 +1,19 @@
-"""Comparable groups as tables: for a terminal, in Markdown, LaTeX, CSV and JSON.
+"""Comparable groups as tables. A row of which any seed is unfinished shows how far it is, and no mean.
 
-Every format shows the same cells. A row of which any seed is unfinished shows how far it is, and no mean.
-
-cells.py     what stands in the places of a table
-captions.py  the words around it
-terminal.py, markup.py, data.py  the formats
-render.py    one call for all of them
+captions.py  the words around a table
+build.py     from groups to what is printed
 """
 
-from leaderboard.tables.captions import caption, conditions, headline
-from leaderboard.tables.cells import Cell, cells
-from leaderboard.tables.markup import escape_latex
-from leaderboard.tables.render import render
+from collections.abc import Sequence
 
-__all__ = ["Cell", "caption", "cells", "conditions", "escape_latex", "headline", "render"]
+from leaderboard import formats
+from leaderboard.aggregate import Group
+from leaderboard.tables.build import caption, cells, document
+from leaderboard.tables.captions import conditions, headline, sigma_text
+
+__all__ = ["caption", "cells", "conditions", "document", "headline", "render", "sigma_text"]
+
+
+def render(groups: Sequence[Group], format: str, *, width: int = 120, color: bool = False) -> str:
+    """All groups in one format; see `leaderboard.formats.render`."""
+    return formats.render(document(groups), format, width=width, color=color)

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from bench.rules.rule import drawn_words
 from bench.spec import CertifySpec
 from leaderboard.aggregate import Group
-from leaderboard.tables.cells import cells
+from leaderboard.formats import clean
 
 RULE = "correct and radius > r, {radii}"
-TIE = "~"
-TIED = "ACR not separable from the best of the sigma (paired bootstrap over test images, Holm's correction, 0.05)."
 SAID = ("certify.n0", "certify.n", "certify.images", "certify.seed", "certify.rule")
 
 
@@ -81,24 +79,6 @@ def conditions(group: Group) -> list[str]:
     return [*sentences, f"Certification: {', '.join(parts)}."] if parts else sentences
 
 
-def legend(group: Group, bold: str = "Bold", underlined: str = "Underlined", tie: str = TIE) -> str:
-    """What the marks mean, empty if there are none."""
-    shown = [cell for section in group.sections for row in cells(group, section) for cell in row]
-    sentences = []
-    if any(cell.improves for cell in shown):
-        sentences.append(f"{bold}: better than {group.baseline} at the same sigma.")
-    if any(cell.best for cell in shown):
-        sentences.append(f"{underlined}: best of the sigma and column.")
-    if any(cell.tied for cell in shown):
-        sentences.append(f"{tie}: {TIED}")
-    return " ".join(sentences)
-
-
-def caption(group: Group) -> str:
-    """The whole caption as plain text."""
-    return " ".join(filter(None, [f"{headline(group)}.", details(group), legend(group)]))
-
-
 def _spans(numbers: Sequence[int]) -> str:
     """`0-4, 7` for 0, 1, 2, 3, 4, 7."""
     spans: list[list[int]] = []
@@ -108,11 +88,6 @@ def _spans(numbers: Sequence[int]) -> str:
         else:
             spans.append([number])
     return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 2 else ", ".join(map(str, span)) for span in spans)
-
-
-def clean(text: str) -> str:
-    """One line without control characters: a name must not move the cursor or end a row."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def letters_of(group: Group) -> dict[str, str]:

@@ -35,10 +35,6 @@ from leaderboard.paper import RULES
 from leaderboard.tables import conditions, headline
 
 FEW_IMAGES = 500  # skewed simulated differences: the interval covers 93 % with 100 images, 94.4 % with 500, 94.6 % with 2,000
-MEANINGS = {
-    "seeds": "Across seeds: the 95 % interval is where the difference would lie after another training of both rows, on these test images.",
-    "images": "Across images: the 95 % interval is where the difference would lie on another sample of test images, for these trainings.",
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ class Paired:
         return None if self.spread is None else abs(self.difference) <= self.spread + self.half_width
 
 
-def compare_paired(run: Run, row: str, root: Path) -> Paired:
+def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
     """A finished run against the imported logs of a row, on the run's test images, at the alpha of the logs.
 
     Args:

@@ -1,0 +1,187 @@
+"""What is printed of a comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from leaderboard.compare.logs import Accuracy, Paired
+from leaderboard.compare.rows import Comparison, Report
+from leaderboard.compare.statistics import SeedDifference
+from leaderboard.formats import Cell, Document, Grid, Page, Text
+from leaderboard.tables import sigma_text
+
+MEANINGS = {
+    "seeds": "Across seeds: the 95 % interval is where the difference would lie after another training of both rows, on these test images.",
+    "images": "Across images: the 95 % interval is where the difference would lie on another sample of test images, for these trainings.",
+}
+LEGEND = (
+    "All differences are B - A; ACR in pixels of [0, 1]. ±: sample standard deviation (ddof=1). effect: mean / std of paired differences, "
+    "or Hedges' g (g) of unpaired runs. p: exact permutation test across seeds, paired bootstrap across images, McNemar's exact test of an "
+    "accuracy (one training of each row only); Holm: corrected over all tests of its kind in this call; the intervals are not."
+)
+FIELDS = (
+    *("title", "source", "sigma", "a", "b", "uncertainty", "metric", "runs_a", "runs_b", "paired", "images", "value_a", "value_b"),
+    *("std_a", "std_b", "difference", "std_difference", "error", "low", "high", "effect", "p", "p_least", "p_holm"),
+    *("more_a", "more_b", "tie", "note"),
+)
+MEANING_OF_LOGS = (
+    "95 % interval: of the mean difference on another sample of test images, for these trainings (paired bootstrap, 10,000 resamples). "
+    "one more: where, around the mean of the logs, Student's 95 % prediction interval expects one more training on these images; "
+    "- where they all have the same value."
+)
+FIELDS_OF_LOGS = (
+    *("dataset", "sigma", "row", "key", "protocol", "seed", "row_logs", "collection", "selection", "images", "n", "alpha", "acr_exact"),
+    *("runs", "metric", "run", "logs", "difference", "low", "high", "predicted", "note"),
+)
+FOUND = ("difference", "low", "high", "predicted")
+
+
+def document(report: Report | Paired) -> Document:
+    """A comparison of rows, or of a run with logs."""
+    if isinstance(report, Paired):
+        data = {"schema": 1, "meaning": MEANING_OF_LOGS, "differences": "run - mean of logs", **dataclasses.asdict(report)}
+        data |= {"half_width": report.half_width, "within": report.within, "outside": report.outside}
+        where = f"{report.dataset}, sigma {report.sigma:g}, {report.images:,} test images ({report.selection})"
+        title = Cell(f"{where}, n={report.n:,}, alpha={report.alpha:g}: {_who(report)}")
+        page = Page(title=(title,), parts=tuple(_parts_of_logs(report)))
+        return Document(pages=(page,), fields=FIELDS_OF_LOGS, lines=list(_lines_of_logs(report)), data=data)
+    data = {"schema": 1, "meanings": MEANINGS, "differences": "B - A", **dataclasses.asdict(report)}
+    named = Cell("A = "), Cell(report.comparisons[0].a, code=True), Cell(f": {report.title}")
+    page = Page(title=named, parts=tuple(_parts_of_rows(report)))
+    return Document(pages=(page,), fields=FIELDS, lines=[line for c in report.comparisons for line in _lines_of_rows(report, c)], data=data)
+
+
+def _grid(head: Iterable[str], lines: Iterable[Sequence[str | Cell]], words: int, caption: str) -> Grid:
+    cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in line) for line in lines)
+    return Grid(head=tuple(head), lines=cells, words=words, caption=caption)
+
+
+# ---- rows
+
+
+def _parts_of_rows(report: Report) -> Iterator[Grid | Text]:
+    rows = [(sigma_text(c.sigma), Cell(c.b, code=True), c) for c in report.comparisons]
+    head: Iterable[str] = ("sigma", "B", "runs", "ACR of A", "ACR of B", "B - A", "95 % interval", "effect", "p", "Holm")
+    yield _grid(head, [(sigma, name, *_of_seeds(c.seeds)) for sigma, name, c in rows], 3, "Across seeds")
+    yield Text(text=MEANINGS["seeds"])
+    told: dict[str, list[str]] = {}
+    for sigma, _, c in rows:
+        told.setdefault(c.seeds.note, []).append(f"{c.b} at sigma {sigma}")
+    yield from (Text(text=f"{'All' if len(told) == 1 else ', '.join(who)}: {note}.") for note, who in told.items() if note)
+    lines: list[tuple[str | Cell, ...]] = [
+        (
+            *(sigma, name, f"{c.images.difference:+.4f}", f"{c.images.error:.4f}", f"{c.images.low:+.4f} to {c.images.high:+.4f}"),
+            *(f"{100 * share:.2f} %" for share in (c.images.more_a, c.images.more_b, c.images.tie)),
+            *(_p(c.images.p), _p(c.images.p_holm)),
+        )
+        for sigma, name, c in rows
+    ]
+    head = ("sigma", "B", "B - A", "std. error", "95 % interval", "A > B", "B > A", "tie", "p", "Holm")
+    yield _grid(head, lines, 2, "Across images")
+    total = f"{report.comparisons[0].images.images:,} images, radius where correct, averaged over the seeds of each row; 10,000 resamples."
+    yield Text(text=f"{MEANINGS['images']} {total}")
+    accuracies: list[tuple[str | Cell, ...]] = []
+    for sigma, name, c in rows:
+        accuracies.append((sigma, name, "B - A", *(f"{x.difference:+.2f}" if x.accuracy_a or x.accuracy_b else "-" for x in c.accuracies)))
+        if any(x.p is not None for x in c.accuracies):
+            accuracies.append(("", "", "p", *(_p(x.p) for x in c.accuracies)))
+            accuracies.append(("", "", "Holm", *(_p(x.p_holm) for x in c.accuracies)))
+    head = ("sigma", "B", "", *(f"r={x.radius}" for x in report.comparisons[0].accuracies))
+    yield _grid(head, accuracies, 3, "Certified accuracy")
+    yield Text(text=f"Certified accuracy, in points of %: {report.rule}. -: no image reaches that radius in either row.")
+    yield from (Text(text=note) for note in (LEGEND, *report.notes))
+
+
+def _of_seeds(s: SeedDifference) -> list[str]:
+    runs = f"{len(s.runs_a)} paired" if s.paired and len(s.runs_a) > 1 else f"{len(s.runs_a)} and {len(s.runs_b)}"
+    means = [f"{mean:.4f}" + ("" if std is None else f" ± {std:.4f}") for mean, std in ((s.mean_a, s.std_a), (s.mean_b, s.std_b))]
+    effect = "-" if s.effect is None else f"{s.effect:+.2f}" + ("" if s.paired else " (g)")
+    interval = "-" if s.low is None or s.high is None else f"{s.low:+.4f} to {s.high:+.4f}"
+    return [runs, *means, f"{s.difference:+.4f}", interval, effect, _p(s.p), _p(s.p_holm)]
+
+
+def _p(p: float | None) -> str:
+    return "-" if p is None else f"{p:.4f}" if p >= 0.0001 else f"{p:.0e}"
+
+
+def _lines_of_rows(report: Report, c: Comparison) -> Iterator[dict[str, Any]]:
+    """One line per metric and uncertainty."""
+    shared = {"title": report.title, "source": report.source, "sigma": c.sigma, "a": c.a, "b": c.b, "uncertainty": "images"}
+    shared |= {"runs_a": " ".join(c.seeds.runs_a), "runs_b": " ".join(c.seeds.runs_b), "paired": c.seeds.paired, "images": c.images.images}
+    acr = shared | {"metric": "ACR", "value_a": c.seeds.mean_a, "value_b": c.seeds.mean_b}
+    of_seeds = {name: value for name, value in dataclasses.asdict(c.seeds).items() if name in FIELDS and not name.startswith("runs")}
+    yield acr | of_seeds | {"uncertainty": "seeds"}
+    yield acr | dataclasses.asdict(c.images)
+    for x in c.accuracies:
+        found = {"value_a": x.accuracy_a, "value_b": x.accuracy_b, "difference": x.difference, "p": x.p, "p_holm": x.p_holm}
+        yield shared | {"metric": x.radius} | found
+
+
+# ---- a run and logs
+
+
+def _who(report: Paired) -> str:
+    count = len(report.runs)
+    logs = f"{count} imported log{'s' if count > 1 else ''} of {report.row_logs} ({report.collection}: {', '.join(report.runs)})"
+    return f"run {report.key} of {report.row} (protocol {report.protocol}, seed {report.seed}) against {logs}"
+
+
+def _parts_of_logs(report: Paired) -> Iterator[Grid | Text]:
+    metrics: list[tuple[str, int, float, Sequence[float], Paired | Accuracy]] = [("ACR", 4, report.acr, report.acr_logs, report)]
+    metrics += [(f"accuracy at {a.radius}, %", 2, a.run, a.logs, a) for a in report.accuracies]
+    lines = [
+        [
+            *(name, f"{run:.{digits}f}", *_mean_and_range(values, digits), f"{of.difference:+.{digits}f}"),
+            *(f"{of.low:+.{digits}f} to {of.high:+.{digits}f}", "-" if of.predicted is None else f"±{of.predicted:.{digits}f}"),
+        ]
+        for name, digits, run, values, of in metrics
+    ]
+    head: Iterable[str] = ("", "run", "logs", "lowest to highest", "run - logs", "95 % interval", "one more")
+    yield _grid(head, lines, 1, "The run and the logs")
+    yield Text(text=MEANING_OF_LOGS)
+    shares = [_mean_and_range([100 * share for share in shares], 1) for shares in (report.agreement, report.agreement_among)]
+    known = [[value for value in values if value is not None] for values in (report.correlation, report.correlation_among)]
+    lines = [
+        ["same answer, % of images", *shares[0], *shares[1]],
+        ["correlation of radii", *(word for values in known for word in _mean_and_range(values, 3))],
+    ]
+    head = ("of two trainings", "run and each log", "lowest to highest", "two logs", "lowest to highest")
+    yield _grid(head, lines, 1, "Agreement of two trainings")
+    yield Text(text="An answer is a class or to abstain. Correlation: Pearson, of the radius where the class is right, else 0.")
+    yield from (Text(text=text) for text in (_verdict(report), *report.notes))
+
+
+def _verdict(report: Paired) -> str:
+    if report.spread is None:
+        return "One log shows no spread among trainings, so nothing is said about whether the run is one of them."
+    limit, count = report.spread + report.half_width, len(report.runs)
+    looks = sum(predicted is not None for predicted in (report.predicted, *(a.predicted for a in report.accuracies)))
+    names = [name if name == "ACR" else f"accuracy at {name}" for name in report.outside]
+    said = f"lies outside for {', '.join(names)}" if names else "lies inside everywhere"
+    return (
+        f"As one more training of the {count} logs' kind, the run {said}. That nothing lies outside would not prove that it is one: "
+        f"{count} logs leave the interval wide, and of {looks} such looks one in twenty lies outside by chance. "
+        f"The ACR's difference is {'within' if report.within else 'NOT within'} {limit:.4f}, the largest distance of a log from the mean "
+        f"of the logs ({report.spread:.4f}) plus half the interval across images ({report.half_width:.4f})."
+    )
+
+
+def _mean_and_range(values: Sequence[float], digits: int) -> tuple[str, str]:
+    if not values:
+        return "-", "-"
+    return f"{statistics.fmean(values):.{digits}f}", f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+def _lines_of_logs(report: Paired) -> Iterator[dict[str, Any]]:
+    """One line per metric; what holds for all stands in every line."""
+    shared = {name: getattr(report, name, None) for name in FIELDS_OF_LOGS if name not in FOUND}
+    shared |= {"runs": " ".join(report.runs), "note": " ".join(report.notes)}
+    found = [("ACR", report.acr, report.acr_logs, report), *((a.radius, a.run, a.logs, a) for a in report.accuracies)]
+    for metric, run, logs, of in found:
+        yield shared | {"metric": metric, "run": run, "logs": " ".join(map(repr, logs))} | {name: getattr(of, name) for name in FOUND}
+    for name in ("agreement", "agreement_among", "correlation", "correlation_among"):
+        values = ["" if value is None else repr(value) for value in getattr(report, name)]
+        yield shared | {"metric": name, "logs": " ".join(values)}

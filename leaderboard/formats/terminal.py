@@ -1,0 +1,146 @@
+"""Pages for a terminal: fitted tables as wide as it is, reports as wide as they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from leaderboard.formats.page import TIE, Cell, Grid, Mark, Page, Text, clean, legend_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text as Styled
+
+HARD_SPACE = "\N{BRAILLE PATTERN BLANK}"  # rich strips real spaces at the end of a cell
+NAME_WIDTH = 26
+SIGNS: dict[Mark, str] = {"bold": "+", "underlined": "*", "tied": TIE}
+IN_COLOR: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined", "tied": TIE}
+
+
+def render(pages: Sequence[Page], width: int, color: bool) -> str:
+    """All pages, one below the other; `leaderboard.formats.render` says what the arguments are."""
+    return "\n".join(_fitted(page, width, color) if page.fitted else _plain(page) for page in pages)
+
+
+def _plain(page: Page) -> str:
+    """Blank lines between the parts, but for the notes of a single table."""
+    text, last = "".join(clean(cell.text) for cell in page.title), None
+    for part in page.parts:
+        near = page.label and isinstance(part, Text) and isinstance(last, Text)
+        text += "\n" if near else "\n\n"
+        text += _grid(part) if isinstance(part, Grid) else clean(part.text) + legend_of(part, SIGNS)
+        last = part
+    return text + "\n"
+
+
+def _grid(grid: Grid) -> str:
+    from tabulate import tabulate
+
+    lines = [[f"{clean(cell.text)}{_signs(cell)}" for cell in line] for line in grid.lines]
+    align = ["left"] * grid.words + ["right"] * (len(grid.head) - grid.words)
+    return tabulate(lines, grid.head, tablefmt="simple", disable_numparse=True, colalign=align)
+
+
+def _fitted(page: Page, width: int, color: bool) -> str:
+    from rich.console import Console
+    from rich.text import Text as Styled
+
+    file = io.StringIO()
+
+    def console(width: int) -> Console:
+        return Console(
+            file=file,
+            width=width,
+            force_terminal=color,
+            color_system="standard" if color else None,
+            legacy_windows=False,
+            highlight=False,
+            _environ={},
+        )
+
+    def wide(table: Table) -> int:
+        return console(10_000).measure(table).maximum
+
+    console(width).print(Styled("".join(clean(cell.text) for cell in page.title), style="bold"))
+    for part in page.parts:
+        if isinstance(part, Grid):
+            for number, table in enumerate(_fitting(part, color, lambda table: wide(table) <= width)):
+                file.write("\n" * bool(number))
+                console(max(width, wide(table))).print(table)
+        else:
+            letter = f"({part.letter}) " if part.letter else ""
+            for paragraph in filter(None, (part.text, legend_of(part, IN_COLOR if color else SIGNS))):
+                console(width).print(Styled(letter + clean(paragraph), style="dim"))
+    lines = file.getvalue().replace(HARD_SPACE, " ").split("\n")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _fitting(grid: Grid, color: bool, fits: Callable[[Table], bool]) -> list[Table]:
+    """First names fold, then deviations go below their means, then columns stand in several tables; digits are never cut."""
+    for fold, stacked in ((False, False), (True, False), (True, True)):
+        if fits(table := _rich_table(grid, color, fold=fold, stacked=stacked)):
+            return [table]
+    tables, start = [], grid.words
+    while start < len(grid.head):
+        # The most columns that fit, at least one, however narrow the terminal.
+        for end in range(len(grid.head), start, -1):
+            head = grid.head[: grid.words] + grid.head[start:end]
+            # Every part says how far an unfinished row is.
+            firsts = [line[grid.words] if line[grid.words].state else line[start] for line in grid.lines]
+            lines = [(*line[: grid.words], first, *line[start + 1 : end]) for first, line in zip(firsts, grid.lines, strict=True)]
+            part = dataclasses.replace(grid, head=head, lines=tuple(lines))
+            if fits(table := _rich_table(part, color, fold=True, stacked=True)):
+                break
+        tables.append(table)
+        start = end
+    return tables
+
+
+def _rich_table(grid: Grid, color: bool, *, fold: bool, stacked: bool) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text as Styled
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    pads = [0] * grid.words
+    for name in grid.head[: grid.words]:
+        table.add_column(name, no_wrap=True)
+    for number, name in enumerate(grid.head[grid.words :], start=grid.words):
+        pads.append(max(len(TIE * line[number].tied if color else _signs(line[number])) for line in grid.lines))
+        table.add_column(name + HARD_SPACE * pads[-1], justify="right", no_wrap=True)
+    ends = [end - 1 for end in itertools.accumulate(grid.blocks)]
+    for place, line in enumerate(grid.lines):
+        names = [_fold(cell.text) if fold and n == 1 else clean(cell.text) for n, cell in enumerate(line[: grid.words])]
+        words = [Styled(name + "".join(f" ({c})" for c in cell.letters)) for name, cell in zip(names, line, strict=False)]
+        numbers = [_rich_cell(cell, color, stacked, pad) for cell, pad in zip(line, pads, strict=True)][grid.words :]
+        table.add_row(*words, *numbers, end_section=place in ends)
+    return table
+
+
+def _rich_cell(cell: Cell, color: bool, stacked: bool, pad: int) -> Styled:
+    from rich.text import Text as Styled
+
+    style = " ".join(word for word, on in (("bold", cell.bold), ("underline", cell.underlined)) if on and color)
+    signs = (TIE * cell.tied if color else _signs(cell)).ljust(pad, HARD_SPACE)
+    mean = Styled().append(cell.text.replace(", ", "\n"), style=style)
+    if not cell.std:
+        return mean.append(signs)
+    return mean.append(f"{signs}\n±{cell.std}{HARD_SPACE * pad}" if stacked else f"±{cell.std}{signs}")
+
+
+def _fold(label: str) -> str:
+    """A long row name over several lines, broken before its bracket and after its commas."""
+    lines = [""]
+    for piece in re.split(r"(?<=,)|(?=\[)", clean(label)):
+        if lines[-1] and len(lines[-1] + piece) > NAME_WIDTH:
+            lines.append(" ")
+        lines[-1] += piece
+    return "\n".join(lines)
+
+
+def _signs(cell: Cell) -> str:
+    return "+" * cell.bold + "*" * cell.underlined + TIE * cell.tied

@@ -1,0 +1,198 @@
+"""From groups of comparable rows to what is printed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bench.errors import BenchError
+from leaderboard.aggregate import Group, Row, Section
+from leaderboard.formats import Cell, Document, Grid, Page, Text
+from leaderboard.formats.page import Mark, legend_of
+from leaderboard.metrics import ACR, Metric
+from leaderboard.tables.captions import details, headline, letters_of, rule, sigma_text
+
+EMPTY = "-"
+TIED = "ACR not separable from the best of the sigma (paired bootstrap over test images, Holm's correction, 0.05)."
+WORDS: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined", "tied": "~"}
+CONDITIONS = {
+    "source": "source",
+    "protocol": "protocol",
+    "changes": "changes",
+    "recipe": "recipe",
+    "arch": "network",
+    "normalisation": "normalisation",
+    "n0": "certify.n0",
+    "n": "certify.n",
+    "images": "certify.images",
+    "certify_seed": "certify.seed",
+    "bound": "certify.rule",
+    "alpha": "alpha",
+    "rounding": "rounding",
+}
+CSV_FIELDS = (
+    *("dataset", "source", "protocol", "changes", "recipe", "arch", "normalisation", "n0", "n", "images", "image_count", "certify_seed"),
+    *("bound", "alpha", "rounding", "sigma", "row", "metric", "seeds", "seeds_done", "drawn", "mean", "std", "tied", "state"),
+    *("status", "notes"),
+)
+
+
+def document(groups: Sequence[Group]) -> Document:
+    """A table for each group. Every format shows the same cells; JSON gives accuracies and abstention in %, ACR in pixels of [0, 1].
+
+    Raises:
+        BenchError: no group.
+    """
+    if not groups:
+        raise BenchError("there is nothing to show: no run fits")
+    return Document(
+        pages=tuple(page(group, number) for number, group in enumerate(groups, start=1)),
+        fields=CSV_FIELDS,
+        lines=[line for group in groups for line in _lines(group)],
+        data={"schema": 1, "groups": [_data(group) for group in groups]},
+    )
+
+
+def cells(group: Group, section: Section) -> list[list[Cell]]:
+    """The cells of a section, one list per row, in the order of `group.metrics`."""
+
+    def ranked(metric: Metric) -> bool:
+        return not group.mixed and not (metric.of_radii and group.rule and group.rule.acr != "ranked")
+
+    columns = [_column(section.rows, metric, group.baseline, first=not n, ranked=ranked(metric)) for n, metric in enumerate(group.metrics)]
+    return [[column[number] for column in columns] for number in range(len(section.rows))]
+
+
+def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, first: bool = True, ranked: bool = True) -> list[Cell]:
+    """One cell per row; the first column says how far an unfinished row is.
+
+    Bold: better than the baseline, exactly and as printed. Underlined: no other row prints better, and it is not 0.
+    """
+    sign = -1 if metric.better == "less" else 1
+    printed = {n: f"{row.stats[metric.name].mean:.{metric.decimals}f}" for n, row in enumerate(rows) if metric.name in row.stats}
+    values = [sign * float(text) for text in printed.values()]
+    # One row alone is not the best of anything, and a column of zeros has no best.
+    best = max(values) if len(values) > 1 and any(values) and ranked and metric.better else None
+    base = next((n for n, row in enumerate(rows) if row.label == baseline and n in printed), None) if ranked and metric.better else None
+    column = []
+    for n, row in enumerate(rows):
+        if n not in printed:
+            column.append(Cell(row.status, state=True) if first and row.status else Cell(EMPTY))
+            continue
+        stat = row.stats[metric.name]
+        better = base is not None and sign * (stat.mean - rows[base].stats[metric.name].mean) > 0 and printed[n] != printed[base]
+        std = "" if stat.std is None else f"{stat.std:.{metric.decimals}f}"
+        best_here = best is not None and sign * float(printed[n]) == best
+        column.append(Cell(printed[n], std, better, best_here, tied=metric.name == ACR and row.tied))
+    return column
+
+
+def page(group: Group, number: int = 1) -> Page:
+    """The table of a group, the number-th of its document."""
+    letters = letters_of(group)
+    grids = [cells(group, section) for section in group.sections]
+    lines = [
+        (
+            Cell("" if place else sigma_text(section.sigma)),
+            Cell(row.label, letters=tuple(letters[note] for note in row.notes)),
+            *(Cell(row.trust),) * group.show_trust,
+            *shown,
+        )
+        for section, grid in zip(group.sections, grids, strict=True)
+        for place, (row, shown) in enumerate(zip(section.rows, grid, strict=True))
+    ]
+    grid = Grid(
+        head=("sigma", "row", *("status",) * group.show_trust, *(metric.heading for metric in group.metrics)),
+        lines=tuple(lines),
+        words=2 + group.show_trust,
+        blocks=tuple(len(section.rows) for section in group.sections),
+    )
+    marks: dict[Mark, str] = {
+        "bold": f"better than {group.baseline} at the same sigma.",
+        "underlined": "best of the sigma and column.",
+        "tied": TIED,
+    }
+    legend = tuple((mark, text) for mark, text in marks.items() if any(getattr(cell, mark) for line in lines for cell in line))
+    notes = [Text(text=note) for note in group.notes] + [Text(text=note, letter=letter) for note, letter in letters.items()]
+    about = Text(text=details(group), legend=legend, about=True)
+    return Page(title=(Cell(headline(group)),), parts=(grid, about, *notes), label=f"certbench-{number}", fitted=True)
+
+
+def caption(group: Group) -> str:
+    """The whole caption as plain text."""
+    about = next(part for part in page(group).parts if isinstance(part, Text))
+    return " ".join(filter(None, [f"{headline(group)}.", about.text, legend_of(about, WORDS)]))
+
+
+def _lines(group: Group) -> Iterator[dict[str, Any]]:
+    """One line per row and metric."""
+    for section in group.sections:
+        for row in section.rows:
+            known = {**group.conditions, **row.conditions}
+            shared = {
+                **{field: known.get(name) for field, name in CONDITIONS.items()},
+                "dataset": group.dataset,
+                "image_count": row.images,
+                "sigma": section.sigma,
+                "row": row.label,
+                "seeds": " ".join(str(seed.seed) for seed in row.seeds),
+                "seeds_done": sum(seed.state == "done" for seed in row.seeds),
+                "drawn": row.drawn,
+                "tied": row.tied,
+                "state": row.status or "done",
+                "status": row.trust,
+                "notes": "; ".join([*group.notes, *row.notes]),
+            }
+            for metric in group.metrics:
+                stat = row.stats.get(metric.name)
+                yield shared | {"metric": metric.name} | ({"mean": stat.mean, "std": stat.std} if stat else {})
+
+
+def _data(group: Group) -> dict[str, Any]:
+    return {
+        "caption": caption(group),
+        "dataset": group.dataset,
+        "source": group.source,
+        "conditions": dict(group.conditions),
+        "images": group.images,
+        "test_size": group.test_size,
+        "seeds": group.seeds,
+        "baseline": group.baseline,
+        "mixed": group.mixed,
+        "metrics": [
+            {name: getattr(metric, name) for name in ("name", "heading", "decimals", "better", "meaning")} for metric in group.metrics
+        ],
+        "rule": rule(group),
+        "sections": [
+            {
+                "sigma": section.sigma,
+                "rows": [_row(row, shown, group) for row, shown in zip(section.rows, cells(group, section), strict=True)],
+            }
+            for section in group.sections
+        ],
+        "notes": group.notes,
+        "footnotes": group.footnotes,
+    }
+
+
+def _row(row: Row, shown: Sequence[Cell], group: Group) -> dict[str, Any]:
+    return {
+        "row": row.name,
+        "label": row.label,
+        "method": row.method,
+        "state": row.status or "done",
+        "status": row.trust,
+        "metrics": {name: dataclasses.asdict(stat) for name, stat in row.stats.items()},
+        "improves": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.bold],
+        "tied": row.tied,
+        "conditions": dict(row.conditions),
+        "drawn": row.drawn,
+        "best": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.underlined],
+        "seeds": [
+            {name: getattr(seed, name) for name in ("seed", "state", "done", "key", "reason")}
+            | {"status": str(seed.trust) if seed.trust else None}
+            for seed in row.seeds
+        ],
+        "notes": row.notes,
+    }
