@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from math import lgamma, log
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fake_store import CERTIFY, N, add, certificate, new_store, run_spec
-from scipy.special import ndtr
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 from typer.testing import Result
 
@@ -20,12 +22,14 @@ from bench.certify import Sampler
 from bench.errors import BenchError
 from bench.evidence.certificate import Certificate, to_line
 from bench.evidence.columns import Columns
-from bench.rules.bounds import anytime_bounds, certified_radii, certified_radius, least_count, lower_confidence_bound
+from bench.rules.bounds import anytime_bounds, certified_radii, certified_radius, lower_confidence_bound, lower_confidence_bounds
 from bench.spec import CertifySpec
 from bench.store.runs import Store
+from bench.verify import verify
 from leaderboard.metrics import Outcomes, abstention_rate, average_certified_radius, certified_accuracy, outcomes
 from leaderboard.metrics.known import bound_quantile, clean_accuracy
 
+Call = Callable[..., Result]
 SPEC = CertifySpec(n0=100, n=20_000)
 CURTAILED, SEQUENCE = (dataclasses.replace(SPEC, rule=rule) for rule in ("curtailed", "confidence-sequence"))
 SKIPPED = dataclasses.replace(SPEC, skip_misclassified=True)
@@ -39,54 +43,39 @@ class Half(nn.Module):
         return torch.stack([-first, first], dim=1)
 
 
-def certified(spec: CertifySpec, probability: float, label: int = 1, index: int = 0, seed: int = 0, sigma: float = 0.5) -> Certificate:
-    from scipy.special import ndtri
-
-    x = torch.full((1, 2, 2), float(ndtri(probability)) * sigma)
-    stop = rules.of(spec).stop(sigma)
-    sampler = Sampler(Half(), sigma, 2, seed, sampling=spec.sampling)
+def certified(spec: CertifySpec, probability: float, label: int = 1, index: int = 0, batch: int | None = None) -> Certificate:
+    x = torch.full((1, 2, 2), float(ndtri(probability)) * 0.5)
+    sampler, stop = Sampler(Half(), 0.5, 2, 0, batch), rules.of(spec).stop(0.5)
     return sampler.certify(x, index, label, spec.n0, spec.n, stop, skip_misclassified=spec.skip_misclassified)
 
 
 # ---- bounds
 
 
-@pytest.mark.parametrize("n", [1, 2, 10, 66, 100, 1000, 100_000])
-@pytest.mark.parametrize("alpha", [0.05, 0.001])
-def test_least_count(n: int, alpha: float) -> None:
-    least = least_count(n, alpha)
-    assert least == next((k for k in range(max(0, least - 2), n + 1) if lower_confidence_bound(k, n, alpha) >= 0.5), n + 1)
-    assert least > n or least == 0 or lower_confidence_bound(least - 1, n, alpha) < 0.5
+Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-@pytest.mark.parametrize("p", [0.5, 0.6, 0.9, 0.99])
-@pytest.mark.parametrize("alpha", [0.05, 0.01])
-def test_anytime_bounds_hold_at_all_sample_sizes_at_once(p: float, alpha: float) -> None:
-    """Exactly: the probability that the bounds exclude p at any of the first 600 samples is at most alpha, and not vanishing."""
+def ever_excluded(bounds: Callable[[NDArray[np.int64], NDArray[np.int64]], Ends], p: float, samples: int) -> float:
+    """Exactly: the probability that the bounds exclude p after any of the first samples."""
     alive, excluded = np.ones(1), 0.0
-    for n in range(1, 601):
+    for n in range(1, samples + 1):
         alive = np.convolve(alive, [1 - p, p])
-        lower, upper = anytime_bounds(np.arange(n + 1), np.full(n + 1, n), alpha)
+        lower, upper = bounds(np.arange(n + 1), np.full(n + 1, n))
         out = (lower > p) | (upper < p)
         excluded += float(alive[out].sum())
         alive[out] = 0.0
-    assert 0.2 * alpha < excluded <= alpha
+    return excluded
 
 
-def test_a_fixed_bound_looked_at_often_does_not_hold() -> None:
-    """What the test above would see: Clopper-Pearson after every sample excludes p far too often."""
-    p, alive, excluded = 0.6, np.ones(1), 0.0
-    for n in range(1, 301):
-        alive = np.convolve(alive, [0.4, 0.6])
-        out = np.array([lower_confidence_bound(k, n, 0.05) > p for k in range(n + 1)])
-        excluded += float(alive[out].sum())
-        alive[out] = 0.0
-    assert excluded > 0.15
+@pytest.mark.parametrize(("p", "alpha"), [(0.5, 0.05), (0.6, 0.01), (0.9, 0.05), (0.99, 0.01)])
+def test_anytime_bounds_hold_at_all_sample_sizes_at_once(p: float, alpha: float) -> None:
+    excluded = ever_excluded(lambda counts, n: anytime_bounds(counts, n, alpha), p, 600)
+    assert 0.2 * alpha < excluded <= alpha, "neither too often nor hardly ever"
+    fixed = ever_excluded(lambda counts, n: (lower_confidence_bounds(counts, n, 0.05), np.ones(len(n))), 0.6, 300)
+    assert fixed > 0.15, "a bound for a fixed n, looked at often, does not hold, and that would be seen"
 
 
 def test_anytime_bounds_solve_their_equation_and_are_wider_than_fixed_ones() -> None:
-    from math import lgamma, log
-
     for k, n in ((0, 10), (1, 1), (60, 100), (9_999, 10_000), (100_000, 100_000)):
         (lower,), (upper,) = anytime_bounds(np.array([k]), np.array([n]), 0.001)
         assert 0 <= lower <= k / n <= upper <= 1
@@ -139,13 +128,8 @@ def test_a_sequence_stops_once_every_radius_of_the_ladder_is_decided() -> None:
 
 
 @pytest.mark.parametrize("spec", [CURTAILED, SEQUENCE, SKIPPED], ids=lambda spec: spec.rule)
-def test_early_ends_do_not_depend_on_batch_or_workers(spec: CertifySpec) -> None:
-    x, stop = torch.full((1, 2, 2), 0.3), rules.of(spec).stop(0.5)
-    rows = set()
-    for batch in (7, 500, 3000):
-        row = Sampler(Half(), 0.5, 2, 0, batch).certify(x, 3, 1, 100, spec.n, stop, skip_misclassified=spec.skip_misclassified)
-        rows.add(to_line(row))
-    assert len(rows) == 1
+def test_early_ends_do_not_depend_on_the_batch(spec: CertifySpec) -> None:
+    assert len({to_line(certified(spec, 0.7, index=3, batch=batch)) for batch in (7, 500, 3000)}) == 1
 
 
 # ---- evidence and tables
@@ -201,8 +185,6 @@ def test_radii_of_a_sequence_are_those_of_its_bound() -> None:
     ],
 )
 def test_evidence_must_be_what_its_rule_can_give(tmp_path: Path, change: dict[str, object], row: Certificate, *, fits: bool) -> None:
-    from bench.verify import verify
-
     spec = dataclasses.replace(CERTIFY, images="first:1", **change)  # type: ignore[arg-type]
     certification = add(new_store(tmp_path), run_spec(), None).certification(spec)
     certification.begin(certification.binding().weights_sha256 or "")
@@ -223,33 +205,28 @@ def test_specs_say_what_they_take() -> None:
             CertifySpec(**{"n0": 1, "n": 2, field: value})  # type: ignore[arg-type]
 
 
-def test_the_commands(tiny: Callable[..., Result], bench: Callable[..., Result], tmp_path: Path) -> None:
-    for words in ((), ("--skip-misclassified",), ("--set", "certify.rule=confidence-sequence"), ("--set", "certify.rule=curtailed")):
-        result = tiny("--method", "gaussian", "--sigma", "0.5", *words)
-        assert result.exit_code == 0, result.output
+def test_the_commands(tiny: Call, bench: Call, tmp_path: Path) -> None:
+    """What such counts do not say is refused by everything that reads them, and hides nothing else."""
+    hows = {"clopper-pearson": (), "skip_misclassified": ("--skip-misclassified",)}
+    for words in (*hows.values(), *(("--set", f"certify.rule={rule}") for rule in ("confidence-sequence", "curtailed"))):
+        assert tiny("--method", "gaussian", "--sigma", "0.5", *words).exit_code == 0
     store = Store(tmp_path / "runs")
     (run,) = store.runs()
-    assert len(list(run.certifications())) == 4
-    result = bench("table", "--results", store.root, "--metric", "ACR,abstention,cost")
-    assert result.exit_code == 0, result.output
+    where = ("--results", store.root)
+    result = bench("table", *where, "--metric", "ACR,abstention,cost")
     for told in ("misclassified images are skipped", "confidence-sequence bound", "curtailed bound", "clopper-pearson bound"):
-        assert told in result.output, told
-    assert len(json.loads(bench("table", "--results", store.root, "--format", "json").stdout)["groups"]) == 4
-    verified = bench("verify", store.root)
-    assert verified.exit_code == 0, verified.output
-
-    # What such counts do not say is refused by everything that reads them, and hides nothing else.
-    result = bench("table", "--results", store.root, "--alpha", "0.01")
+        assert told in result.output, result.output
+    assert bench("verify", store.root).exit_code == 0
+    result = bench("table", *where, "--alpha", "0.01")
     refusal = "so alpha 0.01 is too large; give --alpha 0.001, or less" in " ".join(result.output.split())
     assert (result.exit_code, refusal) == (0, True), result.output
-    assert len(json.loads(bench("table", "--results", store.root, "--alpha", "0.01", "--format", "json").stdout)["groups"]) == 3
+    for more, groups in ((), 4), (("--alpha", "0.01"), 3):
+        assert len(json.loads(bench("table", *where, *more, "--format", "json").stdout)["groups"]) == groups
     refused = {}
-    for certification in run.certifications():
-        spec, which = certification.spec, ("--certification", certification.spec.key, "--results", store.root)
-        how = "skip_misclassified" if spec.skip_misclassified else spec.rule
+    for spec in (certification.spec for certification in run.certifications()):
+        how, which = "skip_misclassified" if spec.skip_misclassified else spec.rule, ("--certification", spec.key, *where)
         exported = bench("export", run.path, "--out", tmp_path / f"{how}.tsv", *which)
         attacked = bench("attack", run.path, "--eps", "0.1", "--steps", "1", "--n", "10", "--images", "first=1", "--alpha", "0.01", *which)
         refused[how] = (exported.exit_code, attacked.exit_code)
-        if exported.exit_code:
-            assert f"which {'skip_misclassified' if spec.skip_misclassified else 'rule ' + spec.rule} does not draw" in exported.output
+        assert exported.exit_code == 0 or f"{how} does not draw" in exported.output
     assert refused == {"clopper-pearson": (0, 0), "skip_misclassified": (2, 0), "confidence-sequence": (2, 0), "curtailed": (2, 2)}
