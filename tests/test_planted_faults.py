@@ -93,6 +93,13 @@ SAME_BATCH = check(test_certify.test_counts_do_not_depend_on_the_batch)
 SAME_ORDER = check(test_certify.test_counts_do_not_depend_on_the_order_of_images)
 NORMAL = check(test_certify.test_the_noise_is_normal_with_standard_deviation_sigma_and_not_clipped)
 SEEN = check(test_certify.test_counts_are_those_of_the_rows_seen)
+
+
+def wrong_model(name: str) -> Check:
+    """That a network of test_certify is refused."""
+    return check(test_certify.test_wrong_models_are_refused, name)
+
+
 LARGE_COUNTS = check(test_certify.test_counts_beyond_small_integers)
 
 FAULTS: dict[str, Fault] = {
@@ -236,7 +243,7 @@ FAULTS: dict[str, Fault] = {
         where=Network._checked,
         old="(torch.float32, torch.float64)",
         new="(torch.float32, torch.float64, torch.bfloat16)",
-        check=check(test_certify.test_half_precision_logits_are_refused),
+        check=wrong_model("half"),
     ),
     "logits of another shape counted": Fault(
         where=Network._checked,
@@ -251,17 +258,15 @@ FAULTS: dict[str, Fault] = {
         where=_check_modes,
         old="if part.training:",
         new="if part is module and part.training:",
-        check=check(test_certify.test_a_module_that_stays_in_training_mode_is_refused),
+        check=wrong_model("stays in training"),
     ),
     "batch mates that matter": Fault(
         where=Network._judge,
         old="if (exact - logits).abs().max() > DRIFT * self._scale:",
         new="if False:",
-        check=check(test_certify.test_a_network_that_depends_on_its_batch_mates_is_refused),
+        check=wrong_model("batch mates"),
     ),
-    "dropout at evaluation": Fault(
-        where=Network.classify, old="if first == 0:", new="if False:", check=check(test_certify.test_a_random_network_is_refused)
-    ),
+    "dropout at evaluation": Fault(where=Network.classify, old="if first == 0:", new="if False:", check=wrong_model("random")),
     "rounding decides close calls": Fault(
         where=Network.classify,
         old="CLOSE * self._scale",

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
+import test_certify
 import torch
 import torch.nn.functional as F
-from test_certify import Coarse, Greedy, Net, Random, Relapsing, Stubborn, WithMates, calibrated, certified, image, images
+from test_certify import WRONG, Function, Greedy, Net, calibrated, certified, fresh, image, images
 from test_speed_paths import Calls
 from torch import Tensor, nn
 
@@ -21,7 +22,6 @@ from bench.certify.proposer import FLOAT32, REDUCED, Proposer
 from bench.certify.spans import Again, Spans
 from bench.data import load
 from bench.datasets import DATASETS
-from bench.errors import BenchError
 from bench.evidence.certificate import Certificate
 from bench.models import build, place
 from bench.rules.rule import Stopping
@@ -129,9 +129,9 @@ def test_counts_are_those_of_float32(sampling: str) -> None:
 
 @pytest.mark.parametrize("batch", [7, 99, 500])
 def test_counts_depend_neither_on_rows_of_a_pass_nor_on_the_arithmetic(batch: int) -> None:
-    expected = certified(Sampler(Net(), 0.5, 4, 0), [0, 1], n=1_037)
+    expected = certified(fresh(), [0, 1], n=1_037)
     for names in ((), ("fp16",), ("fp16", "bf16")):
-        sampler = Sampler(Net(), 0.5, 4, 0, batch, reduced=names)
+        sampler = fresh(batch, reduced=names)
         assert certified(sampler, [1, 0], n=1_037) == expected
         told = sampler.arithmetic(images(1)[0])["proposer"]
         assert (told["arithmetic"], told["rows_per_pass"]) == (names[0] if names else "float32", batch)
@@ -148,7 +148,7 @@ def test_a_stopping_rule_sees_the_same_counts() -> None:
 
     def looks(names: tuple[str, ...] | None) -> tuple[list[tuple[int, int]], Certificate]:
         stop = Looking()
-        row = Sampler(Net(), 0.5, 4, 0, reduced=names).certify(images(1)[0], 0, 0, 100, 20_000, stop)
+        row = fresh(reduced=names).certify(images(1)[0], 0, 0, 100, 20_000, stop)
         return stop.seen, row
 
     plain = looks(None)
@@ -159,7 +159,7 @@ def test_a_stopping_rule_sees_the_same_counts() -> None:
 @pytest.mark.parametrize(("most", "later"), [(60, 0), (60, 9), (3, 12)])
 def test_counts_are_the_same_after_memory_ran_out(most: int, later: int) -> None:
     sampler = Sampler(Greedy(most, later), 0.5, 4, 0, 500, reduced=("bf16",))
-    assert certified(sampler, [0, 1]) == certified(Sampler(Net(), 0.5, 4, 0), [0, 1])
+    assert certified(sampler, [0, 1]) == certified(fresh(), [0, 1])
     assert sampler.arithmetic(images(1)[0])["proposer"]["rows_per_pass"] <= 500
 
 
@@ -243,13 +243,6 @@ def test_an_arithmetic_that_moves_too_far_is_given_up_in_the_middle() -> None:
     assert "it moves logits by" in told["given_up"]["bf16"]
 
 
-class Large(nn.Module):
-    """Logits beyond the range of float16."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, :3] * 1e6
-
-
 class Alone(nn.Module):
     """Runs in float32 and float64 only."""
 
@@ -264,52 +257,24 @@ class Alone(nn.Module):
 
 
 def test_what_overflows_or_does_not_run_falls_back() -> None:
-    large = Sampler(Large(), 0.5, 3, 0, reduced=("fp16",))
-    row = large.certify(image(0.1, 0.5, 0.9), 0, 0, 100, 1_000)
-    assert row == Sampler(Large(), 0.5, 3, 0).certify(image(0.1, 0.5, 0.9), 0, 0, 100, 1_000)
-    told = large.arithmetic(image(0.1, 0.5, 0.9))["proposer"]
+    base, x = Function(lambda x: x * 1e6), image(0.1, 0.5, 0.9)  # beyond the range of float16
+    large = Sampler(base, 0.5, 3, 0, reduced=("fp16",))
+    assert large.certify(x, 0, 0, 100, 1_000) == Sampler(base, 0.5, 3, 0).certify(x, 0, 0, 100, 1_000)
+    told = large.arithmetic(x)["proposer"]
     assert told["arithmetic"] == "float32"
     assert "not finite" in told["given_up"]["fp16"]
     alone = Sampler(Alone(), 0.5, 4, 0, reduced=tuple(REDUCED)[:2])
-    assert certified(alone, [0]) == certified(Sampler(Net(), 0.5, 4, 0), [0])
+    assert certified(alone, [0]) == certified(fresh(), [0])
     assert alone.arithmetic(images(1)[0])["proposer"]["arithmetic"] == "float32"
 
 
 # ------------------------------------------------------------------------------------------------------- what it refuses
 
 
-class Rare(nn.Module):
-    """Gives no number to a few images."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = x.flatten(1)[:, :3]
-        return torch.where(logits[:, :1] > 1.2, math.nan, logits)
-
-
 @pytest.mark.parametrize("names", [(), ("bf16",)])
-@pytest.mark.parametrize(
-    ("model", "words"),
-    [
-        (WithMates, "depend on the other images of its pass"),
-        (Random, "something random acts"),
-        (Coarse, "too imprecise to count"),
-        (Rare, "not finite"),
-        (lambda: nn.Sequential(nn.Identity(), Stubborn()), "in training mode"),
-        (Relapsing, "in training mode|depend on the other"),
-    ],
-)
-def test_wrong_models_are_refused_as_without_a_proposer(model: type[nn.Module], words: str, names: tuple[str, ...]) -> None:
-    with pytest.raises(BenchError, match=words):
-        Sampler(model(), 0.5, 3, 0, reduced=names).certify(image(0.1, 0.5, 0.9), 0, 0, 100, 1_000)
-
-
-def test_logits_of_another_shape_are_refused() -> None:
-    class Wrong(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.zeros(len(x), 4)
-
-    with pytest.raises(BenchError, match="logits of shape"):
-        Sampler(Wrong(), 0.5, 3, 0, reduced=("bf16",)).certify(image(0.1), 0, 0, 100, 1_000)
+@pytest.mark.parametrize("name", sorted(WRONG.keys() - {"half"}))
+def test_wrong_models_are_refused_as_without_a_proposer(name: str, names: tuple[str, ...]) -> None:
+    test_certify.test_wrong_models_are_refused(name, reduced=names)
 
 
 # ------------------------------------------------------------------------------------------------------------- the speed
