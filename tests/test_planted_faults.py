@@ -95,6 +95,11 @@ NORMAL = check(test_certify.test_the_noise_is_normal_with_standard_deviation_sig
 SEEN = check(test_certify.test_counts_are_those_of_the_rows_seen)
 
 
+def cheat(inner: str, name: str) -> Check:
+    """That a network that is no function of one image is refused."""
+    return check(test_audit.test_what_is_no_function_of_one_image_is_refused, inner, name)
+
+
 def wrong_model(name: str) -> Check:
     """That a network of test_certify is refused."""
     return check(test_certify.test_wrong_models_are_refused, name)
@@ -296,28 +301,28 @@ FAULTS: dict[str, Fault] = {
         where=Audit.seen,
         old="self._sizes.add(size)\n",
         new="return\n",
-        check=check(test_audit.test_what_averages_over_a_pass_is_refused, "hard", "passes of 500 rows"),
+        check=cheat("hard", "passes of 500 rows"),
         audited=True,
     ),
     "no pass of louder copies": Fault(
         where=Audit.seen,
         old="self._copies(size)\n",
         new="pass\n",
-        check=check(test_audit.test_what_lets_the_copies_of_an_image_vote_is_refused),
+        check=cheat("hard", "vote"),
         audited=True,
     ),
     "no row alone": Fault(
         where=Audit.begin,
         old="1 + samples // ALONE_EVERY",
         new="0",
-        check=check(test_audit.test_what_averages_over_ordinary_copies_of_one_image_is_refused),
+        check=cheat("sure", "ordinary copies of one image"),
         audited=True,
     ),
     "the referee is not audited": Fault(
         where=Audit._start,
         old="if self._referee is None:",
         new="if True:",
-        check=lambda folder: test_audit.refused(test_audit.Averaging(test_audit.Hard(), test_audit.WHEN["float64"]), images=1),
+        check=lambda folder: test_audit.refused(test_audit.Cheat(test_audit.Hard(), test_audit.CHEATS["float64"]), images=1),
         audited=True,
     ),
     "the audit takes from the noise that counts": Fault(
