@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import io
 import os
 import re
-import struct
 import sys
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,6 +54,12 @@ def field(state: Mapping[str, Any], prefix: str = "1.", arch: object = "lenet") 
     return {"epoch": 90, "arch": arch, "state_dict": prefixed(state, prefix), "optimizer": {"state": {}, "param_groups": [{"lr": 0.01}]}}
 
 
+def under(key: str, state: Mapping[str, Any]) -> State:
+    """A checkpoint as others save it: the epoch, accuracies and an optimiser's state beside the weights."""
+    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.01}]}
+    return {key: dict(state), "epoch": 3, "acc": torch.tensor(0.9), "optimizer": optimizer, "arch": "lenet"}
+
+
 def save(path: Path, content: object, **how: Any) -> Path:
     torch.save(content, path, **how)
     return path
@@ -92,34 +95,53 @@ def logits(base: Base) -> Tensor:
         return cast(Tensor, base.model(x))
 
 
-LAYOUTS: dict[str, Callable[[State], object]] = {
-    "1.": field,
-    "1.module.": lambda s: field(s, "1.module."),
-    "module.1.": lambda s: field(s, "module.1."),
-    "module.": lambda s: field(s, "module."),
-    "no prefix": lambda s: field(s, ""),
-    "another spelling of arch": lambda s: field(s, arch="LeNet"),
-    "state dict alone": lambda s: s,
-    "state dict alone, 1.module.": lambda s: prefixed(s, "1.module."),
-    "normalisation in the file": lambda s: {"0.mean": torch.zeros(1, 1, 1), "0.std": torch.ones(1, 1, 1), **prefixed(s, "1.")},
-    "parameters": lambda s: field({name: nn.Parameter(tensor) for name, tensor in s.items()}),
-    "channels last": lambda s: field({n: t.to(memory_format=torch.channels_last) if t.dim() == 4 else t for n, t in s.items()}),
-    "views of one storage": lambda s: field({**s, "fc2.bias": torch.zeros(3, 10).copy_(s["fc2.bias"])[1]}),
+NORMALIZED = {"mean": torch.full((1, 1, 1), 0.25), "std": torch.full((1, 1, 1), 0.5)}
+LAYOUTS: dict[str, tuple[Callable[[State], State], str]] = {
+    **{prefix: (partial(field, prefix=prefix), f"the prefix {prefix!r}") for prefix in ("1.", "1.module.", "module.1.", "module.", "0.")},
+    **{prefix: (partial(field, prefix=prefix), f"the prefix {prefix!r}") for prefix in ("_orig_mod.", "model.", "net.encoder.")},
+    "no prefix": (partial(field, prefix=""), ""),
+    "another spelling of arch": (partial(field, prefix="", arch="LeNet"), ""),
+    **{key: (partial(under, key), f"tensors under {key!r}") for key in ("net", "model", "model_state_dict", "ema")},
+    "alone": (lambda s: s, ""),
+    "alone, 1.module.": (lambda s: prefixed(s, "1.module."), "the prefix '1.module.'"),
+    "parameters": (lambda s: field({name: nn.Parameter(tensor) for name, tensor in s.items()}), "the prefix"),
+    "channels last": (lambda s: field({n: t.to(memory_format=torch.channels_last) if t.dim() == 4 else t for n, t in s.items()}), "prefix"),
+    "views of one storage": (lambda s: field({**s, "fc2.bias": torch.zeros(3, 10).copy_(s["fc2.bias"])[1]}), "the prefix"),
 }
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_of_the_same_weights_is_the_same_model(lenet: State, layout: str, legacy: bool, tmp_path: Path) -> None:
-    path = save(tmp_path / "x.pth.tar", LAYOUTS[layout](lenet), _use_new_zipfile_serialization=not legacy)
-    base = opened(path, arch=None if "alone" not in layout and "in the file" not in layout else "lenet")
-    assert base.arch == "lenet"
-    assert str(base.normalization) == "none"
+    make, told = LAYOUTS[layout]
+    path = save(tmp_path / "x.pth.tar", make(lenet), _use_new_zipfile_serialization=not legacy)
+    base = opened(path, arch="lenet" if layout.startswith("alone") else None)
+    assert (base.arch, str(base.normalization), base.stated) == ("lenet", "none", False)
+    assert told in base.told
+    assert bool(told) == bool(base.told)
     assert {name: tensor.tolist() for name, tensor in base.model[1].state_dict().items()} == {n: t.tolist() for n, t in lenet.items()}
-    plain = save(tmp_path / "plain.pth", field(lenet))
-    assert torch.equal(logits(base), logits(opened(plain)))
-    assert base.sha256 == opened(plain).sha256
+    plain = opened(save(tmp_path / "plain.pth", field(lenet)))
+    assert torch.equal(logits(base), logits(plain))
+    assert base.sha256 == plain.sha256
     assert not any(module.training for module in base.model.modules())
+
+
+@pytest.mark.parametrize("names", [("mean", "std"), ("mu", "sigma"), ("means", "sds")])
+@pytest.mark.parametrize(
+    ("before", "network"), [("0.", "1."), ("module.normalize.", "module.model."), ("normalize.", ""), ("0.", "1.module.")]
+)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1,), (1, 1, 1, 1)])
+def test_a_normalisation_in_the_file_is_taken_and_said(
+    lenet: State, names: tuple[str, str], before: str, network: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    buffers = {f"{before}{name}": tensor.reshape(shape) for name, tensor in zip(names, NORMALIZED.values(), strict=True)}
+    path = save(tmp_path / "x.pth", {"arch": "lenet", "state_dict": {**prefixed(lenet, network), **buffers}})
+    base = opened(path)
+    assert (base.stated, str(base.normalization)) == (True, "0.25/0.5")
+    assert " and ".join(map(repr, buffers)) in base.told
+    assert base.sha256 == opened(save(tmp_path / "y.pth", field(lenet)), normalize="0.25/0.5").sha256
+    with pytest.raises(BenchError, match=r"holds its own normalisation \(0.25/0.5\); leave out --normalize"):
+        opened(path, normalize="none")
 
 
 def test_safetensors_of_a_bare_network(lenet: State, tmp_path: Path) -> None:
@@ -256,92 +278,34 @@ class Evil:
         return os.mkdir, (self.marker,)
 
 
-def rezipped(path: Path, change: Callable[[zipfile.ZipFile, zipfile.ZipFile], None]) -> None:
-    old = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
-    with zipfile.ZipFile(path, "w") as new:
-        change(old, new)
+Make = Callable[[Path, State], object]
 
 
-def compress(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
-    for record in old.infolist():
-        new.writestr(record.filename, old.read(record), zipfile.ZIP_DEFLATED)
+def changed(change: Callable[[bytes], bytes], safe: bool = False, **metadata: str) -> Make:
+    """A file of torch.save or safetensors whose bytes are changed."""
 
-
-def overlap(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
-    for record in old.infolist():
-        new.writestr(record.filename, old.read(record))
-    largest = max(new.filelist, key=lambda record: record.file_size)
-    twin = copy.copy(largest)
-    twin.filename = "archive/data/twin"
-    new.filelist.append(twin)
-
-
-def without_pickle(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
-    for record in old.infolist():
-        if not record.filename.endswith(".pkl"):
-            new.writestr(record.filename, old.read(record))
-
-
-def torchscript(old: zipfile.ZipFile, new: zipfile.ZipFile) -> None:
-    for record in old.infolist():
-        new.writestr(record.filename, old.read(record))
-    new.writestr("archive/constants.pkl", b"\x80\x02.")
-
-
-def damaged(change: Callable[[bytes], bytes]) -> Callable[[Path, State], None]:
     def make(path: Path, state: State) -> None:
-        path.write_bytes(change(save(path, field(state)).read_bytes()))
+        data = safetensors.torch.save(state, metadata or None) if safe else save(path, field(state)).read_bytes()
+        path.write_bytes(change(data))
 
     return make
 
 
-def bits(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def flip(data: bytes, place: int) -> bytes:
+def flip(data: bytes) -> bytes:
+    place = len(data) // 2
     return data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :]
 
 
-def huge_storage(path: Path, state: State) -> None:
-    """A legacy file whose storage claims 2**31 - 1 numbers."""
-    data = save(path, field(state), _use_new_zipfile_serialization=False).read_bytes()
-    claim = b"J" + struct.pack("<i", state["fc1.weight"].numel())
-    assert claim in data
-    path.write_bytes(data.replace(claim, b"J" + struct.pack("<i", 2**31 - 1)))
+def with_tensor(name: str, change: Callable[[Tensor], object]) -> Make:
+    return lambda path, state: save(path, field({**state, name: change(state[name])}))
 
 
-def packed(path: Path, state: State) -> None:
-    with tarfile.open(path, "w") as archive:
-        archive.add(save(path.with_suffix(".inner"), field(state)), "model.pth")
+def content(make: Callable[[State], object], **how: Any) -> Make:
+    return lambda path, state: save(path, make(state), **how)
 
 
-def with_tensor(name: str, change: Callable[[Tensor], object]) -> Callable[[Path, State], None]:
-    def make(path: Path, state: State) -> None:
-        save(path, field({**state, name: change(state[name])}))
-
-    return make
-
-
-def renamed(old: str, new: object) -> Callable[[Path, State], None]:
-    def make(path: Path, state: State) -> None:
-        save(path, {"arch": "lenet", "state_dict": {new if name == old else name: tensor for name, tensor in state.items()}})
-
-    return make
-
-
-def as_safetensors(change: Callable[[bytes], bytes], **metadata: str) -> Callable[[Path, State], None]:
-    def make(path: Path, state: State) -> None:
-        path.write_bytes(change(safetensors.torch.save(state, metadata or None)))
-
-    return make
-
-
-def normalised(mean: Tensor, std: Tensor) -> Callable[[Path, State], None]:
-    def make(path: Path, state: State) -> None:
-        save(path, {"arch": "lenet", "state_dict": {"0.mean": mean, "0.std": std, **prefixed(state, "1.")}})
-
-    return make
+def normalised(mean: Tensor, std: Tensor) -> Make:
+    return content(lambda s: {"arch": "lenet", "state_dict": {"0.mean": mean, "0.std": std, **prefixed(s, "1.")}})
 
 
 def nan_at_the_end(tensor: Tensor) -> Tensor:
@@ -351,104 +315,67 @@ def nan_at_the_end(tensor: Tensor) -> Tensor:
 
 
 ONE = torch.ones(1, 1, 1)
-HOSTILE: dict[str, tuple[Callable[[Path, State], object], str]] = {
-    "empty": (lambda p, s: bits(p, b""), "is empty"),
-    "a web page": (lambda p, s: bits(p, b"<!DOCTYPE html><html></html>"), "is neither a file of torch.save nor safetensors"),
-    "a few bytes": (lambda p, s: bits(p, b"PK"), "is neither a file of torch.save nor safetensors"),
-    "gzip": (lambda p, s: bits(p, b"\x1f\x8b\x08" + bytes(40)), "is packed with gzip; unpack it first"),
-    "tar": (packed, "is a tar archive of other files"),
-    "a plain pickle": (lambda p, s: bits(p, b"\x80\x04}."), "is neither a file of torch.save nor safetensors"),
+REFUSED: dict[str, tuple[Make, str]] = {
+    "empty": (lambda p, s: p.write_bytes(b""), "is damaged, or neither a file of torch.save nor safetensors"),
+    "a web page": (lambda p, s: p.write_bytes(b"<!DOCTYPE html><html></html>"), "neither a file of torch.save nor safetensors"),
+    "gzip": (lambda p, s: p.write_bytes(b"\x1f\x8b\x08" + bytes(40)), "neither a file of torch.save nor safetensors"),
     "a folder": (lambda p, s: p.mkdir(), "is a folder, but not of a run"),
     "a pipe": (lambda p, s: os.mkfifo(p), "is not a regular file"),
-    "cut short": (damaged(lambda data: data[: len(data) // 2]), "is damaged or cut short"),
-    "header only": (damaged(lambda data: data[:40]), "is damaged or cut short"),
-    "a flipped bit": (damaged(lambda data: flip(data, len(data) // 2)), "is damaged: the check sum of its record 'model/data/"),
-    "compressed": (lambda p, s: rezipped(save(p, field(s)), compress), "has compressed records"),
-    "records that overlap": (lambda p, s: rezipped(save(p, field(s)), overlap), "has records that overlap"),
-    "no pickle in the zip": (lambda p, s: rezipped(save(p, field(s)), without_pickle), "it has no data.pkl"),
-    "TorchScript": (lambda p, s: rezipped(save(p, field(s)), torchscript), "is a TorchScript archive, which is code"),
+    "cut short": (changed(lambda data: data[: len(data) // 2]), "is damaged"),
+    "a flipped bit": (changed(flip), "the check sum of its record model/data/"),
     "code": (lambda p, s: save(p, {**field(s), "best": Evil(p.with_suffix(".ran"))}), "asks for posix.mkdir, and only tensors"),
     "code, legacy": (
         lambda p, s: save(p, {**field(s), "best": Evil(p.with_suffix(".ran"))}, _use_new_zipfile_serialization=False),
         "asks for posix.mkdir, and only tensors",
     ),
-    "a whole module": (lambda p, s: save(p, nn.Linear(2, 2)), "asks for torch.nn.modules.linear.Linear, and only tensors"),
-    "a legacy storage that is not there": (huge_storage, "is damaged"),
-    "a list": (lambda p, s: save(p, [s]), "holds an object of type list"),
-    "a tensor": (lambda p, s: save(p, s["fc2.bias"]), "holds an object of type Tensor"),
-    "no state_dict": (lambda p, s: save(p, {"epoch": 3, "model": s}), "has no state_dict among its keys (epoch, model)"),
-    "state_dict is a list": (lambda p, s: save(p, {"state_dict": list(s.values())}), "its state_dict is an object of type list"),
-    "no tensors": (lambda p, s: save(p, field({})), "holds no tensors"),
+    "a whole module": (content(lambda s: nn.Linear(2, 2)), "asks for torch.nn.modules.linear.Linear, and only tensors"),
+    "a list": (content(lambda s: [s]), "holds an object of type list"),
+    "nothing of tensors": (content(lambda s: {"epoch": 3, "model": {}}), "has no tensors under its keys ('epoch', 'model')"),
+    "two models": (content(lambda s: {"model": s, "ema": s}), "holds several dicts of tensors ('model', 'ema')"),
+    "no tensors": (content(lambda s: field({})), "has no tensors under its keys"),
     "a number among tensors": (with_tensor("fc2.bias", lambda t: 3), "'1.fc2.bias' is of type int, not a tensor"),
-    "a name that is a number": (renamed("fc2.bias", 7), "one of its tensors has no proper name"),
-    "a name with an escape": (renamed("fc2.bias", "fc2\x1b[31m"), "one of its tensors has no proper name"),
-    "a name without end": (renamed("fc2.bias", "x" * 10_000), "one of its tensors has no proper name"),
-    "arch is a number": (lambda p, s: save(p, field(s, arch=110)), "its arch is not a name; say the right one with --arch"),
-    "arch is a factory": (lambda p, s: save(p, field(s, arch="os:getcwd")), "its architecture 'os:getcwd' is unknown"),
+    "a name that is a number": (content(lambda s: {"state_dict": {**s, 7: ONE}}), "is named 7, which is no text"),
+    "a name with an escape": (content(lambda s: field({**s, "fc2\x1b[31m": ONE})), r"'fc2\x1b[31m' is in the file, but not in lenet"),
+    "a name without end": (content(lambda s: field({**s, "x" * 10_000: ONE})), "is in the file, but not in lenet"),
+    "arch is a number": (content(lambda s: field(s, arch=110)), "does not say its architecture; its tensors are those of lenet"),
+    "arch is a factory": (content(lambda s: field(s, arch="os:getcwd")), "its architecture 'os:getcwd' is unknown"),
     "arch is unknown": (
-        lambda p, s: save(p, field(s, arch="letnet5")),
+        content(lambda s: field(s, arch="letnet5")),
         "its architecture 'letnet5' is unknown; did you mean 'lenet'?; its tensors are those of lenet: --arch lenet",
     ),
-    "no arch": (lambda p, s: save(p, s), "it does not say its architecture; its tensors are those of lenet: --arch lenet"),
     "another arch": (
-        lambda p, s: save(p, field(s, arch="resnet18")),
+        content(lambda s: field(s, arch="resnet18")),
         "tensor 'conv1.weight' is 20x1x5x5 in the file, but 64x1x7x7 in resnet18 for mnist (and",
     ),
-    "an arch of gigabytes": (lambda p, s: save(p, field(s, arch="vit_giant_patch14_224")), "vit_giant_patch14_224"),
-    "stride 0": (with_tensor("fc1.weight", lambda t: t[:1, :1].expand(500, 800)), "repeats its memory (stride (0, 0))"),
-    "stride 0, without end": (with_tensor("fc1.weight", lambda t: t[0, 0].expand(1 << 20, 1 << 20)), "claims 1099511627776 elements"),
-    "overlapping rows": (with_tensor("fc1.weight", lambda t: t.as_strided((500, 800), (1, 1))), "repeats its memory (stride (1, 1))"),
+    "an arch of gigabytes": (content(lambda s: field(s, arch="vit_giant_patch14_224")), "vit_giant_patch14_224"),
     "sparse": (with_tensor("fc2.weight", lambda t: t.to_sparse()), "is sparse, quantised or without memory"),
-    "without memory": (with_tensor("fc2.weight", lambda t: t.to("meta")), "is sparse, quantised or without memory"),
-    "half precision": (
-        with_tensor("fc2.weight", lambda t: t.half()),
-        "tensor 'fc2.weight' is float16 in the file, but float32 in lenet for mnist; names and shapes agree",
-    ),
-    "double precision": (with_tensor("fc2.bias", lambda t: t.double()), "is float64 in the file, but float32 in lenet"),
-    "complex": (with_tensor("fc2.bias", lambda t: t.to(torch.complex64)), "is complex64 in the file"),
+    "half precision": (with_tensor("fc2.weight", lambda t: t.half()), "is torch.float16 in the file, but torch.float32 in lenet for mnist"),
     "NaN": (with_tensor("fc1.weight", nan_at_the_end), "tensor 'fc1.weight' holds numbers that are not finite"),
-    "infinite": (with_tensor("conv1.bias", lambda t: t / 0), "tensor 'conv1.bias' holds numbers that are not finite"),
     "transposed": (with_tensor("fc2.weight", lambda t: t.t()), "tensor 'fc2.weight' is 500x10 in the file, but 10x500 in lenet for mnist;"),
-    "other classes": (with_tensor("fc2.weight", lambda t: t[:7]), "tensor 'fc2.weight' is 7x500 in the file, but 10x500"),
     "a tensor missing": (
-        lambda p, s: save(p, field({n: t for n, t in s.items() if n != "conv2.bias"})),
-        "tensor 'conv2.bias' of lenet for mnist is missing; the nearest architecture is lenet, with 88% of the names and shapes",
-    ),
-    "a tensor too many": (
-        lambda p, s: save(p, field({**s, "fc3.bias": ONE})),
-        "tensor 'fc3.bias' is in the file, but not in lenet for mnist",
+        content(lambda s: field({n: t for n, t in s.items() if n != "conv2.bias"})),
+        "tensor 'conv2.bias' of lenet for mnist is missing; --arch takes networks of the suite",
     ),
     "two layouts at once": (
-        lambda p, s: save(p, {"arch": "lenet", "state_dict": {**prefixed(s, "1."), "module.fc2.bias": s["fc2.bias"]}}),
+        content(lambda s: {"arch": "lenet", "state_dict": {**prefixed(s, "1."), "module.fc2.bias": s["fc2.bias"]}}),
         "tensor 'conv1.weight' of lenet for mnist is missing",
     ),
-    "normalisation of 3 channels": (
-        normalised(torch.zeros(3, 1, 1), torch.ones(3, 1, 1)),
-        "the normalisation's mean is no float32 tensor of 1x1x1",
-    ),
+    "normalisation of 3 channels": (normalised(torch.zeros(3, 1, 1), torch.ones(3, 1, 1)), "normalisation's '0.mean' is not 1 numbers"),
     "deviation 0": (normalised(ONE, 0 * ONE), "must have finite means and deviations greater than 0"),
     "mean NaN": (normalised(ONE * float("nan"), ONE), "must have finite means and deviations greater than 0"),
-    "safetensors cut short": (as_safetensors(lambda data: data[:-4]), "is damaged or no safetensors file"),
-    "safetensors with a header beyond the file": (
-        as_safetensors(lambda data: struct.pack("<Q", len(data) - 1) + data[8:]),
-        "is damaged or no safetensors file",
-    ),
+    "safetensors cut short": (changed(lambda data: data[:-4], safe=True), "is damaged, or no safetensors file"),
     "safetensors that claim more": (
-        as_safetensors(lambda data: data.replace(b"[500,800]", b"[900,800]")),
-        "is damaged or no safetensors file",
+        changed(lambda d: d.replace(b"[500,8", b"[900,8"), safe=True),
+        "is damaged, or no safetensors file",
     ),
-    "safetensors with wrong metadata": (as_safetensors(bytes, certbench="[]"), "its metadata are not those of a run"),
-    "safetensors with an unknown spec": (as_safetensors(bytes, certbench='{"spec":{"schema":1,"x":2}}'), "unknown key 'x'"),
-    "safetensors with numbers without end": (
-        as_safetensors(bytes, certbench='{"spec":' + "[" * 9999),
-        "its metadata are not those of a run",
-    ),
+    "safetensors with wrong metadata": (changed(bytes, safe=True, certbench="[]"), "is damaged, or no safetensors file"),
+    "safetensors with an unknown spec": (changed(bytes, safe=True, certbench='{"spec":{"schema":1,"x":2}}'), "unknown key 'x'"),
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_and_wrong_files_are_refused_in_one_sentence(name: str, lenet: State, tmp_path: Path) -> None:
-    make, told = HOSTILE[name]
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_files_are_refused_in_one_sentence(name: str, lenet: State, tmp_path: Path) -> None:
+    make, told = REFUSED[name]
     path = tmp_path / "model.pth"
     make(path, lenet)
     with pytest.raises(BenchError) as caught:
@@ -461,52 +388,19 @@ def test_hostile_and_wrong_files_are_refused_in_one_sentence(name: str, lenet: S
     assert not path.with_suffix(".ran").exists()
 
 
-def test_there_are_many_of_them() -> None:
-    assert len(HOSTILE) >= 25
-
-
-@pytest.mark.parametrize(
-    ("limit", "value", "told"),
-    [
-        ("MAX_FILE", 1000, "more than the 0 that are read"),
-        ("MAX_PICKLE", 10, "MiB of names and plain values"),
-        ("MAX_TENSORS", 3, "names 8 tensors, more than the 3 that are read"),
-    ],
-)
-def test_sizes_are_capped(limit: str, value: int, told: str, lenet: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_beyond_the_limit_is_not_read(lenet: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "x.pth", field(lenet))
-    opened(path)
-    monkeypatch.setattr(files, limit, value)
-    with pytest.raises(BenchError, match=told):
+    monkeypatch.setattr(files, "MAX_FILE", 1000)
+    with pytest.raises(BenchError, match="more than the 0 that are read"):
         opened(path)
-
-
-def test_tensors_that_share_memory_are_counted_each(lenet: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = torch.zeros(1 << 20)
-    path = save(tmp_path / "x.pth", {f"w{number}": shared for number in range(10)})
-    assert path.stat().st_size < 5 << 20
-    monkeypatch.setattr(files, "MAX_FILE", 20 << 20)
-    with pytest.raises(BenchError, match=r"its tensors take 0\.0 GiB in memory, more than"):
-        files.read(path)
 
 
 def test_nothing_is_copied_into_the_model_before_names_and_shapes_agree(
     lenet: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the check fails, no network with memory has been built."""
-    built: list[str] = []
-    monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_, **__: built.append("loaded"))
-    real = fit.make
-
-    def make(arch: str, info: DatasetInfo, sigma: float | None = None, *, meta: bool = False) -> nn.Module:
-        network = real(arch, info, meta=meta)
-        built.extend(f"{arch} with memory" for tensor in network.state_dict().values() if tensor.device.type != "meta")
-        return network
-
-    monkeypatch.setattr(fit, "make", make)
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(BenchError, match="is missing"):
         opened(save(tmp_path / "x.pth", field({n: t for n, t in lenet.items() if n != "fc2.bias"})))
-    assert built == []
 
 
 def test_the_architecture_that_fits_is_named(tmp_path: Path) -> None:
@@ -515,8 +409,6 @@ def test_the_architecture_that_fits_is_named(tmp_path: Path) -> None:
         BenchError, match=r"is missing \(and \d+ more such differences\); its tensors are those of resnet18: --arch resnet18"
     ):
         opened(save(tmp_path / "x.pth", field(state, "1.module.", "resnet34")))
-    with pytest.raises(BenchError, match="no architecture of the suite is near"):
-        opened(save(tmp_path / "x.pth", {"weight": torch.zeros(3)}), arch="lenet")
 
 
 def test_what_is_not_said_is_asked_for(lenet: State, tmp_path: Path) -> None:
@@ -541,13 +433,6 @@ def test_what_is_not_said_is_asked_for(lenet: State, tmp_path: Path) -> None:
     ):
         with pytest.raises(BenchError, match=re.escape(told)):
             opened(word, results=tmp_path)
-
-
-def test_a_file_with_its_normalisation_takes_no_other(lenet: State, tmp_path: Path) -> None:
-    path = save(tmp_path / "x.pth", {"0.mean": 0.25 * ONE, "0.std": 0.5 * ONE, **prefixed(lenet, "1.")})
-    assert str(opened(path, arch="lenet").normalization) == "0.25/0.5"
-    with pytest.raises(BenchError, match=r"holds its own normalisation \(0.25/0.5\); leave out --normalize"):
-        opened(path, arch="lenet", normalize="none")
 
 
 # ------------------------------------------------------------------------------------------------- normalisation
@@ -898,27 +783,6 @@ def test_an_arch_never_leaves_the_folder(subject_spec: checkpoints.SubjectSpec, 
         path = checkpoints.subject(tmp_path, dataclasses.replace(subject_spec, arch=arch)).path
         assert path.resolve().is_relative_to(tmp_path / "checkpoints" / "mnist")
         assert len(path.relative_to(tmp_path).parts) == 4
-
-
-def every_stride() -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    for shape in ((3,), (2, 3), (3, 1), (2, 2, 2), (0, 3)):
-        strides: list[tuple[int, ...]] = [()]
-        for _ in shape:
-            strides = [(*s, k) for s in strides for k in range(5)]
-        yield from ((shape, stride) for stride in strides)
-
-
-def test_memory_that_is_shared_is_seen_in_every_small_case() -> None:
-    """Against the addresses themselves; a layout without overlap may be refused only if its dimensions interleave."""
-    agree = 0
-    for shape, stride in every_stride():
-        tensor = torch.zeros(64).as_strided(shape, stride)
-        addresses = torch.arange(64).as_strided(shape, stride).flatten().tolist()
-        distinct = len(set(addresses)) == len(addresses)
-        accepted = files._owns_its_elements(tensor)
-        assert distinct or not accepted or not addresses
-        agree += accepted == distinct
-    assert agree > 150
 
 
 def test_a_normalisation_is_what_float32_holds() -> None:

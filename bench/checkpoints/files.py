@@ -1,12 +1,11 @@
 """Weight files from outside: read as tensors and plain values, never as code.
 
-Sources of the formats: `torch.save` (a zip archive since PyTorch 1.6, a row of pickles before) and safetensors. The field's
-checkpoints are a dict of `epoch`, `arch`, `state_dict` and `optimizer`.
+Sources of the formats: `torch.save` and safetensors. The field's checkpoints are a dict that holds a dict of tensors under `state_dict`,
+`net`, `model` or another name, or such a dict alone.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
 import zipfile
@@ -18,19 +17,12 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.errors import BenchError
+from bench.errors import BenchError, clipped
 from bench.spec import RunSpec, canonical, from_json, parse_json
 
 MAX_FILE = 4 << 30  # bytes; ResNet-50 with its optimiser takes 0.2 GB
-MAX_PICKLE = 64 << 20  # bytes of names and plain values in a zip archive; ResNet-110 takes 0.1 MB
-MAX_TENSORS = 100_000
-MAX_NAME = 200  # characters
-
-_ZIP = b"PK\x03\x04"
-_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch.save before version 1.6
-_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"Rar!": "rar"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +31,15 @@ class WeightsFile:
 
     Attributes:
         path: where it was read, for messages.
-        tensors: name -> tensor, as named in the file; strided, on the CPU, every element with memory of its own.
+        tensors: name -> dense tensor on the CPU, as named in the file.
+        key: under which the file has them; empty where they stand alone.
         arch: the architecture that the file names.
         spec: the training that the file is of, if the suite wrote it.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
+    key: str = ""
     arch: str | None = None
     spec: RunSpec | None = None
 
@@ -54,73 +48,26 @@ def read(path: Path) -> WeightsFile:
     """The tensors of a file and what it says of their architecture.
 
     Raises:
-        BenchError: no regular file, too large, damaged, of another format, or with anything but tensors where tensors belong.
+        BenchError: no regular file, too large, damaged, of another format, or without one dict of tensors.
     """
-    data = _bytes(path)
-    if data.startswith((_ZIP, _LEGACY)):
-        if data.startswith(_ZIP):
-            _check_zip(path, data)
-        return _from_content(path, _torch_load(path, data))
-    if data[8:9] == b"{" and int.from_bytes(data[:8], "little") < len(data):
-        return _from_safetensors(path, data)
-    for magic, name in _PACKED.items():
-        if data.startswith(magic):
-            raise BenchError(f"{path} is packed with {name}; unpack it first")
-    if data[257:262] == b"ustar":
-        raise BenchError(f"{path} is a tar archive of other files (a .pth.tar of torch.save is none); unpack it first")
-    raise BenchError(f"{path} is neither a file of torch.save nor safetensors: it begins with {data[:12]!r}")
-
-
-def _bytes(path: Path) -> bytes:
     try:
         if not path.is_file():  # a pipe would block
             raise BenchError(f"{path} is not a regular file")
-        size = path.stat().st_size
-        if size > MAX_FILE:
+        if (size := path.stat().st_size) > MAX_FILE:
             raise BenchError(f"{path} has {size / 2**30:.1f} GiB, more than the {MAX_FILE >> 30} that are read")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            start = file.read(9)
     except OSError as error:
         raise BenchError(f"{path}: {error.strerror}") from None
-    if not data:
-        raise BenchError(f"{path} is empty")
-    return data
+    return _from_safetensors(path) if start[8:] == b"{" else _from_torch(path)
 
 
-def _check_zip(path: Path, data: bytes) -> None:
-    """torch.save stores its records as they are; whatever would grow when it is unpacked is refused. Check sums are compared."""
+def _from_torch(path: Path) -> WeightsFile:
     try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-        records = archive.infolist()
-    except Exception as error:
-        raise BenchError(f"{path} is damaged or cut short ({type(error).__name__}: {error})") from None
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise BenchError(f"{path} has compressed records, which torch.save does not write; unpack it if it is an archive of other files")
-    if sum(record.file_size for record in records) > len(data):
-        raise BenchError(f"{path} has records that overlap: together they are larger than the file")
-    _check_sums(path, archive)
-    names = {record.filename.rpartition("/")[2] for record in records}
-    if "constants.pkl" in names:
-        raise BenchError(f"{path} is a TorchScript archive, which is code; save the state_dict of its module instead")
-    if "data.pkl" not in names:
-        raise BenchError(f"{path} is a zip archive, but not one of torch.save: it has no data.pkl")
-    if any(record.filename.endswith(".pkl") and record.file_size > MAX_PICKLE for record in records):
-        raise BenchError(f"{path} has more than {MAX_PICKLE >> 20} MiB of names and plain values, which is no checkpoint")
-
-
-def _check_sums(path: Path, archive: zipfile.ZipFile) -> None:
-    """torch.load reads weights without comparing them with the check sums that stand beside them."""
-    try:
-        wrong = archive.testzip()
-    except Exception as error:
-        raise BenchError(f"{path} is damaged or cut short ({type(error).__name__}: {error})") from None
-    if wrong is not None:
-        raise BenchError(f"{path} is damaged: the check sum of its record {wrong[:80]!r} does not fit")
-
-
-def _torch_load(path: Path, data: bytes) -> Any:
-    try:
+        if zipfile.is_zipfile(path) and (wrong := zipfile.ZipFile(path).testzip()):  # torch.load does not compare them
+            raise ValueError(f"the check sum of its record {wrong} does not fit")
         with warnings.catch_warnings(action="ignore"):  # of tensors that are refused in a moment
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the damage makes of the file: the list of possible types has no end
         # torch's own text advises to load the file as code, so only the words after it are passed on.
         said = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())
@@ -129,75 +76,49 @@ def _torch_load(path: Path, data: bytes) -> Any:
                 f"{path} asks for {found[1]}, and only tensors and plain values are loaded, never code; "
                 "where you trust it, load it yourself and save {'arch': ..., 'state_dict': ...} anew"
             ) from None
-        said = "not tensors and plain values" if "weights_only" in said else said[:160]
-        raise BenchError(f"{path} is damaged or not a file of torch.save ({type(error).__name__}: {said})") from None
-
-
-def _from_content(path: Path, content: Any) -> WeightsFile:
+        told = f"{type(error).__name__}: {'not tensors and plain values' if 'weights_only' in said else said}"
+        raise BenchError(clipped(f"{path} is damaged, or neither a file of torch.save nor safetensors ({told:.200})")) from None
     if not isinstance(content, dict):
-        raise BenchError(f"{path} holds an object of type {type(content).__name__}, not a dict with a state_dict")
-    arch = None
-    if "state_dict" in content:
-        arch, content = content.get("arch"), content["state_dict"]
-        if not isinstance(content, dict):
-            raise BenchError(f"{path}: its state_dict is an object of type {type(content).__name__}, not a dict of tensors")
-        if arch is not None and not (isinstance(arch, str) and arch.isprintable() and 0 < len(arch) <= MAX_NAME):
-            raise BenchError(f"{path}: its arch is not a name; say the right one with --arch")
-    elif content and not any(isinstance(value, Tensor) for value in content.values()):
-        keys = ", ".join(str(key)[:20] for key in list(content)[:8] if isinstance(key, (str, int)))
-        raise BenchError(f"{path} has no state_dict among its keys ({keys}); save the weights as {{'arch': ..., 'state_dict': ...}}")
-    return WeightsFile(path=path, tensors=_checked(path, content), arch=arch)
+        raise BenchError(f"{path} holds an object of type {type(content).__name__}, not a dict of tensors")
+    key, tensors = _dict_of_tensors(path, content)
+    arch = content.get("arch") if key else None
+    return WeightsFile(path=path, tensors=_checked(path, tensors), key=key, arch=arch if isinstance(arch, str) else None)
 
 
-def _from_safetensors(path: Path, data: bytes) -> WeightsFile:
+def _dict_of_tensors(path: Path, content: dict[Any, Any]) -> tuple[str, dict[Any, Any]]:
+    """The one dict of tensors of a file, and under which key it stands."""
+    inner = {str(key): value for key, value in content.items() if isinstance(value, dict) and any(map(torch.is_tensor, value.values()))}
+    if "state_dict" in inner:
+        return "state_dict", inner["state_dict"]
+    if len(inner) == 1:
+        return next(iter(inner.items()))
+    keys = ", ".join(repr(key)[:20] for key in list(inner or content)[:8])
+    if inner:
+        raise BenchError(f"{path} holds several dicts of tensors ({keys}); save the one that you mean as {{'state_dict': ...}}")
+    if any(map(torch.is_tensor, content.values())):
+        return "", content
+    raise BenchError(f"{path} has no tensors under its keys ({keys}); save the weights as {{'arch': ..., 'state_dict': ...}}")
+
+
+def _from_safetensors(path: Path) -> WeightsFile:
     try:
-        tensors = safetensors.torch.load(data)
-        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        stated = header.get("__metadata__", {}).get("certbench")
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise BenchError(f"{path} is damaged or no safetensors file ({type(error).__name__}: {str(error)[:160]})") from None
-    spec = None
-    if stated is not None:
-        try:
-            found = parse_json(stated)["spec"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise BenchError(f"{path}: its metadata are not those of a run ({type(error).__name__}: {str(error)[:160]})") from None
-        spec = from_json(RunSpec, canonical(found), str(path))
+        with safetensors.safe_open(path, framework="pt") as file:
+            stated = (file.metadata() or {}).get("certbench")
+        tensors = safetensors.torch.load_file(path)
+        found = None if stated is None else canonical(parse_json(stated)["spec"])
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise BenchError(clipped(f"{path} is damaged, or no safetensors file ({type(error).__name__}: {error!s:.200})")) from None
+    spec = from_json(RunSpec, found, str(path)) if found is not None else None
     return WeightsFile(path=path, tensors=_checked(path, tensors), arch=spec.train.arch if spec else None, spec=spec)
 
 
 def _checked(path: Path, tensors: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The tensors as plain ones, or BenchError for what is none, or claims more elements than it has memory for."""
-    if not tensors:
-        raise BenchError(f"{path} holds no tensors")
-    if len(tensors) > MAX_TENSORS:
-        raise BenchError(f"{path} names {len(tensors)} tensors, more than the {MAX_TENSORS} that are read")
-    result = {}
+    """The tensors, or BenchError for what is none, or not dense."""
     for name, tensor in tensors.items():
-        if not (isinstance(name, str) and name.isprintable() and len(name) <= MAX_NAME):
-            raise BenchError(f"{path}: one of its tensors has no proper name")
-        if type(tensor) not in (Tensor, nn.Parameter):
-            raise BenchError(f"{path}: {name!r} is of type {type(tensor).__name__}, not a tensor")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-            raise BenchError(f"{path}: tensor {name!r} is sparse, quantised or without memory; only dense tensors are read")
-        if not _owns_its_elements(tensor):
-            raise BenchError(
-                f"{path}: tensor {name!r} claims {tensor.numel()} elements but repeats its memory (stride {tuple(tensor.stride())}); "
-                "save a contiguous copy of it"
-            )
-        result[name] = tensor.detach()
-    total = sum(tensor.numel() * tensor.element_size() for tensor in result.values())
-    if total > MAX_FILE:
-        raise BenchError(f"{path}: its tensors take {total / 2**30:.1f} GiB in memory, more than the {MAX_FILE >> 30} that are read")
-    return result
-
-
-def _owns_its_elements(tensor: Tensor) -> bool:
-    """Whether no two elements share memory: from the innermost dimension outwards, each stride passes all that lies within."""
-    extent = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride < extent:
-                return False
-            extent += (size - 1) * stride
-    return True
+        if not isinstance(name, str):
+            raise BenchError(f"{path}: one of its tensors is named {name!r:.80}, which is no text")
+        if not torch.is_tensor(tensor):
+            raise BenchError(f"{path}: {name!r:.80} is of type {type(tensor).__name__}, not a tensor")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise BenchError(f"{path}: tensor {name!r:.80} is sparse, quantised or without memory; only dense tensors are read")
+    return {name: tensor.detach() for name, tensor in tensors.items()}

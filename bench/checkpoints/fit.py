@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -25,6 +26,9 @@ ALIASES = {"resnet20": "cifar_resnet20", "resnet110": "cifar_resnet110", "mnist_
 
 FAMILIAR = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2", "vgg16", "densenet121")
 """Networks of timm that are compared with tensors that do not fit, beside those of the suite."""
+
+NORMALIZATIONS = (("mean", "std"), ("mu", "sigma"), ("means", "sds"))
+"""Names of buffers in the field: what is subtracted from pixels of [0, 1], and what they are divided by."""
 
 
 def is_factory(word: str) -> bool:
@@ -109,40 +113,67 @@ def facts_of(arch: str, info: DatasetInfo, sigma: float | None = None) -> Facts:
     return facts(make(arch, info, sigma, meta=True).state_dict())
 
 
-def stripped(tensors: Mapping[str, Tensor], wanted: Facts | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Tensors under the names of the network alone, and those of the normalisation before it.
+@dataclass(frozen=True)
+class Stripped:
+    """The tensors of a file under the names of a network.
 
-    A file's names may begin with `1.` (the network behind a normalisation), `module.` (a network on several GPUs), or both.
+    Attributes:
+        tensors: of the network.
+        prefix: what stood before their names: `module.` of a network on several GPUs, `1.` of one behind its normalisation, ...
+        normalization: name in the file -> tensor, first what is subtracted; empty where the file holds none.
+    """
+
+    tensors: Mapping[str, Tensor]
+    prefix: str
+    normalization: Mapping[str, Tensor]
+
+
+def stripped(tensors: Mapping[str, Tensor], wanted: Facts) -> Stripped:
+    """Finds a network's tensors in those of a file, behind any common prefix, and the normalisation beside them.
 
     Args:
-        wanted: the network's tensors, whose own names may begin so; None: not known.
-
-    Returns:
-        the network's tensors by the network's names; `mean` and `std` if the file holds them as the suite writes them.
+        wanted: the network's tensors, whose own names may begin alike.
     """
-    rest = dict(tensors)
+    rest, prefix = dict(tensors), ""
     normalization: dict[str, Tensor] = {}
-    while rest and (wanted is None or not wanted.keys() <= rest.keys()):
-        if {"0.mean", "0.std"} <= rest.keys() and not normalization:
-            normalization = {"mean": rest.pop("0.mean"), "std": rest.pop("0.std")}
-        prefix = next((p for p in ("module.", "1.") if rest and all(name.startswith(p) for name in rest)), None)
-        if prefix is None:
+
+    def take(pair: tuple[str, ...]) -> None:
+        normalization.update({f"{prefix}{name}": rest.pop(name) for name in pair})
+
+    needed = {name for name in wanted if name.rpartition(".")[2] != COUNTER}
+    while rest and not needed <= rest.keys():
+        first, dot, _ = next(iter(rest)).partition(".")
+        if dot and all(name.startswith(f"{first}.") for name in rest):
+            prefix += f"{first}."
+            rest = {name.removeprefix(f"{first}."): tensor for name, tensor in rest.items()}
+        elif not normalization and (pair := _normalization(rest.keys())):
+            take(pair)
+        else:
             break
-        rest = {name.removeprefix(prefix): tensor for name, tensor in rest.items()}
-    return rest, normalization
+    if not normalization:
+        take(_normalization(rest.keys() - wanted.keys()))
+    return Stripped(rest, prefix, normalization)
 
 
-def check(found: Facts, wanted: Facts, arch: str, info: DatasetInfo, where: str) -> None:
+def _normalization(names: Set[str]) -> tuple[str, ...]:
+    """The outermost two tensors that are called as normalisations are; none where there are none."""
+    for name in sorted(names, key=lambda name: (name.count("."), name)):
+        folder, dot, last = name.rpartition(".")
+        for mean, std in NORMALIZATIONS:
+            if last == mean and (other := f"{folder}{dot}{std}") in names:
+                return name, other
+    return ()
+
+
+def check(tensors: Mapping[str, Tensor], wanted: Facts, arch: str, info: DatasetInfo, where: str) -> None:
     """BenchError unless the tensors are those of the network; it names the first that is not, and what would fit.
 
     Args:
         where: opens the sentence.
     """
-    problems = list(_differences(found, wanted, arch, info))
-    if not problems:
-        return
-    more = f" (and {len(problems) - 1} more such differences)" if problems[1:] else ""
-    raise BenchError(f"{where}: {problems[0]}{more}; {_advice(found, arch, info)}")
+    if problems := list(_differences(facts(tensors), wanted, arch, info)):
+        more = f" (and {len(problems) - 1} more such differences)" if problems[1:] else ""
+        raise BenchError(f"{where}: {problems[0]}{more}; {advice(tensors, arch, info)}")
 
 
 def _differences(found: Facts, wanted: Facts, arch: str, info: DatasetInfo) -> Iterator[str]:
@@ -152,44 +183,28 @@ def _differences(found: Facts, wanted: Facts, arch: str, info: DatasetInfo) -> I
             if name.rpartition(".")[2] != COUNTER:
                 yield f"tensor {name!r} of {network} is missing"
         elif found[name][0] != shape:
-            yield f"tensor {name!r} is {_size(found[name][0])} in the file, but {_size(shape)} in {network}"
+            sizes = ("x".join(map(str, size)) or "a single number" for size in (found[name][0], shape))
+            yield "tensor {!r} is {} in the file, but {} in {}".format(name, *sizes, network)
         elif found[name][1] != dtype:
-            yield f"tensor {name!r} is {_type(found[name][1])} in the file, but {_type(dtype)} in {network}"
+            yield f"tensor {name!r} is {found[name][1]} in the file, but {dtype} in {network}; save it in the type of the network"
     for name in found:
         if name not in wanted:
-            yield f"tensor {name!r} is in the file, but not in {network}"
+            yield f"tensor {name!r:.80} is in the file, but not in {network}"
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "a single number"
-
-
-def _type(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _advice(found: Facts, arch: str, info: DatasetInfo) -> str:
-    """The architecture whose names and shapes agree best with the tensors."""
-    shapes = {(name, shape) for name, (shape, _) in found.items()}
-    best, share = "", 0.0
-    for name in dict.fromkeys((arch, *ARCHITECTURES, *FAMILIAR)):
+def advice(tensors: Mapping[str, Tensor], arch: str, info: DatasetInfo) -> str:
+    """The architecture whose tensors these are, if the suite knows one."""
+    for name in (*ARCHITECTURES, *FAMILIAR):
         try:
-            other = facts_of(name, info)
+            wanted = facts_of(name, info)
         except BenchError:
-            continue  # there is no such architecture, or it takes no images of this data set
-        if not any(_differences(found, other, name, info)) and name != arch:
+            continue  # it takes no images of this data set
+        if name != arch and not any(_differences(facts(stripped(tensors, wanted).tensors), wanted, name, info)):
             return f"its tensors are those of {name}: --arch {name}"
-        agree = len(shapes & {(key, shape) for key, (shape, _) in other.items()}) / max(len(shapes), len(other))
-        if agree > share:
-            best, share = name, agree
-    if share < 0.5:
-        return "no architecture of the suite is near; --arch takes any of timm's too, or module:factory of yours"
-    if share == 1.0:
-        return "names and shapes agree, so save the tensors in the types of the network"
-    return f"the nearest architecture is {best}, with {share:.0%} of the names and shapes"
+    return "--arch takes networks of the suite, any of timm's, or module:factory of yours"
 
 
-def unknown(arch: str, found: Facts, info: DatasetInfo, where: str) -> BenchError:
+def unknown(arch: str, tensors: Mapping[str, Tensor], info: DatasetInfo, where: str) -> BenchError:
     """The error for a file whose architecture is not said, or not known."""
-    said = f"its architecture {arch!r} is unknown{nearest(arch, ARCHITECTURES)}" if arch else "it does not say its architecture"
-    return BenchError(f"{where}: {said}; {_advice(found, arch, info)}")
+    said = f"its architecture {arch!r:.80} is unknown{nearest(arch, ARCHITECTURES)}" if arch else "it does not say its architecture"
+    return BenchError(f"{where}: {said}; {advice(tensors, arch, info)}")

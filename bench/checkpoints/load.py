@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,7 @@ class Base:
         model: Normalize, then the network; on the CPU, in evaluation mode.
         arch: how the network is built again.
         stated: whether the file holds the normalisation, so that nobody had to choose it.
+        told: how the tensors were found in their file, where that is worth a word.
         name: what people call it: a file's name, a run's row, a factory.
         source_sha256: of the factory's module, empty for an architecture by name.
         run: the run it is of, if it was named as one.
@@ -58,6 +60,7 @@ class Base:
     arch: str
     normalization: Normalization
     stated: bool = False
+    told: str = ""
     name: str
     source_sha256: str = ""
     run: Run | None = None
@@ -106,9 +109,8 @@ def _from_run(wanted: Wanted) -> Base:
         raise BenchError(f"{run.path} holds no weights (evidence only), so it cannot be certified")
     if (found := sha256(run.weights)) != training["weights_sha256"]:
         raise BenchError(f"{run.weights}: SHA-256 is {found}, but training.json says {training['weights_sha256']}")
-    file = read(run.weights)
-    known = WeightsFile(path=file.path, tensors=file.tensors, arch=run.spec.train.arch, spec=run.spec)
-    return _from_file(wanted, known, f"{run.named.row}, seed {run.spec.seed}", run)
+    file = dataclasses.replace(read(run.weights), arch=run.spec.train.arch, spec=run.spec)
+    return _from_file(wanted, file, f"{run.named.row}, seed {run.spec.seed}", run)
 
 
 def _if_arch(word: str) -> str:
@@ -134,19 +136,22 @@ def _from_file(wanted: Wanted, file: WeightsFile, name: str, run: Run | None = N
     # An architecture that the file names is data from outside: it is looked up, never imported.
     arch = wanted.arch if wanted.arch and fit.is_factory(wanted.arch) else fit.known_name(wanted.arch or file.arch or "")
     if not (fit.is_known(arch) or arch == wanted.arch):
-        bare, _ = fit.stripped(file.tensors)
-        raise fit.unknown(arch, fit.facts(bare), info, where)
-    wanted_facts = fit.facts_of(arch, info, sigma)
-    tensors, stated = fit.stripped(file.tensors, wanted_facts)
-    fit.check(fit.facts(tensors), wanted_facts, arch, info, where)
-    _check_finite(tensors, where)
+        raise fit.unknown(arch, file.tensors, info, where)
+    facts = fit.facts_of(arch, info, sigma)
+    found = fit.stripped(file.tensors, facts)
+    fit.check(found.tensors, facts, arch, info, where)
+    _check_finite(found.tensors, where)
+    stated = _stated(found.normalization, info, where) if found.normalization else None
     if stated and wanted.normalize:
-        raise BenchError(f"{where} holds its own normalisation ({_stated(stated, info, where)}); leave out --normalize")
-    normalization = _stated(stated, info, where) if stated else normalize.parse(wanted.normalize or "dataset", arch, info)
+        raise BenchError(f"{where} holds its own normalisation ({stated}); leave out --normalize")
     network = fit.make(arch, info, sigma)
     # Missing are counters of batch norm at most, which evaluation never reads.
-    network.load_state_dict(tensors, strict=False)
-    return dataclasses.replace(_base(network, normalization, info, sigma, arch, name), stated=bool(stated), run=run)
+    network.load_state_dict(found.tensors, strict=False)
+    base = _base(network, stated or normalize.parse(wanted.normalize or "dataset", arch, info), info, sigma, arch, name)
+    told = [f"tensors under {file.key!r}"] if file.key not in ("", "state_dict") else []
+    told += [f"the prefix {found.prefix!r} taken off all names"] if found.prefix else []
+    told += [f"the normalisation in {' and '.join(map(repr, found.normalization))}"] if stated else []
+    return dataclasses.replace(base, stated=bool(stated), run=run, told="" if file.spec else ", ".join(told))
 
 
 def _from_factory(wanted: Wanted) -> Base:
@@ -173,16 +178,15 @@ def _base(network: nn.Module, normalization: Normalization, info: DatasetInfo, s
     )
 
 
-def _stated(stated: dict[str, Tensor], info: DatasetInfo, where: str) -> Normalization:
-    channels = info.shape[0]
-    for name, tensor in stated.items():
-        if tuple(tensor.shape) != (channels, 1, 1) or tensor.dtype != torch.float32:
-            raise BenchError(f"{where}: the normalisation's {name} is no float32 tensor of {channels}x1x1")
-    mean, std = (tuple(stated[name].flatten().tolist()) for name in ("mean", "std"))
-    return normalize.checked(mean, std, channels, f"{where}: the normalisation of the file")
+def _stated(found: Mapping[str, Tensor], info: DatasetInfo, where: str) -> Normalization:
+    for name, tensor in found.items():
+        if tensor.numel() not in (1, info.shape[0]) or not tensor.is_floating_point():
+            raise BenchError(f"{where}: the normalisation's {name!r:.80} is not {info.shape[0]} numbers, one for each channel")
+    mean, std = (tuple(tensor.float().flatten().tolist()) for tensor in found.values())
+    return normalize.checked(mean, std, info.shape[0], f"{where}: the normalisation of the file")
 
 
-def _check_finite(tensors: dict[str, Tensor], where: str) -> None:
+def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise BenchError(f"{where}: tensor {name!r} holds numbers that are not finite; such a model is never certified")

@@ -17,8 +17,8 @@ from bench.models import ARCHITECTURES
 
 WORDS = ("dataset", "timm", "none")
 
-USUAL = ("0.1307/0.3081", "0.5/0.5", "0.485,0.456,0.406/0.229,0.224,0.225")
-"""Normalisations that many published models have: of MNIST, of vision transformers, of ImageNet."""
+USUAL = ("0.1307/0.3081", "0.5/0.5", "0.5/1", "0.485,0.456,0.406/0.229,0.224,0.225")
+"""Normalisations that many published models have: of MNIST, of vision transformers, centring alone, of ImageNet."""
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,8 @@ class _Job:
 
         base = self.base
         self.say(f"{base.name}: {base.arch} for {base.info.name}, normalisation {base.normalization}, sigma {base.sigma:g}")
+        if base.told:
+            self.say(f"read: {base.told}")
         found = accuracy(base, self.data, self.device)
         self.say(f"base classifier: accuracy {found} at sigma {base.sigma:g}, on {found.images} test images")
         for warning in warnings(base, found, self.data, self.device):
