@@ -13,7 +13,8 @@ from bench.evidence.certificate import Certificate, to_line
 from bench.files.writing import write_json
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, protocol_train
 from bench.store.presets import preset_of
-from bench.store.runs import Certification, Run, Store
+from bench.store.runs import Run, Store
+from bench.store.subject import Certification
 
 N = 1000
 CERTIFY = CertifySpec(n0=10, n=N, images="first:4")

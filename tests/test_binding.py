@@ -14,8 +14,9 @@ from bench.errors import BenchError
 from bench.evidence.binding import FINISHED, SUBJECT, Binding
 from bench.evidence.certificate import read_rows
 from bench.files.writing import read_json, write_json
-from bench.store.checkpoints import Subject, SubjectSpec, subject
-from bench.store.runs import Certification, Store
+from bench.store.checkpoints import Checkpoint, CheckpointSpec
+from bench.store.runs import Store
+from bench.store.subject import Certification
 from bench.verify import verify
 from leaderboard.aggregate import collect
 
@@ -113,9 +114,9 @@ def test_rows_are_never_added_to_those_of_something_else(store: Store) -> None:
 
 
 def test_certified_checkpoints_are_bound_alike(store: Store) -> None:
-    def certified(number: int) -> tuple[Subject, Certification]:
-        spec = SubjectSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256=f"{number}" * 64)
-        own = subject(store.root, spec)
+    def certified(number: int) -> tuple[Checkpoint, Certification]:
+        spec = CheckpointSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256=f"{number}" * 64)
+        own = Store(store.root).checkpoint(spec)
         own.begin()
         write_json(own.origin_file, {"name": f"{number}.pth"})
         certification = own.certification(CERTIFY)

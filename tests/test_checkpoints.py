@@ -30,7 +30,8 @@ from bench.files.writing import sha256, write_atomically, write_json
 from bench.models import ARCHITECTURES, build
 from bench.spec import RunSpec, canonical, to_json
 from bench.store import checkpoints
-from bench.store.runs import Damaged, Run, Store
+from bench.store.runs import Run, Store
+from bench.store.subject import Damaged
 
 MNIST = DATASETS["mnist"]
 COLOUR: DatasetInfo = dataclasses.replace(
@@ -652,28 +653,28 @@ def test_the_names_of_imagenet_are_those_of_data_parallel(tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def subject_spec() -> checkpoints.SubjectSpec:
-    return checkpoints.SubjectSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256="a" * 64)
+def subject_spec() -> checkpoints.CheckpointSpec:
+    return checkpoints.CheckpointSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256="a" * 64)
 
 
 def weights_of(*names: str) -> bytes:
     return safetensors.torch.save({name: torch.arange(4.0) if name != "bn.num_batches_tracked" else torch.tensor(7) for name in names})
 
 
-def kept(spec: checkpoints.SubjectSpec, root: Path, weights: bytes, *words: str) -> checkpoints.Subject:
-    subject = checkpoints.subject(root, dataclasses.replace(spec, weights_sha256=hashlib.sha256(weights).hexdigest()))
+def kept(spec: checkpoints.CheckpointSpec, root: Path, weights: bytes, *words: str) -> checkpoints.Checkpoint:
+    subject = Store(root).checkpoint(dataclasses.replace(spec, weights_sha256=hashlib.sha256(weights).hexdigest()))
     subject.begin()
     subject.keep(weights, *words)
     return subject
 
 
-def test_a_subject_keeps_its_weights_and_name(subject_spec: checkpoints.SubjectSpec, tmp_path: Path) -> None:
+def test_a_subject_keeps_its_weights_and_name(subject_spec: checkpoints.CheckpointSpec, tmp_path: Path) -> None:
     weights = weights_of("1.fc.weight")
     subject = kept(subject_spec, tmp_path, weights, "model.pth.tar")
     before = subject.keep(weights, "again.pth.tar")
     assert (before and before.name, subject.origin().name) == ("model.pth.tar", "again.pth.tar")
     assert subject.weights.read_bytes() == weights
-    (found,) = checkpoints.subjects(tmp_path)
+    (found,) = Store(tmp_path).subjects(checkpoints.Checkpoint)
     assert (found, found.spec) == (subject, subject.spec)
     assert found.path.relative_to(tmp_path).parts[:3] == ("checkpoints", "mnist", "lenet")
     subject.weights.write_bytes(b"others")
@@ -681,7 +682,7 @@ def test_a_subject_keeps_its_weights_and_name(subject_spec: checkpoints.SubjectS
         subject.keep(weights, "model.pth.tar")
 
 
-def test_a_row_is_kept_until_another_is_said(subject_spec: checkpoints.SubjectSpec, tmp_path: Path) -> None:
+def test_a_row_is_kept_until_another_is_said(subject_spec: checkpoints.CheckpointSpec, tmp_path: Path) -> None:
     weights = weights_of("1.fc.weight")
     subject = kept(subject_spec, tmp_path, weights, "Model (2).pth.tar")
     assert (subject.origin().row, subject.origin().label) == (None, "model_2")
@@ -693,8 +694,8 @@ def test_a_row_is_kept_until_another_is_said(subject_spec: checkpoints.SubjectSp
     assert subject.spec.key in subject.path.name, "the row is no part of the key"
 
 
-def test_an_old_origin_still_reads_and_a_damaged_one_is_a_sentence(subject_spec: checkpoints.SubjectSpec, tmp_path: Path) -> None:
-    subject = checkpoints.subject(tmp_path, subject_spec)
+def test_an_old_origin_still_reads_and_a_damaged_one_is_a_sentence(subject_spec: checkpoints.CheckpointSpec, tmp_path: Path) -> None:
+    subject = Store(tmp_path).checkpoint(subject_spec)
     subject.begin()
     assert subject.origin() == checkpoints.Origin()
     subject.origin_file.write_text('{"name":"old.pth"}')
@@ -714,7 +715,7 @@ def test_an_old_origin_still_reads_and_a_damaged_one_is_a_sentence(subject_spec:
             subject.origin()
 
 
-def test_a_name_that_is_no_text_is_kept_as_one(subject_spec: checkpoints.SubjectSpec, tmp_path: Path) -> None:
+def test_a_name_that_is_no_text_is_kept_as_one(subject_spec: checkpoints.CheckpointSpec, tmp_path: Path) -> None:
     subject = kept(subject_spec, tmp_path, weights_of("1.fc.weight"), "\udcff.pth")
     assert (subject.origin().name, subject.origin().label) == ("?.pth", "checkpoint")
 
@@ -737,19 +738,17 @@ def test_counters_of_batch_norm_are_no_other_weights() -> None:
             checkpoints.tensors_sha256(bad)
 
 
-def test_damaged_folders_are_named_and_hide_no_others(subject_spec: checkpoints.SubjectSpec, tmp_path: Path) -> None:
+def test_damaged_folders_are_named_and_hide_no_others(subject_spec: checkpoints.CheckpointSpec, tmp_path: Path) -> None:
     whole = kept(subject_spec, tmp_path, weights_of("a"), "a.pth")
     lost = kept(dataclasses.replace(subject_spec, sigma=1.0), tmp_path, weights_of("a"), "b.pth")
     (lost.path / "subject.json").unlink()
     (whole.path.parent / f"1-{'0' * 16}").mkdir()  # a process is about to begin in it
     (whole.path.parent / f"1-{'0' * 16}" / "claim-1.json").touch()
-    found = list(checkpoints.scan(tmp_path))
+    found = list(Store(tmp_path).scan("checkpoints"))
     assert [getattr(item, "reason", item) for item in found] == [
         whole,
         f"{lost.path}/subject.json: cannot be read: No such file or directory",
     ]
-    with pytest.raises(BenchError, match="No such file"):
-        list(checkpoints.subjects(tmp_path))
     written = {"certify-1": "evidence.jsonl", "certify-2": "spec.json", "certify-3": ".spec.json.7.tmp", "certify-4": None}
     for name, file in written.items():
         (whole.path / name).mkdir()
@@ -758,29 +757,30 @@ def test_damaged_folders_are_named_and_hide_no_others(subject_spec: checkpoints.
     assert [(item.path.name, type(item)) for item in whole.begun()] == [("certify-1", Damaged), ("certify-2", Damaged)]
 
 
-def test_a_store_with_subjects_has_no_more_runs(subject_spec: checkpoints.SubjectSpec, tmp_path: Path) -> None:
-    checkpoints.subject(tmp_path, subject_spec).begin()
-    assert list(Store(tmp_path).scan()) == []
+def test_a_store_with_subjects_has_no_more_runs(subject_spec: checkpoints.CheckpointSpec, tmp_path: Path) -> None:
+    Store(tmp_path).checkpoint(subject_spec).begin()
+    assert list(Store(tmp_path).runs()) == []
 
 
-def test_a_subject_that_was_changed_is_refused(subject_spec: checkpoints.SubjectSpec, tmp_path: Path) -> None:
-    subject = checkpoints.subject(tmp_path, subject_spec)
+def test_a_subject_that_was_changed_is_refused(subject_spec: checkpoints.CheckpointSpec, tmp_path: Path) -> None:
+    subject = Store(tmp_path).checkpoint(subject_spec)
     subject.begin()
     path = subject.path / "subject.json"
     path.write_text(path.read_text().replace("0.5", "0.25"))
-    with pytest.raises(BenchError, match="its key is"):
-        list(checkpoints.subjects(tmp_path))
+    (found,) = Store(tmp_path).scan()
+    assert isinstance(found, Damaged)
+    assert "its key is" in found.reason
 
 
 @pytest.mark.parametrize("change", [{"sigma": 0.0}, {"dataset": "../x"}, {"weights_sha256": "x"}, {"source_sha256": "x"}])
-def test_impossible_subjects(subject_spec: checkpoints.SubjectSpec, change: dict[str, Any]) -> None:
+def test_impossible_subjects(subject_spec: checkpoints.CheckpointSpec, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         dataclasses.replace(subject_spec, **change)
 
 
-def test_an_arch_never_leaves_the_folder(subject_spec: checkpoints.SubjectSpec, tmp_path: Path) -> None:
+def test_an_arch_never_leaves_the_folder(subject_spec: checkpoints.CheckpointSpec, tmp_path: Path) -> None:
     for arch in ("../../x:make", "a/b:c", "A.B:Make", "x" * 300 + ":y"):
-        path = checkpoints.subject(tmp_path, dataclasses.replace(subject_spec, arch=arch)).path
+        path = Store(tmp_path).checkpoint(dataclasses.replace(subject_spec, arch=arch)).path
         assert path.resolve().is_relative_to(tmp_path / "checkpoints" / "mnist")
         assert len(path.relative_to(tmp_path).parts) == 4
 

@@ -19,8 +19,9 @@ from bench.checkpoints import check
 from bench.evidence import certification_log
 from bench.evidence.certificate import Certificate, read_rows
 from bench.files.writing import sha256
-from bench.store.checkpoints import Origin, subjects, tensors_sha256
+from bench.store.checkpoints import Checkpoint, Origin, tensors_sha256
 from bench.store.runs import Run, Store
+from bench.store.subject import Subject
 
 Call = Callable[..., Result]
 FEW = ["--dataset", "mnist", "--sigma", "0.5", "--images", "first=3", "--device", "cpu"]
@@ -48,7 +49,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def evidence_of(run: Run) -> bytes:
+def evidence_of(run: Subject) -> bytes:
     (certification,) = run.certifications()
     return certification.evidence.read_bytes()
 
@@ -72,7 +73,7 @@ def test_a_checkpoint_of_the_field_gives_the_evidence_of_our_own_weights(prefix:
     path = field_file(own, tmp_path / "model.pth.tar", prefix)
     result = bench("certify", path, *CERTIFY, "--results", tmp_path / "runs")
     assert result.exit_code == 0, result.output
-    (subject,) = subjects(tmp_path / "runs")
+    (subject,) = Store(tmp_path / "runs").subjects(Checkpoint)
     assert evidence_of(subject) == evidence_of(own)
     assert len(read_rows(next(iter(subject.certifications())).evidence)) == 3
     # The weights are kept, bound to the evidence by their hash, and are those of the run.
@@ -82,20 +83,20 @@ def test_a_checkpoint_of_the_field_gives_the_evidence_of_our_own_weights(prefix:
     (certification,) = subject.certifications()
     stated = json.loads((certification.path / "subject.json").read_text())["weights_sha256"]
     assert stated == subject.spec.weights_sha256 == sha256(subject.weights)
-    assert certification.standing().state == "done"
+    assert certification.status().sound().state == "done"
 
 
 def test_our_weights_file_gives_the_same_subject_as_the_fields(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
     for word in (checkpoint, own.weights):
         assert bench("certify", word, *CERTIFY, "--results", tmp_path / "runs").exit_code == 0
-    (subject,) = subjects(tmp_path / "runs")
+    (subject,) = Store(tmp_path / "runs").subjects(Checkpoint)
     assert subject.origin() == Origin(name="weights.safetensors", tensors_sha256=tensors_sha256(own.weights.read_bytes()))
 
 
 def test_a_row_is_said_renamed_and_kept_and_changes_no_count(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
     words = ("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs")
     assert "row " not in bench(*words).output
-    (subject,) = subjects(tmp_path / "runs")
+    (subject,) = Store(tmp_path / "runs").subjects(Checkpoint)
     assert (subject.origin().row, subject.origin().label) == (None, "model")
     for more, told in (
         (("--row", "mine"), "row mine of tables; it was model before\n"),
@@ -106,7 +107,7 @@ def test_a_row_is_said_renamed_and_kept_and_changes_no_count(own: Run, checkpoin
         assert result.exit_code == 0, result.output
         assert told in result.output
         assert "3 of 3 images are done\n" in result.output
-    assert list(subjects(tmp_path / "runs")) == [subject]
+    assert list(Store(tmp_path / "runs").subjects(Checkpoint)) == [subject]
     assert evidence_of(subject) == evidence_of(own)
     assert json.loads(bench(*words, "--json", "-q").stdout)["row"] == "yours"
 
@@ -146,10 +147,10 @@ def test_a_certification_of_a_run_goes_into_the_run(own: Run, bench: Call) -> No
     (new,) = [c for c in own.certifications() if c.spec not in [b.spec for b in before]]
     assert len(new.rows()) == 2
     assert str(new.path) in result.output
-    assert list(subjects(own.path.parents[2])) == []
+    assert list(Store(own.path.parents[2]).subjects(Checkpoint)) == []
     # At another noise level it is another classifier, and no run of the store is of that.
     assert bench(*words, "--sigma", "1").exit_code == 0
-    (subject,) = subjects(own.path.parents[2])
+    (subject,) = Store(own.path.parents[2]).subjects(Checkpoint)
     assert subject.spec.sigma == 1.0
     for certification in (new, *subject.certifications()):
         for path in certification.path.iterdir():
@@ -173,7 +174,7 @@ def test_a_stopped_certification_continues_to_the_same_bytes(
         result = bench(*words)
     assert result.exit_code == 130
     assert "the same line again continues" in result.output
-    (subject,) = subjects(tmp_path / "runs")
+    (subject,) = Store(tmp_path / "runs").subjects(Checkpoint)
     (certification,) = subject.certifications()
     assert len(read_rows(certification.evidence)) == 2
     # A kill in the middle of a line.
@@ -204,7 +205,7 @@ def test_evidence_of_other_weights_is_never_mixed(own: Run, checkpoint: Path, be
     content["state_dict"]["1.fc2.bias"] += 1
     torch.save(content, checkpoint)
     assert bench(*words).exit_code == 0
-    first, second = subjects(tmp_path / "runs")
+    first, second = Store(tmp_path / "runs").subjects(Checkpoint)
     assert first.spec.weights_sha256 != second.spec.weights_sha256
     (certification,) = first.certifications()
     (certification.path / "subject.json").write_text('{"weights_sha256":"' + "0" * 64 + '"}\n')
@@ -319,7 +320,7 @@ def test_a_factory_certifies(bench: Call, tmp_path: Path, monkeypatch: pytest.Mo
     assert result.exit_code == 0, result.output
     assert "linear_factory:make: linear_factory:make for mnist" in result.output  # no picture in the place of a word
     assert "bench: warning: accuracy on 20 test images" in result.output
-    (subject,) = subjects(tmp_path / "results" / "runs")
+    (subject,) = Store(tmp_path / "results" / "runs").subjects(Checkpoint)
     assert subject.spec.arch == "linear_factory:make"
     assert re.fullmatch("[0-9a-f]{64}", subject.spec.source_sha256)
 
@@ -336,7 +337,7 @@ def test_a_classifier_without_finite_logits_is_refused_before_any_radius(
     result = bench("certify", "broken_factory:Broken", *CERTIFY)
     assert result.exit_code == 2
     assert "logits that are not finite" in result.output
-    (subject,) = subjects(tmp_path / "results" / "runs")
+    (subject,) = Store(tmp_path / "results" / "runs").subjects(Checkpoint)
     assert [path for path in subject.path.rglob("evidence.jsonl") if path.stat().st_size] == []
 
 
@@ -387,7 +388,7 @@ def test_a_log_that_cannot_be_written_loses_no_evidence(checkpoint: Path, bench:
     result = bench("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs", "--tsv", checkpoint / "log.tsv")
     assert result.exit_code == 2
     assert "--tsv" in result.output
-    (subject,) = subjects(tmp_path / "runs")
+    (subject,) = Store(tmp_path / "runs").subjects(Checkpoint)
     assert len(read_rows(next(iter(subject.certifications())).evidence)) == 3
 
 
@@ -405,7 +406,7 @@ def test_export_writes_what_plain_torch_loads(own: Run, bench: Call, tmp_path: P
     assert content["state_dict"].keys() == {name for name in ours if name.startswith("1.")}
     assert all(torch.equal(tensor, ours[name]) for name, tensor in content["state_dict"].items())
     assert bench("certify", out, *CERTIFY, "--results", tmp_path / "runs").exit_code == 0
-    (subject,) = subjects(tmp_path / "runs")
+    (subject,) = Store(tmp_path / "runs").subjects(Checkpoint)
     assert evidence_of(subject) == evidence_of(own)
 
 

@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.evidence import cache
 from bench.evidence.columns import Columns, pack, unpack
 from bench.rules.bounds import certified_radii, certified_radius, lower_confidence_bound, lower_confidence_bounds
-from bench.store.runs import Certification
+from bench.store.subject import Certification
 
 ROWS = [certificate(5, 3, 900), certificate(2, 1, N, selected=4), certificate(9, 0, 0)]
 FIELDS = tuple(Columns.__dataclass_fields__)

@@ -22,7 +22,8 @@ from bench.data import load
 from bench.evidence.certificate import Certificate, to_line
 from bench.matrix.resume import load_weights
 from bench.smoothing import SmoothedClassifier, gather, log_soft_vote
-from bench.store.runs import Certification, Store
+from bench.store.runs import Store
+from bench.store.subject import Certification
 
 Call = Callable[..., Result]
 SIGMA = 0.25
@@ -290,7 +291,7 @@ def test_forged_certificates_are_refuted_loudly(bench: Call, trained: Store) -> 
     record = (certification.path / "finished.json").read_bytes()
     (certification.path / "finished.json").unlink()
     try:
-        result = bench("attack", certification.run.path, "--eps", "1.2", "--n", "500", *FAST)
+        result = bench("attack", certification.subject.path, "--eps", "1.2", "--n", "500", *FAST)
     finally:
         certification.evidence.write_bytes(before)
         (certification.path / "finished.json").write_bytes(record)

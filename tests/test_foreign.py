@@ -21,10 +21,11 @@ from typer.testing import Result
 
 from bench.errors import BenchError, UsageError
 from bench.files import claims
+from bench.files.walk import CHECKPOINTS
 from bench.files.writing import write_json
 from bench.spec import CertifySpec
-from bench.store import listed_checkpoints
-from bench.store.checkpoints import FOLDER, Origin, Subject, SubjectSpec, subject, subjects
+from bench.store.checkpoints import Checkpoint, CheckpointSpec, Origin
+from bench.store.listing import others
 from bench.store.runs import Store
 from leaderboard import plots
 from leaderboard.aggregate import Filters, Group, Row, Source, collect
@@ -51,11 +52,13 @@ def foreign(
     certify: CertifySpec = CERTIFY,
     tensors: str | None = None,
     **changes: Any,
-) -> Subject:
+) -> Checkpoint:
     """A certified checkpoint on disk, without its weights; counts=None: no certification was begun."""
     weights = hashlib.sha256(f"{name} {changes}".encode()).hexdigest()
-    spec = SubjectSpec(**{"dataset": "mnist", "sigma": 0.5, "arch": "lenet", "normalization": "none", "weights_sha256": weights, **changes})
-    own = subject(store.root, spec)
+    spec = CheckpointSpec(
+        **{"dataset": "mnist", "sigma": 0.5, "arch": "lenet", "normalization": "none", "weights_sha256": weights, **changes}
+    )
+    own = Store(store.root).checkpoint(spec)
     own.begin()
     digest = weights if tensors is None else hashlib.sha256(tensors.encode()).hexdigest()
     write_json(own.origin_file, {"name": name, "tensors_sha256": digest} | ({"row": row} if row else {}))
@@ -224,9 +227,9 @@ def test_damage_is_named_and_hides_nothing(store: Store) -> None:
     assert len(left) == 3
     for part in ("origin.json: expected the texts", "spec.json: not a valid spec", "subject.json: cannot be read: No such file"):
         assert sum(part in note for note in left) == 1
-    for path in (store.root / FOLDER).rglob("subject.json"):
+    for path in (store.root / CHECKPOINTS).rglob("subject.json"):
         path.write_text("{")
-    with pytest.raises(BenchError, match=r"every certified checkpoint in .* is damaged: .*subject\.json"):
+    with pytest.raises(BenchError, match=r"everything in .* is damaged: .*subject\.json"):
         collect(store)
 
 
@@ -355,7 +358,7 @@ def test_the_list_of_checkpoints(store: Store, bench: Call) -> None:
     (bad.certification(CERTIFY).path / "spec.json").write_text("{")
     lost = foreign(store, "lost.pth", "lost")
     (lost.path / "subject.json").unlink()
-    running = next(path for path in (store.root / FOLDER).rglob("origin.json") if b"run.pth" in path.read_bytes()).parent
+    running = next(path for path in (store.root / CHECKPOINTS).rglob("origin.json") if b"run.pth" in path.read_bytes()).parent
     forge(running, phase="certifying", done=1, total=4)
     data = json.loads(bench("list", "checkpoints", "--results", store.root, "--json").stdout)
     assert [(row["row"], row["file"], row["sigma"], row["state"], row["images certified"]) for row in data] == [
@@ -372,7 +375,7 @@ def test_the_list_of_checkpoints(store: Store, bench: Call) -> None:
     assert f"damaged: {lost.path}: {lost.path}/subject.json: cannot be read: No such file or directory" in text
     assert f"damaged: {bad.certification(CERTIFY).path}: " in text
     forge(running, system=claims._system(), pid=ended_process())
-    assert {row["state"] for row in listed_checkpoints.rows(store.root)} == {"damaged", "done", "unfinished"}
+    assert {row["state"] for row in others(store, "checkpoints")} == {"damaged", "done", "unfinished"}
 
 
 def test_status_counts_them_in_one_line(store: Store, bench: Call) -> None:
@@ -404,7 +407,7 @@ def test_status_counts_them_in_one_line(store: Store, bench: Call) -> None:
 def test_names_of_files_stay_text(store: Store, bench: Call) -> None:
     foreign(store, "\x1b[31m[red]<b>|$x$.pth", None)
     foreign(store, "=1+1.pth", "two.v2")
-    (origin,) = (found.origin() for found in subjects(store.root) if found.origin().row)
+    (origin,) = (found.origin() for found in store.subjects(Checkpoint) if found.origin().row)
     assert origin == Origin(name="=1+1.pth", row="two.v2", tensors_sha256=origin.tensors_sha256)
     for words in (("list", "checkpoints"), ("status",), ("table",), ("table", "--format", "markdown"), ("table", "--format", "latex")):
         result = bench(*words, "--results", store.root)

@@ -21,7 +21,7 @@ from bench.matrix.status import standings
 from bench.matrix.task import Task
 from bench.registry import Registry
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, to_json
-from bench.store.checkpoints import Subject, SubjectSpec, check_row
+from bench.store.checkpoints import Checkpoint, CheckpointSpec, check_row
 from bench.store.runs import Store
 
 Call = Callable[..., Result]
@@ -98,7 +98,7 @@ def test_no_hostile_name_is_a_row_of_tables(bench: Call, tmp_path: Path, name: s
         check_row(name)
     place = tmp_path / "checkpoints" / "mnist" / "lenet" / "x"
     place.mkdir(parents=True)
-    subject = Subject(place, SubjectSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256="a" * 64))
+    subject = Checkpoint(place, CheckpointSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256="a" * 64))
     subject.origin_file.write_text(json.dumps({"name": name, "row": name}))
     refused(subject.origin)
     if not set(name) & set("\0\ud800") and len(name) < 100:

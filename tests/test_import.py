@@ -21,9 +21,10 @@ from bench.evidence import certification_log
 from bench.evidence.certificate import Certificate, to_line
 from bench.evidence.certification_log import FieldRow, Refused
 from bench.files.writing import write_json
-from bench.logs import ImportSpec, LogMap, Placed, import_logs, imports, load_map, read_imports, runs_of_table
+from bench.logs import ImportSpec, LogMap, Placed, import_logs, load_map, runs_of_table
 from bench.registry import Registry
 from bench.spec import CertifySpec, Scalar, row_name, to_json
+from bench.store.imports import Import
 from bench.store.runs import Run, Store
 
 Call = Callable[..., Result]
@@ -101,7 +102,7 @@ def toy(tmp_path: Path) -> Toy:
 def test_an_import_is_read_back(toy: Toy) -> None:
     report = import_logs(toy.path, toy.runs, toy.map)
     assert (len(report.read), report.already, report.same, report.skipped, report.refused) == (2, {}, {}, {}, [])
-    entries = list(imports(toy.runs))
+    entries = list(Store(toy.runs).subjects(Import))
     assert {entry.spec.source for entry in entries} == {"logs/4/noise_0.5_1", "logs/4/noise_0.50_2"}
     for entry in entries:
         assert (entry.spec.row, entry.spec.sigma, entry.spec.n, entry.spec.images) == ("gaussian", 0.5, 1000, "first:6")
@@ -131,7 +132,7 @@ def test_importing_again_changes_nothing(toy: Toy) -> None:
 def test_a_damaged_import_is_told_and_mended(toy: Toy) -> None:
     import_logs(toy.path, toy.runs, toy.map)
     before = toy.snapshot()
-    entry = next(imports(toy.runs))
+    entry = next(Store(toy.runs).subjects(Import))
     for damaged in (entry.file.read_bytes().replace(b"0.5", b"0.4", 1), b""):
         entry.file.write_bytes(damaged)
         with pytest.raises(BenchError, match="SHA-256"):
@@ -159,22 +160,22 @@ def test_a_damaged_import_is_told_and_mended(toy: Toy) -> None:
 )
 def test_a_damaged_spec_is_told(toy: Toy, old: str, new: str, words: str) -> None:
     import_logs(toy.path / "logs" / "4" / "noise_0.5_1", toy.runs, toy.map)
-    spec = next(imports(toy.runs)).path / "spec.json"
+    spec = next(Store(toy.runs).subjects(Import)).path / "spec.json"
     spec.write_text(spec.read_text().replace(old, new, 1))
     import_logs(toy.path / "logs" / "4" / "noise_0.50_2", toy.runs, toy.map)
-    whole, (damaged,) = read_imports(toy.runs)
+    whole, (damaged,) = Store(toy.runs).read("imported")
     assert len(whole) == 1, "the other one is there"
-    assert damaged.startswith(str(spec))
-    assert words in damaged
+    assert damaged.file == spec
+    assert words in damaged.reason
 
 
 def test_an_import_that_never_finished_is_none(toy: Toy) -> None:
     import_logs(toy.path, toy.runs, toy.map)
     next((toy.runs / "imported").rglob("spec.json")).unlink()
-    assert len(list(imports(toy.runs))) == 1
+    assert len(list(Store(toy.runs).subjects(Import))) == 1
     assert len(import_logs(toy.path, toy.runs, toy.map).read) == 1
-    assert len(list(imports(toy.runs))) == 2
-    assert list(imports(toy.runs / "nowhere")) == []
+    assert len(list(Store(toy.runs).subjects(Import))) == 2
+    assert list(Store(toy.runs / "nowhere").subjects(Import)) == []
 
 
 def test_imports_are_no_runs(toy: Toy) -> None:
@@ -205,7 +206,7 @@ def test_one_run_cannot_have_two_contents(toy: Toy) -> None:
     toy.write("logs/4/noise_0.50_1", text(*LABELS, radius="0.7"))
     (error,) = import_logs(toy.path, toy.runs, toy.map).refused
     assert error.kind == "same place"
-    assert len(list(imports(toy.runs))) == 2
+    assert len(list(Store(toy.runs).subjects(Import))) == 2
 
 
 def test_another_map_of_the_same_log_is_told(toy: Toy) -> None:
@@ -310,7 +311,7 @@ def test_the_summary_counts_and_says_why(bench: Call, toy: Toy) -> None:
         "kind": "cut short",
         "reason": "cut short: 4 of 6 images",
     }
-    assert len(list(imports(toy.runs))) == 2
+    assert len(list(Store(toy.runs).subjects(Import))) == 2
 
 
 def test_the_summary_says_what_is_wrong_in_a_log(bench: Call, toy: Toy) -> None:
@@ -329,7 +330,7 @@ def test_strict_writes_nothing_if_anything_is_refused(bench: Call, toy: Toy) -> 
     assert json.loads(call(bench, toy, "--strict", "--json").stdout)["written"] is False
     bad.unlink()
     assert call(bench, toy, "--strict").exit_code == 0
-    assert len(list(imports(toy.runs))) == 2
+    assert len(list(Store(toy.runs).subjects(Import))) == 2
 
 
 def test_names_that_a_terminal_would_obey_are_escaped(bench: Call, toy: Toy) -> None:
@@ -426,7 +427,7 @@ def test_export_and_import_are_inverse(bench: Call, toy: Toy) -> None:
     assert lines[4].split("\t")[2:5] == ["-1", "0.0", "0"]
     report = import_logs(toy.path, toy.runs, toy.map)
     assert report.refused == []
-    (entry,) = [entry for entry in imports(toy.runs) if entry.spec.dataset == "mnist"]
+    (entry,) = [entry for entry in Store(toy.runs).subjects(Import) if entry.spec.dataset == "mnist"]
     for row, back in zip(rows, entry.rows(), strict=True):
         assert (back.index, back.label, back.correct) == (row.index, row.label, row.correct(0.001, 0.5))
         assert 0 <= (row.radius(0.001, 0.5) or 0.0) - back.radius < 1e-4
@@ -632,7 +633,7 @@ def test_the_golden_logs_are_imported(bench: Call, tmp_path: Path) -> None:
     data = json.loads(result.stdout)
     assert (len(data["read"]), data["refused"], [entry["file"] for entry in data["skipped"]]) == (30, [], ["LICENSE"])
     cells: dict[tuple[str, float], set[str]] = defaultdict(set)
-    for entry in imports(tmp_path):
+    for entry in Store(tmp_path).subjects(Import):
         cells[entry.spec.row, entry.spec.sigma].add(entry.spec.run)
         assert len(entry.columns().index) == 10_000
     assert cells == {

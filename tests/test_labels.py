@@ -12,7 +12,8 @@ from fake_store import CERTIFY, LABELS, N, add, run_spec, write_evidence
 from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.files.writing import write_json
-from bench.store.runs import Certification, Run, Store
+from bench.store.runs import Store
+from bench.store.subject import Certification, Subject
 from bench.verify import verify
 from leaderboard.aggregate import collect
 
@@ -31,7 +32,7 @@ def relabelled(store: Store, training: dict[str, Any], certification: dict[str, 
     return found
 
 
-def wrong(store: Store, what: Certification | Run) -> bool:
+def wrong(store: Store, what: Certification | Subject) -> bool:
     """Whether verify names it and no mean of a table is made of it; both must agree."""
     named = any(
         what.path in (failure.file, *failure.file.parents) for failure in verify(store.root).failures if "steps" not in failure.reason
@@ -56,8 +57,8 @@ def store(tmp_path: Path) -> Store:
 def test_what_says_nothing_is_refused(store: Store, said: object, beside: str) -> None:
     records = {"training": {}, "certification": {}, beside: {"data_differs": said}}
     found = relabelled(store, records["training"], records["certification"])
-    assert wrong(store, found.run)
-    assert {found.run.path, found.path} & {f.file.parent for f in verify(store.root).failures if f.file.name == "environment.json"}
+    assert wrong(store, found.subject)
+    assert {found.subject.path, found.path} & {f.file.parent for f in verify(store.root).failures if f.file.name == "environment.json"}
     if beside == "certification":
         with pytest.raises(BenchError, match="data_differs"):
             found.labels()

@@ -34,7 +34,8 @@ from bench.certify.network import Network, _check_modes
 from bench.certify.noise import NoisyCopies, _sum
 from bench.evidence.certificate import Certificate
 from bench.rules import bounds
-from bench.store.runs import Certification, Store
+from bench.store.runs import Store
+from bench.store.subject import Certification
 from bench.system import environment
 from leaderboard import metrics
 from leaderboard.paper.build import _share as share_of_paper

@@ -28,7 +28,8 @@ from bench.files.writing import sha256, write_json
 from bench.logs import import_logs, load_map
 from bench.matrix.status import of_checkpoints, standings
 from bench.spec import canonical, to_json
-from bench.store.checkpoints import Subject, SubjectSpec, subject, tensors_sha256
+from bench.store.checkpoints import Checkpoint, CheckpointSpec, tensors_sha256
+from bench.store.imports import Import
 from bench.store.runs import Run, Store
 from bench.verify import Report, verify
 from leaderboard.aggregate import Group, collect
@@ -83,12 +84,12 @@ def complete(store: Store, row: str) -> Run:
     return run
 
 
-def certified(store: Store) -> Subject:
+def certified(store: Store) -> Checkpoint:
     weights = safetensors.numpy.save({"w": np.ones(3, dtype=np.float32)})
     folder = store.root.parent
     (folder / "w").write_bytes(weights)
-    spec = SubjectSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256=sha256(folder / "w"))
-    found = subject(store.root, spec)
+    spec = CheckpointSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256=sha256(folder / "w"))
+    found = Store(store.root).checkpoint(spec)
     found.begin()
     found.keep(weights, "mine.pth", "mine")
     assert found.origin().tensors_sha256 == tensors_sha256(weights)
@@ -382,7 +383,7 @@ def test_what_verify_refuses_no_table_takes(store: Store) -> None:
         elif row := forged(from_line(lines[place].encode()), rng):
             changed[place] = to_line(row)
         certification.evidence.write_text("".join(changed))
-        report, groups = verify(certification.run.path), numbers(collect(store))
+        report, groups = verify(certification.subject.path), numbers(collect(store))
         assert (KEY["run"] in groups) == (not report.failures and not report.unfinished), "".join(changed)
         assert groups.items() >= {key: value for key, value in before.items() if key != KEY["run"]}.items()
         refused, passed = refused + bool(report.failures), passed + (KEY["run"] in groups)
@@ -480,9 +481,7 @@ def test_one_damaged_import_hides_nothing(store: Store) -> None:
 
 
 def test_a_forged_import_with_its_check_sum_is_refused_by_tables_too(store: Store) -> None:
-    from bench.store.imports import Import, at
-
-    entry: Import = at(place_of(store, "import"), store.root)
+    entry = next(store.subjects(Import))
     for old, new in (
         (b"0\t7\t7\t0.1", b"0\t7\t7\t3.1"),
         (b"0\t7\t7", b"0\t8\t8"),
@@ -493,7 +492,7 @@ def test_a_forged_import_with_its_check_sum_is_refused_by_tables_too(store: Stor
         assert data != entry.file.read_bytes()
         (store.root.parent / "rows").write_bytes(data)
         spec = dataclasses.replace(entry.spec, rows_sha256=sha256(store.root.parent / "rows"))
-        place = store.root / spec.folder
+        place = store.root / Import.place(spec)
         place.mkdir(parents=True)
         (place / "rows.tsv").write_bytes(data)
         write_json(place / "spec.json", to_json(spec))

@@ -10,7 +10,8 @@ from fake_store import CERTIFY, add, certificate, run_spec, weights_of
 
 from bench.errors import BenchError
 from bench.files.writing import read_json, sha256, write_atomically, write_json
-from bench.store.runs import Damaged, Store
+from bench.store.runs import Store
+from bench.store.subject import Damaged
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +38,7 @@ def test_a_torn_last_line_is_cut_and_done_again(tmp_path: Path) -> None:
     assert certification.evidence.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])
     certification.append(certificate(3, 0, 960, CERTIFY.n, n0=CERTIFY.n0), 0.1)
     assert certification.evidence.read_bytes() == whole
-    assert certification.standing().state == "done"
+    assert certification.status().sound().state == "done"
 
 
 def test_rows_of_another_certification_are_refused(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from bench.files.writing import sha256
 from bench.matrix.cells import Options, certify
 from bench.matrix.resume import load_weights
 from bench.spec import CertifySpec
-from bench.store.runs import Certification, Run, Store
+from bench.store.runs import Run, Store
+from bench.store.subject import Certification
 from bench.system.signals import StopSignals
 
 CPU = torch.device("cpu")
@@ -106,7 +107,7 @@ def test_a_superset_takes_over_what_is_there_and_is_byte_equal(run: Run, trained
     assert counted == [index for index in range(7) if index not in INSIDE]
     assert told == [f"3 of 7 images taken over from {source.path.name}"]
     assert {path: path.read_bytes() for path in source.path.iterdir()} == before
-    assert found.standing().state == "done"
+    assert found.status().sound().state == "done"
     times = [(path / "times.csv").read_text().splitlines() for path in (source.path, found.path)]
     assert set(times[0]) <= set(times[1])
     assert records(found) == fresh(trained, tmp_path)
@@ -139,7 +140,7 @@ def test_the_same_images_in_other_words_and_fewer_are_taken(run: Run, counted: l
         found, told = certified(run, dataclasses.replace(FEW, images=images, changes={"images": images}))
         assert counted == []
         assert [line.split(" from ")[0] for line in told] == [f"{number} of {number} images taken over"]
-        assert found.standing().state == "done"
+        assert found.status().sound().state == "done"
 
 
 @pytest.mark.parametrize("change", [{"n": 31}, {"n0": 6}, {"seed": 1}, {"rule": "curtailed"}, {"sampling": "grid"}])
@@ -179,7 +180,7 @@ def test_a_damaged_source_is_named_and_not_taken(
     source, _ = certified(run, FEW)
     harm(source)
     with pytest.raises(BenchError):
-        source.standing()
+        source.status().sound()
     counted.clear()
     found, told = certified(run, MANY)
     assert counted == list(range(7))

@@ -9,7 +9,8 @@ from fake_store import CERTIFY, add, certificate, run_spec
 
 from bench.evidence.certificate import Certificate
 from bench.store import runs as stores
-from bench.store.runs import Certification, Store
+from bench.store.runs import Store
+from bench.store.subject import Certification
 
 COUNTS = (990, 980, 970, 960)
 LABELS = (7, 2, 1, 0)

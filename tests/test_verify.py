@@ -32,12 +32,14 @@ from bench.data import load
 from bench.evidence.binding import FINISHED, SUBJECT
 from bench.evidence.certificate import Certificate, from_line, to_line
 from bench.files.writing import read_json, sha256, write_json
-from bench.logs import import_logs, imports, load_map
+from bench.logs import import_logs, load_map
 from bench.matrix.resume import load_weights
 from bench.rules import bounds, rule
 from bench.spec import CertifySpec, canonical, derive, to_json
-from bench.store.checkpoints import Subject, subject, subjects
-from bench.store.runs import Certification, Run, Store
+from bench.store.checkpoints import Checkpoint
+from bench.store.imports import Import
+from bench.store.runs import Run, Store
+from bench.store.subject import Certification, Subject
 from bench.verify import Evidence, Report, recertify, verify
 from bench.verify.radii import Radii, tail
 from bench.verify.recertify import Again, Recertification, chance_of_missing, draw
@@ -70,7 +72,7 @@ def first(store: Store) -> Run:
     return next(run for run in store.runs() if run.spec.seed == 0)
 
 
-def only(run: Run) -> Certification:
+def only(run: Subject) -> Certification:
     return next(run.certifications())
 
 
@@ -133,7 +135,7 @@ def rewrite_certification(certification: Certification, **fields: object) -> Cer
     """Edits the spec of a certification and renames its folder."""
     spec: CertifySpec = dataclasses.replace(certification.spec, **fields)  # type: ignore[arg-type]
     write_json(certification.path / "spec.json", to_json(spec))
-    place = certification.run.certification(spec)
+    place = certification.subject.certification(spec)
     certification.path.rename(place.path)
     reseal(place)
     return place
@@ -200,7 +202,7 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
 def test_the_committed_results_hold_without_torch_and_without_methods() -> None:
     code = """
 import sys
-from bench.store.checkpoints import Subject, subject, subjects
+from bench.store.checkpoints import Checkpoint
 from bench.cli import app
 try:
     app(["verify", "results/reference/mnist", "--complete"])
@@ -383,7 +385,7 @@ def forge_rows_of_another_certification(store: Store, bench: Call) -> None:
     """Of the same weights, under another seed."""
     certification = only(first(store))
     spec = dataclasses.replace(certification.spec, seed=1)
-    place = certification.run.certification(spec)
+    place = certification.subject.certification(spec)
     certification.path.rename(place.path)
     write_json(place.path / "spec.json", to_json(spec))
 
@@ -680,25 +682,25 @@ def test_an_imported_log_holds(bench: Call, imported: Path) -> None:
     ],
 )
 def test_forged_imports(imported: Path, old: str, new: str, told: str) -> None:
-    (entry,) = imports(imported)
+    (entry,) = Store(imported).subjects(Import)
     data = entry.file.read_text()
     assert old in data
     entry.file.write_text(data.replace(old, new, 1))
     (failure,) = verify(imported).failures
     assert "SHA-256 is" in failure.reason
-    from bench.store.imports import FOLDER
+    from bench.files.walk import IMPORTED
 
     spec = dataclasses.replace(entry.spec, rows_sha256=sha256(entry.file))  # the check sum and the key follow
     write_json(entry.path / "spec.json", to_json(spec))
     assert any("its key is" in failure.reason for failure in verify(imported).failures)
-    entry.path.rename(imported / spec.folder)
-    assert (imported / FOLDER).is_dir()
+    entry.path.rename(imported / Import.place(spec))
+    assert (imported / IMPORTED).is_dir()
     (failure,) = verify(imported).failures
     assert re.search(told, str(failure)), failure
 
 
 def test_an_import_that_never_finished(imported: Path) -> None:
-    (entry,) = imports(imported)
+    (entry,) = Store(imported).subjects(Import)
     (entry.path / "spec.json").unlink()
     report = verify(imported)
     assert (report.failures, len(report.unfinished)) == ([], 1)
@@ -735,12 +737,12 @@ def test_how_many_rows_find_how_large_a_forgery() -> None:
 def test_rows_are_drawn_uniformly_and_without_repeats(store: Store) -> None:
     evidence = [Evidence(only(run), IMAGES, True) for run in store.runs()]
     every = draw(evidence, 1000, 5)
-    assert sorted((c.run.spec.seed, place) for c, place in every) == [(seed, place) for seed in (0, 1) for place in range(IMAGES)]
+    assert sorted((c.subject.spec.seed, place) for c, place in every) == [(seed, place) for seed in (0, 1) for place in range(IMAGES)]
     assert draw(evidence, 7, 5) == draw(evidence, 7, 5) != draw(evidence, 7, 6)
     hits = np.zeros((2, IMAGES))
     for seed in range(2000):
         for certification, place in draw(evidence, 4, seed):
-            hits[certification.run.spec.seed, place] += 1
+            hits[certification.subject.spec.seed, place] += 1
     assert hits.sum() == 8000
     assert abs(hits - 200).max() < 70, "each of 40 rows about 200 times"  # 5 deviations of 13.8
     assert draw([], 5, 0) == []
@@ -1000,14 +1002,14 @@ def make() -> nn.Module:
 
 
 @pytest.fixture
-def foreign(bench: Call, store: Store, tmp_path: Path) -> Subject:
+def foreign(bench: Call, store: Store, tmp_path: Path) -> Checkpoint:
     """The weights of seed 0 as a checkpoint of the field, certified on its own; the only thing in the store."""
     file = tmp_path / "stranger.pth.tar"
     result = bench("export", first(store).path, "--format", "checkpoint", "--out", file, "--results", store.root)
     assert result.exit_code == 0, result.output
     shutil.rmtree(store.root / "mnist")
     certify_file(bench, store, file)
-    return next(subjects(store.root))
+    return next(store.subjects(Checkpoint))
 
 
 def certify_file(bench: Call, store: Store, word: str | Path) -> None:
@@ -1016,7 +1018,7 @@ def certify_file(bench: Call, store: Store, word: str | Path) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_a_certified_checkpoint_holds_and_comes_back_equal(bench: Call, store: Store, foreign: Subject) -> None:
+def test_a_certified_checkpoint_holds_and_comes_back_equal(bench: Call, store: Store, foreign: Checkpoint) -> None:
     result = bench("verify", store.root, "--complete", "--recertify", "3", "--seed", "0", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "0 runs and 1 checkpoints from outside, 1 of them with weights" in result.output
@@ -1024,7 +1026,7 @@ def test_a_certified_checkpoint_holds_and_comes_back_equal(bench: Call, store: S
     assert bench("verify", foreign.path).exit_code == 0
 
 
-def test_forged_checkpoints(bench: Call, store: Store, foreign: Subject) -> None:
+def test_forged_checkpoints(bench: Call, store: Store, foreign: Checkpoint) -> None:
     certification = only(foreign)
     before = certification.evidence.read_bytes()
     edit(certification, lambda rows: rows.__delitem__(2))
@@ -1056,7 +1058,7 @@ def test_forged_checkpoints(bench: Call, store: Store, foreign: Subject) -> None
     other = dataclasses.replace(foreign.spec, sigma=2.0)
     write_json(foreign.path / "subject.json", to_json(other))
     assert "its key is" in str(verify(store.root).failures[0])
-    place = subject(store.root, other)
+    place = Store(store.root).checkpoint(other)
     foreign.path.rename(place.path)
     assert verify(store.root).failures == [], "nothing in the weights of a stranger says at which sigma they were certified"
     result = bench("verify", store.root, "--recertify", "6", "--device", "cpu")
@@ -1067,7 +1069,7 @@ def test_forged_checkpoints(bench: Call, store: Store, foreign: Subject) -> None
 
 
 def test_a_factory_of_a_stranger_is_not_run(
-    bench: Call, store: Store, foreign: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Call, store: Store, foreign: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a_strangers_module.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(tmp_path)
@@ -1142,7 +1144,7 @@ def test_seeds_of_a_recertification_are_those_of_the_certification(store: Store)
     from bench.matrix.resume import load_weights
 
     certification = only(first(store))
-    model = load_weights(certification.run, sha256(certification.run.weights), torch.device("cpu"))
+    model = load_weights(certification.subject, sha256(certification.subject.weights), torch.device("cpu"))
     model.eval()
     line = certification.evidence.read_bytes().splitlines(keepends=True)[4]
     generator = torch.Generator().manual_seed(derive(certification.spec.seed, "certify", 4))

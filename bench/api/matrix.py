@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from bench.matrix.plan import Cell, Plan
     from bench.matrix.report import Planned
     from bench.matrix.task import Task
-    from bench.store.runs import State, Store
+    from bench.store.runs import Store
+    from bench.store.subject import State
     from bench.system.signals import StopSignals
 
 AWAIT_SECONDS = 0.5

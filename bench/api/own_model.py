@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,14 @@ from torch import Tensor, nn
 from bench.api.surroundings import as_before
 from bench.certify import Sampler
 from bench.certify.predict import check_samples, predict
-from bench.datasets import DatasetInfo
+from bench.datasets import DatasetInfo, facts_of
 from bench.errors import BenchError
 from bench.evidence.columns import Columns
 from bench.spec import CertifySpec, TrainSpec, canonical, check_sigma, derive, to_json
-from bench.store.checkpoints import Origin, Subject, SubjectSpec, check_row, row_of
+from bench.store.checkpoints import Checkpoint, CheckpointSpec, check_row, row_of
 from bench.system.environment import describe
-from leaderboard.aggregate.foreign import Checkpoint
 from leaderboard.frame.arguments import level, number, whole
-from leaderboard.frame.load import record_of_checkpoint, words_of_checkpoint
+from leaderboard.frame.load import record_of, words_of
 from leaderboard.frame.schema import Part, frame_of, images_of_counts
 from leaderboard.metrics import outcomes
 
@@ -105,11 +105,11 @@ class SmoothedClassifier:
             weights = _digest(*(part for name, t in sorted(self.model.state_dict().items()) for part in (name.encode(), _bytes(t))))
         columns = Columns.of(rows)
         o = outcomes(columns, alpha, self.sigma, spec)
-        checkpoint = self._checkpoint(x, y, weights, sampler.classes)
-        record = record_of_checkpoint(checkpoint) | {"certify": to_json(spec), "certified": certification, "labels": True, "timing": None}
-        record |= {"bound": True, "finding": ""}
+        subject = self._subject(x, y, weights, sampler.classes)
+        record = record_of(subject) | {"folder": str(subject.path), "certify": to_json(spec), "certified": certification}
+        record |= {"labels": True, "bound": True, "finding": ""}
         own = {"source": "model", "status": "evidence", "rule": spec.rule, "alpha": alpha, "certification": spec.key}
-        constants = words_of_checkpoint(checkpoint) | own | {"record": canonical(record | {"folder": record["path"]})}
+        constants = words_of(subject) | own | {"record": canonical(record)}
         return frame_of([Part(constants=constants, images=images_of_counts(columns, o))], {})
 
     def predict(self, images: Tensor | ArrayLike, *, n: int = 1_000, alpha: float = 0.001, seed: int = 0) -> NDArray[np.int64]:
@@ -155,7 +155,7 @@ class SmoothedClassifier:
                 for module, training in modes:
                     module.training = training
 
-    def _checkpoint(self, x: Tensor, y: NDArray[np.int64], weights: str, classes: int) -> Checkpoint:
+    def _subject(self, x: Tensor, y: NDArray[np.int64], weights: str, classes: int) -> Checkpoint:
         """What tables call the model, and the images it was certified on."""
         kind, (channels, height, width) = type(self.model).__name__, x.shape[1:]
         info = DatasetInfo(
@@ -170,22 +170,10 @@ class SmoothedClassifier:
             sigmas=(self.sigma,),
             train=TrainSpec(arch="none", epochs=1, clock=1, batch=1, lr=1.0, lr_step=1),
         )
-        spec = SubjectSpec(dataset=info.name, sigma=self.sigma, arch=kind, normalization="none", weights_sha256=weights)
-        origin = Origin(name=self.name or row_of(kind), row=self.name, tensors_sha256=weights)
-        return Checkpoint(subject=_InMemory(f"a {kind} in memory", spec, info), origin=origin, certification=None)
-
-
-class _InMemory(Subject):
-    """A subject that is in no store."""
-
-    def __init__(self, path: str, spec: SubjectSpec, info: DatasetInfo) -> None:
-        super().__init__(path, spec)  # type: ignore[arg-type]
-        object.__setattr__(self, "_info", info)
-
-    @property
-    def info(self) -> DatasetInfo:
-        found: DatasetInfo = self._info  # type: ignore[attr-defined]
-        return found
+        spec = CheckpointSpec(dataset=info.name, sigma=self.sigma, arch=kind, normalization="none", weights_sha256=weights)
+        origin = {"name": self.name or row_of(kind), "tensors_sha256": weights} | ({"row": self.name} if self.name else {})
+        records = {"dataset.json": facts_of(info), "origin.json": origin}
+        return Checkpoint(Path(f"a {kind} in memory"), spec, records | {"": dict.fromkeys(records, "file")})
 
 
 def _images(values: Any) -> Tensor:

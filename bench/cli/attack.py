@@ -16,7 +16,7 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     from bench.certify.attack import Attacked, AttackSpec, Outcome
     from bench.evidence.certificate import Certificate
-    from bench.store.runs import Certification
+    from bench.store.subject import Certification
 
 COLUMNS = ("index", "label", "certified", "radius", "eps", "distance", "predict")
 
@@ -99,7 +99,7 @@ def _selection(images: str, found: Certification) -> range:
     from bench.spec import select_images
 
     try:
-        return select_images(images, found.run.info.test_size)
+        return select_images(images, found.subject.info.test_size)
     except ValueError as error:
         raise BenchError(f"--{error}") from None
 
@@ -116,13 +116,13 @@ def _attack(found: Certification, rows: Sequence[Certificate], spec: AttackSpec,
     from bench.matrix.resume import load_weights
 
     place = pick_device(device)
-    training = found.run.training() or {}
-    model = load_weights(found.run, training.get("weights_sha256", ""), place)
-    pixels = load(found.run.spec.dataset, "test").images(torch.tensor([row.index for row in rows])).to(place)
+    training = found.subject.training() or {}
+    model = load_weights(found.subject, training.get("weights_sha256", ""), place)
+    pixels = load(found.subject.spec.dataset, "test").images(torch.tensor([row.index for row in rows])).to(place)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("attacking", total=len(rows))
-        sigma, classes, rule = found.run.spec.sigma, found.run.info.classes, rules.of(found.spec)
+        sigma, classes, rule = found.subject.spec.sigma, found.subject.info.classes, rules.of(found.spec)
         return attack(model, pixels, rows, sigma, classes, spec, rule, lambda done, total: bar.update(task, completed=done))
 
 
@@ -141,7 +141,7 @@ def _as_json(found: Certification, rows: Sequence[Certificate], spec: AttackSpec
     from dataclasses import asdict
 
     return {
-        "run": found.run.spec.key,
+        "run": found.subject.spec.key,
         "certification": found.spec.key,
         "attack": asdict(spec) | {"rule": found.spec.rule},
         "n": found.spec.n,
@@ -167,7 +167,7 @@ def _print(found: Certification, images: str, rows: Sequence[Certificate], spec:
     from bench import rules
     from bench.rules.rule import drawn_words
 
-    run = found.run.spec
+    run = found.subject.spec
     chosen = f"{len(rows)} images: {images} of the certified {found.spec.images}"
     typer.echo(f"{run.row} on {run.dataset}, sigma {run.sigma:g}, seed {run.seed}; {chosen}")
     typer.echo(f"certificates: {rules.of(found.spec).words()}, n = {found.spec.n:,}{drawn_words(found.spec.n, _drawn(rows))}")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bench.evidence.certificate import Certificate
     from bench.rules.rule import Rule
     from bench.spec import CertifySpec
-    from bench.store.runs import Certification
+    from bench.store.subject import Certification
     from bench.system.signals import StopSignals
 
 Checkpoint = Annotated[
@@ -251,7 +251,7 @@ class _Job:
         from bench.matrix.cells import certify as certify_images
         from bench.models import place
         from bench.spec import CertifySpec
-        from bench.store.checkpoints import Subject
+        from bench.store.checkpoints import Checkpoint as CertifiedElsewhere
 
         try:
             chosen = rules.named(name)
@@ -265,12 +265,12 @@ class _Job:
         if self.tsv:
             check_log(spec)
         certification, source = self._certification(spec)
-        run = certification.run
-        if self.row and not isinstance(run, Subject):
-            raise BenchError(f"--row {self.row}: {run.path} is a run of the suite, whose row is {run.named.row}; leave out --row")
+        run = certification.subject
+        if self.row and not isinstance(run, CertifiedElsewhere):
+            raise BenchError(f"--row {self.row}: {run.path} is a run of the suite, whose row is {run.row}; leave out --row")
         found = self.introduce()
         with run.claimed():
-            if isinstance(run, Subject):
+            if isinstance(run, CertifiedElsewhere):
                 run.begin()
                 before, now = run.keep(self.base.weights, self.base.name, self.row), run.origin()
                 if now.row:
@@ -294,12 +294,13 @@ class _Job:
 
     def _certification(self, spec: CertifySpec) -> tuple[Certification, str]:
         """Where the evidence goes, and the hash of the code that made the classifier."""
-        from bench.store.checkpoints import SubjectSpec, subject
+        from bench.store.checkpoints import CheckpointSpec
+        from bench.store.runs import Store
 
         base, run = self.base, self.base.run
         if run and (run.spec.dataset, run.spec.sigma) == (base.info.name, base.sigma):
             return run.certification(spec), str((run.environment() or {}).get("method_sha256", ""))
-        own = SubjectSpec(
+        own = CheckpointSpec(
             dataset=base.info.name,
             sigma=base.sigma,
             arch=base.arch,
@@ -307,15 +308,14 @@ class _Job:
             weights_sha256=base.sha256,
             source_sha256=base.source_sha256,
         )
-        return subject(self.results, own).certification(spec), base.source_sha256
+        return Store(self.results).checkpoint(own).certification(spec), base.source_sha256
 
     def _report(self, certification: Certification, rule: Rule, rows: list[Certificate], found: Accuracy) -> None:
         from bench.files.writing import sha256
         from bench.rules.rule import drawn_words
-        from bench.store.checkpoints import Subject
         from leaderboard import metrics
 
-        base, spec, run = self.base, certification.spec, certification.run
+        base, spec, run = self.base, certification.spec, certification.subject
         o = metrics.outcomes(certification.columns(), self.alpha, base.sigma, spec, rule.name)
         largest = rule.largest_radius(self.alpha, base.sigma)
         step = 0.25 if base.sigma <= 0.5 else 0.5
@@ -327,7 +327,7 @@ class _Job:
             print_json(
                 {
                     "evidence": str(certification.evidence),
-                    "row": run.origin().label if isinstance(run, Subject) else run.named.row,
+                    "row": run.row,
                     "weights_sha256": sha256(run.weights),
                     "images": len(rows),
                     "sigma": base.sigma,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from bench.evidence.certificate import Certificate
     from bench.logs import LogMap, Report
     from bench.spec import CertifySpec
-    from bench.store.runs import Certification, Run
+    from bench.store.runs import Run
+    from bench.store.subject import Certification
 
 FORMATS = ("tsv",)
 WRONG = {name: f"wrong {name}" for name in ("columns", "images", "labels", "predictions", "radii", "times")}
@@ -137,8 +138,8 @@ def _log(word: str, results: Path, certification: str | None, alpha: float) -> t
     from bench.store.runs import Store
 
     found, rows = finished_certification(Store(results).find(word), certification)
-    spec = found.run.named
-    return log_of(found, rows, alpha), f"{len(rows)} images of {spec.row}, sigma {spec.sigma:g}, seed {spec.seed}"
+    subject = found.subject
+    return log_of(found, rows, alpha), f"{len(rows)} images of {subject.row}, sigma {subject.sigma:g}, seed {subject.seed}"
 
 
 def log_of(certification: Certification, rows: list[Certificate], alpha: float) -> bytes:
@@ -148,7 +149,7 @@ def log_of(certification: Certification, rows: list[Certificate], alpha: float) 
 
     check_log(certification.spec)
     return certification_log.write(
-        rows, alpha=alpha, sigma=certification.run.spec.sigma, seconds=seconds_of(certification.path / "times.csv")
+        rows, alpha=alpha, sigma=certification.subject.sigma, seconds=seconds_of(certification.path / "times.csv")
     )
 
 
@@ -181,7 +182,7 @@ def finished_certification(run: Run, key: str | None) -> tuple[Certification, li
     Raises:
         BenchError: none, several to choose from, or one that is not finished.
     """
-    from bench.store.runs import Certification, Damaged
+    from bench.store.subject import Certification, Damaged
 
     begun = list(run.begun())
     there = {c.spec.key: c for c in begun if isinstance(c, Certification)}
@@ -202,7 +203,7 @@ def finished_certification(run: Run, key: str | None) -> tuple[Certification, li
     found = there[chosen[0]]
     if faults := run.faults():
         raise faults[0]
-    standing = found.standing()
+    standing = found.status().sound()
     if standing.state != "done":
         done = f"{standing.state}, {len(standing.columns)} of {len(found.expected())} images"
         raise BenchError(f"{found.path} is not finished ({done}); `bench run` continues it")

@@ -80,12 +80,12 @@ def _known(what: What, plugins: tuple[Path, ...]) -> Rows:
 
 def _stored(store: Store, what: What) -> tuple[Rows, tuple[str, ...]]:
     """A row per run, or per certification of a checkpoint, damaged ones too; and the columns that are printed of them."""
-    from bench.store import listed_checkpoints, listing
+    from bench.store import listing
 
     if what is What.RUNS:
         named = (*listing.COLUMNS, "path", "reason")
         return [{name: row[name] for name in named} for row in listing.Listing(store).rows()], listing.COLUMNS
-    return listed_checkpoints.rows(store.root, store.walk()), listed_checkpoints.COLUMNS
+    return listing.others(store, "checkpoints", store.walk()), listing.OTHERS
 
 
 def tell_unexpected(store: Store) -> None:

@@ -17,7 +17,8 @@ from bench.errors import BenchError, nearest
 if TYPE_CHECKING:
     from bench.method import Method
     from bench.registry import Loaded
-    from bench.store.runs import Certification, Run
+    from bench.store.runs import Run
+    from bench.store.subject import Certification
 
 
 def show(
@@ -135,7 +136,7 @@ def _run(run: Run) -> dict[str, Any]:
         BenchError: a record of the training that is damaged; a damaged certification is an entry of its own.
     """
     from bench.spec import to_json
-    from bench.store.runs import Damaged
+    from bench.store.subject import Damaged
 
     faults = run.faults()
     certifications = [
@@ -166,12 +167,12 @@ def _certification(c: Certification, faults: list[Any]) -> dict[str, Any]:
     try:
         if faults:
             raise faults[0]
-        columns, total = c.standing().columns, len(c.expected())
+        columns, total = c.status().sound().columns, len(c.expected())
     except BenchError as error:
         return item | {"damaged": str(error)}
     item["images"] = f"{len(columns)}/{total}"
     if len(columns) == total:
-        o = outcomes(columns, rule.alpha, c.run.spec.sigma, c.spec)
+        o = outcomes(columns, rule.alpha, c.subject.sigma, c.spec)
         item["drawn"] = o.drawn
         if rule.acr != "none":
             item[f"acr (alpha {rule.alpha})"] = average_certified_radius(o)

@@ -80,11 +80,11 @@ def _print_runs(results: Path, rows: Rows) -> None:
 
 def _print_certified(rows: Rows) -> None:
     """One line that counts the certifications of checkpoints, if there are any, and what is wrong with the damaged ones."""
-    from bench.store.listed_checkpoints import STATES
+    from bench.store.listing import OTHER_STATES
 
     if rows:
         tally = Counter(row["state"] for row in rows)
-        counts = ", ".join(f"{tally[state]} {state}" for state in STATES if tally[state])
+        counts = ", ".join(f"{tally[state]} {state}" for state in OTHER_STATES if tally[state])
         say(f"certified checkpoints: {len(rows)} certifications, {counts}; `bench list checkpoints` names them")
         print_reasons(rows)
 

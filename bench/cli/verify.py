@@ -121,7 +121,7 @@ def _folder_of(word: str, results: Path) -> Path:
     """
     from bench.store.runs import Store
 
-    entries = list(Store(results).scan())
+    entries = list(Store(results).scan("runs"))
     found = [entry.path for entry in entries if entry.path.name.rpartition("-")[2].startswith(word)]
     if len(found) == 1:
         return found[0]
@@ -160,7 +160,7 @@ def _remember(report: Report, again: Recertification | None) -> None:
     for evidence in report.finished:
         certification = evidence.certification
         # What fails for all rows together is a failure of the folder that was verified.
-        fails = {certification.path, certification.run.path} & failed or (certification.path in images and report.top in failing)
+        fails = {certification.path, certification.subject.path} & failed or (certification.path in images and report.top in failing)
         if fails or evidence.weights:
             found[key_of(certification.binding(), evidence.sha256)] = None if fails else images[certification.path]
     if found:

@@ -295,7 +295,7 @@ def record(task: Task, outcome: Outcome, trace: str = "", log: str = "") -> Outc
     run = Store(task.results).run(task.spec)
     try:
         with run.claimed():
-            if outcome.kind in ("crash", "timeout") and run.certification(task.certify).standing().state == "done":
+            if outcome.kind in ("crash", "timeout") and run.certification(task.certify).status().state == "done":
                 return Outcome(state="done")  # it died after the last row
             before = run.failure() or {}
             run.fail(outcome.kind, outcome.reason, trace or str(before.get("trace", "")), log)

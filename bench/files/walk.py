@@ -62,13 +62,18 @@ class Place:
 
     @property
     def seen(self) -> dict[str, Any]:
-        """What is in its folders, as `bench.store.runs.Run.seen` has it."""
+        """What is in its folders, as `bench.store.subject.Subject.seen` has it."""
         return {"": self.names, **self.inner}
 
     @property
     def begun(self) -> bool:
         """Anything but a claim is in it, which is there before the first file."""
         return any(not passing(name) for name in self.names)
+
+    @property
+    def complete(self) -> bool:
+        """Begun, and no import that was killed before its spec was written."""
+        return self.begun and not (self.what == "import" and "rows.tsv" in self.names and "spec.json" not in self.names)
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,9 @@ a map, a TOML file of path patterns; the map of a collection also says which of 
 
 from bench.logs.intake import Report, import_logs
 from bench.logs.logmap import LogMap, Placed, default_collection, default_map, load_map, network_of_table, runs_of_table
-from bench.logs.reading import read as read_imports
-from bench.store.imports import Columns, Import, ImportSpec, imports
+from bench.store.imports import Import, ImportSpec
 
 __all__ = [
-    "Columns",
     "Import",
     "ImportSpec",
     "LogMap",
@@ -23,9 +21,7 @@ __all__ = [
     "default_collection",
     "default_map",
     "import_logs",
-    "imports",
     "load_map",
     "network_of_table",
-    "read_imports",
     "runs_of_table",
 ]

@@ -13,10 +13,12 @@ from bench.datasets import DATASETS
 from bench.errors import BenchError, UsageError, nearest
 from bench.evidence import certification_log
 from bench.evidence.certification_log import FieldRow, Refused
+from bench.files.walk import IMPORTED
 from bench.files.writing import write_atomically, write_json
 from bench.logs.logmap import LogMap
 from bench.spec import select_images, to_json
-from bench.store.imports import FOLDER, Import, ImportSpec, imports
+from bench.store.imports import Import, ImportSpec
+from bench.store.runs import Store
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def import_logs(path: Path, root: Path, log_map: LogMap, *, strict: bool = False
         OSError: the store cannot be written.
     """
     refused: list[Refused] = []
-    files = _walk(path, root / FOLDER, refused)
+    files = _walk(path, root / IMPORTED, refused)
     if not files and not refused:
         raise UsageError([f"there are no files in {path}"])
     work = _Work(log_map, root)
@@ -93,8 +95,8 @@ def import_logs(path: Path, root: Path, log_map: LogMap, *, strict: bool = False
     written = not (strict and refused)
     if written:
         for log in pending:
-            write_atomically(root / log.spec.folder / "rows.tsv", log.data)
-            write_json(root / log.spec.folder / "spec.json", to_json(log.spec))
+            write_atomically(root / Import.place(log.spec) / "rows.tsv", log.data)
+            write_json(root / Import.place(log.spec) / "spec.json", to_json(log.spec))
     return Report({log.file: log.spec for log in pending}, work.already, work.same, work.skipped, refused, written)
 
 
@@ -144,7 +146,7 @@ class _Work:
 
     def __init__(self, log_map: LogMap, root: Path) -> None:
         self.map = log_map
-        self.stored = [entry for entry in imports(root) if entry.spec.collection == log_map.collection]
+        self.stored = [entry for entry in Store(root).subjects(Import) if entry.spec.collection == log_map.collection]
         self.by_content = {entry.spec.sha256: entry for entry in self.stored}
         self.pending: dict[str, _Pending] = {}  # by SHA-256 of the file
         self.places = {_place(entry.spec): entry.spec for entry in self.stored}

@@ -37,7 +37,8 @@ from bench.matrix.takeover import take_over
 from bench.matrix.task import Outcome, Task
 from bench.models import place
 from bench.spec import RunSpec, canonical, select_images, to_json
-from bench.store.runs import Certification, Run, State, Store, checkpoints
+from bench.store.runs import Run, Store, checkpoints
+from bench.store.subject import Certification, State
 from bench.system import environment
 from bench.system.guards import kind_of, out_of_memory, settings_kept
 from bench.system.signals import StopSignals
@@ -89,7 +90,7 @@ def state_of(cell: Cell, store: Store) -> State:
     Raises:
         BenchError: damaged evidence or records.
     """
-    return store.run(cell.spec).certification(cell.certify).standing().state
+    return store.run(cell.spec).certification(cell.certify).status().sound().state
 
 
 def execute(cell: Cell, store: Store, options: Options, report: Report, stop: StopSignals) -> State | Literal["running"]:
@@ -161,7 +162,7 @@ class _Observed:
 def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopSignals) -> Outcome:
     try:
         certification = run.certification(cell.certify)
-        standing = certification.standing()
+        standing = certification.status().sound()
         if standing.state == "done":
             certification.seal()  # a kill may have come between its last row and this
             run.forget_failure()
@@ -418,7 +419,7 @@ def certify(
         BenchError: evidence of other weights, a base classifier that is refused, or a process of the team that ended.
         Interrupted: a signal came; finished images are on disk.
     """
-    run = certification.run
+    run = certification.subject
     spec = certification.spec
     data = _images(run.spec.dataset, "test", options)
     before = certification.environment()

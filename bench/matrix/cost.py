@@ -20,13 +20,13 @@ from bench.certify import Sampler
 from bench.data.memory import PADDING, Split
 from bench.datasets import DATASETS, DatasetInfo
 from bench.distributed.shares import share
-from bench.evidence.log import NOTHING
 from bench.matrix.plan import Cell
 from bench.method import Method
 from bench.models import build, place
 from bench.smoothing import SmoothedClassifier, cross_entropy, now
 from bench.spec import RunSpec, TrainSpec, select_images
-from bench.store.runs import Standing, Store
+from bench.store.runs import Store
+from bench.store.subject import Status
 from bench.train.graph import CudaGraphs, Recorder
 from bench.train.loop import REDUCED, WORTH_RECORDING, Trainer, layout_of
 from bench.train.passes import Passes, passes_per_image
@@ -112,7 +112,7 @@ def estimate(
         spec, info = cell.spec, DATASETS[cell.spec.dataset]
         try:
             certification = store.run(spec).certification(cell.certify)
-            standing = Standing("missing", NOTHING) if cell.id in anew else certification.standing()
+            standing = Status("missing") if cell.id in anew else certification.status().sound()
             network = _network(spec.train.arch, info, spec.train.precision, device)
             passes = _passes(cell.method, info)
             sampled = _certification(spec.train.arch, info, cell.certify.sampling, device)

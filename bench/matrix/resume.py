@@ -19,6 +19,7 @@ from bench.files import claims, disk
 from bench.files.writing import sha256, write_atomically
 from bench.models import build, place
 from bench.store.runs import Run, checkpoints
+from bench.store.subject import Subject
 from bench.train.loop import Trainer
 
 
@@ -61,7 +62,7 @@ def restore(trainer: Trainer, run: Run, say: Callable[[str], None]) -> tuple[flo
     return 0.0, None
 
 
-def load_weights(run: Run, expected: str, device: torch.device) -> nn.Module:
+def load_weights(run: Subject, expected: str, device: torch.device) -> nn.Module:
     """The base classifier of a run, from disk.
 
     Args:

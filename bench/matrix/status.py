@@ -7,8 +7,7 @@ from typing import Literal
 
 from bench.files import claims
 from bench.matrix import report, slurm_queue
-from bench.store import listed_checkpoints
-from bench.store.listing import COLUMNS, ORDER, Listing, Row
+from bench.store.listing import COLUMNS, ORDER, Listing, Row, others
 from bench.store.runs import Store, checkpoints
 
 Alive = Literal["yes", "no", "unknown"]
@@ -44,7 +43,7 @@ def standings(store: Store) -> list[Row]:
 def of_checkpoints(store: Store) -> list[Row]:
     """The certifications of foreign base classifiers, in the fields of `standings` besides their own; no line continues them."""
     blank = dict.fromkeys(COLUMNS, "") | {"kind": "", "log": "", "retry": None, "job": None}
-    return [blank | row for row in listed_checkpoints.rows(store.root, store.walked)]
+    return [blank | row for row in others(store, "checkpoints", store.walked)]
 
 
 def in_hand(store: Store) -> dict[str, tuple[report.Planned, Alive]]:

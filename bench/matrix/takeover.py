@@ -13,7 +13,7 @@ from typing import Any
 from bench.errors import BenchError
 from bench.evidence.certificate import Certificate
 from bench.evidence.rows import seconds_of
-from bench.store.runs import Certification
+from bench.store.subject import Certification
 from bench.system.environment import mixture
 
 
@@ -33,7 +33,7 @@ def take_over(
     rows: dict[int, tuple[Certificate, float]] = {}
     environments: list[dict[str, Any]] = []
     wanted = certification.spec
-    for other in certification.run.certifications():
+    for other in certification.subject.certifications():
         alike = dataclasses.replace(other.spec, images=wanted.images, changes=wanted.changes) == wanted
         if not alike or other.path == certification.path:
             continue

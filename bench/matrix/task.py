@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bench.errors import BenchError
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, parse_json, to_json
-from bench.store.runs import State
+from bench.store.subject import State
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Where the evidence of a foreign base classifier lives: beside the runs of a store, in the same files.
 
     ROOT/checkpoints/mnist/lenet/0.5-<key>/
-        subject.json         SubjectSpec; its key is the folder's last word
+        subject.json         CheckpointSpec; its key is the folder's last word
         origin.json          what people call it: its file, the row of tables that it is a training of (side file)
         weights.safetensors  the base classifier, normalisation included, whatever file it came in
         certify-<key>/       as of a run: spec.json, subject.json, evidence.jsonl, finished.json, environment.json, times.csv
@@ -14,29 +14,29 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar
 
-from bench.errors import BenchError, Fault, as_fault, clipped
+from bench.errors import BenchError, Fault, clipped
 from bench.evidence import records
 from bench.files import disk
-from bench.files.walk import CHECKPOINTS, Walk, misplaced, walk
-from bench.files.writing import read_json_if_there, sweep, write_atomically, write_json
-from bench.spec import NAME, canonical, check_sigma, digest, from_json, parse_json, to_json
-from bench.store.runs import Damaged, Run, State
+from bench.files.walk import CHECKPOINTS, What
+from bench.files.writing import read_json_if_there, write_atomically, write_json
+from bench.spec import NAME, canonical, check_sigma, digest, parse_json, to_json
+from bench.store.subject import Source, Subject
 
-FOLDER = CHECKPOINTS
 COUNTER = "num_batches_tracked"
 """Of batch norm: evaluation never reads it, and files before PyTorch 0.4.1 lack it."""
 SUFFIXES = (".tar", ".pth", ".pt", ".safetensors")
 _ROW = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_ANEW = "remove that file and certify the checkpoint again"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubjectSpec:
+class CheckpointSpec:
     """What is certified.
 
     Attributes:
@@ -136,11 +136,45 @@ def tensors_sha256(weights: bytes | mmap.mmap) -> str:
 
 
 @dataclass(frozen=True)
-class Subject(Run):
-    """A base classifier that the suite did not train, as the run of its certifications."""
+class Checkpoint(Subject):
+    """A base classifier that the suite did not train, as the subject of its certifications."""
 
-    kind: ClassVar[Literal["run", "subject"]] = "subject"
-    spec: SubjectSpec  # type: ignore[assignment]
+    source: ClassVar[Source] = "checkpoints"
+    what: ClassVar[What] = "subject"
+    spec_type: ClassVar[type[CheckpointSpec]] = CheckpointSpec
+    spec_file: ClassVar[str] = "subject.json"
+    spec: CheckpointSpec
+
+    @staticmethod
+    def place(spec: CheckpointSpec) -> Path:
+        arch = re.sub(r"[^a-z0-9._-]+", "_", spec.arch.lower())[:64]
+        return Path(CHECKPOINTS, spec.dataset, arch, f"{spec.sigma:g}-{spec.key}")
+
+    @property
+    def row(self) -> str:
+        """What people said that it is a training of, or a name made of its file's."""
+        return self.origin().label
+
+    @property
+    def method(self) -> str:
+        """What stands before the first dot of the row."""
+        return self.row.partition(".")[0]
+
+    @property
+    def variant(self) -> str:
+        return self.row.partition(".")[2] or "default"
+
+    @property
+    def training_name(self) -> str:
+        return self.origin().name or self.key
+
+    @property
+    def file_name(self) -> str:
+        return self.origin().name
+
+    @property
+    def name(self) -> str:
+        return f"checkpoint {self.training_name} of {self.row}, {self.dataset} sigma {self.sigma:g}"
 
     @property
     def origin_file(self) -> Path:
@@ -152,9 +186,12 @@ class Subject(Run):
         Raises:
             BenchError: the record cannot be read, or says what it cannot.
         """
-        return self.once("origin.json", _origin)
+        return Origin(**(self.record("origin.json", _origin) or {}))
 
-    def _faults_of_records(self) -> list[Fault]:
+    def told(self) -> dict[str, Any]:
+        return super().told() | {"origin.json": self.record("origin.json", _origin) or {}}
+
+    def faults_of_records(self) -> list[Fault]:
         found: list[Fault] = []
         records.attempt(found, self.origin_file, self.origin)
         records.attempt(found, self.weights, lambda: records.tensors(self.weights))
@@ -162,15 +199,7 @@ class Subject(Run):
 
     def training(self) -> dict[str, Any]:
         """Trained elsewhere, so always there."""
-        return {"state": "trained", "weights_sha256": self.spec.weights_sha256}
-
-    def state(self) -> State:
-        return "certifying"
-
-    def begin(self) -> None:
-        """Sweeps what killed writes left, and writes the spec."""
-        sweep(self.path)
-        write_json(self.path / "subject.json", to_json(self.spec))
+        return self.once("training.json", lambda _: {"state": "trained", "weights_sha256": self.spec.weights_sha256})
 
     def keep(self, weights: bytes, name: str, row: str | None = None) -> Origin | None:
         """Writes the weights, so that any row can be certified again, and what people call them.
@@ -196,57 +225,14 @@ class Subject(Run):
         return before
 
 
-def subject(root: Path, spec: SubjectSpec) -> Subject:
-    """The place of a subject in a store, there or not."""
-    arch = re.sub(r"[^a-z0-9._-]+", "_", spec.arch.lower())[:64]
-    return Subject(root / FOLDER / spec.dataset / arch / f"{spec.sigma:g}-{spec.key}", spec)
-
-
-def scan(root: Path, walked: Walk | None = None) -> Iterator[Subject | Damaged]:
-    """Every subject of a store, by folder; its `begun()` are its certifications. walked: what is in the store, if it is known."""
-    for place in (walked or walk(root)).of("subject"):
-        if place.begun:
-            try:
-                yield at(place.path, root, place.seen)
-            except BenchError as error:
-                yield Damaged(place.path, as_fault(error, place.path / "subject.json"))
-
-
-def at(folder: Path, top: Path, seen: MutableMapping[str, Any] | None = None) -> Subject:
-    """The subject in a folder somewhere below a top. seen: see `bench.store.runs.Run`.
-
-    Raises:
-        Fault: its spec cannot be read, is no valid spec, or does not fit its folder.
-    """
-    path = folder / "subject.json"
-    spec = cast(SubjectSpec, from_json(cast(Any, SubjectSpec), disk.read(path), str(path)))
-    if not folder.resolve().name.endswith(f"-{spec.key}"):
-        raise Fault(path, None, f"its key is {spec.key}, but the folder is {folder.resolve().name}")
-    if reason := misplaced(folder, top, subject(Path(), spec).path):
-        raise Fault(path, None, reason)
-    return Subject(folder, spec, {} if seen is None else seen)
-
-
-def subjects(root: Path) -> Iterator[Subject]:
-    """Every subject of a store, by folder; its records are read when they are asked for.
-
-    Raises:
-        BenchError: a spec that cannot be read, is no valid spec, or does not fit its folder.
-    """
-    for found in scan(root):
-        if isinstance(found, Damaged):
-            raise found.fault
-        yield Subject(found.path, found.spec)
-
-
-def _origin(path: Path) -> Origin:
+def _origin(path: Path) -> dict[str, str] | None:
     data = read_json_if_there(path)
-    if data is None:
-        return Origin()
-    known = {"name": data.get("name", ""), "row": data.get("row"), "tensors_sha256": data.get("tensors_sha256", "")}
     try:
-        if data.keys() - known or not all(isinstance(value, str) for value in data.values()):
-            raise ValueError("expected the texts name, row and tensors_sha256")
-        return Origin(**known)
+        if data is not None and not all(isinstance(value, str) for value in data.values()):
+            raise TypeError
+        Origin(**(data or {}))
+    except TypeError:
+        raise Fault(path, None, f"expected the texts name, row and tensors_sha256; {_ANEW}") from None
     except ValueError as error:
-        raise Fault(path, None, clipped(f"{error}; remove that file and certify the checkpoint again")) from None
+        raise Fault(path, None, clipped(f"{error}; {_ANEW}")) from None
+    return data

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.datasets import DATASETS
 from bench.errors import BenchError, Fault, as_fault
-from bench.evidence import certification_log
-from bench.evidence.certification_log import FieldRow
+from bench.evidence import cache, certification_log, records
+from bench.evidence.certification_log import Expected, FieldRow, Refused
 from bench.files import disk
-from bench.files.walk import IMPORTED, Walk, misplaced, strangers, walk
+from bench.files.walk import IMPORTED, What, strangers
 from bench.rules.bounds import check_alpha
-from bench.spec import MOST_SAMPLES, NAME, Scalar, check_sigma, digest, from_json, row_name, select_images, to_json
-from bench.store.runs import Damaged
+from bench.spec import MOST_SAMPLES, NAME, Scalar, canonical, check_sigma, digest, row_name, select_images, to_json
+from bench.store.subject import Certification, Damaged, Source, Status, Subject
 
-FOLDER = IMPORTED
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+MOST_CLASSES, MOST_IMAGES, MOST_ROWS = 100_000, 100_000_000, 1_000_000
+"""Of a data set of which nothing is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +86,18 @@ class ImportSpec:
         """16 hex digits; names the folder."""
         return digest(to_json(self))
 
-    @property
-    def folder(self) -> Path:
-        """Where it lies below the store's root."""
-        row = re.sub(r"[^a-z0-9._-]+", "_", self.row)[:100]
-        return Path(FOLDER, self.collection, row, f"{self.sigma:g}-{self.run}-{self.key}")
-
 
 @dataclass(frozen=True)
-class Columns:
+class Printed:
     """The rows of an imported log as arrays, by index."""
 
     index: NDArray[np.int64]
     label: NDArray[np.int64]
     predict: NDArray[np.int64]  # -1: abstained
     radius: NDArray[np.float64]  # as printed: rounded
+
+    def __len__(self) -> int:
+        return len(self.index)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -106,15 +106,37 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Import:
-    """One imported log on disk: its folder and spec."""
+class Import(Subject):
+    """One imported log: a subject with one certification, of which nothing else is known."""
 
-    path: Path
+    source: ClassVar[Source] = "imported"
+    what: ClassVar[What] = "import"
+    spec_type: ClassVar[type[ImportSpec]] = ImportSpec
     spec: ImportSpec
+
+    @staticmethod
+    def place(spec: ImportSpec) -> Path:
+        row = re.sub(r"[^a-z0-9._-]+", "_", spec.row)[:100]
+        return Path(IMPORTED, spec.collection, row, f"{spec.sigma:g}-{spec.run}-{spec.key}")
+
+    @property
+    def training_name(self) -> str:
+        return self.spec.run
+
+    @property
+    def file_name(self) -> str:
+        return self.spec.source
+
+    @property
+    def name(self) -> str:
+        return f"{self.row} {self.dataset} sigma {self.sigma:g} run {self.spec.run} of {self.spec.collection}"
 
     @property
     def file(self) -> Path:
         return self.path / "rows.tsv"
+
+    def training(self) -> dict[str, Any]:
+        return {"state": "trained", "weights_sha256": None}
 
     def data(self) -> bytes:
         """The content of rows.tsv.
@@ -139,50 +161,121 @@ class Import:
         """
         return certification_log.from_canonical(self.data(), name=str(self.file))
 
-    def columns(self) -> Columns:
-        """The rows as arrays; faster than `rows`, of a log that `reading` found whole.
+    def columns(self) -> Printed:
+        """The rows as arrays; faster than `rows`, of a log without faults.
 
         Raises:
             BenchError: as `data`.
         """
-        cells = self.data().split()[len(certification_log.CANONICAL) :]
-        index, label, predict = (np.array(cells[number::5]).astype(np.int64) for number in range(3))
-        return Columns(index, label, predict, np.array(cells[3::5]).astype(np.float64))
+        return self.once("rows.tsv", lambda _: _printed(self.data()))
+
+    def faults(self) -> list[Fault]:
+        """What is wrong with its folder and with its rows, read as they were when they were imported."""
+        found: list[Fault] = []
+        found += strangers(self.path, records.attempt(found, self.path, self.names) or {}, self.what)[0]
+        if not found:
+            records.attempt(found, self.file, self.check)
+        return found
+
+    def check(self) -> int:
+        """Reads every row: its image, label, prediction, and radius, none above the largest for its n and alpha.
+
+        A forger can write a check sum, too, so that of the rows says nothing of what they are.
+
+        Returns:
+            images.
+
+        Raises:
+            Fault: what does not hold, with its line.
+        """
+        data, spec = self.data(), self.spec
+        labels = DATASETS[spec.dataset].known_labels() if spec.dataset in DATASETS else None
+        said = hashlib.sha256(canonical([to_json(spec), labels]).encode()).hexdigest()
+        if cache.get(key := f"import {said}") == b"whole":
+            return data.count(b"\n") - 1
+        try:
+            log = self._parse(data)
+            if labels is not None:
+                certification_log.check_labels(log.rows, dict(enumerate(labels)), name=str(self.file))
+        except Refused as error:
+            raise Fault(self.file, error.line, error.reason) from None
+        if certification_log.canonical(log.rows) != data:
+            raise Fault(self.file, None, "not the rows of an imported log; import the log again")
+        cache.put(key, b"whole")
+        return len(log.rows)
+
+    def _parse(self, data: bytes) -> certification_log.Log:
+        # The store keeps a log without its times; a column of zeros makes it a log of the field again, line by line.
+        rows = data.count(b"\n") - 1
+        if rows > MOST_ROWS:
+            raise Fault(self.file, None, f"{rows} rows, and no test set has so many images")
+        header, end, body = data.partition(b"\n")
+        text = header + b"\ttime" + end + body.replace(b"\n", b"\t0\n")
+        spec = self.spec
+        if info := DATASETS.get(spec.dataset):
+            classes, size = info.classes, info.test_size
+        else:  # only who imported it knew: take the sizes that it needs at least
+            there = certification_log.from_canonical(data, name=str(self.file))
+            classes = max((max(row.label, row.predict) for row in there), default=0) + 1
+            size = max((row.index for row in there), default=0) + 1
+            if classes > MOST_CLASSES or size > MOST_IMAGES:
+                raise Fault(self.file, None, f"it needs {classes} classes and {size} images, which no data set has")
+        if rows > (images := len(select_images(spec.images, size))):
+            raise Fault(self.file, images + 2, f"{rows} rows, but images={spec.images} are {images} of {size}")
+        expected = Expected(classes=classes, test_size=size, images=[spec.images], n=spec.n, alpha=spec.alpha, sigma=spec.sigma)
+        return certification_log.parse(text, expected, name=str(self.file))
+
+    def begun(self) -> Iterator[Certification | Damaged]:
+        yield Published(self.path, cast(Any, self.spec), self)
 
 
-def scan(root: Path, walked: Walk | None = None) -> Iterator[Import | Damaged]:
-    """Every imported log of a store, by folder; its rows are not read.
+class Published(Certification):
+    """The certification of an imported log: its spec is that of the log, and its rows are `Printed`."""
 
-    A folder without spec.json is an import that never finished, and is left out.
+    def expected(self) -> range:
+        """Indices of its images; of a data set that is not known here, those that it has."""
+        subject = cast(Import, self.subject)
+        info = DATASETS.get(subject.dataset)
+        return select_images(subject.spec.images, info.test_size if info else int(subject.columns().index.max(initial=0)) + 1)
 
-    Args:
-        walked: what is in the store, if it is known.
-    """
-    for place in (walked or walk(root)).of("import"):
-        if "spec.json" in place.names or (place.begun and "rows.tsv" not in place.names):
-            try:
-                yield at(place.path, root)
-            except BenchError as error:
-                yield Damaged(place.path, as_fault(error, place.path / "spec.json"))
+    def labels(self) -> tuple[int, ...] | None:
+        info = DATASETS.get(self.subject.dataset)
+        return info.known_labels() if info else None
 
+    def differences(self) -> list[str]:
+        """Nobody knows on which files it was certified."""
+        return []
 
-def at(folder: Path, top: Path) -> Import:
-    """The imported log in a folder somewhere below a top.
+    def environment(self) -> None:
+        return None
 
-    Raises:
-        Fault: its spec cannot be read, is no valid spec, or does not fit its folder; or something else is in the folder.
-    """
-    path = folder / "spec.json"
-    spec = cast(ImportSpec, from_json(cast(Any, ImportSpec), disk.read(path), str(path)))
-    if not folder.resolve().name.endswith(f"-{spec.key}"):
-        raise Fault(path, None, f"its key is {spec.key}, but the folder is {folder.resolve().name}")
-    if reason := misplaced(folder, top, spec.folder):
-        raise Fault(path, None, reason)
-    if faults := strangers(folder, disk.children(folder), "import")[0]:
-        raise faults[0]
-    return Import(folder, spec)
+    def finding(self) -> str:
+        """There are no weights from which it could be counted again."""
+        return ""
+
+    def status(self) -> Status:
+        try:
+            return Status("done", cast(Import, self.subject).columns())
+        except BenchError as error:
+            return Status("damaged", fault=as_fault(error, self.path))
 
 
-def imports(root: Path) -> Iterator[Import]:
-    """Every imported log of a store whose spec is whole, by folder; see `reading.read` for those whose rows are."""
-    return (entry for entry in scan(root) if isinstance(entry, Import))
+def _printed(data: bytes) -> Printed:
+    cells = data.split()[len(certification_log.CANONICAL) :]
+    index, label, predict = (np.array(cells[number::5]).astype(np.int64) for number in range(3))
+    return Printed(index, label, predict, np.array(cells[3::5]).astype(np.float64))
+
+
+def doubled(logs: Sequence[Import]) -> dict[Path, Fault]:
+    """Folder -> what is wrong with it, of logs that are one run, certified in one way, with different rows. Nobody knows which is right."""
+    found: dict[str, list[Import]] = defaultdict(list)
+    for log in logs:
+        s = log.spec
+        found[canonical([s.collection, s.dataset, s.arch, s.n0, s.n, s.images, s.alpha, s.row, s.sigma, s.run])].append(log)
+    faults = {}
+    for same in found.values():
+        for log in same:
+            if other := next((one for one in same if one.spec.rows_sha256 != log.spec.rows_sha256), None):
+                told = f"{other.path} holds the same run with other rows, so neither counts; move one of them away"
+                faults[log.path] = Fault(log.path, None, told)
+    return faults

@@ -20,19 +20,22 @@ from typing import Any
 from bench.datasets import DATASETS
 from bench.errors import BenchError, Fault
 from bench.evidence import cache
-from bench.files import disk
-from bench.files.claims import present
-from bench.files.walk import passing
+from bench.files import claims, disk
+from bench.files.walk import Walk, passing
 from bench.spec import PROTOCOLS, CertifySpec, RunSpec, scalar_word
-from bench.store.runs import Damaged, Run, Store
+from bench.store.runs import Run, Store
+from bench.store.subject import Certification, Damaged, Source, Subject
 
 INDEXED_RUNS = 200
 """Fewer are read fast enough."""
 SETTLED_SECONDS = 2.0
 """A file that was changed within this time before the listing began may change again without another time stamp."""
+OTHERS = ("row", "file", "data set", "network", "sigma", "images", "n", "state", "images certified")
+"""What people see of a certification of a subject that was not trained here."""
+OTHER_STATES = ("done", "running", "unfinished", "damaged")
 ORDER = ("damaged", "diverged", "failed", "missing", "training", "certifying", "done")  # the worst first
 COLUMNS = ("key", "row", "data set", "sigma", "seed", "protocol", "recipe", "state", "images certified")
-"""What people see of a row."""
+"""What people see of a run."""
 
 Row = dict[str, Any]
 
@@ -42,7 +45,7 @@ class Listing:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._begun = present(store.root)  # the times of files are by the same clock; what changed since is not settled either
+        self._begun = claims.present(store.root)  # the times of files are by the same clock; what changed since is not settled either
         self._key = f"index {os.path.realpath(store.root)}"
         self._old: dict[str, Any] = {}
         self._new: dict[str, Any] = {}
@@ -74,7 +77,7 @@ class Listing:
         signature, newest = _signature(folder, inner)
         entry: Any = self._old.get(name)
         if not self._holds(entry, signature):
-            found = _read(self.store.at(folder, seen))
+            found = _read(self.store.at(folder, "run", seen))
             entry = [signature, found, self._labelled(found["data set"])]
         if newest < self._begun - SETTLED_SECONDS and entry[1]["state"] != "damaged":
             self._new[name] = entry
@@ -142,10 +145,10 @@ def _inner(folder: str) -> list[str]:
         return []
 
 
-def _read(run: Run | Damaged) -> Row:
+def _read(run: Subject | Damaged) -> Row:
     """A run as its own files tell it."""
-    if isinstance(run, Damaged):
-        return dict.fromkeys(COLUMNS, "") | _outcome("damaged", reason=run.reason)
+    if not isinstance(run, Run):
+        return dict.fromkeys(COLUMNS, "") | _outcome("damaged", reason=run.reason if isinstance(run, Damaged) else None)
     try:
         return names(run.spec) | {"row": run.named.row} | _standing(run)
     except BenchError as error:
@@ -175,14 +178,14 @@ def _standing(run: Run) -> Row:
         try:
             if isinstance(certification, Damaged):
                 raise certification.fault
-            standing, key = certification.standing(), certification.spec.key
-            certifications[key] = [standing.state, len(standing.columns), len(certification.expected())]
+            status, key = certification.status().sound(), certification.spec.key
+            certifications[key] = [status.state, len(status.columns), len(certification.expected())]
         except BenchError as error:
             damaged.append(str(error))
             key = certification.path.name.partition("-")[2]
             certifications[key] = ["damaged", 0, 0]
             continue
-        states.append(standing.state)
+        states.append(status.state)
         lines[key] = _line(run.spec, certification.spec, trained=training is not None and training["state"] == "trained")
     if not lines:
         lines[""] = f"run {command(run.spec, None)}"
@@ -233,3 +236,46 @@ def command(spec: RunSpec, certify: CertifySpec | None) -> str:
     for key, value in sorted(changes.items()):
         words += ["--set", f"{key}={scalar_word(value)}"]
     return shlex.join(words)
+
+
+def others(store: Store, source: Source, walked: Walk | None = None) -> list[Row]:
+    """Checkpoints or published logs: one row per certification, by row, data set, sigma and file; one too for a folder that is damaged.
+
+    Besides OTHERS: `key` of the subject, `n0`, `normalisation`, `path`, `reason` (of a damaged one) and `holder`. A process claims a
+    checkpoint, so all of its unfinished certifications are `running` while it is at one of them.
+
+    Args:
+        walked: what is in the store, if it is known.
+    """
+    now = claims.present(store.root)
+    found = [row for item in store.scan(source, walked=walked) for row in _of_other(item, now)]
+    return sorted(found, key=lambda row: tuple(str(row[name]) for name in ("row", "data set", "sigma", "file", "path")))
+
+
+def _of_other(subject: Subject | Damaged, now: float) -> list[Row]:
+    hidden = {"key": "", "n0": "", "normalisation": "", "path": str(subject.path), "reason": None, "holder": None}
+    facts: Row = dict.fromkeys(OTHERS, "") | hidden | {"state": "unfinished"}
+    if isinstance(subject, Damaged):
+        return [facts | {"state": "damaged", "reason": subject.reason}]
+    spec = subject.spec
+    facts |= {"data set": subject.dataset, "network": spec.arch, "sigma": f"{subject.sigma}", "key": subject.key}
+    facts |= {"normalisation": getattr(spec, "normalization", "")}
+    if faults := subject.faults():
+        return [facts | {"state": "damaged", "reason": "; ".join(map(str, faults))}]
+    facts |= {"row": subject.row, "file": subject.file_name}
+    holder = claims.holder(subject.path, now)
+    if holder and not holder.stale:
+        facts |= {"state": "running", "holder": str(holder)}
+    return [facts | _of_certification(item) for item in subject.begun()] or [facts | {"images certified": "none"}]
+
+
+def _of_certification(item: Certification | Damaged) -> Row:
+    """What is known of one beside the facts of its subject."""
+    status = item.status()
+    known: Row = {"path": str(item.path)}
+    if isinstance(item, Certification):
+        known |= {"images": item.spec.images, "n": item.spec.n, "n0": item.spec.n0}
+    if status.fault or isinstance(item, Damaged):
+        return known | {"state": "damaged", "reason": str(status.fault)}
+    known["images certified"] = f"{len(status.columns)}/{len(item.expected())}"
+    return known | ({"state": "done", "holder": None} if status.state == "done" else {})

@@ -18,7 +18,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import accumulate, groupby
 from math import comb
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,8 +34,9 @@ from bench.evidence.certificate import Certificate
 from bench.matrix.resume import load_weights
 from bench.rules.bounds import anytime_bounds, lower_confidence_bound
 from bench.spec import canonical
-from bench.store.checkpoints import Subject
-from bench.store.runs import Certification, Run
+from bench.store.checkpoints import Checkpoint
+from bench.store.runs import Run
+from bench.store.subject import Certification, Subject
 from bench.system import environment
 from bench.verify import Evidence, Report
 from bench.verify.samples import Pair, difference, more_rows, more_samples
@@ -166,7 +167,7 @@ def recertify(
     """
     pool = [evidence for evidence in report.finished if evidence.weights and not _needs_code(evidence)]
     for evidence in filter(_needs_code, report.finished):
-        arch = cast(Subject, evidence.certification.run).spec.arch
+        arch = evidence.certification.subject.spec.arch
         reason = f"{evidence.certification.path} was not among the rows to certify again: {arch} builds its network, which is code"
         report.unchecked.append(reason)
     drawn = draw(pool, rows, seed)
@@ -177,9 +178,9 @@ def recertify(
     again: list[Again] = []
     fresh: list[Again] = []
     for certification, group in groupby(drawn, key=lambda item: item[0]):
-        load(certification.run.spec.dataset, "test")
+        load(certification.subject.spec.dataset, "test")
         places = [place for _, place in group]
-        for one, other in report.attempt(certification.run.weights, partial(_certify, certification, places, device)) or []:
+        for one, other in report.attempt(certification.subject.weights, partial(_certify, certification, places, device)) or []:
             again.append(one)
             fresh.append(other)
         progress(len(again), len(drawn))
@@ -196,7 +197,7 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     Raises:
         BenchError: weights that are not those of the run's architecture, or logits that are not finite.
     """
-    run, spec = certification.run, certification.spec
+    run, spec = certification.subject, certification.spec
     data, rows = load(run.spec.dataset, "test"), certification.rows()
     model = _model(run, device)
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, sampling=spec.sampling)
@@ -223,9 +224,9 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     return again
 
 
-def _model(run: Run, device: torch.device) -> nn.Module:
+def _model(run: Subject, device: torch.device) -> nn.Module:
     """The base classifier of a run, or of a checkpoint from outside, from the stored weights."""
-    if not isinstance(run, Subject):
+    if isinstance(run, Run):
         return load_weights(run, (run.training() or {})["weights_sha256"], device)
     spec = run.spec
     wanted = Wanted(word=str(run.weights), dataset=spec.dataset, sigma=spec.sigma, arch=spec.arch, results=run.path)
@@ -234,8 +235,8 @@ def _model(run: Run, device: torch.device) -> nn.Module:
 
 def _needs_code(evidence: Evidence) -> bool:
     """Whether the network is built by a stranger's factory, which verification does not run."""
-    run = evidence.certification.run
-    return isinstance(run, Subject) and is_factory(run.spec.arch)
+    run = evidence.certification.subject
+    return isinstance(run, Checkpoint) and is_factory(run.spec.arch)
 
 
 def _conditions(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,7 +317,7 @@ def _compare_samples(group: Sequence[Again], row_level: float, level: float, rep
                 if _apart(a, b, n, row_level):
                     _fail(report, item, f"{how}{item.told}; no probability explains both where sampling may stop (level {row_level:.2g})")
                 continue
-            own = row_level if name == "estimation" else row_level / item.certification.run.info.classes
+            own = row_level if name == "estimation" else row_level / item.certification.subject.info.classes
             if (p := difference(a, b, n)) < own:
                 _fail(report, item, f"{how}{item.told}; {name} samples differ by more than chance (p = {p:.2g}, level {own:.2g})")
                 break

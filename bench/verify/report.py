@@ -9,7 +9,9 @@ from typing import TypeVar
 
 from bench.errors import BenchError, Fault
 from bench.evidence.certification_log import Refused
-from bench.store.runs import Certification, Run
+from bench.files.walk import What
+from bench.store.runs import Run
+from bench.store.subject import Certification
 
 T = TypeVar("T")
 Failure = Fault
@@ -79,6 +81,12 @@ class Report:
     unfinished: list[Unfinished] = field(default_factory=list)
     failures: list[Fault] = field(default_factory=list)
     _told: set[str] = field(default_factory=set, repr=False)
+
+    def count(self, what: What) -> None:
+        """Notes that a subject was looked at."""
+        self.runs += what == "run"
+        self.subjects += what == "subject"
+        self.imports += what == "import"
 
     def fail(self, file: Path, reason: str, line: int | None = None) -> None:
         """Notes a failure."""

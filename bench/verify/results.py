@@ -16,15 +16,13 @@ from bench.errors import BenchError, Fault
 from bench.evidence import records
 from bench.evidence.rows import Rows
 from bench.files import disk
-from bench.files.walk import Place, walk
-from bench.logs import reading
-from bench.store import checkpoints
-from bench.store import imports as imported
-from bench.store.checkpoints import SubjectSpec, tensors_sha256
+from bench.files.walk import walk
+from bench.store.checkpoints import Checkpoint, tensors_sha256
 from bench.store.copies import Traces, copies, fingerprint
-from bench.store.imports import Import
+from bench.store.imports import Import, doubled
 from bench.store.presets import disagreement
-from bench.store.runs import Certification, Damaged, Run, Store
+from bench.store.runs import Run, Store
+from bench.store.subject import Certification, Damaged, Subject
 from bench.verify.radii import Radii
 from bench.verify.report import Evidence, Report, Unfinished
 
@@ -47,9 +45,19 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
     report.unexpected += found.unexpected
     logs: list[Import] = []
     for place in found.places:
-        if place.begun:
-            _verify_place(place, report, radii, logs)
-    report.add(reading.doubled(logs).values())
+        if place.begun and not place.complete:
+            report.unfinished.append(Unfinished(place.path, "an import that never came to its end; import the log again"))
+        elif place.begun:
+            subject = Store(top).of_place(place)
+            report.count(place.what)
+            if isinstance(subject, Damaged):
+                report.add([subject.fault, *(fault for fault in place.faults if fault.file != subject.fault.file)])
+            elif not isinstance(subject, Import):
+                _verify_subject(subject, report, radii)
+            elif not report.add(subject.faults()):
+                report.imported_rows += len(subject.columns())
+                logs.append(subject)
+    report.add(doubled(logs).values())
     report.add(found.faults)
     if not report.failures and not any(place.begun for place in found.places):
         raise BenchError(f"{top} holds no run, no certified checkpoint and no imported log")
@@ -61,40 +69,10 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
     return report
 
 
-def _verify_place(place: Place, report: Report, radii: Radii, logs: list[Import]) -> None:
-    folder = place.path
-    if place.what == "import":
-        _verify_import(place, report, logs)
-    elif place.what == "subject":
-        report.subjects += 1
-        subject = report.attempt(folder / "subject.json", lambda: checkpoints.at(folder, report.top, place.seen))
-        if subject is not None:
-            _verify_run(subject, report, radii)
-    else:
-        report.runs += 1
-        run = Store(report.top).at(folder, place.seen)
-        if isinstance(run, Damaged):
-            report.add([run.fault, *(fault for fault in place.faults if fault.file != run.fault.file)])
-        else:
-            _verify_run(run, report, radii)
-
-
-def _verify_import(place: Place, report: Report, logs: list[Import]) -> None:
-    """logs: gets the log if it is whole."""
-    if "spec.json" not in place.names and "rows.tsv" in place.names:
-        report.unfinished.append(Unfinished(place.path, "an import that never came to its end; import the log again"))
-        return
-    report.imports += 1
-    entry = report.attempt(place.path / "spec.json", lambda: imported.at(place.path, report.top))
-    if entry is not None and (rows := report.attempt(entry.file, lambda: reading.check(entry))):
-        report.imported_rows += rows
-        logs.append(entry)
-
-
-def _verify_run(run: Run, report: Report, radii: Radii) -> None:
-    """A run, or a base classifier that the suite did not train."""
+def _verify_subject(run: Subject, report: Report, radii: Radii) -> None:
+    """A run or a checkpoint, and its certifications."""
     before = len(report.failures)
-    if (other := report.places.setdefault(run.spec.key, run.path)) != run.path:
+    if (other := report.places.setdefault(run.key, run.path)) != run.path:
         report.fail(run.path, f"it holds the same run as {other}; move one of them away")
     damaged = report.add(run.faults())
     training, known = None, False
@@ -105,7 +83,7 @@ def _verify_run(run: Run, report: Report, radii: Radii) -> None:
         report.unfinished.append(Unfinished(run.path, "its training failed" if failed else "its training is not finished"))
     recorded = (training or {}).get("weights_sha256")
     weights = _verify_weights(run, recorded, damaged, report) and len(report.failures) == before
-    if not isinstance(run, checkpoints.Subject):
+    if isinstance(run, Run):
         if known and (told := disagreement(run.spec, run.info)):
             report.unchecked.append(f"{run.path / 'spec.json'}: {told.removeprefix('not checked: ')}")
         if recorded and not damaged:
@@ -121,7 +99,7 @@ def _verify_run(run: Run, report: Report, radii: Radii) -> None:
             _verify_certification(certification, weights, damaged, report, radii)
 
 
-def _verify_weights(run: Run, recorded: str | None, damaged: bool, report: Report) -> bool:
+def _verify_weights(run: Subject, recorded: str | None, damaged: bool, report: Report) -> bool:
     """Whether weights are there and are those that the run recorded."""
     if not disk.there(run.weights):
         return False
@@ -134,9 +112,9 @@ def _verify_weights(run: Run, recorded: str | None, damaged: bool, report: Repor
     if recorded:
         found = report.attempt(run.weights, lambda: disk.sha256(run.weights))
         if found and found != recorded:
-            told = "subject.json" if isinstance(run.spec, SubjectSpec) else "training.json"
+            told = "training.json" if isinstance(run, Run) else run.spec_file
             report.fail(run.weights, f"SHA-256 is {found}, but {told} says {recorded}")
-    if isinstance(run, checkpoints.Subject) and not damaged and len(report.failures) == before and (said := run.origin().tensors_sha256):
+    if isinstance(run, Checkpoint) and not damaged and len(report.failures) == before and (said := run.origin().tensors_sha256):
         with disk.mapped(run.weights) as content:
             tensors = report.attempt(run.weights, lambda: tensors_sha256(content))
         if tensors and tensors != said:
@@ -151,7 +129,7 @@ def _verify_certification(certification: Certification, weights: bool, damaged: 
     rows = report.attempt(certification.evidence, certification.read)
     if rows is None:
         return
-    run = certification.run
+    run = certification.subject
     if rows.images and certification.labels() is None:
         other = certification.differences()
         absent = f"the published files of {run.info.name} are not on this machine"
@@ -179,7 +157,7 @@ def _recompute(certification: Certification, rows: Rows, report: Report, radii: 
     taken = np.flatnonzero(columns.n > 0)
     pairs, firsts = np.unique(np.stack([columns.count[taken], columns.n[taken]]), axis=1, return_index=True)
     lines = {(count, n): line for (count, n), line in zip(pairs.T.tolist(), rows.line[taken[firsts]].tolist(), strict=True)}
-    faults = radii.faults_of(rule, lines, certification.run.spec.sigma)
+    faults = radii.faults_of(rule, lines, certification.subject.spec.sigma)
     report.add(Fault(certification.evidence, lines[key], fault) for key, fault in faults.items())
 
 
@@ -191,8 +169,8 @@ def _find_copies(report: Report) -> None:
     several = {run.path for members in cells.values() if len(members) > 1 for run, _ in members}
     counted: dict[Path, set[str]] = defaultdict(set)
     for certification in (evidence.certification for evidence in report.finished):
-        if certification.run.path in several and (trace := fingerprint(certification.columns(), certification.spec.key)):
-            counted[certification.run.path].add(trace)
+        if certification.subject.path in several and (trace := fingerprint(certification.columns(), certification.spec.key)):
+            counted[certification.subject.path].add(trace)
     for members in cells.values():
         traces = [
             Traces(run.weights if weights else None, frozenset({str((run.training() or {})["weights_sha256"]), *counted[run.path]}))

@@ -8,25 +8,36 @@ from collections.abc import Mapping, Sequence
 from bench import rules
 from bench.errors import BenchError
 from bench.files.walk import Walk
-from bench.logs import read_imports
 from bench.rules.bounds import check_alpha
+from bench.store.imports import Import
 from bench.store.runs import Store
-from leaderboard.aggregate.foreign import groups_of_checkpoints, read_checkpoints
-from leaderboard.aggregate.groups import Group, Source
-from leaderboard.aggregate.imported import groups_of_logs
+from bench.store.subject import Source
+from leaderboard.aggregate.build import groups_of
+from leaderboard.aggregate.groups import Group
 from leaderboard.aggregate.mix import mixed
-from leaderboard.aggregate.runs import Reading, groups_of_runs, read_runs
+from leaderboard.aggregate.reading import ALPHA, Reading
 from leaderboard.aggregate.select import EVERYTHING, Filters
 from leaderboard.metrics import DEFAULT
 
-ALPHA = 0.001
 NAMES: Mapping[Source, str] = {"checkpoints": "certified checkpoints", "imported": "imported logs", "runs": "runs of its own"}
 MISSING: Mapping[Source, str] = {
     "checkpoints": "certified checkpoints in {root}; `bench certify` makes some",
     "imported": "imported logs in {root}; `bench import` reads some",
     "runs": "runs in {root}; `bench run` makes some",
 }
-NO_SUCH_FILTERS = "imported logs have no protocol, recipe or seeds; leave out --protocol, --recipe and --seeds"
+
+
+def no_such_filters(source: Source) -> str:
+    """What to say to a filter that only runs have."""
+    return f"{NAMES[source]} have no protocol, recipe or seeds; leave out --protocol, --recipe and --seeds"
+
+
+def check_alpha_of_logs(logs: Sequence[Import], alpha: float | None) -> None:
+    """BenchError where another alpha was asked for than that of the logs."""
+    own = sorted({log.spec.alpha for log in logs})
+    if alpha is not None and logs and own != [alpha]:
+        told = ", ".join(map(str, own))
+        raise BenchError(f"imported logs were certified at alpha {told}, and --alpha {alpha:g} cannot change that; see --from runs")
 
 
 def collect(
@@ -58,37 +69,27 @@ def collect(
     """
     try:
         check_alpha(ALPHA if alpha is None else alpha)
-        default = rule is None or rules.named(rule).name == rules.DEFAULT
+        if rule is not None:
+            rules.named(rule)
     except ValueError as error:
         raise BenchError(str(error)) from None
     walked = store.walk()
-    runs, damaged = read_runs(store, walked) if source in (None, "runs") else ([], [str(fault) for fault in walked.faults])
-    logs, damaged_logs = read_imports(store.root, walked) if source in (None, "imported") else ([], [])
-    checkpoints, damaged_checkpoints = read_checkpoints(store, walked) if source in (None, "checkpoints") else ([], [])
-    every = [*damaged, *damaged_logs, *damaged_checkpoints]
-    if (logs or checkpoints) and (filters.protocols or filters.recipes or filters.seeds):
-        if not runs:
-            raise BenchError(NO_SUCH_FILTERS if logs else NO_SUCH_FILTERS.replace(NAMES["imported"], NAMES["checkpoints"]))
-        logs, checkpoints = [], []
-    if not runs and not logs and not checkpoints:
-        if every:
-            what = "run" if damaged else "imported log" if damaged_logs else "certified checkpoint"
-            raise BenchError(f"every {what} in {store.root} is damaged: {every[0]}")
+    found, faults = store.read(*([source] if source else ()), walked=walked)
+    if filters.of_runs and any(subject.source != "runs" for subject in found):
+        if all(subject.source != "runs" for subject in found):
+            raise BenchError(no_such_filters(found[0].source))
+        found = [subject for subject in found if subject.source == "runs"]
+    if not found:
+        if faults:
+            raise BenchError(f"everything in {store.root} is damaged: {faults[0]}")
         raise BenchError(f"there are no {MISSING[source or 'runs'].format(root=store.root)}")
-    chosen_runs, chosen_logs, chosen_checkpoints = filters.apply(runs, logs, checkpoints)
-    wanted = {run.spec.key for run in chosen_runs}
+    chosen = filters.apply(found)
+    check_alpha_of_logs([subject for subject in chosen if isinstance(subject, Import)], alpha)
     reading = Reading(ALPHA if alpha is None else alpha, rule)
-    groups, unread = groups_of_runs(runs, wanted, filters.seeds, reading, metrics, mix)
-    if chosen_logs and not default:
-        unread.append(f"left out: imported logs: they hold no counts that rule {rule} could read")
-    else:
-        groups += groups_of_logs(chosen_logs, metrics, alpha, unread)
-    more, unread_too = groups_of_checkpoints(chosen_checkpoints, reading, metrics)
-    groups += more
-    unread += unread_too
+    groups, unread = groups_of(found, {subject.key for subject in chosen}, filters.seeds, reading, metrics, mix)
     if unread and not groups:
         raise BenchError(f"nothing in {store.root} can be read so: {'; '.join(unread)}")
-    notes = (*unread, *(f"left out, because it is damaged: {reason}" for reason in every), *unexpected_notes(walked))
+    notes = (*unread, *(f"left out, because it is damaged: {reason}" for reason in faults), *unexpected_notes(walked))
     return finished(groups, notes, mix)
 
 

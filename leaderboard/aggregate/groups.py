@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from bench import rules
 from bench.rules.rule import Rule
+from bench.store.subject import Source
 from bench.store.verified import Status, weakest
 from leaderboard.metrics import UNKNOWN_COST, Cost, Metric, Outcomes
 
 SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged", "copy"]
-Source = Literal["imported", "runs", "checkpoints"]
-UNITS: Mapping[str, str] = {"imported": "run", "runs": "seed", "checkpoints": "checkpoint", "both": "seed"}
-"""What a training is called in tables, by their source."""
+UNITS: Mapping[str, str] = {"runs": "seed", "imported": "run", "checkpoints": "checkpoint", "both": "seed"}
+"""What a training is called in tables, by their source; in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)

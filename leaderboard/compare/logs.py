@@ -20,14 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, Fault, nearest
 from bench.evidence.columns import Columns
-from bench.logs import Import, ImportSpec, read_imports
+from bench.logs import Import, ImportSpec
 from bench.rules.bounds import Integers
 from bench.spec import CertifySpec
-from bench.store.runs import Certification, Run
+from bench.store.runs import Run, Store
+from bench.store.subject import Certification
 from leaderboard import layouts
-from leaderboard.aggregate.imported import runs_of_row
+from leaderboard.aggregate.sources import runs_of_row
 from leaderboard.compare.statistics import LEVEL, Floats, bootstrap_means
 from leaderboard.metrics import outcomes
 
@@ -214,10 +215,10 @@ def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
     )
 
 
-def _logs(run: Run, row: str, root: Path) -> tuple[list[Import], list[str]]:
+def _logs(run: Run, row: str, root: Path) -> tuple[list[Import], list[Fault]]:
     """The imported logs of a row at the run's data set and sigma, and what is wrong with logs that are damaged."""
-    whole, damaged = read_imports(root)
-    there = [log for log in whole if (log.spec.dataset, log.spec.sigma) == (run.spec.dataset, run.spec.sigma)]
+    whole, damaged = Store(root).read("imported")
+    there = [log for log in whole if isinstance(log, Import) and (log.spec.dataset, log.spec.sigma) == (run.spec.dataset, run.spec.sigma)]
     if not there:
         told = f"{root} holds no imported log of {run.spec.dataset} at sigma {run.spec.sigma:g}"
         told += f", but damaged ones: {damaged[0]}" if damaged else ""
@@ -240,7 +241,7 @@ def _certification(run: Run, log: ImportSpec) -> tuple[Certification, Columns]:
     wanted = CertifySpec(n0=log.n0, n=log.n)
     fitting, seen = [], []
     for certification in run.certifications():
-        spec, standing = certification.spec, certification.standing()
+        spec, standing = certification.spec, certification.status().sound()
         seen.append(f"{spec.images} with n0={spec.n0}, n={spec.n}, {spec.rule} ({standing.state})")
         if standing.state == "done" and dataclasses.replace(spec, images="all", seed=0, changes={}) == wanted:
             fitting.append((certification, standing.columns))

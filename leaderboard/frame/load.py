@@ -13,21 +13,19 @@ import numpy as np
 import pandas as pd
 
 from bench import rules
-from bench.errors import BenchError
-from bench.files.walk import Walk
-from bench.logs import Import, read_imports
+from bench.errors import BenchError, Fault, as_fault
 from bench.spec import canonical, to_json
-from bench.store.checkpoints import Subject
+from bench.store.checkpoints import Checkpoint
 from bench.store.copies import Traces, copies
-from bench.store.runs import Certification, Run, Store
-from bench.store.verified import anything, recall
-from leaderboard import metrics
-from leaderboard.aggregate.collect import ALPHA, unexpected_notes
-from leaderboard.aggregate.foreign import Checkpoint, read_checkpoints
-from leaderboard.aggregate.runs import DAMAGED, Reading, damage, read_runs, trust_of
+from bench.store.imports import Import, ImportSpec, Printed, Published
+from bench.store.runs import Run, Store
+from bench.store.subject import Certification, Subject
+from bench.store.verified import anything
+from leaderboard.aggregate.collect import unexpected_notes
+from leaderboard.aggregate.reading import ALPHA, Reading, trusts_of
 from leaderboard.frame.arguments import level, word
 from leaderboard.frame.arguments import path as path_of
-from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, Part, facts_to_keep, frame_of, images_of_counts
+from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, Part, frame_of, images_of_counts
 
 
 def load_results(
@@ -135,24 +133,6 @@ class Found:
         """Names something that is not in the table."""
         self.left_out.append({"subject": subject, "state": state, "done": done, "reason": reason, "path": str(path), "record": record})
 
-    def leave_out_damaged(self, reasons: Sequence[str], walked: Walk, keys: Collection[str] | None = None) -> None:
-        """Names what is damaged, each by the file or folder that its reason begins with. keys: of the runs that are wanted; None: all."""
-        there = _paths(walked)
-        for reason in reasons:
-            path = max((path for path in there if reason.startswith(path)), key=len, default=str(walked.top))
-            if keys is None or any(path in _paths(walked, key) for key in keys):
-                self.leave_out(path, "damaged", Path(path), reason=reason)
-
-
-def _paths(walked: Walk, key: str = "") -> set[str]:
-    """All that reasons may begin with: folders, what is in them, and what may not be there. key: of a run; empty: of everything."""
-    found = set() if key else {str(fault.file) for fault in walked.faults}
-    for place in walked.places:
-        if place.path.name.endswith(key):
-            inner = {f"{place.path / folder / name}" for folder, names in place.inner.items() for name in names}
-            found |= {str(place.path), *(str(place.path / name) for name in place.names), *inner}
-    return found
-
 
 def read(store: Store, alpha: float | None = None, rule: str | None = None, only: Collection[tuple[str, str]] | None = None) -> Found:
     """Reads a store.
@@ -163,119 +143,129 @@ def read(store: Store, alpha: float | None = None, rule: str | None = None, only
     Raises:
         BenchError: the folder cannot be read. OSError.
     """
-    known = ALPHA if alpha is None else alpha
     walked = store.walk()
-    found = Found(Reading(known, rule), notes=unexpected_notes(walked))
-    _read_runs(store, walked, known, rule, only, found)
-    if only is None:
-        _read_logs(store, walked, alpha, rule, found)
-        _read_checkpoints(store, walked, known, rule, found)
+    found = Found(Reading(ALPHA if alpha is None else alpha, rule), notes=unexpected_notes(walked))
+    subjects, faults = store.read(*(() if only is None else ("runs",)), walked=walked)
+    keys = None if only is None else {key for key, _ in only}
+    for fault in faults:
+        if keys is None or any(part.endswith(key) for part in fault.file.parts for key in keys):
+            found.leave_out(str(fault.file), "damaged", fault.file, reason=str(fault))
+    subjects = [subject for subject in subjects if keys is None or subject.key in keys]
+    same = _same_weights(subjects)
+    wanted = []
+    for subject in subjects:
+        begun = [c for c in subject.certifications() if only is None or (subject.key, c.spec.key) in only]
+        try:
+            record, words, state = record_of(subject), words_of(subject), subject.state()
+            reason = str((subject.failure() or {}).get("reason", ""))
+        except BenchError as error:
+            found.leave_out(subject.name, "damaged", subject.path, reason=str(error))
+            continue
+        if other := same.get(subject.key):
+            record["records"] |= {"training.json": record["records"]["training.json"] | {"weights_sha256": other}}
+        if isinstance(subject, Run):
+            found.runs.append([record["spec"], [to_json(c.spec) for c in begun]])
+        if not begun:
+            state, reason = ("damaged", subject.damage) if subject.damage else (state, reason)
+            found.leave_out(subject.name, state, subject.path, reason=reason, record=record)
+        wanted += [(certification, record, words) for certification in begun]
+    _read_certifications(wanted, alpha, found)
     return found
 
 
-def _read_runs(store: Store, walked: Walk, alpha: float, rule: str | None, only: Collection[tuple[str, str]] | None, found: Found) -> None:
-    runs, damaged = read_runs(store, walked)
-    keys = None if only is None else {key for key, _ in only}
-    if keys is not None:
-        runs = [run for run in runs if run.spec.key in keys]
-    found.leave_out_damaged(damaged, walked, keys)
-    same = _same_weights([(run.spec.cell, run) for run in sorted(runs, key=lambda run: run.spec.seed)])
-    wanted = []
-    for run in runs:
-        name = f"{run.spec.row} {run.spec.dataset} sigma {run.spec.sigma:g} seed {run.spec.seed}"
-        begun = [c for c in run.certifications() if only is None or (run.spec.key, c.spec.key) in only]
-        try:
-            record, words = _record_of_run(run) | {"weights": same.get(run.spec.key)}, _words_of_run(run)
-            wrong = damage(run)
-            state, reason = (DAMAGED, wrong) if wrong else (run.state(), str((run.failure() or {}).get("reason", "")))
-        except BenchError as error:
-            found.leave_out(name, "damaged", run.path, reason=str(error))
-            continue
-        found.runs.append([record["spec"], [to_json(c.spec) for c in begun]])
-        if not begun:
-            found.leave_out(name, state, run.path, reason=reason, record=record)
-        wanted += [(certification, name, record, words) for certification in begun]
-    _read_certifications(wanted, alpha, rule, found)
+_Wanted = tuple[Certification, dict[str, Any], dict[str, Any]]
 
 
-_Wanted = tuple[Certification, str, dict[str, Any], dict[str, Any]]
-
-
-def _read_certifications(wanted: Sequence[_Wanted], alpha: float, rule: str | None, found: Found) -> None:
-    """Reads what certifications hold, each with its name, its record and its words."""
-    answers = [_read_one(item, alpha, rule) for item in wanted]
-    read_ones = [place for place, answer in enumerate(answers) if isinstance(answer, Part)]
-    keys = {place: wanted[place][0].finding() for place in read_ones} if anything() else {}
-    known = recall(list(keys.values()))
-    for place, ((certification, name, record, _), answer) in enumerate(zip(wanted, answers, strict=True)):
+def _read_certifications(wanted: Sequence[_Wanted], alpha: float | None, found: Found) -> None:
+    """Reads what certifications hold, each with the record and the words of its subject. alpha: that was asked for, if any was."""
+    answers = [_read_one(item, alpha, found.reading) for item in wanted]
+    trusts = iter(trusts_of([item[0] for item, answer in zip(wanted, answers, strict=True) if isinstance(answer, Part)]))
+    for (certification, record, _), answer in zip(wanted, answers, strict=True):
         if isinstance(answer, Part):
-            status = str(trust_of(certification, known.get(keys.get(place, ""))))
-            found.parts.append(replace(answer, constants={**answer.constants, "status": status}))
+            found.parts.append(replace(answer, constants={**answer.constants, "status": str(next(trusts))}))
             continue
-        state, done, reason = answer
+        state, done, told = answer
         try:
             own = _record_of_certification(certification)
-        except BenchError:  # which `reason` tells
+        except BenchError:  # which the fault tells
             own = {"folder": str(certification.path), "certify": to_json(certification.spec), **UNREADABLE}
-        kept = record | own | {"standing": state, "done": done, "reason": reason}
-        found.leave_out(name, state, certification.path, done=done, reason=reason, record=kept)
+        fault = [str(told.file), told.line, told.reason] if isinstance(told, Fault) else None
+        kept = None if isinstance(certification, Published) else record | own | {"status": [state, done, fault]}
+        found.leave_out(certification.subject.name, state, certification.path, done=done, reason=str(told), record=kept)
 
 
-def _read_one(item: _Wanted, alpha: float, rule: str | None) -> Part | tuple[str, int, str]:
-    """The part; or state, images that are done and reason of what is left out."""
-    certification, _, record, words = item
-    spec = certification.spec
-    if reason := damage(certification.run):
-        return DAMAGED, 0, reason
-    if reason := Reading(alpha, rule).refuses(spec):
+def _read_one(item: _Wanted, alpha: float | None, reading: Reading) -> Part | tuple[str, int, Fault | str]:
+    """The part; or state, images that are done and what to say of what is left out."""
+    certification, record, words = item
+    subject, spec = certification.subject, certification.spec
+    if subject.damage:
+        return "damaged", 0, subject.damage
+    if isinstance(subject, Import) and alpha not in (None, subject.spec.alpha):
+        return "refused", 0, f"the log was certified at alpha {subject.spec.alpha:g}, which cannot be changed"
+    if reason := reading.refuses(certification):
         return "refused", 0, reason
+    status = certification.status()
+    if status.state != "done":
+        return status.state, len(status.columns), status.fault or ""
+    if not len(status.columns):
+        return "refused", 0, f"images={spec.images} selects no test image"
     try:
-        standing = certification.standing()
-        if standing.state != "done":
-            return standing.state, len(standing.columns), ""
+        if isinstance(subject, Import):
+            own = {"alpha": subject.spec.alpha, "record": canonical(record)}
+            return Part(constants=words | own, images=_images_of_log(subject.spec, status.columns))
         kept = record | _record_of_certification(certification)
-        kept |= {"timing": certification.run.timing()}
-        if not len(standing.columns):
-            return "refused", 0, f"images={spec.images} selects no test image"
-        o = metrics.outcomes(standing.columns, alpha, certification.run.spec.sigma, spec, rule)
+        o = reading.outcomes(certification, status.columns)
     except BenchError as error:
-        return "damaged", 0, str(error)
-    own = {"alpha": alpha, "rule": rule or spec.rule, "certification": spec.key, "record": canonical(kept)}
-    return Part(constants=words | own, images=images_of_counts(standing.columns, o))
+        return "damaged", 0, as_fault(error, certification.path)
+    own = {"alpha": reading.alpha, "rule": reading.rule or spec.rule, "certification": spec.key, "record": canonical(kept)}
+    return Part(constants=words | own, images=images_of_counts(status.columns, o))
+
+
+def _images_of_log(spec: ImportSpec, data: Printed) -> dict[str, Any]:
+    """The columns of a published log, by image."""
+    unknown = np.full(len(data), -1)
+    return {
+        "image": data.index,
+        "label": data.label,
+        "selected": data.predict,
+        "predicted": data.predict,
+        **dict.fromkeys(("majority", "count", "runner_up"), unknown),
+        "n0": np.full_like(unknown, spec.n0),
+        "n": np.full_like(unknown, spec.n),
+        "radius": np.where(data.predict < 0, 0.0, data.radius),
+        "correct": data.correct,
+    }
 
 
 UNREADABLE = {"certified": None, "labels": True, "bound": False, "finding": ""}
 """What a record holds of a certification that is damaged."""
 
 
-def _same_weights(trainings: Sequence[tuple[str, Run]]) -> dict[str, str]:
-    """Key of each training whose weights are those of an earlier one, though their file differs -> the recorded SHA-256 of the latter.
-
-    Args:
-        trainings: each with what it shares with those that it is compared with.
-    """
-    cells: dict[str, list[tuple[Run, str]]] = defaultdict(list)
-    for cell, run in trainings:
-        if recorded := (run.training() or {}).get("weights_sha256"):
-            cells[cell].append((run, recorded))
+def _same_weights(subjects: Sequence[Subject]) -> dict[str, str]:
+    """Key of each training whose weights are those of an earlier one, though their file differs -> the recorded SHA-256 of the latter."""
+    cells: dict[str, list[tuple[Subject, str]]] = defaultdict(list)
+    for subject in sorted(subjects, key=lambda subject: (subject.seed or 0, subject.source, subject.training_name, subject.key)):
+        recorded = (subject.training() or {}).get("weights_sha256")
+        if recorded and isinstance(subject, Run):
+            cells[subject.spec.cell].append((subject, recorded))
+        elif recorded and isinstance(subject, Checkpoint) and subject.origin().row:
+            cells[canonical([subject.dataset, subject.row, subject.sigma, subject.spec.arch])].append((subject, recorded))
     found: dict[str, str] = {}
     for members in cells.values():
-        traces = [Traces(None if run.lacks("weights.safetensors") else run.weights, frozenset({recorded})) for run, recorded in members]
-        found |= {members[place][0].spec.key: members[first][1] for place, first in copies(traces).items()}
+        traces = [Traces(None if s.lacks("weights.safetensors") else s.weights, frozenset({recorded})) for s, recorded in members]
+        found |= {members[place][0].key: members[first][1] for place, first in copies(traces).items()}
     return found
 
 
-def _record_of_run(run: Run) -> dict[str, Any]:
-    return {
-        "source": "runs",
-        "path": str(run.path),
-        "spec": to_json(run.spec),
-        "environment": run.environment(),
-        "facts": facts_to_keep(run.info),
-        "state": run.state(),
-        "training": run.training(),
-        "damage": damage(run),
-    }
+def record_of(subject: Subject) -> dict[str, Any]:
+    """What a frame keeps of a subject."""
+    return {"source": subject.source, "path": str(subject.path), "spec": to_json(subject.spec), "records": subject.told()}
+
+
+def words_of(subject: Subject) -> dict[str, Any]:
+    """The columns that all rows of a subject share."""
+    names = ("dataset", "method", "variant", "row", "sigma", "seed", "protocol", "recipe", "source", "key")
+    return {name: getattr(subject, name) for name in names} | {"training": subject.training_name}
 
 
 def _record_of_certification(certification: Certification) -> dict[str, Any]:
@@ -287,84 +277,3 @@ def _record_of_certification(certification: Certification) -> dict[str, Any]:
         "bound": certification.bound,
         "finding": certification.finding() if anything() and certification.evidence.exists() else "",
     }
-
-
-def _words_of_run(run: Run) -> dict[str, Any]:
-    spec = run.named
-    names = ("dataset", "method", "variant", "row", "sigma", "seed", "protocol", "recipe")
-    return {name: getattr(spec, name) for name in names} | {"source": "runs", "training": str(spec.seed), "key": run.spec.key}
-
-
-def _read_logs(store: Store, walked: Walk, alpha: float | None, rule: str | None, found: Found) -> None:
-    logs, damaged = read_imports(store.root, walked)
-    found.leave_out_damaged(damaged, walked)
-    for log in logs:
-        name = f"{log.spec.row} {log.spec.dataset} sigma {log.spec.sigma:g} run {log.spec.run} of {log.spec.collection}"
-        if alpha is not None and alpha != log.spec.alpha:
-            found.leave_out(name, "refused", log.path, reason=f"the log was certified at alpha {log.spec.alpha:g}, which cannot be changed")
-        elif rule not in (None, rules.DEFAULT):
-            found.leave_out(name, "refused", log.path, reason=f"a log holds no counts that rule {rule} could read")
-        else:
-            try:
-                found.parts.append(_part_of_log(log))
-            except BenchError as error:
-                found.leave_out(name, "damaged", log.path, reason=str(error))
-
-
-def _part_of_log(log: Import) -> Part:
-    spec, data = log.spec, log.columns()
-    unknown = np.full(len(data.index), -1)
-    names = ("dataset", "method", "variant", "row", "sigma", "alpha", "key")
-    words = {name: getattr(spec, name) for name in names} | {"source": "imported", "training": spec.run, "status": "log"}
-    images = {
-        "image": data.index,
-        "label": data.label,
-        "selected": data.predict,
-        "predicted": data.predict,
-        **dict.fromkeys(("majority", "count", "runner_up"), unknown),
-        "n0": np.full_like(unknown, spec.n0),
-        "n": np.full_like(unknown, spec.n),
-        "radius": np.where(data.predict < 0, 0.0, data.radius),
-        "correct": data.correct,
-    }
-    record = canonical({"source": "imported", "path": str(log.path), "spec": to_json(spec)})
-    return Part(constants=words | {"record": record}, images=images)
-
-
-def _read_checkpoints(store: Store, walked: Walk, alpha: float, rule: str | None, found: Found) -> None:
-    checkpoints, damaged = read_checkpoints(store, walked)
-    found.leave_out_damaged(damaged, walked)
-    wanted = []
-    subjects = {c.subject.path: c for c in sorted(checkpoints, key=lambda c: (c.name, c.subject.spec.weights_sha256)) if c.origin.row}
-    same = _same_weights([(canonical([c.dataset, c.row, c.sigma, c.subject.spec.arch]), c.subject) for c in subjects.values()])
-    for checkpoint in checkpoints:
-        name = f"checkpoint {checkpoint.name} of {checkpoint.row}, {checkpoint.dataset} sigma {checkpoint.sigma:g}"
-        record = record_of_checkpoint(checkpoint) | {"weights": same.get(checkpoint.subject.spec.key)}
-        if checkpoint.certification is None:
-            found.leave_out(name, "certifying", checkpoint.subject.path, record=record)
-        else:
-            wanted.append((checkpoint.certification, name, record, words_of_checkpoint(checkpoint)))
-    _read_certifications(wanted, alpha, rule, found)
-
-
-def record_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a frame keeps of a base classifier that was not trained here."""
-    subject: Subject = checkpoint.subject
-    origin = {"name": checkpoint.origin.name, "row": checkpoint.origin.row, "tensors_sha256": checkpoint.origin.tensors_sha256}
-    return {
-        "source": "checkpoints",
-        "path": str(subject.path),
-        "spec": to_json(subject.spec),
-        "origin": origin,
-        "facts": facts_to_keep(subject.info),
-        "state": "certifying",
-        "training": subject.training(),
-    }
-
-
-def words_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The columns that all rows of a base classifier share that was not trained here."""
-    method, _, variant = checkpoint.row.partition(".")
-    names = {"dataset": checkpoint.dataset, "method": method, "variant": variant or "default", "row": checkpoint.row}
-    own = {"sigma": checkpoint.sigma, "training": checkpoint.name, "source": "checkpoints", "key": checkpoint.subject.spec.key}
-    return names | own

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,20 +18,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.datasets import DATASETS, DatasetInfo, from_facts
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, Fault, nearest
 from bench.evidence.columns import Columns
-from bench.evidence.log import NOTHING
-from bench.logs import Columns as LogColumns
-from bench.logs import Import, ImportSpec
-from bench.spec import CertifySpec, RunSpec, canonical, digest, from_json, parse_json
-from bench.store.checkpoints import Origin, Subject, SubjectSpec
-from bench.store.runs import Certification, Run, Standing, State
-from leaderboard.aggregate.collect import ALPHA, finished
-from leaderboard.aggregate.foreign import Checkpoint, groups_of_checkpoints
-from leaderboard.aggregate.groups import Group
-from leaderboard.aggregate.imported import groups_of_logs
-from leaderboard.aggregate.runs import DAMAGED, Reading, groups_of_runs
+from bench.spec import CertifySpec, canonical, digest, from_json, parse_json
+from bench.store.imports import Printed
+from bench.store.runs import KINDS
+from bench.store.subject import Certification, Source, Status, Subject
+from leaderboard.aggregate.build import groups_of as groups_of_subjects
+from leaderboard.aggregate.collect import finished
+from leaderboard.aggregate.groups import UNITS, Group
+from leaderboard.aggregate.reading import ALPHA, Reading
 from leaderboard.frame.arguments import seeds_of
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, NULLABLE
 from leaderboard.metrics import outcomes
@@ -41,6 +37,7 @@ NO_CENSUS = (
     "the frame has lost its attrs, as pandas.concat, merge and files do: seeds of which it has no row are not missed, and nothing tells "
     "what was left out; seeds= says which seeds a row must have"
 )
+SOURCES: Mapping[Source, type[Subject]] = {kind.source: kind for kind in KINDS.values()}
 Record = dict[str, Any]
 
 
@@ -49,13 +46,13 @@ class Held:
     """One certification in a frame, or one that was left out of it.
 
     Attributes:
-        reading: how its counts are read; None for a log.
+        reading: how its counts are read; of a log, how the whole frame is.
         columns: its rows; None where it was left out.
     """
 
     record: Record
-    reading: Reading | None = None
-    columns: Columns | LogColumns | None = None
+    reading: Reading
+    columns: Columns | Printed | None = None
 
     @property
     def source(self) -> str:
@@ -80,111 +77,37 @@ class Held:
 
 @dataclass(frozen=True)
 class HeldCertification(Certification):
-    """A certification as a frame holds it; `held` is None for one that was never begun."""
+    """A certification as a frame holds it."""
 
-    held: Held | None
+    held: Held
 
     def begun(self) -> bool:
-        return self.held is not None
+        return True
 
     @property
     def bound(self) -> bool:
-        return self.held is not None and bool(self.held.record["bound"])
+        return bool(self.held.record["bound"])
 
     def finding(self) -> str:
-        return str(self.held.record["finding"]) if self.held else ""
+        return str(self.held.record["finding"])
 
-    def standing(self) -> Standing:
-        if self.held is None:
-            return Standing(self.run.state(), NOTHING)
+    def status(self) -> Status:
         if isinstance(columns := self.held.columns, Columns):
-            return Standing("done" if len(columns) == len(self.expected()) else "certifying", columns)
-        state, done = self.held.record["standing"], self.held.record["done"]
+            return Status("done" if len(columns) == len(self.expected()) else "certifying", columns)
+        state, done, fault = self.held.record["status"]
         if state == "damaged":
-            raise BenchError(self.held.record["reason"])
-        return Standing(state, Columns(*[np.zeros(done, np.int32)] * len(dataclasses.fields(Columns))))
+            return Status(state, fault=Fault(Path(fault[0]), *fault[1:]) if fault else Fault(self.path, None, self.subject.damage))
+        return Status(state, Columns(*[np.zeros(done, np.int32)] * len(dataclasses.fields(Columns))))
 
     def columns(self) -> Columns:
-        return self.standing().columns
+        return cast(Columns, self.status().sound().columns)
 
     def environment(self) -> dict[str, Any] | None:
-        return self.held.record["certified"] if self.held else None
+        return cast("dict[str, Any] | None", self.held.record["certified"])
 
     def labels(self) -> tuple[int, ...] | None:
         # They were compared when the frame was made; here only whether they were counts.
-        return () if self.held is None or self.held.record["labels"] else None
-
-
-class _Held:
-    """What a run and a checkpoint in a frame have in common."""
-
-    path: Path
-    spec: Any
-    record: Record
-    parts: tuple[Held, ...]
-
-    @property
-    def info(self) -> DatasetInfo:
-        name, facts = self.record["spec"]["dataset"], self.record["facts"]
-        return DATASETS[name] if name in DATASETS else from_facts(name, facts or {}, str(self.path))
-
-    @property
-    def weights(self) -> Path:
-        """Whether two are the same was found when the frame was made. No file can have this name, so the disk is not asked for it."""
-        return Path("\0")
-
-    def state(self) -> State:
-        return cast(State, self.record["state"])
-
-    def training(self) -> dict[str, Any] | None:
-        """What was recorded, but of weights that another seed has too, the SHA-256 of that seed's file."""
-        known, same = self.record["training"], self.record.get("weights")
-        return {**known, "weights_sha256": same} if known and same else known
-
-    def timing(self) -> dict[str, Any] | None:
-        return next((part.record["timing"] for part in self.parts if part.record.get("timing")), None)
-
-    def environment(self) -> dict[str, Any] | None:
-        return self.record.get("environment")
-
-    def certification(self, spec: CertifySpec) -> Certification:
-        held = next((part for part in self.parts if part.certify == spec), None)
-        path = Path(held.record["folder"]) if held else self.path / f"certify-{spec.key}"
-        return HeldCertification(path, spec, cast(Run, self), held)
-
-    def certifications(self) -> Iterator[Certification]:
-        for part in self.parts:
-            if part.certify:
-                yield self.certification(part.certify)
-
-
-@dataclass(frozen=True)
-class HeldRun(_Held, Run):
-    """A run as a frame holds it."""
-
-    record: Record = dataclasses.field(default_factory=dict, repr=False)
-    parts: tuple[Held, ...] = dataclasses.field(default=(), repr=False)
-
-
-@dataclass(frozen=True)
-class HeldSubject(_Held, Subject):
-    """A base classifier that was not trained here, as a frame holds it."""
-
-    record: Record = dataclasses.field(default_factory=dict, repr=False)
-    parts: tuple[Held, ...] = dataclasses.field(default=(), repr=False)
-
-    def training(self) -> dict[str, Any]:
-        return {"state": "trained", "weights_sha256": self.record.get("weights") or self.spec.weights_sha256}
-
-
-@dataclass(frozen=True)
-class HeldLog(Import):
-    """An imported log as a frame holds it."""
-
-    held: LogColumns
-
-    def columns(self) -> LogColumns:
-        return self.held
+        return () if self.held.record["labels"] else None
 
 
 def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = (), mix: bool = False) -> tuple[Group, ...]:
@@ -208,7 +131,7 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
     census = parse_json(frame.attrs.get(CENSUS) or f'{{"alpha": {ALPHA}, "rule": null, "parts": -1, "left_out": [], "runs": []}}')
     asked = Reading(census["alpha"], census["rule"])
     try:
-        held = _read(frame, asked.rule)
+        held = _read(frame, asked)
     except (TypeError, ValueError, KeyError) as error:
         raise BenchError(f"the frame holds what load_results does not write ({type(error).__name__}: {error})") from None
     told = list(zip(frame.attrs.get(LEFT_OUT, ()), (Held(record or {}, asked) for record in census["left_out"]), strict=False))
@@ -228,21 +151,16 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
     unread: list[str] = []
     if CENSUS not in frame.attrs and not seeds and any(part.source == "runs" for part in held):
         unread.append(NO_CENSUS)
-    readings = sorted({part.reading for part in parts if part.reading} or {asked}, key=lambda reading: (reading.alpha, reading.rule or ""))
-    for reading in readings:
-        runs = sorted((_run(same) for same in _by_subject(parts, reading, "runs")), key=lambda run: run.path)  # as a store has them
-        shown = {run.spec.key for run in runs}
-        others = [_unseen(spec, certifies) for spec, certifies in census["runs"] if digest(spec) not in shown]
-        found, notes = groups_of_runs([*runs, *others], shown, seeds, reading, words, mix)
+    readings = sorted({part.reading for part in parts}, key=lambda reading: (reading.alpha, reading.rule or ""))
+    for reading in readings or [asked]:
+        subjects = [_subject(same) for same in _by_subject(parts, reading)]
+        subjects.sort(key=lambda subject: (list(UNITS).index(subject.source), subject.path))  # as a store has them
+        shown = {subject.key for subject in subjects}
+        others = [_unseen(spec, certifies, reading) for spec, certifies in census["runs"] if digest(spec) not in shown]
+        found, notes = groups_of_subjects([*subjects, *others], shown, seeds, reading, words, mix)
         groups += found
         unread += notes
-    logs = [HeldLog(Path(p.record["path"]), _log_spec(p), cast(LogColumns, p.columns)) for p in held if p.source == "imported"]
-    groups += groups_of_logs(logs, words, None, unread)
-    for reading in readings:
-        subjects = _by_subject(parts, reading, "checkpoints")
-        found, notes = groups_of_checkpoints([one for same in subjects for one in _checkpoints(same)], reading, words)
-        groups += found
-        unread += notes
+    groups.sort(key=lambda group: list(UNITS).index(group.source))
     if held and not groups:
         raise BenchError(f"nothing in the frame can be read so: {'; '.join(unread)}")
     rest = [*(_note(entry) for entry, part in told if not part.record), *frame.attrs.get(NOTES, ())]
@@ -255,7 +173,7 @@ def _note(entry: Mapping[str, Any]) -> str:
     return f"left out, because it is damaged: {entry['reason']}" if damaged else f"left out: {entry['subject']}: {entry['reason']}"
 
 
-def _by_subject(parts: Sequence[Held], reading: Reading, source: str) -> list[list[Held]]:
+def _by_subject(parts: Sequence[Held], reading: Reading) -> list[list[Held]]:
     """The parts of each subject that are read in one way, what was left out included.
 
     Raises:
@@ -263,8 +181,8 @@ def _by_subject(parts: Sequence[Held], reading: Reading, source: str) -> list[li
     """
     found: dict[str, list[Held]] = defaultdict(list)
     for part in parts:
-        if part.source == source and part.reading == reading:
-            found[canonical([part.record["spec"], part.record.get("origin")])].append(part)
+        if part.reading == reading:
+            found[canonical([part.source, part.record["spec"], part.record["records"].get("origin.json")])].append(part)
     for same in found.values():
         own = [canonical(part.record.get("certify")) for part in same]
         if len(set(own)) < len(own):
@@ -272,32 +190,23 @@ def _by_subject(parts: Sequence[Held], reading: Reading, source: str) -> list[li
     return list(found.values())
 
 
-def _run(parts: Sequence[Held]) -> HeldRun:
+def _subject(parts: Sequence[Held]) -> Subject:
+    """A subject whose records are those of the frame, so that no file of it is opened."""
     record = parts[0].record
-    seen = {DAMAGED: record["damage"]} if record.get("damage") else None
-    return HeldRun(Path(record["path"]), from_json(RunSpec, canonical(record["spec"]), "frame"), seen, record=record, parts=tuple(parts))
+    kind = SOURCES[record["source"]]
+    seen: dict[str, Any] = {**record["records"], "": dict.fromkeys(record["records"], "file")}
+    subject = kind(Path(record["path"]), from_json(kind.spec_type, canonical(record["spec"]), "frame"), seen)
+    if isinstance(parts[0].columns, Printed):
+        seen["rows.tsv"] = parts[0].columns
+    seen["certify-*"] = [HeldCertification(Path(p.record["folder"]), p.certify, subject, p) for p in parts if p.certify]
+    return subject
 
 
-def _unseen(spec: Record, certifies: Sequence[Record]) -> HeldRun:
+def _unseen(spec: Record, certifies: Sequence[Record], reading: Reading) -> Subject:
     """A run of the folder that is not in the frame: it says which seeds others should have."""
-    record = {"source": "runs", "path": digest(spec), "spec": spec, "facts": None, "state": "certifying", "training": {"state": "trained"}}
+    record = {"source": "runs", "path": digest(spec), "spec": spec, "records": {"training.json": {"state": "trained"}}}
     begun = {"folder": record["path"], "certified": None, "labels": True, "bound": True, "finding": ""}
-    return _run([Held(record | begun | {"certify": certify}) for certify in certifies] or [Held(record)])
-
-
-def _checkpoints(parts: Sequence[Held]) -> Iterator[Checkpoint]:
-    record = parts[0].record
-    spec = cast(SubjectSpec, from_json(cast(Any, SubjectSpec), canonical(record["spec"]), "frame"))
-    subject = HeldSubject(Path(record["path"]), spec, record=record, parts=tuple(parts))
-    origin, begun = Origin(**record["origin"]), list(subject.certifications())
-    for certification in begun:
-        yield Checkpoint(subject=subject, origin=origin, certification=certification)
-    if not begun:
-        yield Checkpoint(subject=subject, origin=origin, certification=None)
-
-
-def _log_spec(part: Held) -> ImportSpec:
-    return cast(ImportSpec, from_json(cast(Any, ImportSpec), canonical(part.record["spec"]), "frame"))
+    return _subject([Held(record | begun | {"certify": certify}, reading) for certify in certifies] or [Held(record, reading)])
 
 
 @lru_cache(maxsize=256)
@@ -305,11 +214,11 @@ def _certify_spec(text: str) -> CertifySpec:
     return from_json(CertifySpec, text, "frame")
 
 
-def _read(frame: pd.DataFrame, asked: str | None) -> list[Held]:
+def _read(frame: pd.DataFrame, asked: Reading) -> list[Held]:
     """The certifications in a frame, in the order of their first rows.
 
     Args:
-        asked: the rule by which the frame was asked to be read, if any.
+        asked: how the frame was asked to be read.
     """
     if missing := [name for name in NEEDED if name not in frame.columns]:
         raise BenchError(f"the frame has no column {missing[0]!r}; keep the columns that load_results gave it")
@@ -337,16 +246,16 @@ def _numbers(frame: pd.DataFrame, name: str) -> NDArray[Any]:
     return frame[name].to_numpy(dtype=np.int64, na_value=-1) if name in NULLABLE else frame[name].to_numpy(dtype=np.int64)
 
 
-def _held(record: Record, alpha: float, rule: str, asked: str | None, own: Mapping[str, NDArray[Any]]) -> Held:
+def _held(record: Record, alpha: float, rule: str, asked: Reading, own: Mapping[str, NDArray[Any]]) -> Held:
     if record["source"] == "imported":
         order = np.argsort(own["image"], kind="stable")
-        return Held(record, None, LogColumns(*(own[name][order] for name in ("image", "label", "predicted", "radius"))))
+        return Held(record, asked, Printed(*(own[name][order] for name in ("image", "label", "predicted", "radius"))))
     highest = np.maximum(own["label"], own["selected"])
     fields = {"index": own["image"], "highest": highest}
     fields |= {name: own[name] for name in ("label", "selected", "majority", "count", "runner_up", "n0", "n")}
     columns = Columns(**{name: column.astype(np.int32) for name, column in fields.items()})
     spec = _certify_spec(canonical(record["certify"]))
-    reading = Reading(alpha, rule if rule in (asked, None) or rule != spec.rule else None)
+    reading = Reading(alpha, rule if rule in (asked.rule, None) or rule != spec.rule else None)
     o = outcomes(columns, alpha, record["spec"]["sigma"], spec, rule)
     if not np.array_equal(o.radius, own["radius"][np.argsort(own["image"], kind="stable")]):
         raise BenchError(

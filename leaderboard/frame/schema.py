@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.datasets import BUILT_IN, DatasetInfo, facts_of
 from bench.evidence.columns import Columns
 from leaderboard.metrics import Outcomes
 
@@ -65,11 +64,6 @@ def images_of_counts(columns: Columns, o: Outcomes) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {name: getattr(columns, field)[order] for name, field in names.items()}
     predicted = np.where(o.abstained, -1, found["selected"])
     return found | {"predicted": predicted, "radius": o.radius, "correct": o.correct}
-
-
-def facts_to_keep(info: DatasetInfo) -> dict[str, Any] | None:
-    """What a record must say of a data set that is none of the suite's."""
-    return None if info.name in BUILT_IN else facts_of(info)
 
 
 def frame_of(parts: Sequence[Part], attrs: Mapping[str, Any]) -> pd.DataFrame:

@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.logs import Import, default_collection, network_of_table, read_imports, runs_of_table
+from bench.logs import Import, default_collection, network_of_table, runs_of_table
 from bench.spec import PROTOCOLS, canonical
 from bench.store.runs import Run, Store
 from leaderboard import layouts, metrics
 from leaderboard.aggregate import Filters, Row, Source, collect
-from leaderboard.aggregate.collect import ALPHA, NO_SUCH_FILTERS
-from leaderboard.aggregate.imported import check_alpha_of_logs, conditions_of_log
+from leaderboard.aggregate.collect import check_alpha_of_logs, no_such_filters
 from leaderboard.aggregate.mix import say
-from leaderboard.aggregate.runs import TEST_FILES, read_runs
+from leaderboard.aggregate.reading import ALPHA, TEST_FILES, conditions_of_log
 from leaderboard.paper.printed import RULES, Compat, Entry, PaperTable
 from leaderboard.tables import conditions
 
@@ -56,11 +55,12 @@ def build(
     layout = layouts.load(number)
     of_runs = bool(protocol or recipe or seeds)
     if of_runs and source == "imported":
-        raise BenchError(NO_SUCH_FILTERS)
+        raise BenchError(no_such_filters("imported"))
     protocol, recipe = protocol or "full", recipe or "official"
-    found_logs, damaged_logs = ([], []) if source == "runs" or of_runs else read_imports(store.root)
-    logs = [log for log in found_logs if _is_printed(log, layout)]
-    stored, damaged = read_runs(store) if source != "imported" else ([], [])
+    found_logs, damaged_logs = ([], []) if source == "runs" or of_runs else store.read("imported")
+    logs = [log for log in found_logs if isinstance(log, Import) and _is_printed(log, layout)]
+    found_runs, damaged = store.read("runs") if source != "imported" else ([], [])
+    stored = [run for run in found_runs if isinstance(run, Run)]
     runs = [run for run in stored if _belongs(run, layout, protocol, recipe)]
     if logs and runs:
         raise BenchError(f"{store.root} holds imported logs and runs of its own for table {number}; say --from imported or --from runs")
