@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from scipy.stats import binom, binomtest
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 
 from bench.attacks import ascend, project_l2
 from bench.certify import Sampler
+from bench.certify.predict import predicted
 from bench.errors import BenchError
 from bench.evidence.certificate import Certificate
+from bench.rules.bounds import check_alpha
 from bench.rules.rule import Rule
 from bench.smoothing import SmoothedClassifier, gather, log_soft_vote
 from bench.spec import derive
@@ -53,17 +56,13 @@ class AttackSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "samples", "n"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
-        if self.restarts < 0 or self.seed < 0:
-            raise ValueError("restarts and seed must not be negative")
+        for name, least in (("steps", 1), ("samples", 1), ("n", 1), ("restarts", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least {least}")
         if not self.eps or any(not (math.isfinite(eps) and eps > 0) for eps in self.eps):
-            raise ValueError("eps must be finite numbers greater than 0, such as 0.25")
-        if tuple(sorted(set(self.eps))) != self.eps:
-            raise ValueError("eps must ascend, each once")
-        if not 0 < self.alpha < 0.5:
-            raise ValueError(f"alpha {self.alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+            raise ValueError("eps must be finite numbers greater than 0, such as 0.25; the images themselves are evaluated in any case")
+        check_alpha(self.alpha)
+        object.__setattr__(self, "eps", tuple(sorted(set(self.eps))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,18 +175,9 @@ def attack(
             points = _find(base, x, y, [row.index for row in chunk], sigma, eps, spec) if eps else x
             for row, radius, start, point in zip(chunk, radii, x, points, strict=True):
                 counts = sampler.certify(point, row.index, row.label, 1, spec.n).estimation
-                found.append(
-                    Attacked(
-                        index=row.index,
-                        label=row.label,
-                        certified=row.selected,
-                        radius=radius,
-                        eps=eps,
-                        distance=float((point.double() - start.double()).norm()),
-                        counts=counts,
-                        predict=predict(counts, spec.alpha),
-                    )
-                )
+                shown, distance = predicted(counts, spec.alpha), float((point.double() - start.double()).norm())
+                own: dict[str, Any] = {"certified": row.selected, "radius": radius, "eps": eps, "distance": distance, "counts": counts}
+                found.append(Attacked(index=row.index, label=row.label, predict=-1 if shown is None else shown, **own))
         progress(min(first + together, len(rows)), len(rows))
     return summarise(found, spec)
 
@@ -227,12 +217,6 @@ def _within(image: Tensor, eps: float, generator: torch.Generator) -> Tensor:
     return image + length * direction
 
 
-def predict(counts: Mapping[int, int], alpha: float) -> int:
-    """PREDICT: the most frequent class, or -1 (abstain) where the two most frequent could be equally likely at level alpha."""
-    first, second = (*sorted(counts.items(), key=lambda item: (-item[1], item[0])), (-1, 0))[:2]
-    return first[0] if binomtest(first[1], first[1] + second[1]).pvalue <= alpha else -1
-
-
 def summarise(attacked: Iterable[Attacked], spec: AttackSpec) -> Outcome:
     """Counts what an attack came to.
 
@@ -242,11 +226,9 @@ def summarise(attacked: Iterable[Attacked], spec: AttackSpec) -> Outcome:
     points = tuple(attacked)
     images = len({item.index for item in points})
     radii = sorted({item.eps for item in points})
-    broken: set[int] = set()
-    doubtful: set[int] = set()
-    levels = []
+    levels: list[Level] = []
     contradictions: list[Attacked] = []
-    inside_once: set[int] = set()
+    broken, doubtful, inside_once = set[int](), set[int](), set[int]()
     for eps in radii:
         here = [item for item in points if item.eps == eps]
         # What breaks an image within a ball breaks it within every larger one.

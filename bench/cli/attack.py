@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import Json, Results, check_alpha, existing_folder, guarded, numbers, print_json, stop
+from bench.cli.common import Json, Results, existing_folder, guarded, numbers, print_json, stop, write_file
 from bench.cli.exchange import finished_certification
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.certify.attack import Attacked, AttackSpec, Outcome
     from bench.evidence.certificate import Certificate
+    from bench.store.runs import Run
     from bench.store.subject import Certification
 
 COLUMNS = ("index", "label", "certified", "radius", "eps", "distance", "predict")
@@ -45,18 +46,6 @@ def attack(
     """
     problems: list[str] = []
     radii = numbers(eps, "--eps", problems)
-    if any(radius <= 0 for radius in radii):
-        problems.append("--eps must be greater than 0; the images themselves (eps 0) are evaluated in any case")
-    for flag, value, least in (
-        ("--steps", steps, 1),
-        ("--samples", samples, 1),
-        ("--n", n, 1),
-        ("--restarts", restarts, 0),
-        ("--seed", seed, 0),
-    ):
-        if value < least:
-            problems.append(f"{flag} {value} must be at least {least}")
-    check_alpha(alpha, problems)
     if csv is not None and (csv.is_dir() or not csv.parent.is_dir()):
         problems.append(f"--csv {csv}: name a file in a folder that is there")
     if problems:
@@ -64,28 +53,17 @@ def attack(
     if not Path(run).is_dir():
         existing_folder(results)
 
-    from bench import rules
     from bench.certify.attack import AttackSpec
-    from bench.files.writing import write_atomically
     from bench.store.runs import Store
 
-    spec = AttackSpec(eps=tuple(sorted(set(radii))), steps=steps, samples=samples, restarts=restarts, n=n, alpha=alpha, seed=seed)
+    try:
+        spec = AttackSpec(eps=tuple(radii), steps=steps, samples=samples, restarts=restarts, n=n, alpha=alpha, seed=seed)
+    except ValueError as error:
+        stop([f"--{error}"])
 
-    def work() -> tuple[Certification, list[Certificate], Outcome]:
-        found, rows = finished_certification(Store(results).find(run), certification)
-        chosen = _selection(images, found)
-        taken = [row for row in rows if row.index in chosen]
-        if not taken:
-            raise BenchError(f"--images {images} has none of the certified images, which are {found.spec.images}")
-        rules.of(found.spec).check(alpha)
-        return found, taken, _attack(found, taken, spec, device)
-
-    found, taken, outcome = guarded(work)
+    found, taken, outcome = guarded(lambda: _attack(Store(results).find(run), certification, images, spec, device))
     if csv is not None:
-        try:
-            write_atomically(csv, _csv(outcome.attacked).encode())
-        except OSError as error:
-            stop([f"--csv {csv}: {error.strerror}"])
+        write_file(csv, "--csv", _csv(outcome.attacked).encode())
     if as_json:
         print_json(_as_json(found, taken, spec, outcome))
     else:
@@ -95,16 +73,12 @@ def attack(
     raise typer.Exit(int(outcome.refuted))
 
 
-def _selection(images: str, found: Certification) -> range:
-    from bench.spec import select_images
+def _attack(run: Run, key: str | None, images: str, spec: AttackSpec, device: str) -> tuple[Certification, list[Certificate], Outcome]:
+    """Attacks those of the certified images that were chosen; the certification, its rows of these, and what came of it.
 
-    try:
-        return select_images(images, found.subject.info.test_size)
-    except ValueError as error:
-        raise BenchError(f"--{error}") from None
-
-
-def _attack(found: Certification, rows: Sequence[Certificate], spec: AttackSpec, device: str) -> Outcome:
+    Raises:
+        BenchError: no such certification or images, one that is not finished, or weights that are not there.
+    """
     import torch
     from rich.console import Console
     from rich.progress import Progress
@@ -114,16 +88,29 @@ def _attack(found: Certification, rows: Sequence[Certificate], spec: AttackSpec,
     from bench.data import load
     from bench.matrix.cells import pick_device
     from bench.matrix.resume import load_weights
+    from bench.spec import select_images
 
+    found, every = finished_certification(run, key)
+    try:
+        chosen = select_images(images, run.info.test_size)
+    except ValueError as error:
+        raise BenchError(f"--{error}") from None
+    rows = [row for row in every if row.index in chosen]
+    if not rows:
+        raise BenchError(f"--images {images} has none of the certified images, which are {found.spec.images}")
+    rule = rules.of(found.spec)
+    rule.check(spec.alpha)
     place = pick_device(device)
-    training = found.subject.training() or {}
-    model = load_weights(found.subject, training.get("weights_sha256", ""), place)
-    pixels = load(found.subject.spec.dataset, "test").images(torch.tensor([row.index for row in rows])).to(place)
+    model = load_weights(run, (run.training() or {}).get("weights_sha256", ""), place)
+    pixels = load(run.spec.dataset, "test").images(torch.tensor([row.index for row in rows])).to(place)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("attacking", total=len(rows))
-        sigma, classes, rule = found.subject.spec.sigma, found.subject.info.classes, rules.of(found.spec)
-        return attack(model, pixels, rows, sigma, classes, spec, rule, lambda done, total: bar.update(task, completed=done))
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done)
+
+        return found, rows, attack(model, pixels, rows, run.spec.sigma, run.info.classes, spec, rule, progress)
 
 
 def _csv(attacked: Sequence[Attacked]) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,14 +16,8 @@ from bench.cli.data import DataDir, check_data_dir
 from bench.errors import BenchError, Interrupted
 
 if TYPE_CHECKING:
-    import torch
-    from rich.console import Console
-
-    from bench.certify import Sampler
     from bench.certify.predict import Prediction
     from bench.checkpoints.check import Accuracy
-    from bench.checkpoints.load import Base
-    from bench.data import Images as Pictures
     from bench.evidence.certificate import Certificate
     from bench.rules.rule import Rule
     from bench.spec import CertifySpec
@@ -61,6 +54,8 @@ NormalizeOption = Annotated[
 ]
 Tsv = Annotated[Path | None, typer.Option("--tsv", metavar="FILE", help="Also write the rows as a table parted by tabs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")]
+HUGE = 4.0
+"""Noise in pixels of [0, 1] that nobody means; the field's largest is 1."""
 
 
 def certify(
@@ -107,11 +102,8 @@ def certify(
 
     Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
     """
-    job = _Job.prepare(
-        checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, data_dir, row=row, quiet=quiet, as_json=as_json
-    )
-    settings: dict[str, Any] = {"n0": n0, "n": n, "seed": seed, "skip_misclassified": skip_misclassified}
-    guarded(lambda: job.certify(rule, settings))
+    job = _Job(locals())
+    guarded(lambda: job.certify(rule, {"n0": n0, "n": n, "seed": seed, "skip_misclassified": skip_misclassified}))
 
 
 def predict(
@@ -137,86 +129,70 @@ def predict(
 
     Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
     """
-    job = _Job.prepare(
-        checkpoint, dataset, sigma, alpha, images, arch, normalize, device, results, tsv, data_dir, quiet=quiet, as_json=as_json
-    )
+    job = _Job(locals())
     guarded(lambda: job.predict(n, seed))
 
 
-@dataclass
 class _Job:
     """What both commands know once their flags are read."""
 
-    base: Base
-    data: Pictures
-    device: torch.device
-    alpha: float
-    images: str
-    results: Path
-    tsv: Path | None
-    data_dir: Path | None
-    row: str | None
-    console: Console
-    as_json: bool
+    def __init__(self, said: Mapping[str, Any]) -> None:
+        """Checks the flags, reports all that is wrong with them at once, then reads the checkpoint.
 
-    @classmethod
-    def prepare(
-        cls,
-        checkpoint: str,
-        dataset: str | None,
-        sigma: float | None,
-        alpha: float,
-        images: str,
-        arch: str | None,
-        normalize: str | None,
-        device: str,
-        results: Path,
-        tsv: Path | None,
-        data_dir: Path | None,
-        *,
-        row: str | None = None,
-        quiet: bool,
-        as_json: bool,
-    ) -> _Job:
-        """Checks the flags, reports all that is wrong with them at once, then reads the checkpoint."""
+        Args:
+            said: the flags of the command, by name.
+        """
         from bench.rules.bounds import check_alpha
         from bench.spec import check_sigma, select_images
         from bench.store.checkpoints import check_row
 
+        self.alpha: float = said["alpha"]
+        self.images: str = said["images"]
+        self.results: Path = said["results"]
+        self.tsv: Path | None = said["tsv"]
+        self.data_dir: Path | None = said["data_dir"]
+        self.row: str | None = said.get("row")
+        self.as_json: bool = said["as_json"]
         problems: list[str] = []
-        check_folder(results, problems)
-        check_data_dir(data_dir, problems)
-        if tsv and tsv.is_dir():
-            problems.append(f"--tsv {tsv} is a folder; name a file")
-        checks: list[Callable[[], object]] = [lambda: check_alpha(alpha), lambda: select_images(images, 1)]
-        checks += [lambda: check_sigma(1.0 if sigma is None else sigma), lambda: check_row("any" if row is None else row)]
-        for check in checks:
+        check_folder(self.results, problems)
+        check_data_dir(self.data_dir, problems)
+        if self.tsv and self.tsv.is_dir():
+            problems.append(f"--tsv {self.tsv} is a folder; name a file")
+        checks: dict[Callable[[Any], object], Any] = {check_alpha: self.alpha, lambda text: select_images(text, 1): self.images}
+        checks |= {check_sigma: said["sigma"], check_row: self.row}
+        for check, value in checks.items():
             try:
-                check()
+                if value is not None:
+                    check(value)
             except ValueError as error:
                 problems.append(f"--{error}")
         if problems:
             stop(problems)
+        guarded(lambda: self._read(said))
 
+    def _read(self, said: Mapping[str, Any]) -> None:
         from rich.console import Console
 
         from bench.checkpoints.load import Wanted, load
         from bench.data import load as load_data
         from bench.matrix.cells import pick_device
+        from bench.spec import select_images
 
-        def work() -> _Job:
-            place = pick_device(device)
-            base = load(Wanted(word=checkpoint, dataset=dataset, sigma=sigma, arch=arch, normalize=normalize, results=results))
-            if not select_images(images, base.info.test_size):
-                raise BenchError(f"--images {images} selects none of the {base.info.test_size} test images of {base.info.name}")
-            console = Console(stderr=as_json, quiet=quiet, highlight=False, soft_wrap=True, emoji=False)
-            data = load_data(base.info.name, "test", data_dir)
-            return cls(base, data, place, alpha, images, results, tsv, data_dir, row, console, as_json)
-
-        return guarded(work)
+        self.console = Console(stderr=self.as_json, quiet=said["quiet"], highlight=False, soft_wrap=True, emoji=False)
+        self.device = pick_device(said["device"])
+        names = ("dataset", "sigma", "arch", "normalize", "results")
+        self.base = load(Wanted(word=said["checkpoint"], **{name: said[name] for name in names}))
+        info = self.base.info
+        self.indices = select_images(self.images, info.test_size)
+        if not self.indices:
+            raise BenchError(f"--images {self.images} selects none of the {info.test_size} test images of {info.name}")
+        self.data = load_data(info.name, "test", self.data_dir)
 
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
+
+    def warn(self, text: str) -> None:
+        typer.echo(f"bench: warning: {plain(text)}", err=True)
 
     def introduce(self) -> Accuracy:
         """Says what was understood of the checkpoint, and warns where its accuracy makes no sense."""
@@ -226,10 +202,12 @@ class _Job:
         self.say(f"{base.name}: {base.arch} for {base.info.name}, normalisation {base.normalization}, sigma {base.sigma:g}")
         if base.told:
             self.say(f"read: {base.told}")
+        if base.sigma >= HUGE:
+            self.warn(f"sigma is in pixels of [0, 1], and {base.sigma:g} drowns every image; {base.sigma:g}/255 is {base.sigma / 255:.3g}")
         found = accuracy(base, self.data, self.device)
         self.say(f"base classifier: accuracy {found} at sigma {base.sigma:g}, on {found.images} test images")
         for warning in warnings(base, found, self.data, self.device):
-            typer.echo(f"bench: warning: {plain(warning)}", err=True)
+            self.warn(warning)
         return found
 
     @contextlib.contextmanager
@@ -262,6 +240,8 @@ class _Job:
             raise BenchError(f"--{error}") from None
         rule = rules.of(spec, name)
         rule.check(self.alpha)
+        if not rule.largest_radius(self.alpha, self.base.sigma):
+            raise BenchError(f"--n {spec.n}: every image would abstain at alpha {self.alpha:g}, even where all samples agree; raise --n")
         if self.tsv:
             check_log(spec)
         certification, source = self._certification(spec)
@@ -317,32 +297,16 @@ class _Job:
 
         base, spec, run = self.base, certification.spec, certification.subject
         o = metrics.outcomes(certification.columns(), self.alpha, base.sigma, spec, rule.name)
-        largest = rule.largest_radius(self.alpha, base.sigma)
-        step = 0.25 if base.sigma <= 0.5 else 0.5
-        radii = [k * step for k in range(1 + int(largest / step))]
-        accuracies = {f"{r:.2f}": metrics.certified_accuracy(o, r) for r in radii}
+        largest, step = rule.largest_radius(self.alpha, base.sigma), 0.25 if base.sigma <= 0.5 else 0.5
+        accuracies = {f"{k * step:.2f}": metrics.certified_accuracy(o, k * step) for k in range(1 + int(largest / step))}
         acr = None if rule.acr == "none" else metrics.average_certified_radius(o)
         abstained = metrics.abstention_rate(o)
         if self.as_json:
-            print_json(
-                {
-                    "evidence": str(certification.evidence),
-                    "row": run.row,
-                    "weights_sha256": sha256(run.weights),
-                    "images": len(rows),
-                    "sigma": base.sigma,
-                    "alpha": self.alpha,
-                    "n0": spec.n0,
-                    "n": spec.n,
-                    "drawn": o.drawn,
-                    "rule": rule.name,
-                    "largest_radius": largest,
-                    "ACR": acr,
-                    "abstention": abstained,
-                    "certified_accuracy": accuracies,
-                    "base_accuracy": {"clean": found.clean, "noisy": found.noisy, "images": found.images},
-                }
-            )
+            own: dict[str, Any] = {"row": run.row, "weights_sha256": sha256(run.weights)}
+            own |= {"images": len(rows), "sigma": base.sigma, "alpha": self.alpha, "n0": spec.n0, "n": spec.n, "drawn": o.drawn}
+            own |= {"rule": rule.name, "largest_radius": largest, "ACR": acr, "abstention": abstained, "certified_accuracy": accuracies}
+            base_accuracy = {"clean": found.clean, "noisy": found.noisy, "images": found.images}
+            print_json({"evidence": str(certification.evidence), **own, "base_accuracy": base_accuracy})
             return
         self.say(
             f"certified {len(rows)} of {base.info.test_size} test images ({spec.images}): sigma {base.sigma:g}, n0 {spec.n0}, "
@@ -350,68 +314,51 @@ class _Job:
         )
         told = "abstention unknown, since misclassified images were skipped" if abstained is None else f"abstained on {abstained:.2%}"
         told += f"; {o.samples:,.0f} samples per image" if o.samples else ""
-        average = "no ACR" if acr is None else f"ACR {acr:.4f}"
-        self.say(f"{average}; {told}; largest possible radius {largest:.4f}")
+        self.say(f"{'no ACR' if acr is None else f'ACR {acr:.4f}'}; {told}; largest possible radius {largest:.4f}")
         if rule.acr_note:
             self.say(rule.acr_note)
-        width = 8
-        self.say("radius              " + "".join(f"{r:>{width}}" for r in accuracies))
-        self.say("certified accuracy %" + "".join(f"{100 * value:>{width}.2f}" for value in accuracies.values()))
+        self.say("radius              " + "".join(f"{r:>8}" for r in accuracies))
+        self.say("certified accuracy %" + "".join(f"{100 * value:>8.2f}" for value in accuracies.values()))
         self.say(f"evidence in {certification.path}" + (f", log in {self.tsv}" if self.tsv else ""))
 
     def predict(self, n: int, seed: int) -> None:
-        from bench.certify import Sampler
-        from bench.certify import predict as procedure
-        from bench.models import place
-        from bench.spec import derive
-
-        procedure.check_samples(n, self.alpha)
-        self.introduce()
-        model = place(self.base.model, self.device)
-        # Noise of its own, so that predictions and certificates of one seed share none.
-        sampler = Sampler(model, self.base.sigma, self.base.info.classes, derive(seed, "predict"))
-        rows: list[Prediction] = []
-        try:
-            with self.stoppable() as signals:
-                self._predict_all(sampler, n, signals, rows)
-        finally:
-            if self.tsv and rows:
-                write_file(self.tsv, "--tsv", procedure.write(rows))
-        self._report_predictions(rows, n)
-
-    def _predict_all(self, sampler: Sampler, n: int, signals: StopSignals, rows: list[Prediction]) -> None:
         import torch
 
         from bench.api.progress import Show
-        from bench.certify.predict import predict
-        from bench.spec import select_images
+        from bench.certify import Sampler
+        from bench.certify import predict as procedure
+        from bench.models import place
+        from bench.spec import derive, normal
 
-        indices = select_images(self.images, self.base.info.test_size)
-        with Show(self.console, [self.base.name], [0.0]) as show:
-            show.begin(0)
-            for index in indices:
-                try:
+        procedure.check_samples(n, self.alpha)
+        self.introduce()
+        base, total = self.base, len(self.indices)
+        # Noise of its own, so that predictions and certificates of one seed share none.
+        sampler = Sampler(place(base.model, self.device), base.sigma, base.info.classes, derive(seed, "predict"))
+        rows: list[Prediction] = []
+        try:
+            with self.stoppable() as signals, Show(self.console, [base.name], [0.0]) as show:
+                show.begin(0)
+                for index in self.indices:
                     signals.check()
-                except Interrupted:
-                    kept = f"; they are in {self.tsv}" if self.tsv and rows else ""
-                    self.say(f"interrupted after {len(rows)} of {len(indices)} images{kept}; the same line again starts over")
-                    raise
-                image = self.data.images(torch.tensor([index]))[0].to(self.device)
-                rows.append(predict(sampler, image, index, int(self.data.labels[index]), n, self.alpha))
-                show.progress(0, "predicting", len(rows), len(indices))
-
-    def _report_predictions(self, rows: list[Prediction], n: int) -> None:
-        base = self.base
-        right = sum(row.correct for row in rows) / len(rows)
-        abstained = sum(row.predict is None for row in rows) / len(rows)
+                    image = self.data.images(torch.tensor([index]))[0].to(self.device)
+                    rows.append(procedure.predict(sampler, image, index, int(self.data.labels[index]), n, self.alpha))
+                    show.progress(0, "predicting", len(rows), total)
+        except typer.Exit:
+            kept = f"; they are in {self.tsv}" if self.tsv and rows else ""
+            self.say(f"interrupted after {len(rows)} of {total} images{kept}; the same line again starts over")
+            raise
+        finally:
+            if self.tsv and rows:
+                write_file(self.tsv, "--tsv", procedure.write(rows))
+        right = sum(row.correct for row in rows) / total
+        abstained = sum(row.predict is None for row in rows) / total
         if self.as_json:
-            facts = {"images": len(rows), "sigma": base.sigma, "alpha": self.alpha, "n": n}
+            facts = {"images": total, "sigma": base.sigma, "alpha": self.alpha, "n": n}
             print_json(facts | {"accuracy": right, "abstention": abstained})
             return
-        images = self.images.replace("=", ":")
-        self.say(
-            f"predicted {len(rows)} of {base.info.test_size} test images ({images}): sigma {base.sigma:g}, n {n}, alpha {self.alpha:g}"
-        )
+        chosen = f"predicted {total} of {base.info.test_size} test images ({normal(self.images)})"
+        self.say(f"{chosen}: sigma {base.sigma:g}, n {n}, alpha {self.alpha:g}")
         self.say(f"right on {right:.2%}, abstained on {abstained:.2%}, wrong on {1 - right - abstained:.2%}")
         if self.tsv:
             self.say(f"predictions in {self.tsv}")
