@@ -41,7 +41,7 @@ STORED = [name for name in NAMES if rules.named(name).stored_as == name]
 
 
 def spec_of(name: str, **fields: Any) -> CertifySpec:
-    values: dict[str, Any] = {"n0": 10, "n": 10_000, "rule": rules.named(name).stored_as} | fields
+    values: dict[str, Any] = {"n0": 10, "n": 10_000, "rule": rules.named(name).stored_as, "radii": "0,0.3,0.5"} | fields
     return CertifySpec(**values)
 
 

@@ -170,7 +170,7 @@ def test_every_field_is_in_the_key() -> None:
     synchronised = dataclasses.replace(RUN, train=dataclasses.replace(TRAIN, devices=2, sync_batchnorm=True))
     assert synchronised.key not in keys
     certify_changes: dict[str, Any] = {"n0": 101, "n": 99, "images": "every:20", "seed": 1, "sampling": "grid", "changes": {"n": 99}}
-    certify_changes |= {"skip_misclassified": True, "stop_alpha": 0.01, "radius_step": 0.5}
+    certify_changes |= {"skip_misclassified": True, "stop_alpha": 0.01, "radius_step": 0.5, "radii": "0,1", "first_look": 100}
     assert set(certify_changes) | {"rule", "precision"} == {f.name for f in dataclasses.fields(CertifySpec)}
     keys = {dataclasses.replace(CERTIFY, **{k: v}).key for k, v in certify_changes.items()}
     assert len(keys | {CERTIFY.key}) == len(certify_changes) + 1

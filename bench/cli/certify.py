@@ -72,6 +72,10 @@ def certify(
             help="When sampling stops and what counts certify. " + " ".join(f"{name}: {told}" for name, told in rules.summaries().items()),
         ),
     ] = rules.DEFAULT,
+    radii: Annotated[
+        str | None,
+        typer.Option("--radii", metavar="LIST", help="For rules that certify given radii: which, as 0,0.5,1. Default: the paper's."),
+    ] = None,
     skip_misclassified: Annotated[
         bool, typer.Option("--skip-misclassified", help="Draw no more where the selected class is wrong; abstention is then unknown.")
     ] = False,
@@ -103,7 +107,8 @@ def certify(
     Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
     """
     job = _Job(locals())
-    guarded(lambda: job.certify(rule, {"n0": n0, "n": n, "seed": seed, "skip_misclassified": skip_misclassified}))
+    settings: dict[str, Any] = {"n0": n0, "n": n, "seed": seed, "skip_misclassified": skip_misclassified, "radii": radii or ""}
+    guarded(lambda: job.certify(rule, settings))
 
 
 def predict(
@@ -230,11 +235,14 @@ class _Job:
         from bench.models import place
         from bench.spec import CertifySpec
         from bench.store.checkpoints import Checkpoint as CertifiedElsewhere
+        from leaderboard import layouts
 
         try:
             chosen = rules.named(name)
             if chosen.stops:
                 settings["stop_alpha"] = self.alpha
+            if chosen.takes_radii and not settings["radii"]:
+                settings["radii"] = ",".join(layouts.of_dataset(self.base.info.name).radii)
             spec = CertifySpec(images=self.images, rule=chosen.stored_as, **settings)
         except ValueError as error:
             raise BenchError(f"--{error}") from None
@@ -298,7 +306,8 @@ class _Job:
         base, spec, run = self.base, certification.spec, certification.subject
         o = metrics.outcomes(certification.columns(), self.alpha, base.sigma, spec, rule.name)
         largest, step = rule.largest_radius(self.alpha, base.sigma), 0.25 if base.sigma <= 0.5 else 0.5
-        accuracies = {f"{k * step:.2f}": metrics.certified_accuracy(o, k * step) for k in range(1 + int(largest / step))}
+        radii = [float(word) for word in spec.radii.split(",")] if spec.radii else [k * step for k in range(1 + int(largest / step))]
+        accuracies = {f"{r:.2f}": metrics.certified_accuracy(o, r) for r in radii}
         acr = None if rule.acr == "none" else metrics.average_certified_radius(o)
         abstained = metrics.abstention_rate(o)
         if self.as_json:

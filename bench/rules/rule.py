@@ -65,6 +65,7 @@ class Rule(ABC):
         stored_as: the rule in the key of the evidence that it reads. Another one's name: it is a way to read, and does not sample.
         stops: samples may end before n because of what was seen. Then counts of all classes are no fair sample of them, and no log
             of the field tells such a certification.
+        takes_radii: it certifies the radii that the spec gives (certify.radii), and no others.
         acr: whether an ACR is `ranked` as usual, only `shown` (no marks, no tests), or `none` can be read.
         acr_note: the sentence that says why an ACR is not ranked; it stands below tables and pictures.
         recomputed: the second computation of `bench.verify.radii` that its bounds have to agree with; None: there is none, which
@@ -74,6 +75,7 @@ class Rule(ABC):
     name: ClassVar[str]
     stored_as: ClassVar[str] = ""
     stops: ClassVar[bool] = False
+    takes_radii: ClassVar[bool] = False
     acr: ClassVar[Acr] = "ranked"
     acr_note: ClassVar[str] = ""
     recomputed: ClassVar[Recomputed | None] = None
@@ -84,6 +86,12 @@ class Rule(ABC):
 
     def __init__(self, spec: CertifySpec) -> None:
         self.spec = spec
+
+    @classmethod
+    def check_spec(cls, spec: CertifySpec) -> None:
+        """ValueError unless evidence can be stored under this rule, with what the spec says of it."""
+        if cls.stored_as != cls.name:
+            raise ValueError(f"rule={cls.name} is a way to read counts; they are stored under rule={cls.stored_as}")
 
     @classmethod
     def words(cls) -> str:

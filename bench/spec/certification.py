@@ -33,15 +33,18 @@ class CertifySpec:
     skip_misclassified: bool = field(default=False, metadata=LATER)  # no estimation where the selected class is wrong
     stop_alpha: float = field(default=0.001, metadata=LATER)  # at which the rules that stop early stop; evidence is read at it or below
     radius_step: float = field(default=0.25, metadata=LATER)  # rules that stop for fixed radii stop for its multiples
+    radii: str = field(default="", metadata=LATER)  # rules that certify given radii certify these, ascending: 0,0.5,1
+    first_look: int = field(default=500, metadata=LATER)  # samples after which such a rule first looks at the counts
     changes: Mapping[str, Scalar] = field(default_factory=dict)  # what --set changed of the protocol
 
     def __post_init__(self) -> None:
         normalise(self)
-        positive(self, "n0", "n")
+        positive(self, "n0", "n", "first_look")
         for name in ("n0", "n"):
             if getattr(self, name) > MOST_SAMPLES:
                 raise ValueError(f"{name}={getattr(self, name)} is more than {MOST_SAMPLES}, the largest count that evidence holds")
-        rules.check_stored(self.rule)
+        object.__setattr__(self, "radii", _ascending(self.radii))
+        rules.check_spec(self)
         if not 0 < self.stop_alpha < 0.5:
             raise ValueError(f"stop_alpha={self.stop_alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
         if not (math.isfinite(self.radius_step) and self.radius_step > 0):
@@ -56,3 +59,18 @@ class CertifySpec:
     def key(self) -> str:
         """16 hex digits; names the certification within a run."""
         return digest(to_json(self))
+
+
+def _ascending(radii: str) -> str:
+    """Radii with commas between, in one spelling.
+
+    Raises:
+        ValueError: they are not finite numbers of at least 0 that ascend.
+    """
+    try:
+        found = [float(word) for word in radii.split(",")] if radii else []
+    except ValueError:
+        found = [math.nan]
+    if not all(low < high for low, high in zip([-1.0, *found], [*found, math.inf], strict=True)) or any(radius < 0 for radius in found):
+        raise ValueError(f"radii={radii} must be ascending numbers of at least 0 with commas between, such as 0,0.5,1")
+    return ",".join(f"{radius:g}" for radius in found)
