@@ -1,30 +1,30 @@
-"""Small logs in the format of the field, with their map."""
+"""Small logs in the format of the field, with their manifest."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from fake_store import LABELS
 
-MAP = """
-collection = "mine"
-n0 = 100
-n = 100000
-alpha = 0.001
-images = ["first:4", "first:3"]
+from bench.logs import Manifest, parse_manifest
+from bench.logs.manifest import COLUMNS
 
-[datasets.mnist]
-classes = 10
-test_size = 10000
 
-[[logs]]
-path = "{method:plain|other|short}/noise_{sigma}_{run}"
-method = "{method}"
-variant = "default"
-dataset = "mnist"
-arch = "lenet"
-"""
+def manifest(*paths: str, **cells: object) -> Manifest:
+    """A manifest of mnist logs, one line per path; the row is the first folder, and the run what `*` stands for."""
+    usual: dict[str, object] = {"collection": "mine", "dataset": "mnist", "arch": "lenet", "sigma": 0.5, "run": "*"}
+    usual |= {"n0": 100, "n": 100_000, "alpha": 0.001, "images": "first:4 or first:3"}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, dict.fromkeys([*COLUMNS, *cells]))
+    writer.writeheader()
+    writer.writerows(usual | {"path": path, "row": path.partition("/")[0]} | cells for path in paths)
+    return parse_manifest(text.getvalue().encode(), "mine.csv")
+
+
+MANIFEST = manifest("plain/noise_0.5_*", "other/noise_0.5_*", "short/noise_0.5_*")
 
 
 def write_log(path: Path, radii: Sequence[float]) -> None:

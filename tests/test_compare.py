@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_logs import MAP, write_log
+from fake_logs import MANIFEST, write_log
 from fake_store import CERTIFY, N, add, run_spec
 from numpy.typing import ArrayLike
 from scipy import stats
 from typer.testing import Result
 
 from bench.errors import BenchError
-from bench.logs import import_logs, load_map
+from bench.logs import import_logs
 from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
 from bench.store.runs import Store
@@ -428,12 +428,11 @@ def test_sections_of_a_table_can_be_marked(store: Store) -> None:
 @pytest.fixture
 def logs(tmp_path: Path) -> Store:
     """Imported logs of three rows at sigma 0.5, the last on three images."""
-    (tmp_path / "map.toml").write_text(MAP)
     for run in (1, 2):
         write_log(tmp_path / f"logs/plain/noise_0.5_{run}", (0.5, 0.6 + run / 100, 0.7, 0))
         write_log(tmp_path / f"logs/other/noise_0.5_{run}", (0.5, 0.8, 0.6 + run / 100, 0.25))
     write_log(tmp_path / "logs/short/noise_0.5_1", (0.5, 0.8, 0.6))
-    import_logs(tmp_path / "logs", tmp_path / "runs", load_map(tmp_path / "map.toml"), strict=True)
+    import_logs(tmp_path / "logs", tmp_path / "runs", MANIFEST, strict=True)
     return Store(tmp_path / "runs")
 
 
@@ -472,7 +471,7 @@ def test_the_golden_logs(tmp_path: Path, bench: Callable[..., Result]) -> None:
         return [name for name in names if name.startswith("noise_") and not name.startswith("noise_0.25")]
 
     shutil.copytree(Path(str(GOLDEN)) / "smoothmix-logs", tmp_path / "logs", ignore=others)
-    import_logs(tmp_path / "logs", tmp_path, load_map(), strict=True)
+    import_logs(tmp_path / "logs", tmp_path, strict=True)
     report = compare(Store(tmp_path), "gaussian", "smoothmix.eta5-onestep", sigmas=[0.25])
     (c,) = report.comparisons
     assert c.seeds.difference == pytest.approx(0.0224, abs=1e-4)

@@ -200,12 +200,12 @@ def test_a_loss_that_is_nan_is_told_without_a_warning(bench: Call, margin: Path)
     assert "margin: 2 of 7 promises hold, 4 were not tried" in result.output
 
 
-def test_logs_that_the_default_map_does_not_know_ask_for_a_map(bench: Call, tmp_path: Path) -> None:
+def test_logs_of_no_known_collection_ask_for_a_manifest(bench: Call, tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "mine.tsv").write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t7\t7\t0.5\t1\t0.1\n")
     result = bench("import", tmp_path / "logs", "--results", tmp_path / "runs")
-    assert result.exit_code == 1, "nothing is there afterwards"
-    assert "write a map of your logs and give it with --map FILE; docs/tables.md shows one" in result.output
+    assert result.exit_code == 2
+    assert "--draft FILE.csv` begins a manifest" in result.output
 
 
 def test_the_variants_of_the_readme_run(bench: Call, tiny: Call, tmp_path: Path) -> None:

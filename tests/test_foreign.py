@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_logs import MAP, write_log
+from fake_logs import MANIFEST, write_log
 from fake_store import CERTIFY, N, add, new_store, run_spec, write_evidence
 from test_claims import ended_process, forge
 from typer.testing import Result
@@ -23,6 +23,7 @@ from bench.errors import BenchError, UsageError
 from bench.files import claims
 from bench.files.walk import CHECKPOINTS
 from bench.files.writing import write_json
+from bench.logs import import_logs
 from bench.spec import CertifySpec
 from bench.store.checkpoints import Checkpoint, CheckpointSpec, Origin
 from bench.store.listing import others
@@ -248,8 +249,7 @@ def three(store: Store, bench: Call, tmp_path: Path) -> Store:
     add(store, run_spec())
     add(store, run_spec("macer"))
     write_log(tmp_path / "logs" / "plain" / "noise_0.5_1", [0.5, 0.25, 0, 1])
-    (tmp_path / "map.toml").write_text(MAP)
-    assert bench("import", tmp_path / "logs", "--map", tmp_path / "map.toml", "--results", store.root).exit_code == 0
+    import_logs(tmp_path / "logs", store.root, MANIFEST, strict=True)
     foreign(store, "a.pth")
     foreign(store, "b.pth", counts=HALF)
     foreign(store, "c.pth", "other")

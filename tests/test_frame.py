@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_logs import MAP, write_log
+from fake_logs import MANIFEST, write_log
 from fake_store import CERTIFY, N, add, new_store, run_spec, write_evidence
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,7 +31,7 @@ import bench
 from bench.errors import BenchError
 from bench.evidence.certificate import read_rows
 from bench.files.writing import read_json, sha256, write_json
-from bench.logs import import_logs, load_map
+from bench.logs import import_logs
 from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec, canonical, to_json
 from bench.store.runs import Store
@@ -61,11 +61,10 @@ def reference() -> pd.DataFrame:
 
 
 def read_logs(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "map.toml").write_text(MAP)
     write_log(tmp_path / "logs/plain/noise_0.5_1", [0.5, 1.0, 0.0, 1.25])
     write_log(tmp_path / "logs/plain/noise_0.5_2", [0.25, 1.0, 0.5, 1.25])
     write_log(tmp_path / "logs/other/noise_0.5_1", [0.5, 0.75, 0.0, 0.125])
-    import_logs(tmp_path / "logs", store.root, load_map(tmp_path / "map.toml"))
+    import_logs(tmp_path / "logs", store.root, MANIFEST)
 
 
 # ----------------------------------------------------------------------------------------------------------------- the table
@@ -400,7 +399,7 @@ def test_published_logs_alone_and_beside_runs_have_a_summary(rows: Sequence[str]
 
 @pytest.mark.skipif("CERTBENCH_GOLDEN" not in os.environ, reason="CERTBENCH_GOLDEN names no folder of third-party logs")
 def test_the_published_logs_give_the_tables_that_the_store_gives(store: Store) -> None:
-    import_logs(Path(os.environ["CERTBENCH_GOLDEN"]) / "smoothmix-logs", store.root, load_map())
+    import_logs(Path(os.environ["CERTBENCH_GOLDEN"]) / "smoothmix-logs", store.root)
     frame = bench.load_results(store.root)
     assert len(bench.summary(frame)) > 10
     assert bench.table(frame, "csv") == render(collect(store), "csv")
@@ -409,7 +408,7 @@ def test_the_published_logs_give_the_tables_that_the_store_gives(store: Store) -
 def test_two_logs_of_one_run_are_both_refused_and_hide_no_other(store: Store, tmp_path: Path) -> None:
     read_logs(store, tmp_path)
     write_log(tmp_path / "again/plain/noise_0.5_2", [0.25, 1.0, 0.5, 1.5])
-    import_logs(tmp_path / "again", tmp_path / "elsewhere", load_map(tmp_path / "map.toml"))
+    import_logs(tmp_path / "again", tmp_path / "elsewhere", MANIFEST)
     shutil.copytree(tmp_path / "elsewhere", store.root, dirs_exist_ok=True)
     folders = {str(path.parent) for path in (store.root / "imported").glob("*/plain/0.5-2-*/spec.json")}
     frame = bench.load_results(store.root)
@@ -424,7 +423,7 @@ def test_two_logs_of_one_run_are_both_refused_and_hide_no_other(store: Store, tm
 def test_joined_frames_with_two_logs_of_one_run_say_that_they_are_left_out(store: Store, tmp_path: Path) -> None:
     read_logs(store, tmp_path)
     write_log(tmp_path / "again/plain/noise_0.5_2", [0.25, 1.0, 0.5, 1.5])
-    import_logs(tmp_path / "again", tmp_path / "elsewhere", load_map(tmp_path / "map.toml"))
+    import_logs(tmp_path / "again", tmp_path / "elsewhere", MANIFEST)
     frames = [bench.load_results(store.root), bench.load_results(tmp_path / "elsewhere")]
     with pytest.raises(BenchError, match="same run"):
         bench.summary(pd.concat(frames))

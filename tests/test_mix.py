@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_logs import MAP, write_log
+from fake_logs import MANIFEST, manifest, write_log
 from fake_store import CERTIFY, N, add, new_store, run_spec, write_evidence
 from typer.testing import Result
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.logs import import_logs, load_map
+from bench.logs import import_logs
 from bench.store.runs import Store
 from leaderboard.aggregate import Group, collect
 from leaderboard.compare import mark_ties
@@ -101,8 +101,7 @@ def test_comparable_rows_are_ranked_with_or_without_the_flag(store: Store) -> No
 
 def test_imported_logs_stand_apart_and_mix_only_when_asked(store: Store, tmp_path: Path, bench: Callable[..., Result]) -> None:
     write_log(tmp_path / "logs/plain/noise_0.5_1", (0.7, 0.7, 0.7, 0.7))
-    (tmp_path / "map.toml").write_text(MAP)
-    import_logs(tmp_path / "logs", store.root, load_map(tmp_path / "map.toml"), strict=True)
+    import_logs(tmp_path / "logs", store.root, MANIFEST, strict=True)
     add(store, run_spec())
     assert [group.source for group in collect(store)] == ["runs", "imported"]
     assert [group.source for group in collect(store, source="imported")] == ["imported"]
@@ -168,8 +167,8 @@ def test_a_run_that_failed_before_training_has_no_source_to_mix(store: Store) ->
 
 def test_of_an_unknown_data_set_no_size_is_claimed(store: Store, tmp_path: Path) -> None:
     write_log(tmp_path / "logs/plain/noise_0.5_1", (0.7, 0.7, 0.7, 0.7))
-    (tmp_path / "map.toml").write_text(MAP.replace("mnist", "toys"))
-    import_logs(tmp_path / "logs", store.root, load_map(tmp_path / "map.toml"), strict=True)
+    toys = {"dataset": "toys", "classes": 10, "test images": 1000}
+    import_logs(tmp_path / "logs", store.root, manifest("plain/noise_0.5_*", **toys), strict=True)
     (group,) = collect(store)
     assert "4 test images (first:4)" in caption(group)
     assert "of 4" not in caption(group)

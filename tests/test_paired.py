@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_logs import MAP, write_log
+from fake_logs import MANIFEST, write_log
 from fake_store import LABELS, add, run_spec, write_evidence
 from scipy import stats
 from typer.testing import Result
 
 from bench.errors import BenchError
-from bench.logs import import_logs, load_map
+from bench.logs import import_logs
 from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
 from bench.store.runs import Run, Store
@@ -37,10 +37,9 @@ def radius(count: int) -> float:
 
 def imported(folder: Path, rows: Mapping[str, Sequence[float]]) -> Path:
     """A store with a log for each path below the folder of logs."""
-    (folder / "map.toml").write_text(MAP)
     for name, radii in rows.items():
         write_log(folder / "logs" / name, radii)
-    import_logs(folder / "logs", folder / "theirs", load_map(folder / "map.toml"), strict=True)
+    import_logs(folder / "logs", folder / "theirs", MANIFEST, strict=True)
     return folder / "theirs"
 
 
@@ -91,11 +90,10 @@ def test_radii_are_rounded_as_the_logs_are(tmp_path: Path) -> None:
     assert any("3 significant digits" in note and "1.9057" in note for note in found.notes)
     assert found.correlation == (None,)  # nothing varies
     (tmp_path / "fine").mkdir()
-    (tmp_path / "map.toml").write_text(MAP)
     path = tmp_path / "fine/plain/noise_0.5_2"
     write_log(path, (1.91,) * 4)
     path.write_text(path.read_text().replace("1.91", "1.9057"))
-    import_logs(tmp_path / "fine", tmp_path / "finer", load_map(tmp_path / "map.toml"), strict=True)
+    import_logs(tmp_path / "fine", tmp_path / "finer", MANIFEST, strict=True)
     found = compare_with_logs(run, "plain", tmp_path / "finer")
     assert found.difference == 0.0
     assert any("4 decimals" in note for note in found.notes)

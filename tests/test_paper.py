@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_logs import MAP, write_log
+from fake_logs import manifest, write_log
 from fake_store import N, add, run_spec
 from typer.testing import Result
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.logs import default_collection, import_logs, load_map, runs_of_table
+from bench.logs import default_collection, import_logs, load_manifest, runs_of_table
 from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
 from bench.store.runs import Store
@@ -30,7 +30,7 @@ ROWS = ("gaussian", "smoothmix.eta5-onestep")
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Store:
     root = tmp_path_factory.mktemp("golden")
-    report = import_logs(Path(str(GOLDEN)) / "smoothmix-logs", root, load_map(), strict=True)
+    report = import_logs(Path(str(GOLDEN)) / "smoothmix-logs", root, strict=True)
     assert len(report.read) == 30
     return Store(root)
 
@@ -198,9 +198,8 @@ def import_as(root: Path, folder: Path, collection: str, *logs: str, alpha: str 
     """Logs of four or three images under the name of a collection."""
     for number, name in enumerate(logs):
         write_log(folder / collection / name, (0.7, 0.6, 0.5, 0.1 * (number + 1))[: 3 if "macer" in name else 4])
-    text = MAP.replace('"mine"', f'"{collection}"').replace("plain|other|short", "gaussian|macer").replace("0.001", alpha)
-    (folder / "map.toml").write_text(text)
-    import_logs(folder / collection, root, load_map(folder / "map.toml"), strict=True)
+    own = manifest(*(f"{row}/noise_0.5_*" for row in ("gaussian", "macer")), collection=collection, alpha=alpha)
+    import_logs(folder / collection, root, own, strict=True)
 
 
 def test_only_the_papers_own_logs_fill_its_tables(store: Store, tmp_path: Path) -> None:
@@ -248,8 +247,8 @@ def test_imported_radii_are_rounded_when_that_is_asked_for(store: Store, tmp_pat
     for number, run in enumerate(runs_of_table(4, "gaussian", 0.5)):
         write_log(log := tmp_path / default_collection() / f"gaussian/noise_0.5_{run}", (0.7, 0.6, 0.25, 0.01 * (number + 1)))
         log.write_text(log.read_text().replace("0.25", "0.4996"))
-    (tmp_path / "map.toml").write_text(MAP.replace('"mine"', f'"{default_collection()}"').replace("plain|other|short", "gaussian|macer"))
-    import_logs(tmp_path / default_collection(), store.root, load_map(tmp_path / "map.toml"), strict=True)
+    own = manifest("gaussian/noise_0.5_*", collection=default_collection())
+    import_logs(tmp_path / default_collection(), store.root, own, strict=True)
     shares = [paper.build(4, store, compat=compat).entries["0.50", "gaussian", "0.50"].mean for compat in ("exact", "3sig")]
     assert shares == ["50.00", "75.00"]
 
@@ -271,17 +270,16 @@ def listed() -> list[str]:
     return [f"cifar10/consistency/cohen/num_2/lbd_10.0/eta_0.5/cifar_{words}" for words in (*settings, "resnet110/noise_1.00")]
 
 
-@pytest.mark.parametrize("other", [False, True])
-def test_table_6_from_the_whole_collection(store: Store, tmp_path: Path, other: bool) -> None:
+def test_table_6_from_the_whole_collection(store: Store, tmp_path: Path) -> None:
     """Its one log is found among those of other networks and noise levels, whose run is called `only` as well."""
     own = "cifar10/consistency/cohen/num_2/lbd_10.0/eta_0.5/cifar_resnet110/noise_1.00"
-    paths = listed() + [own.replace("resnet110", "densenet40")] * other
+    paths = listed()
     assert own in paths
     labels = [index % 10 for index in range(500)]
     for number, name in enumerate(paths):
         radii = [0.6] * 171 + [0.3] * 329 if name == own else [0.4] * (number + 1) + [0.0] * (499 - number)
         write_field_log(tmp_path / "logs" / name, labels, radii, every=20)
-    report = import_logs(tmp_path / "logs", store.root, load_map(), strict=True)
+    report = import_logs(tmp_path / "logs", store.root, load_manifest(default_collection()), strict=True)
     assert len(report.read) == len(paths)
     table = paper.build(6, store, compat="3sig")
     values = {metric: table.entries["1.00", "consistency", metric].mean for metric in layouts.load(6).metrics}
@@ -290,13 +288,13 @@ def test_table_6_from_the_whole_collection(store: Store, tmp_path: Path, other: 
 
 
 def test_two_logs_of_one_run_are_told(store: Store, tmp_path: Path) -> None:
-    """Of a table whose map names no network."""
-    for arch in ("lenet", "other"):
-        write_log(tmp_path / default_collection() / f"gaussian/noise_1_{arch}", (0.5, 0.4, 0.3, 0.2 if arch == "other" else 0.1))
-        text = MAP.replace('"mine"', f'"{default_collection()}"').replace("plain|other|short", "gaussian").replace('"lenet"', f'"{arch}"')
-        text = text.replace("{sigma}_{run}", "{sigma}_" + arch).replace('method = "{method}"', 'method = "{method}"\nrun = "2110"')
-        (tmp_path / "map.toml").write_text(text)
-        import_logs(tmp_path / default_collection() / f"gaussian/noise_1_{arch}", store.root, load_map(tmp_path / "map.toml"), strict=True)
+    """Those of another network are of another run."""
+    for arch, images in (("lenet", 4), ("other", 4), ("lenet", 3)):
+        folder = tmp_path / f"{arch}{images}"
+        write_log(folder / "gaussian/noise_0.5_393", (0.5, 0.4, 0.3, 0.2)[:images])
+        import_logs(folder, store.root, manifest("gaussian/noise_0.5_*", collection=default_collection(), arch=arch), strict=True)
+        if arch == "other":
+            assert paper.build(4, store).entries["0.50", "gaussian", "0.00"].text == "1/5 runs"
     with pytest.raises(BenchError, match="hold the same run of gaussian"):
         paper.build(4, store)
 
@@ -314,7 +312,7 @@ def test_ties_fall_as_those_of_the_paper(store: Store, tmp_path: Path) -> None:
     labels = DATASETS["mnist"].known_labels()
     assert labels is not None
     write_field_log(tmp_path / "logs/ablation/eta/smix_1.0_8_m0/tau_1.0/num_4/10/noise_1.0", labels, right.tolist())
-    import_logs(tmp_path / "logs", store.root, load_map(), strict=True)
+    import_logs(tmp_path / "logs", store.root, strict=True)
     shares = [np.mean(right >= radius) for radius in steps]
     for compat, expected in (("3sig", [share * 100 for share in shares]), ("exact", [100 * count / size for count in counts])):
         entries = paper.build(8, store, compat=compat).entries  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from typer.testing import Result
 
 from bench.errors import BenchError
 from bench.files.writing import write_json
-from bench.logs import import_logs, load_map
+from bench.logs import import_logs
 from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
 from bench.store.runs import Store
@@ -267,7 +267,7 @@ def test_labels_do_not_overlap(points: Sequence[tuple[float, float]]) -> None:
 
 @needs_golden
 def test_imported_logs_have_bands_and_say_that_they_are_rounded(tmp_path: Path, bench: Callable[..., Result]) -> None:
-    import_logs(Path(str(GOLDEN)) / "smoothmix-logs", tmp_path / "runs", load_map(), strict=True)
+    import_logs(Path(str(GOLDEN)) / "smoothmix-logs", tmp_path / "runs", strict=True)
     store = Store(tmp_path / "runs")
     picture = plots.build("curves", store, Filters(sigmas=[0.5]))
     assert {label: len(one.seeds) for label, one in series(picture).items()} == {"gaussian": 5, "smoothmix.eta5-onestep": 5}

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from fake_logs import manifest
 from fake_store import CERTIFY, N, add, run_spec, write_evidence
 
 from bench.evidence import log
@@ -25,8 +26,8 @@ from bench.evidence.certificate import Certificate, from_line, to_line
 from bench.evidence.columns import Columns
 from bench.files import disk
 from bench.files.writing import sha256, write_json
-from bench.logs import import_logs, load_map
-from bench.matrix.status import of_checkpoints, standings
+from bench.logs import import_logs
+from bench.matrix.status import of_others, standings
 from bench.spec import canonical, to_json
 from bench.store.checkpoints import Checkpoint, CheckpointSpec, tensors_sha256
 from bench.store.imports import Import
@@ -35,16 +36,7 @@ from bench.verify import Report, verify
 from leaderboard.aggregate import Group, collect
 
 GIB = 1 << 30
-MAP = """
-collection = "toy"
-images = ["first:4"]
-n = 1000
-[[logs]]
-path = "mnist/noise_{sigma}_{run}"
-dataset = "mnist"
-arch = "lenet"
-method = "gaussian"
-"""
+LOGS = manifest("mnist/noise_0.5_*", row="gaussian", n=1000, images="first:4")
 
 
 @pytest.fixture(autouse=True)
@@ -105,13 +97,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in ("gaussian", "macer"):
         complete(store, row)
     certified(store)
-    (folder / "map.toml").write_text(MAP)
     for run in (1, 2):
         place = folder / "logs" / "mnist" / f"noise_0.5_{run}"
         place.parent.mkdir(parents=True, exist_ok=True)
         rows = "".join(f"{i}\t{label}\t{label}\t0.{run}\t1\t0.1\n" for i, label in enumerate((7, 2, 1, 0)))
         place.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n" + rows)
-    assert len(import_logs(folder / "logs", store.root, load_map(folder / "map.toml")).read) == 2
+    assert len(import_logs(folder / "logs", store.root, LOGS).read) == 2
     assert verify(store.root).failures == []
     return store.root
 
@@ -136,7 +127,7 @@ def numbers(groups: tuple[Group, ...]) -> dict[tuple[str, str, int | str], str]:
 def look(store: Store) -> tuple[Report, dict[tuple[str, str, int | str], str], str]:
     """What every reader says: the report, the numbers of tables, and all that tables, lists and status say besides."""
     report, groups = verify(store.root), collect(Store(store.root))
-    rows = [*standings(Store(store.root)), *of_checkpoints(Store(store.root))]
+    rows = [*standings(Store(store.root)), *of_others(Store(store.root), "checkpoints")]
     told = [note for group in groups for note in (*group.notes, *group.footnotes)]
     told += [f"{row['state']} {row['reason']}" for row in rows]
     json.dumps(rows)

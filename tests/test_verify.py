@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from fake_logs import manifest
 from fake_store import certificate, run_spec
 from scipy.stats import beta, binom
 from torch import nn
@@ -32,7 +33,7 @@ from bench.data import load
 from bench.evidence.binding import FINISHED, SUBJECT
 from bench.evidence.certificate import Certificate, from_line, to_line
 from bench.files.writing import read_json, sha256, write_json
-from bench.logs import import_logs, load_map
+from bench.logs import import_logs
 from bench.matrix.resume import load_weights
 from bench.rules import bounds, rule
 from bench.spec import CertifySpec, canonical, derive, to_json
@@ -643,16 +644,7 @@ def test_a_fault_of_the_bound_shows_in_results(store: Store, monkeypatch: pytest
 
 # ------------------------------------------------------------------------------------------------------------ imported
 
-MAP = """
-collection = "toy"
-images = ["first:4"]
-n = 1000
-[[logs]]
-path = "mnist/noise_{sigma}_{run}"
-dataset = "mnist"
-arch = "lenet"
-method = "gaussian"
-"""
+LOGS = manifest("mnist/noise_0.5_*", row="gaussian", n=1000, images="first:4")
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
 
@@ -661,8 +653,7 @@ def imported(tmp_path: Path) -> Path:
     log = tmp_path / "logs" / "mnist" / "noise_0.5_1"
     log.parent.mkdir(parents=True)
     log.write_text(HEADER + "".join(f"{i}\t{label}\t{label}\t0.5\t1\t0.1\n" for i, label in enumerate((7, 2, 1, 0))))
-    (tmp_path / "map.toml").write_text(MAP)
-    assert len(import_logs(tmp_path / "logs", tmp_path / "runs", load_map(tmp_path / "map.toml")).read) == 1
+    assert len(import_logs(tmp_path / "logs", tmp_path / "runs", LOGS).read) == 1
     return tmp_path / "runs"
 
 
@@ -678,7 +669,7 @@ def test_an_imported_log_holds(bench: Call, imported: Path) -> None:
         ("0.5\t1\n1\t", "1.5\t1\n1\t", r"line 2: radius 1.5 is above 1.23163, the largest for n=1000"),
         ("0\t7\t7\t0.5\t1", "0\t7\t-1\t0.5\t0", "line 2: abstained, but with radius 0.5"),
         ("0\t7\t7", "0\t8\t8", "line 2: image 0 has label 8, but label 7 in the data set"),
-        ("2\t1\t1\t0.5\t1\n", "", "image 2 of images=first:4 is missing before image 3"),
+        ("2\t1\t1\t0.5\t1\n", "", "image 3 stands where images=first:4 has image 2"),
     ],
 )
 def test_forged_imports(imported: Path, old: str, new: str, told: str) -> None:

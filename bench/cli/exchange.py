@@ -3,99 +3,121 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import Json, Results, check_alpha, check_folder, existing_folder, guarded, print_json, stop, write_file
+from bench.cli.common import check_alpha, check_folder, existing_folder, guarded, print_json, stop, write_file
 from bench.errors import BenchError, nearest
 
 if TYPE_CHECKING:
     from bench.evidence.certificate import Certificate
-    from bench.logs import LogMap, Report
+    from bench.logs import Report
     from bench.spec import CertifySpec
     from bench.store.runs import Run
     from bench.store.subject import Certification
 
-FORMATS = ("tsv",)
-WRONG = {name: f"wrong {name}" for name in ("columns", "images", "labels", "predictions", "radii", "times")}
-"""Kinds of refusals that name what is wrong in a log; the others are whole words."""
 EXPORTS = ("tsv", "checkpoint")
+SHOWN = 5
+"""Files and lines of a kind that are named; --json names all."""
 
 
 def import_(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of logs, or one log.")],
-    format_: Annotated[str, typer.Option("--format", help="tsv: one line per image, parted by tabs, as the field writes it.")] = "tsv",
-    map_: Annotated[
-        Path | None,
-        typer.Option("--map", metavar="FILE", help="TOML file that says what the paths mean. Default: that of the SmoothMix logs."),
+    manifest: Annotated[
+        str | None,
+        typer.Option(
+            "--manifest",
+            metavar="FILE.csv",
+            help="What each log is, or the name of a known collection. Default: the known collection that most of the logs are of.",
+        ),
     ] = None,
-    results: Results = Path("results/runs"),
-    strict: Annotated[bool, typer.Option("--strict", help="Any refused file is an error, and then nothing is written.")] = False,
-    as_json: Json = False,
+    draft: Annotated[
+        Path | None, typer.Option("--draft", metavar="FILE.csv", help="Import nothing; write a first guess of a manifest to edit.")
+    ] = None,
+    results: options.Results = Path("results/runs"),
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Any file that is refused or not named is an error; nothing is written then.")
+    ] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Read published certification logs into the results, marked as imported. What does not fit entirely is refused, with the reason.
 
-    The same line again changes nothing. Hidden files are left out. Exit codes: 0 done, 1 something was refused, and
-    either nothing at all is there then or --strict was given, 2 usage.
+    The same line again changes nothing. Hidden files are left out. Exit codes: 0 done, 1 something was refused or named by no
+    line of the manifest, and either nothing at all is there then or --strict was given, 2 usage.
     """
+    from bench.logs import import_logs, load_manifest, write_draft
+
+    if draft:
+        if manifest or strict or as_json:
+            stop(["--draft writes a manifest and imports nothing; leave out --manifest, --strict and --json"])
+        drafted = guarded(lambda: write_draft(path, draft))
+        _print_some("no log", [str(error) for error in drafted.others])
+        typer.echo(f"wrote {draft}: {drafted.lines} logs")
+        left = ", ".join(f"{title} ({count})" for title, count in drafted.blank.items())
+        typer.echo(f"left to fill in: {left or 'nothing'}; look over the rest, then `bench import {path} --manifest {draft}`")
+        return
     problems: list[str] = []
-    if format_ not in FORMATS:
-        problems.append(f"--format {format_} is unknown{nearest(format_, FORMATS)}")
     check_folder(results, problems)
     if problems:
         stop(problems)
-
-    from bench.logs import import_logs, load_map
-
-    log_map = guarded(lambda: load_map(map_))
-    report = guarded(lambda: import_logs(path, results, log_map, strict=strict))
+    report = guarded(lambda: import_logs(path, results, load_manifest(manifest) if manifest else None, strict=strict))
     if as_json:
-        print_json(_as_json(report, log_map))
+        print_json(_as_json(report))
     else:
-        _print(report, log_map, results)
-    if report.fruitless or (strict and report.refused):
+        _print(report, results)
+    if report.fruitless or not report.written:
         raise typer.Exit(1)
 
 
-def _as_json(report: Report, log_map: LogMap) -> dict[str, Any]:
+def _as_json(report: Report) -> dict[str, Any]:
     from bench.spec import to_json
 
     return {
-        "collection": log_map.collection,
-        "map": log_map.origin,
+        "manifest": report.manifest,
         "written": report.written,
         "read": [{"file": file, "key": spec.key, "row": spec.row, **to_json(spec)} for file, spec in report.read.items()],
         "already": [{"file": file, "key": key} for file, key in report.already.items()],
         "same": [{"file": file, "as": other} for file, other in report.same.items()],
         "skipped": [{"file": file, "reason": reason} for file, reason in report.skipped.items()],
+        "unnamed": report.unnamed,
+        "absent": [{"line": line.number, "path": line.path} for line in report.absent],
         "refused": [{"file": e.file, "line": e.line, "kind": e.kind, "reason": e.reason} for e in report.refused],
     }
 
 
-def _print(report: Report, log_map: LogMap, results: Path) -> None:
+def _print(report: Report, results: Path) -> None:
     for error in report.refused:
         typer.echo(f"refused: {error}")
     for file, other in report.same.items():
         typer.echo(f"same content as {other}: {file}")
-    kinds = ", ".join(f"{count} {WRONG.get(kind, kind)}" for kind, count in Counter(e.kind for e in report.refused).most_common())
+    _print_some("not named", report.unnamed)
+    _print_some("not here", [f"{line.path} (line {line.number})" for line in report.absent])
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(e.kind for e in report.refused).most_common())
+    typer.echo(f"by the manifest {report.manifest}:")
     typer.echo(f"{len(report.read):6} read")
     typer.echo(f"{len(report.already):6} already there")
     typer.echo(f"{len(report.same):6} same content as another")
-    typer.echo(f"{len(report.skipped):6} left out by the map")
+    typer.echo(f"{len(report.skipped):6} left out by the manifest")
     for reason, count in Counter(report.skipped.values()).most_common():
         typer.echo(f"       {count:6} {reason}")
+    typer.echo(f"{len(report.unnamed):6} files that no line names")
+    typer.echo(f"{len(report.absent):6} lines that name no file here")
     typer.echo(f"{len(report.refused):6} refused{': ' if kinds else ''}{kinds}")
-    if report.fruitless and all(error.kind == "no pattern" for error in report.refused):
-        typer.echo(
-            f"no path fits the map of {log_map.collection}: write a map of your logs and give it with --map FILE; docs/tables.md shows one"
-        )
     if not report.written:
-        typer.echo("nothing was written, since --strict allows no refusal")
+        typer.echo("nothing was written, since --strict allows no refusal and no file without a line")
     elif report.read:
-        typer.echo(f"they are in {results / 'imported' / log_map.collection}; their radii are as printed, rounded, and without counts")
+        typer.echo(f"they are in {results / 'imported'}; their radii are as printed, rounded, and without counts")
+
+
+def _print_some(what: str, names: Sequence[str]) -> None:
+    for name in names[:SHOWN]:
+        typer.echo(f"{what}: {name}")
+    if len(names) > SHOWN:
+        typer.echo(f"{what}: {len(names) - SHOWN} more")
 
 
 def export(
@@ -106,7 +128,7 @@ def export(
     ] = "tsv",
     certification: options.Certification = None,
     alpha: options.Alpha = None,
-    results: Results = Path("results/runs"),
+    results: options.Results = Path("results/runs"),
 ) -> None:
     """Write a finished certification, or the weights, as the field does.
 

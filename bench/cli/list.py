@@ -25,16 +25,17 @@ class What(StrEnum):
     PROTOCOLS = "protocols"
     RUNS = "runs"
     CHECKPOINTS = "checkpoints"
+    LOGS = "logs"
 
 
 def list_(
-    what: Annotated[What, typer.Argument(help="methods, datasets, protocols, runs or checkpoints: those that `bench certify` certified.")],
+    what: Annotated[What, typer.Argument(help="methods, datasets, protocols, runs, checkpoints (certified) or logs (imported).")],
     plugin: options.Plugins = None,
     results: options.Results = Path("results/runs"),
     as_json: options.Json = False,
 ) -> None:
-    """List methods, data sets, protocols, runs or certified checkpoints. No code of a method or a plug-in is run for it."""
-    if what in (What.RUNS, What.CHECKPOINTS):
+    """List methods, data sets, protocols, runs, certified checkpoints or imported logs. No code of a method or a plug-in is run for it."""
+    if what in (What.RUNS, What.CHECKPOINTS, What.LOGS):
         from bench.store.runs import Store
 
         existing_folder(results)
@@ -79,13 +80,13 @@ def _known(what: What, plugins: tuple[Path, ...]) -> Rows:
 
 
 def _stored(store: Store, what: What) -> tuple[Rows, tuple[str, ...]]:
-    """A row per run, or per certification of a checkpoint, damaged ones too; and the columns that are printed of them."""
+    """A row per run, certification of a checkpoint or imported log, damaged ones too; and the columns that are printed of them."""
     from bench.store import listing
 
     if what is What.RUNS:
         named = (*listing.COLUMNS, "path", "reason")
         return [{name: row[name] for name in named} for row in listing.Listing(store).rows()], listing.COLUMNS
-    return listing.others(store, "checkpoints", store.walk()), listing.OTHERS
+    return listing.others(store, "imported" if what is What.LOGS else "checkpoints", store.walk()), listing.OTHERS
 
 
 def tell_unexpected(store: Store) -> None:

@@ -27,11 +27,11 @@ def status(
 ) -> None:
     """What is done, running, queued, failed, interrupted or damaged in a results folder, why, and the line that retries it.
 
-    Certifications of checkpoints are counted below the runs; --json has them behind the runs, with their `file`.
+    Certifications of checkpoints and imported logs are counted below the runs; --json has them behind the runs, with their `file`.
 
     Exit code 1 if anything is damaged.
     """
-    from bench.matrix.status import of_checkpoints, standings
+    from bench.matrix.status import of_others, standings
     from bench.store.runs import Store
 
     if watch and as_json:
@@ -39,18 +39,21 @@ def status(
     existing_folder(results)
     while True:
         store = Store(results)
-        rows, certified = guarded(lambda store=store: (standings(store), of_checkpoints(store)))  # type: ignore[misc]
+        rows, certified, logs = guarded(
+            lambda store=store: (standings(store), of_others(store, "checkpoints"), of_others(store, "imported"))  # type: ignore[misc]
+        )
         if not watch:
             tell_unexpected(store)
         if as_json:
-            print_json([{name: value for name, value in row.items() if name not in HIDDEN} for row in rows + certified])
+            print_json([{name: value for name, value in row.items() if name not in HIDDEN} for row in rows + certified + logs])
         else:
             if watch:
                 click.clear()
             _print_runs(results, rows)
-            _print_certified(certified)
+            _print_others("certified checkpoints", "certifications", "checkpoints", certified)
+            _print_others("imported logs", "logs", "logs", logs)
         if not watch:
-            raise typer.Exit(int(any(row["state"] == "damaged" for row in rows + certified)))
+            raise typer.Exit(int(any(row["state"] == "damaged" for row in rows + certified + logs)))
         try:
             time.sleep(WATCH_SECONDS)
         except KeyboardInterrupt:
@@ -78,14 +81,14 @@ def _print_runs(results: Path, rows: Rows) -> None:
             say(f"  {row['retry']}")
 
 
-def _print_certified(rows: Rows) -> None:
-    """One line that counts the certifications of checkpoints, if there are any, and what is wrong with the damaged ones."""
+def _print_others(title: str, unit: str, word: str, rows: Rows) -> None:
+    """One line that counts certified checkpoints or imported logs, if there are any, and what is wrong with the damaged ones."""
     from bench.store.listing import OTHER_STATES
 
     if rows:
         tally = Counter(row["state"] for row in rows)
         counts = ", ".join(f"{tally[state]} {state}" for state in OTHER_STATES if tally[state])
-        say(f"certified checkpoints: {len(rows)} certifications, {counts}; `bench list checkpoints` names them")
+        say(f"{title}: {len(rows)} {unit}, {counts}; `bench list {word}` names them")
         print_reasons(rows)
 
 

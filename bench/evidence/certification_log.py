@@ -4,7 +4,9 @@ Source of the format: the released code of Cohen, Rosenfeld and Kolter (2019), w
 `idx label predict radius correct time`; abstention is predict -1 with radius 0.0 and correct 0. Radii are rounded, as a
 rule to three significant digits and half of them upward, so a radius stays the text that was printed.
 
-Such a file comes from outside: it is read as a whole or refused as a whole, with file, line and reason.
+Such a file comes from outside: it is read as a whole or refused as a whole, with file, line and reason. What editors and
+interrupted runs leave in it is no harm: a byte order mark, carriage returns, tabs and blanks at the end of a line, blank
+lines, the header once more.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -22,21 +24,18 @@ from bench.rules.bounds import certified_radius
 from bench.spec import select_images
 
 MAX_FILE = 64 << 20  # bytes; a log of 10,000 images takes 0.3 MB, one of 1,000,000 some 30 MB
-MAX_LINE = 400  # characters; the longest column is a time, and no dialect has ten columns
 
 CANONICAL = ("idx", "label", "predict", "radius", "correct")
 COHEN = (*CANONICAL, "time")
 ADAPTIVE = ("idx", "label", "predict", "pA", "samplesize", "radius", "correct", "time_forward")
 OURS = (*COHEN, "count", "n")
-DIALECTS = (COHEN, ADAPTIVE, OURS)
+DIALECTS = (CANONICAL, COHEN, ADAPTIVE, OURS)
+
+USUAL = ((100_000, 0.001), (100_000, 0.01), (100_000, 0.05), (10_000, 0.001), (1_000_000, 0.001), (1_000, 0.001))
+"""n and alpha of published logs, the most frequent first."""
 
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,8}")
-_RADIUS = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,30})?(?:e[+-][0-9]{2,3})?")
-_TIME = re.compile(
-    r"(?:[1-9][0-9]{0,4} days?, )?[0-9]{1,6}:[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?|[0-9]{1,12}(?:\.[0-9]{1,30})?(?:e[+-][0-9]{2,3})?"
-)
-_NUMBER = re.compile(r"[+-]?(?:nan|inf(?:inity)?|[0-9.]+(?:e[+-]?[0-9]+)?)", re.IGNORECASE)
-_BAD_BYTE = re.compile(rb"[^\t\n\r\x20-\x7e]")
+RADIUS = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,30})?(?:e[+-][0-9]{2,3})?")
 
 
 class Refused(BenchError):
@@ -99,10 +98,35 @@ class Expected:
     alpha: float
     sigma: float
 
-    @property
-    def largest(self) -> float:
-        """The radius of an image whose n samples all agree."""
-        return certified_radius(self.n, self.n, self.alpha, self.sigma) or 0.0
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of a log, of which nothing is known but that every line has one for each title.
+
+    Attributes:
+        name: what the file is called in errors.
+        cells: title of the column -> its texts, one per row.
+        lines: of each row, counted from 1.
+    """
+
+    name: str
+    cells: Mapping[str, Sequence[str]]
+    lines: Sequence[int]
+
+    def refuse(self, place: int, reason: str, kind: str) -> Refused:
+        """The error that something of a row is wrong."""
+        return Refused(self.name, self.lines[place], reason, kind)
+
+    def check(self, title: str, good: Callable[[str], object], wanted: str) -> Sequence[str]:
+        """The texts of a column, which are all good.
+
+        Raises:
+            Refused: the first that is not.
+        """
+        for place, text in enumerate(self.cells[title]):
+            if not good(text):
+                raise self.refuse(place, f"{title} {_shown(text)} is not {wanted}", title)
+        return self.cells[title]
 
 
 @dataclass(frozen=True)
@@ -112,33 +136,12 @@ class Log:
     Attributes:
         rows: by index.
         images: the selection that it covers, e.g. `all`.
-        columns: its dialect.
-        cumulative: whether its column `correct` held a running count.
+        table: what it was read from.
     """
 
     rows: list[FieldRow]
     images: str
-    columns: tuple[str, ...]
-    cumulative: bool
-
-
-def read(source: Path | bytes, expected: Expected, *, labels: Mapping[int, int] | None = None, name: str = "") -> list[FieldRow]:
-    """The rows of a log, by index.
-
-    Args:
-        labels: image -> class, where known; a log that differs is refused.
-        name: what the file is called in errors; its path if not given.
-
-    Raises:
-        Refused: anything that is not entirely a log of what is expected.
-        OSError: the file cannot be read.
-    """
-    called = name or (str(source) if isinstance(source, Path) else "log")
-    data = load(source, name=called) if isinstance(source, Path) else source
-    rows = parse(data, expected, name=called).rows
-    if labels is not None:
-        check_labels(rows, labels, name=called)
-    return rows
+    table: Table
 
 
 def load(path: Path, *, name: str) -> bytes:
@@ -157,226 +160,156 @@ def load(path: Path, *, name: str) -> bytes:
     return data
 
 
-def parse(data: bytes, expected: Expected, *, name: str) -> Log:
-    """A log from its bytes.
+def split(data: bytes, *, name: str) -> Table:
+    """The bytes of a log as cells.
 
-    Everything is checked by column, where 10,000 rows cost milliseconds; a line is searched for only once a column is
-    known to be wrong.
+    Raises:
+        Refused: no text, an unknown header, a line with more or fewer columns, a last line without its end.
+    """
+    try:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode("ascii")
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, error.object[error.start]
+        raise Refused(name, line, f"byte 0x{byte:02x} is not ASCII: no log, or another encoding", "encoding") from None
+    lines = [line.rstrip() for line in text.split("\n")]
+    titles = tuple(lines[0].split("\t"))
+    if titles not in DIALECTS:
+        tabs = " parted by tabs" if tuple(re.split(r"[\s,;]+", lines[0].lower())) in DIALECTS else ""
+        raise Refused(name, 1, f"the header is {_shown(lines[0])}, not one like 'idx label predict radius correct time'{tabs}", "header")
+    if lines[-1]:
+        raise Refused(name, len(lines), "cut short: the last line has no line end", "cut short")
+    rows = [(number, line) for number, line in enumerate(lines, start=1) if line and line != lines[0]]
+    for number, row in rows:
+        if (found := row.count("\t") + 1) != len(titles):
+            raise Refused(name, number, f"it has {found} columns, but the header {len(titles)}", "columns")
+    if not rows:
+        raise Refused(name, 1, "cut short: a header without rows", "cut short")
+    cells = "\t".join(line for _, line in rows).split("\t")
+    return Table(name, {title: cells[place :: len(titles)] for place, title in enumerate(titles)}, [number for number, _ in rows])
+
+
+def parse(data: bytes, expected: Expected, *, name: str) -> Log:
+    """A log from its bytes. All is checked by column, where 10,000 rows cost milliseconds.
 
     Raises:
         Refused: anything that is not entirely a log of what is expected.
     """
-    lines = _lines(data, name)
-    columns = _header(lines[0], name)
-    del lines[0]
-    width = len(columns)
-
-    def refuse(place: int, reason: str, kind: str) -> Refused:
-        return Refused(name, place + 2, reason, kind)
-
-    for place, line in enumerate(lines):
-        if line.count("\t") != width - 1:
-            found = line.count("\t") + 1 if line else 0
-            raise refuse(place, f"{found} column{'' if found == 1 else 's'}, but the header has {width}", "columns")
-    if not lines:
-        total = len(select_images(expected.images[0], expected.test_size))
-        raise Refused(name, 1, f"cut short: a header without rows, 0 of {total} images", "cut short")
-    cells = "\t".join(lines).split("\t")
-    column = {title: cells[number::width] for number, title in enumerate(columns)}
-
-    images, indices = _images(column["idx"], expected, refuse)
+    table = split(data, name=name)
+    images = _images(table, expected)
     classes = {str(number): number for number in range(expected.classes)}
-    _every(column["label"], classes.keys(), "label", f"a class 0 .. {expected.classes - 1}", refuse)
     predicted = classes | {"-1": -1}
-    _every(column["predict"], predicted.keys(), "prediction", f"a class 0 .. {expected.classes - 1}, nor -1 for abstain", refuse)
-    labels = [classes[text] for text in column["label"]]
-    predictions = [predicted[text] for text in column["predict"]]
-    _radii(column["radius"], predictions, expected, refuse)
-    cumulative = _correct(column["correct"], labels, predictions, refuse)
-    _times(column[columns[columns.index("correct") + 1]], refuse)
-    for title in ("samplesize", "n", "count", "pA"):
-        if title in column:
-            _extra(title, column[title], expected, refuse)
-    rows = list(map(FieldRow, indices, labels, predictions, column["radius"]))
-    return Log(rows, images, columns, cumulative)
+    labels = [classes[text] for text in table.check("label", classes.__contains__, f"a class 0 .. {expected.classes - 1}")]
+    wanted = f"a class 0 .. {expected.classes - 1}, or -1 for abstain"
+    predictions = [predicted[text] for text in table.check("predict", predicted.__contains__, wanted)]
+    _radii(table, predictions, expected)
+    _correct(table, labels, predictions)
+    if "n" in table.cells:
+        table.check("n", str(expected.n).__eq__, f"{expected.n}, as was said of the log")
+        table.check("count", lambda text: _WHOLE.fullmatch(text) and int(text) <= expected.n, f"a whole number up to {expected.n}")
+    return Log(list(map(FieldRow, map(int, table.cells["idx"]), labels, predictions, table.cells["radius"])), images, table)
 
 
-def _lines(data: bytes, name: str) -> list[str]:
-    """The lines without their ends, one at least."""
-    if not data:
-        raise Refused(name, 1, "the file is empty", "cut short")
-    for mark, encoding in ((b"\xef\xbb\xbf", "UTF-8 with a byte order mark"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")):
-        if data.startswith(mark):
-            raise Refused(name, 1, f"the encoding is {encoding}, not ASCII", "encoding")
-    if bad := _BAD_BYTE.search(data):
-        line, byte = data.count(b"\n", 0, bad.start()) + 1, data[bad.start()]
-        if byte < 0x80:
-            raise Refused(name, line, f"byte 0x{byte:02x}: a binary file, not a table", "encoding")
+def indices(table: Table) -> list[int]:
+    """The images of a log, in its order.
+
+    Raises:
+        Refused: one that is no whole number.
+    """
+    return [int(text) for text in table.check("idx", _WHOLE.fullmatch, "a whole number")]
+
+
+def selection(found: Sequence[int], size: int) -> str | None:
+    """Images in the notation of `bench.spec.select_images`, where they have one.
+
+    Args:
+        found: positions in the test set.
+        size: images of the test set.
+    """
+    first, last, count = found[0], found[-1], len(found)
+    step = found[1] - first if count > 1 else 1
+    if step < 1:
+        return None
+    span = f"{first}-{last}" + (f":{step}" if step > 1 else "")
+    every = "all" if step == 1 else f"every:{step}"
+    for word in (every, f"first:{count}" + (f" of {every}" if step > 1 else ""), span):
         try:
-            letter = data[bad.start() : bad.start() + 4].decode("utf-8", "ignore")[:1]
-            data.decode("utf-8")
-        except UnicodeDecodeError:
-            raise Refused(name, line, f"byte 0x{byte:02x} is not ASCII: another encoding or a binary file", "encoding") from None
-        raise Refused(name, line, f"character U+{ord(letter):04X} is not ASCII", "encoding")
-    if returns := data.count(b"\r"):
-        if not returns == data.count(b"\r\n") == data.count(b"\n"):
-            odd = re.search(rb"\r(?!\n)|(?<!\r)\n", data)
-            line = data.count(b"\n", 0, odd.start()) + 1 if odd else 1
-            raise Refused(name, line, "line ends are mixed: some with, some without a carriage return, or one within a line", "columns")
-        data = data.replace(b"\r\n", b"\n")
-    lines = data.decode("ascii").split("\n")
-    if len(longest := max(lines, key=len)) > MAX_LINE:
-        place = next(number for number, line in enumerate(lines, start=1) if len(line) > MAX_LINE)
-        raise Refused(name, place, f"a line of {len(lines[place - 1] or longest)} characters is longer than {MAX_LINE}", "columns")
-    if lines[-1]:
-        raise Refused(name, len(lines), "cut short: the last line has no line end", "cut short")
-    return lines[:-1]
+            if list(select_images(word, size)) == list(found):
+                return word
+        except ValueError:
+            continue
+    return None
 
 
-def _header(line: str, name: str) -> tuple[str, ...]:
-    """The columns of a known dialect."""
-    columns = tuple(line.split("\t"))
-    if columns in DIALECTS:
-        return columns
-    words = re.split(r"[\t ,;]+", line.strip())
-    if all(map(_NUMBER.fullmatch, words[:3])):
-        if len(words) == 2:
-            reason = "no header and two columns: accuracies (such files end in _acc), no certification log"
-            raise Refused(name, 1, reason, "no certification log")
-        raise Refused(name, 1, "no header: the first line is a row of numbers", "columns")
-    if tuple(word.lower() for word in words) in {tuple(word.lower() for word in dialect) for dialect in DIALECTS}:
-        reason = "the header's columns are not parted by single tabs, or not in lower case"
-    else:
-        shown = ", ".join(word[:20] for word in columns[:10])
-        reason = f"the header is {shown!r}, not 'idx label predict radius correct time' or another that is known"
-    raise Refused(name, 1, reason, "columns")
+def largest_radius(n: int, alpha: float, sigma: float) -> float:
+    """The radius of an image whose n samples all agree, in pixels of [0, 1]; 0 where even that one abstains."""
+    return certified_radius(n, n, alpha, sigma) or 0.0
 
 
-Refuse = Callable[[int, str, str], Refused]
+def rounded_up(table: Table, largest: float) -> Decimal:
+    """The largest radius as a file may print it: rounding may lift it by half a unit of the last place that the file shows."""
+    digits = places = 1
+    for text in set(table.cells["radius"]):
+        number = Decimal(text).as_tuple()
+        digits = max(digits, len(number.digits) if any(number.digits) else 1)
+        places = max(places, -int(number.exponent))
+    unit = max(Decimal(1).scaleb(-places), Decimal(1).scaleb(Decimal(largest).adjusted() - digits + 1)) if largest else Decimal(0)
+    return Decimal(largest) + unit / 2
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:37]}...")
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-def _every(texts: Sequence[str], known: Iterable[str], what: str, wanted: str, refuse: Refuse) -> None:
-    """Each text is one of the known ones."""
-    if strange := set(texts) - set(known):
-        place = next(place for place, text in enumerate(texts) if text in strange)
-        raise refuse(place, f"{what} {_shown(texts[place])} is not {wanted}", "labels" if what == "label" else f"{what}s")
+def _agreement(first: Sequence[object], second: Sequence[object]) -> int:
+    """The place of the first difference."""
+    return next((p for p, (a, b) in enumerate(zip_longest(first, second)) if a != b), len(first))
 
 
-def _images(texts: Sequence[str], expected: Expected, refuse: Refuse) -> tuple[str, range]:
-    """The selection that the indices are, entirely and in order."""
+def _images(table: Table, expected: Expected) -> str:
+    """The selection that the indices are, entirely and in order; of several, the refusal speaks of the one that fits for longest."""
+    found = indices(table)
     selections = {word: select_images(word, expected.test_size) for word in expected.images}
-    for word, indices in selections.items():
-        if len(indices) == len(texts) and list(map(str, indices)) == texts:
-            return word, indices
-
-    seen: dict[int, int] = {}
-    last = -1
-    for place, text in enumerate(texts):
-        if not _WHOLE.fullmatch(text):
-            raise refuse(place, f"index {_shown(text)} is not a whole number", "images")
-        index = int(text)
-        if index in seen:
-            raise refuse(place, f"image {index} stands twice, first in line {seen[index] + 2}", "images")
-        if index < last:
-            raise refuse(place, f"image {index} comes after image {last}", "images")
-        seen[index] = place
-        last = index
-    found = list(seen)
-    for indices in selections.values():
-        if found == list(indices[: len(found)]):
-            raise refuse(len(texts) - 1, f"cut short: {len(found)} of {len(indices)} images", "cut short")
-
-    # The selection that fits for longest is the one that was meant.
-    def agreeing(indices: range) -> int:
-        return next((p for p, (a, b) in enumerate(zip(found, indices, strict=False)) if a != b), min(len(found), len(indices)))
-
-    word = max(selections, key=lambda word: agreeing(selections[word]))
-    indices = selections[word]
-    place = agreeing(indices)
-    if place < len(indices) and found[place] > indices[place]:
-        raise refuse(place, f"image {indices[place]} of images={word} is missing before image {found[place]}", "images")
-    raise refuse(place, f"image {found[place]} is not among images={word}", "images")
+    word = max(selections, key=lambda word: (_agreement(found, selections[word]), len(selections[word]) == len(found)))
+    wanted, place = selections[word], _agreement(found, selections[word])
+    if place == len(found) == len(wanted):
+        return word
+    own = selection(found, expected.test_size)
+    hint = f"; it is images={own}, if that is all there is" if own else ""
+    if place == len(found):
+        raise table.refuse(place - 1, f"cut short: {len(found)} of {len(wanted)} images{hint}", "cut short")
+    if (index := found[place]) in found[:place]:
+        raise table.refuse(place, f"image {index} stands twice, first in line {table.lines[found.index(index)]}", "images")
+    there = f"where images={word} has image {wanted[place]}" if place < len(wanted) else f"after the last of images={word}"
+    raise table.refuse(place, f"image {index} stands {there}{hint}", "images")
 
 
-def _radii(texts: Sequence[str], predictions: Sequence[int], expected: Expected, refuse: Refuse) -> None:
+def _radii(table: Table, predictions: Sequence[int], expected: Expected) -> None:
     """Radii are numbers from 0 to the largest possible one, and 0 for abstain."""
-    distinct = set(texts)
-    values: dict[str, float] = {}
-    for text in distinct:
-        if _RADIUS.fullmatch(text):
-            values[text] = float(text)
-    if bad := distinct - values.keys():
-        place = next(place for place, text in enumerate(texts) if text in bad)
-        text = texts[place]
-        negative = text.startswith("-") and _RADIUS.fullmatch(text[1:])
-        raise refuse(place, f"radius {_shown(text)} is {'negative' if negative else 'not a finite number'}", "radii")
-    largest = expected.largest
-    if above := {text for text, value in values.items() if value > largest}:
-        # Rounding may have lifted the largest radius by half a unit of the last place that this file prints.
-        digits, places = map(max, zip(*map(_precision, distinct), strict=True))
-        unit = max(Decimal(1).scaleb(-places), Decimal(1).scaleb(Decimal(largest).adjusted() - digits + 1)) if largest else Decimal(0)
-        limit = f"{largest:.6g}, the largest for n={expected.n}, alpha={expected.alpha:g}, sigma={expected.sigma:g}"
-
-        def impossible(text: str) -> bool:
-            return Decimal(text) > Decimal(largest) + unit / 2
-
-        if wrong := set(filter(impossible, above)):
-            place = next(place for place, text in enumerate(texts) if text in wrong)
-            raise refuse(place, f"radius {texts[place]} is above {limit}", "radii")
-    if {values[text] for text, predict in zip(texts, predictions, strict=True) if predict == -1} - {0.0}:
-        place = next(p for p, text in enumerate(texts) if predictions[p] == -1 and values[text])
-        raise refuse(place, f"abstained, but with radius {texts[place]}", "radii")
+    texts = table.check("radius", RADIUS.fullmatch, "a finite number, 0 or more")
+    values = [float(text) for text in texts]
+    largest = largest_radius(expected.n, expected.alpha, expected.sigma)
+    top = max(range(len(values)), key=values.__getitem__)
+    if values[top] > largest and Decimal(texts[top]) > rounded_up(table, largest):
+        fits = [(n, a) for n, a in USUAL if Decimal(texts[top]) <= rounded_up(table, largest_radius(n, a, expected.sigma))]
+        hint = f"; n={fits[0][0]} and alpha={fits[0][1]:g} would fit" if fits else ""
+        own = f"n={expected.n}, alpha={expected.alpha:g}, sigma={expected.sigma:g}"
+        raise table.refuse(top, f"radius {texts[top]} is above {largest:.6g}, the largest for {own}{hint}", "radius")
+    for place, predict in enumerate(predictions):
+        if predict == -1 and values[place]:
+            raise table.refuse(place, f"abstained, but with radius {texts[place]}", "radius")
 
 
-def _precision(text: str) -> tuple[int, int]:
-    """Significant digits and decimals of a printed number."""
-    number = Decimal(text).as_tuple()
-    exponent = int(number.exponent)
-    return (len(number.digits) if any(number.digits) else 1), max(0, -exponent)
-
-
-def _correct(texts: Sequence[str], labels: Sequence[int], predictions: Sequence[int], refuse: Refuse) -> bool:
-    """Whether the column is the running count of right predictions; it must be that or their flags."""
+def _correct(table: Table, labels: Sequence[int], predictions: Sequence[int]) -> None:
+    """The column must hold the flags of the right predictions, or their running count."""
+    texts = list(table.cells["correct"])
     flags = [int(label == predict) for label, predict in zip(labels, predictions, strict=True)]
-    if list(map(str, flags)) == texts:
-        return False
-    counts = list(accumulate(flags))
-    if list(map(str, counts)) == texts:
-        return True
-    plain = set(texts) <= {"0", "1"}
-    place = next(p for p, text in enumerate(texts) if text != str(flags[p]) and (plain or text != str(counts[p])))
-    own = f"prediction {predictions[place]} for label {labels[place]} gives {flags[place]}"
-    own += "" if plain else f", or {counts[place]} as a running count"
-    raise refuse(place, f"correct is {_shown(texts[place])}, but {own}", "correct")
+    place, counted = (_agreement(texts, list(map(str, own))) for own in (flags, accumulate(flags)))
+    if max(place, counted) < len(texts):
+        own = f"prediction {predictions[place]} for label {labels[place]} gives {flags[place]}"
+        raise table.refuse(place, f"correct is {_shown(texts[place])}, but {own}", "correct")
 
 
-def _times(texts: Sequence[str], refuse: Refuse) -> None:
-    match = _TIME.fullmatch
-    for place, text in enumerate(texts):
-        if not match(text):
-            raise refuse(place, f"time {_shown(text)} is neither seconds nor h:mm:ss", "times")
-
-
-def _extra(title: str, texts: Sequence[str], expected: Expected, refuse: Refuse) -> None:
-    """The columns that only some dialects have; nothing of them is kept, but nonsense in them is a sign of damage."""
-    for text in set(texts):
-        if title == "pA":
-            good, wanted = bool(_RADIUS.fullmatch(text)) and float(text) <= 1, "a number from 0 to 1"
-        elif title == "n":
-            good, wanted = text == str(expected.n), f"{expected.n}, as the map says"
-        else:
-            low = 0 if title == "count" else 1
-            good = bool(_WHOLE.fullmatch(text)) and low <= int(text) <= expected.n
-            wanted = f"a whole number from {low} to {expected.n}"
-        if not good:
-            raise refuse(texts.index(text), f"{title} {_shown(text)} is not {wanted}", "columns")
-
-
-def check_labels(rows: Sequence[FieldRow], labels: Mapping[int, int], *, name: str, source: str = "the data set") -> None:
+def check_labels(log: Log, labels: Mapping[int, int], *, source: str = "the data set") -> None:
     """Refuses a log whose labels are not those that are known.
 
     Args:
@@ -386,9 +319,13 @@ def check_labels(rows: Sequence[FieldRow], labels: Mapping[int, int], *, name: s
     Raises:
         Refused: the first image whose label differs.
     """
-    for place, row in enumerate(rows):
-        if labels.get(row.index, row.label) != row.label:
-            raise Refused(name, place + 2, f"image {row.index} has label {row.label}, but label {labels[row.index]} in {source}", "labels")
+    wrong = [place for place, row in enumerate(log.rows) if labels.get(row.index, row.label) != row.label]
+    if wrong:
+        row = log.rows[wrong[0]]
+        reason = f"image {row.index} has label {row.label}, but label {labels[row.index]} in {source}"
+        if len(wrong) > len(log.rows) // 2:
+            reason += f"; {len(wrong)} of {len(log.rows)} labels differ, so its images are in another order: renumber or skip them"
+        raise log.table.refuse(wrong[0], reason, "label")
 
 
 def canonical(rows: Iterable[FieldRow]) -> bytes:

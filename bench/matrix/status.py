@@ -9,6 +9,7 @@ from bench.files import claims
 from bench.matrix import report, slurm_queue
 from bench.store.listing import COLUMNS, ORDER, Listing, Row, others
 from bench.store.runs import Store, checkpoints
+from bench.store.subject import Source
 
 Alive = Literal["yes", "no", "unknown"]
 UNFINISHED = ("missing", "training", "certifying", "failed")
@@ -40,10 +41,10 @@ def standings(store: Store) -> list[Row]:
     return rows
 
 
-def of_checkpoints(store: Store) -> list[Row]:
-    """The certifications of foreign base classifiers, in the fields of `standings` besides their own; no line continues them."""
+def of_others(store: Store, source: Source) -> list[Row]:
+    """The certifications of checkpoints, or imported logs, in the fields of `standings` besides their own; no line continues them."""
     blank = dict.fromkeys(COLUMNS, "") | {"kind": "", "log": "", "retry": None, "job": None}
-    return [blank | row for row in others(store, "checkpoints", store.walked)]
+    return [blank | row for row in others(store, source, store.walked)]
 
 
 def in_hand(store: Store) -> dict[str, tuple[report.Planned, Alive]]:

@@ -23,7 +23,7 @@ from bench.rules.bounds import check_alpha
 from bench.spec import MOST_SAMPLES, NAME, Scalar, canonical, check_sigma, digest, row_name, select_images, to_json
 from bench.store.subject import Certification, Damaged, Source, Status, Subject
 
-RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_CLASSES, MOST_IMAGES, MOST_ROWS = 100_000, 100_000_000, 1_000_000
 """Of a data set of which nothing is known."""
@@ -34,7 +34,7 @@ class ImportSpec:
     """One imported log: whose it is, how it was certified, and which file it was.
 
     Attributes:
-        collection: name of the map, such as smoothmix-logs.
+        collection: such as smoothmix-logs.
         changes: hyperparameters that differ from those of the variant's preset, by name.
         run: which training of the configuration, as the path says it; `only` where the path has no number.
         images: the selection of test images that it covers entirely.
@@ -66,7 +66,7 @@ class ImportSpec:
             if not NAME.match(getattr(self, name)):
                 raise ValueError(f"{name} {getattr(self, name)!r} is not a name: lower case letters, digits, - and _")
         if not RUN.fullmatch(self.run):
-            raise ValueError(f"run {self.run!r} is not a word of letters, digits, - and _")
+            raise ValueError(f"run {self.run!r} is not a word of letters, digits, . - and _")
         if not (1 <= self.n0 <= MOST_SAMPLES and 1 <= self.n <= MOST_SAMPLES):
             raise ValueError(f"n0={self.n0:.6g} and n={self.n:.6g} must lie between 1 and {MOST_SAMPLES}")
         for name in ("sha256", "rows_sha256"):
@@ -196,7 +196,7 @@ class Import(Subject):
         try:
             log = self._parse(data)
             if labels is not None:
-                certification_log.check_labels(log.rows, dict(enumerate(labels)), name=str(self.file))
+                certification_log.check_labels(log, dict(enumerate(labels)))
         except Refused as error:
             raise Fault(self.file, error.line, error.reason) from None
         if certification_log.canonical(log.rows) != data:
@@ -205,12 +205,9 @@ class Import(Subject):
         return len(log.rows)
 
     def _parse(self, data: bytes) -> certification_log.Log:
-        # The store keeps a log without its times; a column of zeros makes it a log of the field again, line by line.
         rows = data.count(b"\n") - 1
         if rows > MOST_ROWS:
             raise Fault(self.file, None, f"{rows} rows, and no test set has so many images")
-        header, end, body = data.partition(b"\n")
-        text = header + b"\ttime" + end + body.replace(b"\n", b"\t0\n")
         spec = self.spec
         if info := DATASETS.get(spec.dataset):
             classes, size = info.classes, info.test_size
@@ -223,7 +220,7 @@ class Import(Subject):
         if rows > (images := len(select_images(spec.images, size))):
             raise Fault(self.file, images + 2, f"{rows} rows, but images={spec.images} are {images} of {size}")
         expected = Expected(classes=classes, test_size=size, images=[spec.images], n=spec.n, alpha=spec.alpha, sigma=spec.sigma)
-        return certification_log.parse(text, expected, name=str(self.file))
+        return certification_log.parse(data, expected, name=str(self.file))
 
     def begun(self) -> Iterator[Certification | Damaged]:
         yield Published(self.path, cast(Any, self.spec), self)

@@ -8,9 +8,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from bench.datasets import DATASETS
+from bench.errors import BenchError, nearest
 from bench.evidence import certification_log
 from bench.evidence.certification_log import Expected, Log
-from bench.logs.reading import sizes
 from bench.rules.bounds import certified_radius
 from bench.spec import MOST_SAMPLES
 from bench.verify.radii import Radii
@@ -40,33 +40,34 @@ def verify_log(file: Path, facts: LogFacts) -> Report:
         BenchError: a data set that is not known.
         OSError: the file cannot be read.
     """
-    known = sizes(facts.dataset)
+    if facts.dataset not in DATASETS:
+        raise BenchError(f"unknown data set {facts.dataset!r}{nearest(facts.dataset, DATASETS)}")
     report = Report(top=file, alpha=facts.alpha)
     data = certification_log.load(file, name=str(file))
-    log = report.attempt(file, lambda: _parse(data, facts, file, known))
+    log = report.attempt(file, lambda: _parse(data, facts, file))
     if log is None:
         return report
     report.log_rows = len(log.rows)
-    if {"count", "n"} <= set(log.columns):
-        _recompute(log, data, facts, file, report)
+    if {"count", "n"} <= set(log.table.cells):
+        _recompute(log, facts, file, report)
     return report
 
 
-def _parse(data: bytes, facts: LogFacts, file: Path, known: tuple[int, int]) -> Log:
+def _parse(data: bytes, facts: LogFacts, file: Path) -> Log:
     """The log, if it is entirely one of what is expected.
 
     Raises:
         BenchError: it is not.
     """
-    classes, size = known
+    info = DATASETS[facts.dataset]
     cells = [line.split("\t") for line in data[:1000].decode("ascii", "replace").splitlines()[:3]]
     images = [facts.images] if facts.images else _selections(cells)
     own = [row[-1] for row in cells[1:2] if tuple(cells[0]) == certification_log.OURS and re.fullmatch(r"[1-9][0-9]{0,9}", row[-1])]
     n = facts.n or (int(own[0]) if own and int(own[0]) <= MOST_SAMPLES else 100_000)
-    expected = Expected(classes=classes, test_size=size, images=images, n=n, alpha=facts.alpha, sigma=facts.sigma)
+    expected = Expected(classes=info.classes, test_size=info.test_size, images=images, n=n, alpha=facts.alpha, sigma=facts.sigma)
     log = certification_log.parse(data, expected, name=str(file))
-    if facts.dataset in DATASETS and (labels := DATASETS[facts.dataset].known_labels()) is not None:
-        certification_log.check_labels(log.rows, dict(enumerate(labels)), name=str(file))
+    if (labels := info.known_labels()) is not None:
+        certification_log.check_labels(log, dict(enumerate(labels)))
     return log
 
 
@@ -78,12 +79,13 @@ def _selections(cells: list[list[str]]) -> list[str]:
     return ["all"]
 
 
-def _recompute(log: Log, data: bytes, facts: LogFacts, file: Path, report: Report) -> None:
+def _recompute(log: Log, facts: LogFacts, file: Path, report: Report) -> None:
     """Every radius and abstention from the counts beside it."""
     radii = Radii(facts.alpha)
-    lines = data.decode("ascii").splitlines()[1:]
-    for number, (row, line) in enumerate(zip(log.rows, lines, strict=True), start=2):
-        count, n = map(int, line.split("\t")[-2:])
+    counts: dict[int, dict[int, int]] = {}
+    lines = zip(log.table.lines, log.rows, map(int, log.table.cells["count"]), map(int, log.table.cells["n"]), strict=True)
+    for number, row, count, n in lines:
+        counts.setdefault(n, {}).setdefault(count, number)
         radius = certified_radius(count, n, facts.alpha, facts.sigma)
         at = f"{count} of {n} samples at alpha {facts.alpha:g} and sigma {facts.sigma:g}"
         if radius is None:
@@ -96,10 +98,6 @@ def _recompute(log: Log, data: bytes, facts: LogFacts, file: Path, report: Repor
             unit = Decimal(1).scaleb(int(printed.as_tuple().exponent))
             if not printed <= Decimal(radius) < printed + unit:
                 report.fail(file, f"radius {row.radius_text}, but {at} certify {radius:.9g}, rounded down", number)
-    counts: dict[int, dict[int, int]] = {}
-    for number, line in enumerate(lines, start=2):
-        count, n = map(int, line.split("\t")[-2:])
-        counts.setdefault(n, {}).setdefault(count, number)
     for n, found in counts.items():
         for count, fault in radii.faults(found, n, facts.sigma).items():
             report.fail(file, fault, found[count])
