@@ -12,14 +12,15 @@ from torch.utils._pytree import tree_leaves
 
 from bench.train.graph import Unrecordable, Work, no_host_draws
 
-WAITS = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero, torch.ops.aten.masked_select}
-"""For their results a GPU must finish; a capture does not allow them."""
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal.", "repeat_interleave.Tensor")
 
 
 def waits(func: Any, args: Any) -> bool:
-    if func.overloadpacket is torch.ops.aten.index:  # by a mask: of a shape that only the device knows
+    """Whether a GPU must finish for the operator's result, which a capture does not allow."""
+    name = str(func)
+    if name.startswith(("aten.index.", "aten.index_put")):  # by a mask: of a shape that only the device knows
         return any(index is not None and index.dtype == torch.bool for index in args[1])
-    return func.overloadpacket in WAITS
+    return any(word in name for word in WAITS)
 
 
 def tensors(tree: Any) -> list[Tensor]:

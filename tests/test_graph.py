@@ -14,14 +14,12 @@ import pytest
 import torch
 from cpu_recorder import CpuRecorder
 from torch import Tensor, nn
+from toys import CPU, toy_trainer
 
 import bench.models
-from bench.data import Split
-from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError
 from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier, cross_entropy
-from bench.spec import RunSpec, TrainSpec
 from bench.train.loop import WORTH_RECORDING, Trainer, layout_of, why_eager
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
@@ -30,8 +28,6 @@ from methods.smoothadv import SmoothAdv
 from methods.smoothmix import SmoothMix
 from methods.stability import Stability
 
-INFO: DatasetInfo = dataclasses.replace(DATASETS["mnist"], name="toy", shape=(1, 8, 8), classes=3)
-CPU = torch.device("cpu")
 BATCH = 4
 METHODS: dict[str, Method] = {
     "gaussian": Gaussian(),
@@ -63,20 +59,6 @@ def _toy_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trainer(method: Method, *, recorded: bool, images: int = 7 * BATCH + 2, micro_batch: int | None = None, **train: Any) -> Trainer:
-    values: dict[str, Any] = {"arch": "toy", "epochs": 3, "clock": 3, "batch": BATCH, "lr": 0.1, "lr_step": 2, "lr_lag": 0}
-    spec = RunSpec(
-        method="some",
-        variant="default",
-        hyperparameters={},
-        dataset="toy",
-        sigma=0.5,
-        seed=0,
-        recipe="official",
-        protocol="full",
-        train=TrainSpec(**(values | train)),
-    )
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (images, 1, 8, 8), generator=generator, dtype=torch.uint8)
     made: list[Trainer] = []
 
     def state() -> Iterator[Tensor]:
@@ -84,8 +66,8 @@ def trainer(method: Method, *, recorded: bool, images: int = 7 * BATCH + 2, micr
         yield from (value for held in made[0].optimiser.state.values() for value in held.values() if isinstance(value, Tensor))
 
     recorder = CpuRecorder(state) if recorded else None
-    data = Split(pixels, torch.arange(images) % 3, {})
-    made.append(Trainer(spec, method, INFO, data, CPU, micro_batch=micro_batch, recorder=recorder))
+    values = {"arch": "toy", "batch": BATCH, "lr_lag": 0} | train
+    made.append(toy_trainer(method, images, micro_batch=micro_batch, recorder=recorder, **values))
     return made[0]
 
 

@@ -17,13 +17,13 @@ import safetensors.torch
 import torch
 import torch.distributed
 from torch import Tensor
+from toys import plain_spec
 
 from bench.data import Split
 from bench.datasets import DATASETS
 from bench.distributed.group import Group, joined
 from bench.method import Method
 from bench.smoothing import SmoothedClassifier
-from bench.spec import RunSpec, TrainSpec
 from bench.train.loop import Trainer
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
@@ -85,27 +85,9 @@ def trainer(case: Case, device: torch.device, group: Group | None) -> Trainer:
     pixels = torch.randint(0, 128, (case.images, *info.shape), generator=generator, dtype=torch.uint8)
     for image, label in zip(pixels, labels.tolist(), strict=True):
         image[:, 2 * label : 2 * label + 3] += 100
-    train = TrainSpec(
-        arch=case.arch,
-        epochs=1,
-        clock=90,
-        batch=case.batch,
-        lr=0.05,
-        lr_step=90,
-        precision=case.precision,
-        devices=1 if group is None else group.size,
-    )
-    spec = RunSpec(
-        method="some",
-        variant="default",
-        hyperparameters={},
-        dataset=case.dataset,
-        sigma=0.5,
-        seed=0,
-        recipe="official",
-        protocol="full",
-        train=train,
-    )
+    lasting = {"epochs": 1, "clock": 90, "batch": case.batch, "lr": 0.05, "lr_step": 90}
+    devices = 1 if group is None else group.size
+    spec = plain_spec(case.dataset, arch=case.arch, precision=case.precision, devices=devices, **lasting)
     data = (Double if case.double else Split)(pixels, labels, {}).to(device)
     found = Trainer(spec, case.method, info, data, device, micro_batch=case.micro_batch, group=group)
     if case.double:
