@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from test_planted_faults import Fault, plant
+from planting import plant
 from typer.testing import CliRunner
 
 from bench.attacks import ascend
@@ -96,7 +96,7 @@ FAULTS: Mapping[str, tuple[str, Callable[..., object], str, str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_wrong_sign_is_seen(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method, where, old, new = FAULTS[name]
-    plant(Fault(where=where, old=old, new=new, check=lambda folder: None), monkeypatch)
+    plant(where, old, new, monkeypatch)
     assert outside(measure(tmp_path, method, 0), method)
 
 

@@ -5,13 +5,10 @@ A fault is a small patch of source text. The checks are tests of other files, so
 
 from __future__ import annotations
 
-import inspect
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +22,7 @@ import test_paper
 import test_records
 import test_reduced
 import test_store
+from planting import plant
 
 from bench import models
 from bench.certify import Sampler
@@ -64,17 +62,6 @@ class Fault:
 def check(test: Callable[..., None], *values: Any) -> Check:
     """A test of another file as a check, with the values of its parameters."""
     return lambda folder: test(*values)
-
-
-def plant(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives the function the code of its patched source, so that whoever has imported it runs the fault."""
-    function = cast(FunctionType, inspect.unwrap(fault.where))
-    source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(fault.old) == 1, f"{fault.old!r} stands {source.count(fault.old)} times in {function.__qualname__}"
-    names = dict(function.__globals__)
-    exec(compile("from __future__ import annotations\n" + source.replace(fault.old, fault.new), "planted", "exec"), names)
-    planted = cast(FunctionType, inspect.unwrap(names[function.__name__]))
-    monkeypatch.setattr(function, "__code__", planted.__code__)
 
 
 def radii_of_logs_meet_the_columns_of_tables() -> None:
@@ -406,7 +393,7 @@ def test_a_planted_fault_turns_its_check_red(name: str, monkeypatch: pytest.Monk
     if not fault.audited:
         test_certify.silence(monkeypatch)
     fault.check(tmp_path / "sound")
-    plant(fault, monkeypatch)
+    plant(fault.where, fault.old, fault.new, monkeypatch)
     with pytest.raises((Exception, pytest.fail.Exception)) as caught:
         fault.check(tmp_path / "faulty")
     assert not isinstance(caught.value, (SyntaxError, NameError)), "the patch is no fault, but broken source"
