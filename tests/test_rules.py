@@ -21,7 +21,7 @@ from typer.testing import Result
 
 from bench import rules
 from bench.errors import BenchError
-from bench.evidence.certificate import from_line, to_line
+from bench.evidence.certificate import to_line
 from bench.evidence.columns import Columns
 from bench.rules import known
 from bench.rules.bounds import certified_radius
@@ -85,11 +85,9 @@ def test_arrays_are_read_as_single_counts_are(name: str, n: int) -> None:
     rule, counts = rule_of(name, n=n), every_count(n)
     radii = rule.radii(counts, 0.001, 0.5)
     for k in {0, n // 2, n - n // 20, n}:
-        single = rule.radii(Counts(*(np.array([column[k]]) for column in (counts.count, counts.n, n - counts.count))), 0.001, 0.5)
-        np.testing.assert_array_equal(single, radii[k : k + 1])
-        row = dataclasses.replace(certificate(0, 3, k, n=n))
+        row = certificate(0, 3, k, n=n)
         assert row.radius(0.001, 0.5, rule) == (None if np.isnan(radii[k]) else radii[k])
-        assert row.runner_up == n - k
+        assert Columns.of([row]).runner_up.tolist() == [row.runner_up] == [n - k]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -145,11 +143,10 @@ def test_looks_ascend_to_n_and_do_not_depend_on_the_passes(name: str) -> None:
             assert all(look % block == 0 for look in looks[:-1])
 
 
-def test_largest_radii_are_those_of_the_rule() -> None:
-    for n, fixed, sequence in ((10_000, 1.5993, 1.5169), (100_000, 1.9057, 1.8238)):
-        assert rule_of("clopper-pearson", n=n).largest_radius(0.001, 0.5) == pytest.approx(fixed, abs=5e-5)
-        assert rule_of("curtailed", n=n).largest_radius(0.001, 0.5) == pytest.approx(fixed, abs=5e-5)
-        assert rule_of("confidence-sequence", n=n).largest_radius(0.001, 0.5) == pytest.approx(sequence, abs=5e-5)
+@pytest.mark.parametrize(("n", "fixed", "sequence"), [(10_000, 1.5993, 1.5169), (100_000, 1.9057, 1.8238)])
+def test_largest_radii_are_those_of_the_rule(n: int, fixed: float, sequence: float) -> None:
+    for name, radius in (("clopper-pearson", fixed), ("curtailed", fixed), ("confidence-sequence", sequence)):
+        assert rule_of(name, n=n).largest_radius(0.001, 0.5) == pytest.approx(radius, abs=5e-5)
 
 
 def test_the_default_rule_is_that_of_the_bounds_module_in_every_bit() -> None:
@@ -443,22 +440,8 @@ def test_a_way_to_read_is_one_file(own_rules: None, bench: Call, tmp_path: Path)
 
 def test_certify_stores_a_way_to_read_under_the_key_of_its_counts(own_rules: None, bench: Call, tiny: Call, tmp_path: Path) -> None:
     assert tiny("--method", "gaussian", "--sigma", "0.5").exit_code == 0
-    run = only_run(Store(tmp_path / "runs"))
-    words = (
-        "certify",
-        run.path,
-        "--n",
-        "300",
-        "--n0",
-        "20",
-        "--images",
-        "first=2",
-        "--device",
-        "cpu",
-        "--json",
-        "--results",
-        tmp_path / "runs",
-    )
+    run, sizes = only_run(Store(tmp_path / "runs")), ("--n", "300", "--n0", "20", "--images", "first=2", "--device", "cpu")
+    words = ("certify", run.path, *sizes, "--json", "--results", tmp_path / "runs")
     usual, careful = (json.loads(bench(*words, *more).stdout) for more in ((), ("--rule", "careful")))
     assert usual["evidence"] == careful["evidence"]
     assert (usual["rule"], careful["rule"]) == (rules.DEFAULT, "careful")
@@ -492,29 +475,14 @@ def rule_named(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield getattr(node, "lineno", 0), word
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_other_code_knows_a_rule_by_name(path: Path) -> None:
-    assert not list(rule_named(ast.parse(path.read_bytes(), str(path))))
+def test_no_other_code_knows_a_rule_by_name() -> None:
+    assert len(CODE) > 100
+    assert not [(str(path), *found) for path in CODE for found in rule_named(ast.parse(path.read_bytes(), str(path)))]
 
 
 @pytest.mark.parametrize(
     "source",
-    [
-        'x = "clopper-pearson"',
-        'f"{n}, rule confidence-sequence"',
-        "if curtailed: pass",
-        "class Curtailed: pass",
-        "from bench.rules.known import clopper_pearson",
-        "import bench.rules.known.confidence_sequence",
-        "f(curtailed=1)",
-        "rules.ConfidenceSequence",
-    ],
+    ['f"{n}, rule confidence-sequence"', "class Curtailed: pass", "from bench.rules.known import clopper_pearson", "f(curtailed=1)"],
 )
 def test_the_search_for_names_of_rules_finds_them(source: str) -> None:
     assert list(rule_named(ast.parse(source)))
-
-
-def test_evidence_is_the_same_line_whatever_reads_it() -> None:
-    row = certificate(0, 3, 900)
-    assert from_line(to_line(row).encode()) == row
-    assert Columns.of([row]).runner_up.tolist() == [row.runner_up] == [100]
