@@ -1,10 +1,12 @@
-"""Every verb of the command line."""
+"""Every verb of the command line, and what it says to somebody who meets it for the first time."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,114 +16,134 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_claims import ended_process
 from typer.testing import Result
+
+from bench.certify import Sampler
+from bench.cli import common
+from bench.files.writing import read_json, write_json
+from bench.matrix import report
+from methods.gaussian import Gaussian
 
 Call = Callable[..., Result]
 SIX = {"gaussian", "stability", "smoothadv", "macer", "consistency", "smoothmix"}
+PLUGIN = '''
+"""A scaled loss. Somebody: "Something", nowhere 2026."""
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bench.method import Batch, Method, Terms
+from bench.smoothing import SmoothedClassifier, cross_entropy
 
 
-def without(*words: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a process of its own, which fails if torch was imported."""
+@dataclass(frozen=True, kw_only=True)
+class Margin(Method):
+    variants: ClassVar[tuple[str, ...]] = ("soft", "hard")
+    scale: float = 1.0
+
+    def loss(self, g: SmoothedClassifier, batch: Batch) -> Terms:
+        return {"cross_entropy": self.scale * cross_entropy(g.logits(batch.x, g.noise(batch.x)), batch.y).mean()}
+
+
+Margin.presets = {("official", variant, "mnist", sigma): Margin(scale=sigma) for variant in Margin.variants for sigma in (0.25, 0.5)}
+'''
+
+
+@pytest.fixture
+def margin(tmp_path: Path) -> Path:
+    path = tmp_path / "margin.py"
+    path.write_text(PLUGIN.lstrip())
+    return path
+
+
+@pytest.fixture
+def mine(bench: Call, tmp_path: Path) -> Path:
+    """A method that `bench new-method` wrote."""
+    assert bench("new-method", "mine", "--folder", tmp_path).exit_code == 0
+    return tmp_path / "mine.py"
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def ends_well(result: Result) -> None:
+    """No traceback."""
+    assert result.exit_code in (0, 1, 2), result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+
+
+@pytest.mark.parametrize("line", ["--help", "list methods", "list datasets", "list protocols"])
+def test_help_and_lists_need_no_torch(line: str) -> None:
     code = f"""
 import sys
 from bench.cli import app
 try:
-    app({list(words)!r})
+    app({line.split()!r})
 except SystemExit as end:
     assert not end.code
 assert "torch" not in sys.modules and "scipy" not in sys.modules
 """
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out
+    if line == "--help":
+        assert all(verb in out for verb in ("run", "table", "status", "list", "show", "check", "new-method"))
 
 
-def test_help_needs_no_torch_and_names_every_verb() -> None:
-    result = without("--help")
-    for verb in ("run", "table", "status", "list", "show", "check", "new-method"):
-        assert verb in result.stdout
-
-
-@pytest.mark.parametrize("verb", ["methods", "datasets", "protocols"])
-def test_lists_need_no_torch(verb: str) -> None:
-    assert without("list", verb).stdout
-
-
-def test_version(bench: Call) -> None:
+def test_list_and_show_a_method(bench: Call) -> None:
     assert bench("--version").output.startswith("certbench 0.")
-
-
-def test_list(bench: Call, tmp_path: Path) -> None:
     assert {row["name"] for row in json.loads(bench("list", "methods", "--json").stdout)} >= SIX
     assert json.loads(bench("list", "datasets", "--json").stdout)[0]["sigmas"] == "0.25, 0.5, 1"
     assert [row["name"] for row in json.loads(bench("list", "protocols", "--json").stdout)] == ["full", "quick", "smoke"]
     assert "eta5-onestep" in bench("list", "methods").output
-    nowhere = bench("list", "runs", "--results", tmp_path / "none")
-    assert nowhere.exit_code == 2
-    assert "there is no such folder" in nowhere.output
-
-
-def test_show_method(bench: Call) -> None:
     text = bench("show", "smoothmix").output
-    assert "NeurIPS 2021, Algorithm 1" in text
-    for line in ("step_size", "alpha", "L2 length of a step", "Sources: SmoothMix paper"):
+    for line in ("NeurIPS 2021, Algorithm 1", "step_size", "alpha", "L2 length of a step", "Sources: SmoothMix paper"):
         assert line in text
-    data = json.loads(bench("show", "smoothmix", "--json").stdout)
-    assert {f["field"]: f["symbol"] for f in data["fields"]}["step_size"] == "alpha"
-    cost = {
-        p["sigma"]: p["pairs/image"] for p in data["presets"] if (p["recipe"], p["variant"], p["data set"]) == ("official", "eta1", "mnist")
-    }
-    assert cost == {0.25: 20, 0.5: 24, 1.0: 40}
-    assert all(f["meaning"] for f in data["fields"])
-
-
-def test_every_hyperparameter_says_what_it_means(bench: Call) -> None:
     for name in SIX:
-        assert all(f["meaning"] for f in json.loads(bench("show", name, "--json").stdout)["fields"]), name
-
-
-def test_show_nothing(bench: Call, tmp_path: Path) -> None:
-    result = bench("show", "smothmix", "--results", tmp_path)
-    assert result.exit_code == 2
-    assert "did you mean 'smoothmix'?" in result.output
+        data = json.loads(bench("show", name, "--json").stdout)
+        assert all(f["meaning"] for f in data["fields"]), name
+        if name == "smoothmix":
+            assert {f["field"]: f["symbol"] for f in data["fields"]}["step_size"] == "alpha"
+            rows = [p for p in data["presets"] if (p["recipe"], p["variant"], p["data set"]) == ("official", "eta1", "mnist")]
+            assert {p["sigma"]: p["pairs/image"] for p in rows} == {0.25: 20, 0.5: 24, 1.0: 40}
 
 
 def test_run_status_show_and_table(bench: Call, tiny: Call, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    dry = tiny("--method", "gaussian,smoothmix", "--sigma", "0.25,1.0", "--seeds", "2", "--dry-run")
-    assert dry.exit_code == 0, dry.output
+    runs, line = tmp_path / "runs", ("--method", "gaussian,smoothmix", "--sigma", "0.25,1.0", "--seeds", "2")
+    where = ("--results", runs)
+    dry = tiny(*line, "--dry-run")
     assert "8 cells: rows 2, noise levels 2, seeds 2; protocol smoke, recipe official, device cpu" in dry.output
     assert not runs.exists(), "a dry run writes nothing"
 
-    result = tiny("--method", "gaussian,smoothmix", "--sigma", "0.25,1.0", "--seeds", "2")
+    result = tiny(*line)
     assert result.exit_code == 0, result.output
-    assert "0 done, 0 diverged, 8 to do" in result.output
-    assert "[8/8]" in result.output
-    assert "8 done of 8 cells" in result.output
+    for part in ("0 done, 0 diverged, 8 to do", "[8/8]", "8 done of 8 cells"):
+        assert part in result.output
     before = {p: p.stat().st_mtime_ns for p in runs.rglob("*")}
-    again = tiny("--method", "gaussian,smoothmix", "--sigma", "0.25,1.0", "--seeds", "2")
-    assert again.exit_code == 0
-    assert "8 done, 0 diverged, 0 to do" in again.output
+    assert "8 done, 0 diverged, 0 to do" in tiny(*line).output
     assert {p: p.stat().st_mtime_ns for p in runs.rglob("*")} == before, "a finished matrix is left alone"
 
-    states = json.loads(bench("status", "--results", runs, "--json").stdout)
+    states = json.loads(bench("status", *where, "--json").stdout)
     assert [row["state"] for row in states] == ["done"] * 8
-    assert "8 runs, 8 done" in bench("status", "--results", runs).output
+    assert "8 runs, 8 done" in bench("status", *where).output
     key = states[0]["key"]
-    text = bench("show", key[:10], "--results", runs).output
+    text = bench("show", key[:10], *where).output
     for part in ("training: trained", "3/3 images, ACR 0.", "method_sha256", "cross_entropy"):
         assert part in text
-    assert json.loads(bench("show", key, "--results", runs, "--json").stdout)["spec"]["protocol"] == "smoke"
+    shown = json.loads(bench("show", key, *where, "--json").stdout)
+    assert shown["spec"]["protocol"] == "smoke"
 
-    table = bench("table", "--dataset", "mnist", "--results", runs)
-    assert table.exit_code == 0, table.output
+    table = bench("table", "--dataset", "mnist", *where)
     for part in ("gaussian", "smoothmix.eta5", "n=200", "smoke", "official", "first:3"):
         assert part in table.output, part
-    rows = list(csv.DictReader(io.StringIO(bench("table", "--results", runs, "--format", "csv").stdout)))
-    by_hand = json.loads(bench("show", key, "--results", runs, "--json").stdout)["certifications"][0]["acr (alpha 0.001)"]
-    data = json.loads(bench("table", "--results", runs, "--format", "json").stdout)
-    assert str(by_hand) in json.dumps(data)
-    assert len(rows) >= 2 * 2 * 7
+    assert len(list(csv.DictReader(io.StringIO(bench("table", *where, "--format", "csv").stdout)))) >= 2 * 2 * 7
+    assert str(shown["certifications"][0]["acr (alpha 0.001)"]) in bench("table", *where, "--format", "json").stdout
     out = tmp_path / "t.md"
-    assert bench("table", "--results", runs, "--format", "markdown", "--out", out).exit_code == 0
+    assert bench("table", *where, "--format", "markdown", "--out", out).exit_code == 0
     assert "| gaussian" in out.read_text()
 
 
@@ -132,34 +154,33 @@ def test_protocols_and_recipes_never_share_a_table(bench: Call, tiny: Call, tmp_
     assert len(data["groups"]) == 4
 
 
-def test_an_interrupted_run_says_so(tiny: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.certify import Sampler
-
+@pytest.mark.parametrize("rerun", [False, True])
+def test_an_interrupted_run_says_how_to_continue(tiny: Call, rerun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = ("--method", "gaussian", "--sigma", "0.25,0.5")
+    assert not rerun or tiny(*line).exit_code == 0
     real = Sampler.certify
 
     def press(self: Sampler, *args: Any, **more: Any) -> object:
-        signal.raise_signal(signal.SIGINT)
+        if self.sigma == 0.5:
+            signal.raise_signal(signal.SIGTERM if rerun else signal.SIGINT)
         return real(self, *args, **more)
 
-    monkeypatch.setattr(Sampler, "certify", press)
-    monkeypatch.setattr("bench.matrix.cost.estimate", lambda *_, **__: {})  # it certifies, too
-    result = tiny("--method", "gaussian", "--sigma", "0.25,0.5")
-    assert result.exit_code == 130
-    assert "the same line again continues" in result.output
-    monkeypatch.undo()
-    assert tiny("--method", "gaussian", "--sigma", "0.25,0.5").exit_code == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Sampler, "certify", press)
+        patched.setattr("bench.matrix.cost.estimate", lambda *_, **__: {})  # it certifies, too
+        result = tiny(*line, *(("--rerun", "all") if rerun else ()))
+    assert result.exit_code == (143 if rerun else 130)
+    assert f"the same line again {'without --rerun all ' if rerun else ''}continues" in result.output
+    again = tiny(*line)
+    assert again.exit_code == 0
+    assert "1 done, 0 diverged, 1 to do" in again.output
 
 
-def test_quiet_prints_nothing(tiny: Call) -> None:
-    result = tiny("--method", "gaussian", "--sigma", "0.25", "--quiet")
-    assert result.exit_code == 0
-    assert result.output == ""
-
-
-def test_counts_do_not_depend_on_batch(tiny: Call, tmp_path: Path) -> None:
+def test_neither_batch_nor_quiet_changes_a_count(tiny: Call, tmp_path: Path) -> None:
     evidence = []
-    for batch in ("1000", "7"):
-        assert tiny("--method", "gaussian", "--sigma", "0.25", "--batch", batch, "--rerun", "all").exit_code == 0
+    for words in (("--batch", "1000"), ("--batch", "7", "--quiet")):
+        result = tiny("--method", "gaussian", "--sigma", "0.25", "--rerun", "all", *words)
+        assert (result.exit_code, result.output == "") == (0, "--quiet" in words)
         evidence.append(next(p for p in (tmp_path / "runs" / "mnist").rglob("evidence.jsonl")).read_bytes())
     assert evidence[0] == evidence[1]
 
@@ -176,103 +197,235 @@ def test_every_problem_of_a_run_at_once(bench: Call, tmp_path: Path) -> None:
     lines = result.stderr.splitlines()
     assert len(lines) == 13, result.stderr
     assert all(line.startswith("bench: ") for line in lines)
-    assert "Traceback" not in result.output
     for part in (
         "'gaussian'?", "'bad'", "'mnist'?", "--sigma x", "sigma -1.0", "--seeds a", "--set foo", "'quick'?", "'official'?", "'tpu'",
         "is a file", "--rerun some", "--batch 0",
     ):  # fmt: skip
         assert sum(part in line for line in lines) == 1, part
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "__pycache__") == ["bad.py", "file"]
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("5",), [0, 1, 2, 3, 4]),
-        (("0,",), [0]),
-        (("3,",), [3]),
-        (("0,3,4",), [0, 3, 4]),
-        (("0", "3"), [0, 3]),
-        (("3,3",), [3]),
-        ((), []),
-    ],
-)
-def test_seeds(words: tuple[str, ...], expected: list[int]) -> None:
-    from bench.cli.common import seeds
-
-    assert seeds(words, []) == expected
-
-
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        (("--alpha", "0.5"), "between 0 and 0.5"),
-        (("--alpha", "nan"), "between 0 and 0.5"),
-        (("--format", "latx"), "did you mean 'latex'?"),
-        (("--dataset", "mnits"), "mnist"),
-        (("--protocol", "smok"), "smoke"),
-        (("--sigma", "x"), "--sigma x is not a number"),
-        (("--out", "/"), "is a folder"),
-        (("--out", "."), "is a folder"),
-        (("--out", "/proc/no/such/table.md"), "there is no folder"),
-    ],
-)
-def test_a_wrong_table_is_refused(bench: Call, tiny: Call, tmp_path: Path, words: tuple[str, ...], part: str) -> None:
-    assert tiny("--method", "gaussian", "--sigma", "0.25").exit_code == 0
-    result = bench("table", "--results", tmp_path / "runs", *words)
-    assert result.exit_code == 2, result.output
-    assert part in result.output
-    assert "Traceback" not in result.output
-
-
-def test_new_method_runs_as_it_is(bench: Call, tiny: Call, tmp_path: Path) -> None:
-    assert bench("new-method", "my-idea", "--folder", tmp_path).exit_code == 0
-    path = tmp_path / "my-idea.py"
-    result = bench("check", path)
-    assert result.exit_code == 0, result.output
-    assert "7 of 7 promises hold" in result.output
-    assert tiny("--plugin", path, "--method", "my-idea", "--sigma", "0.3").exit_code == 0
-    again = bench("new-method", "my-idea", "--folder", tmp_path)
-    assert again.exit_code == 2
-    assert "already there" in again.output
-    assert "strength" in bench("show", "my-idea", "--plugin", path).output
-
-
-@pytest.mark.parametrize("name", ["My-Idea", "2fast", "a.b", "gaussian", "../x", "a b", ""])
-def test_a_wrong_name_makes_no_file(bench: Call, tmp_path: Path, name: str) -> None:
-    assert bench("new-method", name, "--folder", tmp_path).exit_code == 2
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_check_says_what_is_broken(bench: Call, tmp_path: Path) -> None:
-    assert bench("check", "macer").exit_code == 0
-    bench("new-method", "mine", "--folder", tmp_path)
-    path = tmp_path / "mine.py"
-    path.write_text(path.read_text().replace(".mean(),", ","))
-    result = bench("check", path)
-    assert result.exit_code == 1
-    assert "must be a scalar tensor" in result.output
-    assert "mine: 2 of 7 promises hold, 4 were not tried" in result.output
-    assert bench("check", tmp_path / "absent.py").exit_code == 2
-    assert "did you mean 'macer'?" in bench("check", "maser").output
-
-
-@pytest.mark.parametrize("flag", ["--method", "--dataset", "--sigma", "--seeds", "--set", "--plugin"])
-@pytest.mark.parametrize("value", ["", ",", " , "])
-def test_an_empty_value_is_not_everything(bench: Call, tmp_path: Path, flag: str, value: str) -> None:
-    result = bench("run", flag, value, "--results", tmp_path / "runs", "--dry-run")
-    assert result.exit_code == 2
-    assert f"{flag} is empty" in result.output
-
-
-def test_problems_of_every_kind_are_told_together(bench: Call, tmp_path: Path) -> None:
     result = bench(
         "run", "--method", "gausian", "--set", "certify.nn=3", "--set", "certify.alpha=.1", "--set", "train.epoch=1",
         "--plugin", "no1.py,no2.py", "--results", tmp_path,
     )  # fmt: skip
-    assert result.exit_code == 2
     for part in ("no1.py", "no2.py", "did you mean 'n'?", "bench table --alpha", "did you mean 'epochs'?"):
         assert part in result.output, part
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "__pycache__") == ["bad.py", "file"]
+
+
+# ---- what is refused: a line, and part of what is said
+
+DRY = "run --dry-run --results {tmp}/runs"
+MARGIN = "run --plugin {tmp}/margin.py --sigma 0.25 --dry-run --results {tmp}/runs"
+NO_FOLDER = "bench: --data-dir {tmp}/nowhere: there is no such folder"
+REFUSED: list[tuple[str, str]] = [
+    *((f"{DRY} {flag} '{value}'", f"{flag} is empty") for flag in ("--method", "--plugin") for value in ("", ",", " , ")),
+    *((f"{DRY} {flag} ','", f"{flag} is empty") for flag in ("--dataset", "--seeds", "--sigma", "--set")),
+    *((f"{DRY} --sigma {word}", "sigma") for word in ("inf", "nan", "1_0", "٣", "0x1", "1e999")),
+    (f"{DRY} --seeds 0", "bench: --seeds 0 asks for no seed"),
+    *((f"{verb} --results ''", "bench: --results is empty") for verb in ("run --dry-run", "table", "status")),
+    *((f"{verb} --results {place}", "--results") for verb in ("run", "table") for place in ("x" * 300, "/proc/no/such", "/dev/null")),
+    ("list runs --results {tmp}/none", "there is no such folder"),
+    ("show smothmix --results {tmp}", "did you mean 'smoothmix'?"),
+    ("show smoothmix.bogus", "has no variant 'bogus'"),
+    ("check smoothmix.bogus", "bogus"),
+    ("check {tmp}/absent.py", "is not a file"),
+    ("check maser", "did you mean 'macer'?"),
+    (f"{DRY} --table 12", "12"),
+    (f"{DRY} --table 9 --sigma 1", "--table"),
+    *((f"table {words}", part) for words, part in (
+        ("--alpha 0.5", "between 0 and 0.5"),
+        ("--alpha nan", "between 0 and 0.5"),
+        ("--format latx", "did you mean 'latex'?"),
+        ("--dataset mnits", "mnist"),
+        ("--protocol smok", "smoke"),
+        ("--sigma x", "--sigma x is not a number"),
+        ("--out /", "is a folder"),
+        ("--out .", "is a folder"),
+        ("--out /proc/no/such/table.md", "there is no folder"),
+    )),
+    *((f"{MARGIN} --set {name}=3", hint) for name, hint in (
+        ("n", "no field 'n'; did you mean 'certify.n'?"),
+        ("epochs", "did you mean 'train.epochs'?"),
+        ("epoch", "did you mean 'train.epochs'?"),
+        ("images", "did you mean 'certify.images' or 'train.images'?"),
+        ("sigma", "use --sigma 3"),
+        ("seed", "use --seeds 3,"),
+        ("scal", "did you mean 'scale'?"),
+        ("qwertz", "there is scale"),
+    )),
+    *((f"{verb} --data-dir {{tmp}}/nowhere", NO_FOLDER) for verb in ("run", "check gaussian", "data check mnist", "predict x.pth")),
+    *((f"new-method '{name}' --folder {{tmp}}", name) for name in ("My-Idea", "2fast", "a.b", "gaussian", "../x", "a b", "")),
+    *((f"new-method '{name}' --folder {{tmp}}", name) for name in ("none", "true", "method", "terms", "batch")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "part"), REFUSED, ids=[line[:60] for line, _ in REFUSED])
+def test_what_cannot_be_is_refused_with_a_sentence(
+    bench: Call, two_cells: Path, margin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, part: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = shlex.split(line.format(tmp=tmp_path))
+    result = bench(*given, *(("--results", two_cells) if given[0] == "table" and "--results" not in given else ()))
+    assert result.exit_code == 2, result.output
+    ends_well(result)
+    assert part.format(tmp=tmp_path) in result.output
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["margin.py"], "nothing is written"
+
+
+# ---- words into lists
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=5))
+def test_seeds(chosen: list[int]) -> None:
+    """N means 0 to N - 1; a list, a repeated flag, or N with a comma means just those."""
+    unique = list(dict.fromkeys(chosen))
+    listed = ",".join(map(str, chosen))
+    assert common.seeds([listed + ","], []) == unique
+    if len(chosen) > 1:
+        assert common.seeds([listed], []) == common.seeds(list(map(str, chosen)), []) == unique
+    elif chosen[0]:
+        assert common.seeds([listed], []) == list(range(chosen[0]))
+    assert common.seeds((), []) == []
+
+
+def test_commas_within_brackets_do_not_split() -> None:
+    assert common.words(["a[b=1,c=2],d", "e"], "--method", []) == ["a[b=1,c=2]", "d", "e"]
+
+
+def test_the_cells_of_a_published_table(bench: Call, tmp_path: Path) -> None:
+    result = bench("run", "--table", "9", "--protocol", "smoke", "--results", tmp_path / "runs", "--dry-run", "--json")
+    rows = [(c["row"], c["sigma"]) for c in json.loads(result.stdout)["cells"]]
+    assert ("smoothmix.eta1[step_size=8.0,steps=1]", 1.0) in rows
+    assert len(rows) == 5
+
+
+@pytest.mark.parametrize("name", ["t.tex latex", "t.md markdown", "t.csv csv", "t.JSON json", "t.txt terminal"])
+def test_a_file_has_the_format_of_its_suffix(bench: Call, tiny: Call, two_cells: Path, tmp_path: Path, name: str) -> None:
+    file, form = name.split()
+    by_suffix, by_name, other = tmp_path / file, tmp_path / "named", tmp_path / "other.csv"
+    for out, more in ((by_suffix, ()), (by_name, ("--format", form)), (other, ("--format", "terminal"))):
+        assert bench("table", "--results", two_cells, "--out", out, *more).exit_code == 0
+    assert by_suffix.read_bytes() == by_name.read_bytes()
+    assert (other.read_bytes() == by_suffix.read_bytes()) == (form == "terminal"), "--format decides before the suffix does"
+    if form == "markdown":
+        assert tiny("--method", "gaussian,stability", "--sigma", "0.25").exit_code == 0
+        for out, more in ((by_suffix, ()), (by_name, ("--format", form))):
+            assert bench("compare", "gaussian", "stability", "--results", tmp_path / "runs", "--out", out, *more).exit_code == 0
+        assert by_suffix.read_bytes() == by_name.read_bytes()
+
+
+# ---- a method of one's own
+
+
+def test_new_method_runs_as_it_is(bench: Call, tiny: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "my methods"
+    folder.mkdir()
+    made = bench("new-method", "my-idea", "--folder", folder)
+    path = folder / "my-idea.py"
+    lines = [shlex.split(line) for line in made.output.splitlines() if line.startswith("  bench ")]
+    assert [words[-1 if words[1] == "check" else 3] for words in lines] == [str(path)] * 2, "what is printed can be pasted"
+    result = bench("check", path)
+    assert result.exit_code == 0, result.output
+    assert "7 of 7 promises hold" in result.output
+    result = tiny("--plugin", path, "--method", "my-idea", "--sigma", "0.3", "--results", tmp_path / "results 1")
+    (line,) = (line for line in result.output.splitlines() if line.startswith("next: "))
+    words = shlex.split(line.removeprefix("next: "))
+    assert words == ["bench", "table", "--results", str(tmp_path / "results 1"), "--protocol", "smoke"]
+    assert bench(*words[1:]).exit_code == 0
+    again = bench("new-method", "my-idea", "--folder", folder)
+    assert (again.exit_code, "already there" in again.output) == (2, True)
+    assert "strength" in bench("show", "my-idea", "--plugin", path).output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        (".mean(),", ",", ("must be a scalar tensor", "mine: 2 of 7 promises hold, 4 were not tried")),
+        (
+            '"cross_entropy": ',
+            '"cross_entropy": float("nan") * ',
+            ("term 'cross_entropy' is nan at epoch 0", "mine: 2 of 7 promises hold"),
+        ),
+    ],
+)
+def test_check_says_what_is_broken(bench: Call, mine: Path, old: str, new: str, parts: tuple[str, ...]) -> None:
+    assert bench("check", "macer").exit_code == 0
+    edit(mine, old, new)
+    result = bench("check", mine)
+    assert result.exit_code == 1, result.output
+    assert all(part in result.output for part in parts), result.output
+    assert "Warning" not in result.output
+
+
+def test_a_method_without_its_decorator_is_told_which(bench: Call, margin: Path) -> None:
+    edit(margin, "@dataclass(frozen=True, kw_only=True)\n", "")
+    result = bench("run", "--plugin", margin, "--dry-run")
+    assert result.exit_code == 2
+    assert "TypeError: write @dataclass(frozen=True, kw_only=True) above class Margin (" in result.output
+
+
+def test_a_failing_loss_is_told_with_its_line(bench: Call, tiny: Call, mine: Path) -> None:
+    edit(mine, "self.strength *", "self.strenght *")
+    line = next(n for n, text in enumerate(mine.read_text().splitlines(), 1) if "strenght" in text)
+    for result in (tiny("--plugin", mine, "--sigma", "0.25"), bench("check", mine), bench("show", "mine", "--plugin", mine)):
+        assert f"(mine.py, line {line})" in result.output
+        ends_well(result)
+    edit(mine, "self.strenght *", "self.strength *")
+    edit(mine, ".mean(),", ",")
+    assert "term 'cross_entropy' must be a scalar tensor, not a tensor of shape" in tiny("--plugin", mine, "--sigma", "0.25").output
+
+
+def test_an_edited_method_is_not_taken_for_the_old_one_in_silence(tiny: Call, mine: Path) -> None:
+    line, told = ("--plugin", mine, "--sigma", "0.25"), "1 cells of mine were trained from another version of its file"
+    assert tiny(*line).exit_code == 0, "a plug-in without --method is that method"
+    assert told not in tiny(*line).output
+    edit(mine, "self.strength *", "2 * self.strength *")
+    again = tiny(*line)
+    assert (again.exit_code, told in again.output) == (0, True)
+    assert told not in tiny(*line, "--rerun", "all").output
+
+
+def test_names_cannot_write_to_the_terminal(bench: Call, tiny: Call, mine: Path, tmp_path: Path) -> None:
+    edit(mine, "copies: int = 2", "word: str = 'x'\n    copies: int = 2")
+    line = ("--plugin", mine, "--method", "mine", "--sigma", "0.25", "--set")
+    assert tiny(*line, "word=\x1b[31mred").exit_code == 2
+    assert tiny(*line, "word=[red]<b>").exit_code == 0
+    assert "mine[word=[red]<b>]" in bench("status", "--results", tmp_path / "runs").output
+
+
+def test_a_plugin_says_which_variants_were_not_asked_for(tiny: Call, margin: Path) -> None:
+    note = "note: margin has also hard; --method 'margin.*' runs all"
+    assert note in tiny("--plugin", margin, "--sigma", "0.25", "--dry-run").output
+    for method in ("margin", "margin.*", "margin.hard", "smoothmix"):
+        assert "has also" not in tiny("--plugin", margin, "--method", method, "--sigma", "0.25", "--dry-run").output
+
+
+def test_presets_that_are_missing_stop_nothing_unless_their_sigma_was_asked_for(tiny: Call, margin: Path) -> None:
+    missing = "has no preset for mnist at sigma 1; there is sigma 0.25, 0.5"
+    for words, rows in ((("--method", "margin.*"), ("margin.soft", "margin.hard")), ((), ("margin.soft",))):
+        result = tiny("--plugin", margin, "--dry-run", *words)
+        assert f"{2 * len(rows)} cells: rows {len(rows)}, noise levels 2" in result.output
+        assert all(f"note: {row} {missing}" in result.output for row in rows)
+    asked = tiny("--plugin", margin, "--dry-run", "--sigma", "0.25,1")
+    assert asked.exit_code == 2
+    assert f"bench: margin.soft {missing}" in asked.output
+
+
+def test_the_variants_of_the_readme_run(bench: Call, tiny: Call, mine: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "Mine.presets" in block)
+    in_class, _, below = block.partition("\n\n")
+    edit(mine, "    copies: int", f"{in_class}\n    copies: int")
+    edit(mine, "import dataclass\n", "import dataclass\nfrom typing import ClassVar\n")
+    mine.write_text(f"{mine.read_text()}\n\n{below}")
+    assert "3 cells: rows 1" in tiny("--plugin", mine, "--dry-run").output
+    both = json.loads(tiny("--plugin", mine, "--method", "mine.*", "--dry-run", "--json").stdout)["cells"]
+    assert [(cell["row"], cell["sigma"]) for cell in both] == [
+        ("mine.weak", 0.25), ("mine.strong", 0.25), ("mine.weak", 0.5), ("mine.strong", 0.5), ("mine.weak", 1.0),
+    ]  # fmt: skip
+    assert bench("check", mine).exit_code == 0
+
+
+# ---- what is stored
 
 
 HOSTILE = {
@@ -294,105 +447,42 @@ def test_a_damaged_record_never_gives_a_traceback_nor_hides_other_runs(
     (run / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     for words in (("status",), ("list", "runs"), ("table",), ("table", "--format", "json"), ("show", str(run))):
         result = bench(*words, "--results", runs)
-        assert result.exit_code in (0, 1, 2), words
-        assert result.exception is None or isinstance(result.exception, SystemExit), (words, result.exception)
+        ends_well(result)
         if words[0] != "show":
             assert ("2 runs" if words[0] == "status" else "0.5") in result.output, words
+    ends_well(tiny("--method", "gaussian", "--sigma", "0.25,0.5"))
+
+
+def test_a_stopped_training_is_not_called_unbegun(bench: Call, tiny: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Gaussian.loss
+
+    def ended(self: Gaussian, *args: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return real(self, *args)
+
+    def states() -> dict[str, tuple[str, str]]:
+        rows = json.loads(bench("status", "--results", tmp_path / "runs", "--json").stdout)
+        return {row["sigma"]: (row["state"], row["reason"]) for row in rows}
+
+    monkeypatch.setattr(Gaussian, "loss", ended)
+    monkeypatch.setattr("bench.matrix.cost.estimate", lambda *_, **__: {})  # it computes the loss, too
     result = tiny("--method", "gaussian", "--sigma", "0.25,0.5")
-    assert result.exit_code in (0, 1)
-    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert result.exit_code == 128 + signal.SIGTERM, result.output
+    assert "1 interrupted, 1 not begun of 2 cells" in result.output
+    (path,) = (tmp_path / "runs" / report.FOLDER).iterdir()
+    write_json(path, read_json(path) | {"pid": ended_process()})
+    assert states() == {
+        "0.25": ("interrupted", "training stopped, and its checkpoint is kept; its `bench run` ended"),
+        "0.5": ("interrupted", "not begun; its `bench run` ended"),
+    }
+    (newest,) = (tmp_path / "runs").rglob("checkpoint.bin")
+    newest.rename(newest.with_suffix(".older.bin"))  # as a kill between two renames leaves it
+    assert "its checkpoint is kept" in states()["0.25"][1]
 
 
-@pytest.mark.parametrize("results", ["x" * 300, "/proc/no/such", "/dev/null"])
-def test_a_results_folder_that_cannot_be(tiny: Call, bench: Call, results: str) -> None:
-    for result in (tiny("--method", "gaussian", "--sigma", "0.25", "--results", results), bench("table", "--results", results)):
-        assert result.exit_code == 2
-        assert "--results" in result.output
-        assert isinstance(result.exception, SystemExit)
-
-
-def test_a_sigma_without_end_is_no_number(bench: Call, tmp_path: Path) -> None:
-    for word in ("inf", "nan", "1_0", "٣", "0x1", "1e999"):
-        assert bench("run", "--sigma", word, "--results", tmp_path, "--dry-run").exit_code == 2, word
-
-
-@pytest.mark.parametrize("name", ["none", "true", "method", "terms", "batch"])
-def test_a_name_that_would_not_import_makes_no_file(bench: Call, tmp_path: Path, name: str) -> None:
-    assert bench("new-method", name, "--folder", tmp_path).exit_code == 2
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_show_and_check_refuse_an_unknown_variant(bench: Call) -> None:
-    assert "has no variant 'bogus'" in bench("show", "smoothmix.bogus").output
-    assert bench("show", "smoothmix.bogus").exit_code == 2
-    assert bench("check", "smoothmix.bogus").exit_code == 2
-
-
-def test_a_rerun_that_was_interrupted_says_how_to_continue(tiny: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.certify import Sampler
-
-    assert tiny("--method", "gaussian", "--sigma", "0.25,0.5").exit_code == 0
-    real = Sampler.certify
-
-    def press(self: Sampler, *args: Any, **more: Any) -> object:
-        if self.sigma == 0.5:
-            signal.raise_signal(signal.SIGTERM)
-        return real(self, *args, **more)
-
-    monkeypatch.setattr(Sampler, "certify", press)
-    result = tiny("--method", "gaussian", "--sigma", "0.25,0.5", "--rerun", "all")
-    assert result.exit_code == 143
-    assert "the same line again without --rerun all continues" in result.output
-    monkeypatch.undo()
-    again = tiny("--method", "gaussian", "--sigma", "0.25,0.5")
-    assert again.exit_code == 0
-    assert "1 done, 0 diverged, 1 to do" in again.output
-
-
-def test_names_cannot_write_to_the_terminal(bench: Call, tiny: Call, tmp_path: Path) -> None:
-    assert bench("new-method", "mine", "--folder", tmp_path).exit_code == 0
-    path = tmp_path / "mine.py"
-    path.write_text(path.read_text().replace("copies: int = 2", "word: str = 'x'\n    copies: int = 2"))
-    assert tiny("--plugin", path, "--method", "mine", "--sigma", "0.25", "--set", "word=\x1b[31mred").exit_code == 2
-    assert tiny("--plugin", path, "--method", "mine", "--sigma", "0.25", "--set", "word=[red]<b>").exit_code == 0
-    assert "mine[word=[red]<b>]" in bench("status", "--results", tmp_path / "runs").output
-
-
-def test_the_cells_of_a_published_table(bench: Call, tmp_path: Path) -> None:
-    result = bench("run", "--table", "9", "--protocol", "smoke", "--results", tmp_path / "runs", "--dry-run", "--json")
-    assert result.exit_code == 0, result.output
-    rows = [(c["row"], c["sigma"]) for c in json.loads(result.stdout)["cells"]]
-    assert ("smoothmix.eta1[step_size=8.0,steps=1]", 1.0) in rows
-    assert len(rows) == 5
-    assert bench("run", "--table", "12", "--results", tmp_path, "--dry-run").exit_code == 2
-    assert bench("run", "--table", "9", "--sigma", "1", "--results", tmp_path, "--dry-run").exit_code == 2
-
-
-def test_commas_within_brackets_do_not_split() -> None:
-    from bench.cli.common import words
-
-    assert words(["a[b=1,c=2],d", "e"], "--method", []) == ["a[b=1,c=2]", "d", "e"]
-
-
-def test_an_edited_method_is_not_taken_for_the_old_one_in_silence(bench: Call, tiny: Call, tmp_path: Path) -> None:
-    assert bench("new-method", "mine", "--folder", tmp_path).exit_code == 0
-    path = tmp_path / "mine.py"
-    assert tiny("--plugin", path, "--sigma", "0.25").exit_code == 0, "a plug-in without --method is that method"
-    assert "another version" not in tiny("--plugin", path, "--sigma", "0.25").output
-    path.write_text(path.read_text().replace("self.strength *", "2 * self.strength *"))
-    again = tiny("--plugin", path, "--sigma", "0.25")
-    assert again.exit_code == 0
-    assert "1 cells of mine were trained from another version of its file" in again.output
-    assert "another version" not in tiny("--plugin", path, "--sigma", "0.25", "--rerun", "all").output
-
-
-def test_a_failing_loss_is_told_with_its_line(bench: Call, tiny: Call, tmp_path: Path) -> None:
-    assert bench("new-method", "mine", "--folder", tmp_path).exit_code == 0
-    path = tmp_path / "mine.py"
-    path.write_text(path.read_text().replace("self.strength *", "self.strenght *"))
-    line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if "strenght" in text)
-    for result in (tiny("--plugin", path, "--sigma", "0.25"), bench("check", path), bench("show", "mine", "--plugin", path)):
-        assert f"(mine.py, line {line})" in result.output
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-    path.write_text(path.read_text().replace("self.strenght *", "self.strength *").replace(".mean(),", ","))
-    assert "term 'cross_entropy' must be a scalar tensor, not a tensor of shape" in tiny("--plugin", path, "--sigma", "0.25").output
+def test_logs_of_no_known_collection_ask_for_a_manifest(bench: Call, tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "mine.tsv").write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n0\t7\t7\t0.5\t1\t0.1\n")
+    result = bench("import", tmp_path / "logs", "--results", tmp_path / "runs")
+    assert result.exit_code == 2
+    assert "--draft FILE.csv` begins a manifest" in result.output
