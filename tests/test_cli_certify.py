@@ -84,13 +84,10 @@ def test_a_checkpoint_of_the_field_gives_the_evidence_of_our_own_weights(prefix:
     stated = json.loads((certification.path / "subject.json").read_text())["weights_sha256"]
     assert stated == subject.spec.weights_sha256 == sha256(subject.weights)
     assert certification.status().sound().state == "done"
-
-
-def test_our_weights_file_gives_the_same_subject_as_the_fields(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
-    for word in (checkpoint, own.weights):
-        assert bench("certify", word, *CERTIFY, "--results", tmp_path / "runs").exit_code == 0
-    (subject,) = Store(tmp_path / "runs").subjects(Checkpoint)
-    assert subject.origin() == Origin(name="weights.safetensors", tensors_sha256=tensors_sha256(own.weights.read_bytes()))
+    # The file of the suite is the same subject.
+    assert bench("certify", own.weights, *CERTIFY, "--results", tmp_path / "runs").exit_code == 0
+    (same,) = Store(tmp_path / "runs").subjects(Checkpoint)
+    assert same.origin() == Origin(name="weights.safetensors", tensors_sha256=tensors_sha256(own.weights.read_bytes()))
 
 
 def test_a_row_is_said_renamed_and_kept_and_changes_no_count(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
@@ -162,40 +159,29 @@ def test_a_stopped_certification_continues_to_the_same_bytes(
     own: Run, checkpoint: Path, bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs")
-    real = Sampler.certify
+    real, seen, signals = Sampler.certify, list[int](), [signal.SIGINT]
 
     def stopped(self: Sampler, x: torch.Tensor, index: int, *rest: Any, **more: Any) -> Certificate:
-        if index == 1:
-            signal.raise_signal(signal.SIGINT)
+        seen.append(index)
+        if index == 1 and signals:
+            signal.raise_signal(signals.pop())
         return real(self, x, index, *rest, **more)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Sampler, "certify", stopped)
-        result = bench(*words)
+    monkeypatch.setattr(Sampler, "certify", stopped)
+    result = bench(*words)
     assert result.exit_code == 130
     assert "the same line again continues" in result.output
     (subject,) = Store(tmp_path / "runs").subjects(Checkpoint)
     (certification,) = subject.certifications()
     assert len(read_rows(certification.evidence)) == 2
-    # A kill in the middle of a line.
-    with certification.evidence.open("ab") as file:
+    with certification.evidence.open("ab") as file:  # a kill in the middle of a line
         file.write(evidence_of(own).splitlines()[2][:30])
-
-    seen = []
-
-    def counted(self: Sampler, x: torch.Tensor, index: int, *rest: Any, **more: Any) -> Certificate:
-        seen.append(index)
-        return real(self, x, index, *rest, **more)
-
-    monkeypatch.setattr(Sampler, "certify", counted)
-    result = bench(*words)
-    assert result.exit_code == 0
-    assert "2 of 3 images are done; the others may take about" in result.output
-    assert seen == [2]
-    assert evidence_of(subject) == evidence_of(own)
-    again = bench(*words)
-    assert seen == [2]
-    assert "3 of 3 images are done\n" in again.output
+    for told in ("2 of 3 images are done; the others may take about", "3 of 3 images are done\n"):
+        result = bench(*words)
+        assert result.exit_code == 0
+        assert told in result.output
+        assert seen == [0, 1, 2]
+        assert evidence_of(subject) == evidence_of(own)
 
 
 def test_evidence_of_other_weights_is_never_mixed(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
@@ -233,14 +219,9 @@ def test_the_report_and_its_json_say_what_was_certified(own: Run, checkpoint: Pa
     told = "sigma 0.5, n0 20, n 200, clopper-pearson bound, alpha 0.001, seed 0"
     assert f"certified 3 of 10000 test images (first:3): {told}" in result.output
     assert str(checkpoint) not in (tmp_path / "runs" / "checkpoints").rglob("origin.json").__next__().read_text()
-
-
-def test_alpha_is_applied_when_evidence_is_read(checkpoint: Path, bench: Call, tmp_path: Path) -> None:
-    words = ("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs", "--json", "-q", "--alpha")
-    strict, loose = (json.loads(bench(*words, alpha).stdout) for alpha in ("0.0001", "0.05"))
-    assert strict["evidence"] == loose["evidence"]
-    assert strict["ACR"] <= loose["ACR"]
-    assert strict["abstention"] >= loose["abstention"]
+    loose = json.loads(bench(*words, "--json", "-q", "--alpha", "0.05").stdout)
+    assert loose["evidence"] == data["evidence"]
+    assert loose["ACR"] > data["ACR"]
 
 
 def test_the_log_is_the_fields_with_radii_rounded_down(own: Run, checkpoint: Path, bench: Call, tmp_path: Path) -> None:
@@ -253,6 +234,9 @@ def test_the_log_is_the_fields_with_radii_rounded_down(own: Run, checkpoint: Pat
     for row, back in zip(rows, log.rows, strict=True):
         assert 0 <= (row.radius(0.001, 0.5) or 0.0) - back.radius < 1e-4
         assert back.correct == row.correct(0.001, 0.5)
+    cannot = bench("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs", "--tsv", checkpoint / "log.tsv")
+    assert cannot.exit_code == 2
+    assert "--tsv" in cannot.output
     counts = [line.split("\t")[6:] for line in out.read_text().splitlines()[1:]]
     assert counts == [[str(row.count), str(row.n)] for row in rows]
 
@@ -309,36 +293,28 @@ def test_a_stopped_prediction_keeps_what_it_has(checkpoint: Path, bench: Call, t
     assert len(out.read_text().splitlines()) == 3
 
 
-def test_a_factory_certifies(bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "linear_factory.py").write_text(
-        "import torch\nfrom torch import nn\n\n\ndef make():\n    torch.manual_seed(0)\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    result = bench("certify", "linear_factory:make", *CERTIFY)
-    assert result.exit_code == 0, result.output
-    assert "linear_factory:make: linear_factory:make for mnist" in result.output  # no picture in the place of a word
-    assert "bench: warning: accuracy on 20 test images" in result.output
-    (subject,) = Store(tmp_path / "results" / "runs").subjects(Checkpoint)
-    assert subject.spec.arch == "linear_factory:make"
-    assert re.fullmatch("[0-9a-f]{64}", subject.spec.source_sha256)
-
-
-def test_a_classifier_without_finite_logits_is_refused_before_any_radius(
-    bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("forward", "refused"), [("self.linear(x.flatten(1))", ""), ("x.flatten(1)[:, :10] / 0", "not finite")])
+def test_a_factory_certifies_unless_its_logits_are_not_finite(
+    forward: str, refused: str, bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "broken_factory.py").write_text(
-        "import torch\nfrom torch import nn\n\n\nclass Broken(nn.Module):\n    def forward(self, x):\n"
-        "        return x.flatten(1)[:, :10] / 0\n"
+    name = "broken_factory" if refused else "linear_factory"
+    (tmp_path / f"{name}.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Make(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        torch.manual_seed(0)\n        self.linear = nn.Linear(784, 10)\n\n"
+        f"    def forward(self, x):\n        return {forward}\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    result = bench("certify", "broken_factory:Broken", *CERTIFY)
-    assert result.exit_code == 2
-    assert "logits that are not finite" in result.output
+    result = bench("certify", f"{name}:Make", *CERTIFY)
     (subject,) = Store(tmp_path / "results" / "runs").subjects(Checkpoint)
-    assert [path for path in subject.path.rglob("evidence.jsonl") if path.stat().st_size] == []
+    assert subject.spec.arch == f"{name}:Make"
+    assert re.fullmatch("[0-9a-f]{64}", subject.spec.source_sha256)
+    assert result.exit_code == (2 if refused else 0), result.output
+    assert refused in result.output
+    assert f"{name}:Make: {name}:Make for mnist" in result.output  # no picture in the place of a word
+    rows = [path for path in subject.path.rglob("evidence.jsonl") if path.stat().st_size]
+    assert len(rows) == (0 if refused else 1)
+    assert "bench: warning: accuracy on 20 test images" in result.output
 
 
 MISTAKES: list[tuple[list[str], list[str]]] = [
@@ -364,6 +340,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["certify", "{folder}", *FEW], ["is a folder, but not of a run"]),
     (["certify", "abcdef", *FEW, "--results", "{folder}"], ["no run in", "'abcdef' is no weights file"]),
     (["certify", "no_such_module_at_all:make", *FEW], ["gave ModuleNotFoundError"]),
+    (["certify", "{file}", *FEW, "--n", "9"], ["--n 9: every image would abstain at alpha 0.001"]),
     (["predict", "{file}", *FEW, "--n", "10"], ["--n 10 samples always abstain at alpha 0.001; the least that can decide is 11"]),
     (["predict", "{file}", *FEW, "--alpha", "0"], ["--alpha 0.0 must lie between 0 and 0.5"]),
 ]
@@ -382,14 +359,6 @@ def test_a_mistake_is_a_sentence_and_writes_nothing(words: list[str], told: list
     assert all(text in result.output for text in told), result.output
     assert "Traceback" not in result.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "model.pth"]
-
-
-def test_a_log_that_cannot_be_written_loses_no_evidence(checkpoint: Path, bench: Call, tmp_path: Path) -> None:
-    result = bench("certify", checkpoint, *CERTIFY, "--results", tmp_path / "runs", "--tsv", checkpoint / "log.tsv")
-    assert result.exit_code == 2
-    assert "--tsv" in result.output
-    (subject,) = Store(tmp_path / "runs").subjects(Checkpoint)
-    assert len(read_rows(next(iter(subject.certifications())).evidence)) == 3
 
 
 # ------------------------------------------------------------------------------------------------- export

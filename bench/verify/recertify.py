@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import secrets
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,12 +146,8 @@ def draw(evidence: Sequence[Evidence], rows: int, seed: int) -> list[tuple[Certi
     ends = list(accumulate(item.rows for item in evidence))
     total = ends[-1] if ends else 0
     chosen = sorted(random.Random(seed).sample(range(total), min(rows, total)))
-    result, number = [], 0
-    for place in chosen:
-        while place >= ends[number]:
-            number += 1
-        result.append((evidence[number].certification, place - (ends[number] - evidence[number].rows)))
-    return result
+    owners = [(place, bisect_right(ends, place)) for place in chosen]
+    return [(evidence[owner].certification, place - ends[owner] + evidence[owner].rows) for place, owner in owners]
 
 
 def recertify(
