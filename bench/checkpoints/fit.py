@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Set
@@ -66,19 +67,11 @@ def make(arch: str, info: DatasetInfo, sigma: float | None = None, *, meta: bool
     """
     if is_factory(arch):
         return _call_factory(arch, info, sigma)
-    try:
-        if meta:
-            try:
-                with torch.device("meta"):
-                    return cast(nn.Sequential, build(arch, info, 0, sigma))[1]
-            except (NotImplementedError, RuntimeError):
-                pass  # some networks of timm compute with their own weights while they are built
-        return cast(nn.Sequential, build(arch, info, 0, sigma))[1]
-    except BenchError:
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())[:160]
-        raise BenchError(f"architecture {arch!r} cannot be built for {info.name} ({type(error).__name__}: {said})") from None
+    if meta:
+        with contextlib.suppress(BenchError), torch.device("meta"):
+            return cast(nn.Sequential, build(arch, info, 0, sigma))[1]
+        # Some networks of timm compute with their own weights while they are built.
+    return cast(nn.Sequential, build(arch, info, 0, sigma))[1]
 
 
 def _call_factory(word: str, info: DatasetInfo, sigma: float | None) -> nn.Module:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from bench.checkpoints import fit, normalize
@@ -19,7 +18,7 @@ from bench.checkpoints.normalize import Normalization
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError, nearest
 from bench.files.writing import sha256
-from bench.models import Normalize
+from bench.models import Normalize, check_pass
 from bench.store.runs import Run, Store
 
 
@@ -165,7 +164,7 @@ def _from_factory(wanted: Wanted) -> Base:
 
 def _base(network: nn.Module, normalization: Normalization, info: DatasetInfo, sigma: float, arch: str, name: str) -> Base:
     model = nn.Sequential(Normalize(normalization.mean, normalization.std), network.cpu()).eval()
-    _check_pass(model, info, arch)
+    check_pass(model, info, arch)
     source = fit.source_of(arch)
     return Base(
         model=model,
@@ -190,20 +189,3 @@ def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise BenchError(f"{where}: tensor {name!r} holds numbers that are not finite; such a model is never certified")
-
-
-@torch.inference_mode()
-def _check_pass(model: nn.Module, info: DatasetInfo, arch: str) -> None:
-    """One pass of two black images."""
-    size = "x".join(map(str, info.shape))
-    try:
-        logits = model(torch.zeros(2, *info.shape))
-    except Exception as error:
-        said = " ".join(str(error).split())[:160]
-        raise BenchError(f"{arch} does not take {info.name}'s images of {size} ({type(error).__name__}: {said})") from None
-    if not isinstance(logits, Tensor):
-        raise BenchError(f"{arch} gives an object of type {type(logits).__name__} for images of {size}, not a tensor of logits")
-    if tuple(logits.shape) != (2, info.classes):
-        raise BenchError(
-            f"{arch} gives logits of shape {tuple(logits.shape)} for 2 images of {info.name}, which has {info.classes} classes"
-        )

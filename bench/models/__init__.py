@@ -92,14 +92,20 @@ def build(arch: str, info: DatasetInfo, seed: int, sigma: float | None = None) -
         BenchError: no such architecture, or one that does not take this data set's images.
     """
     _known(arch)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if arch in ARCHITECTURES:
-            network = call(ARCHITECTURES[arch], info, sigma)
-        else:
-            import timm  # slow to import, and most runs do without it
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if arch in ARCHITECTURES:
+                network = call(ARCHITECTURES[arch], info, sigma)
+            else:
+                import timm  # slow to import, and most runs do without it
 
-            network = timm.create_model(arch, pretrained=False, num_classes=info.classes, in_chans=info.shape[0])
+                network = timm.create_model(arch, pretrained=False, num_classes=info.classes, in_chans=info.shape[0])
+    except BenchError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:160]
+        raise BenchError(f"architecture {arch!r} cannot be built for {info.name} ({type(error).__name__}: {said})") from None
     return nn.Sequential(Normalize(info.mean, info.std), network)
 
 
@@ -111,17 +117,24 @@ def place(model: nn.Module, device: torch.device, layout: torch.memory_format = 
 @cache
 def check_arch(arch: str, info: DatasetInfo, sigma: float | None = None) -> None:
     """BenchError unless there is such an architecture and it classifies images of this data set, which one pass shows."""
-    _known(arch)
+    check_pass(build(arch, info, 0, sigma).eval(), info, f"architecture {arch!r}")
+
+
+@torch.inference_mode()
+def check_pass(model: nn.Module, info: DatasetInfo, name: str) -> None:
+    """BenchError unless a model gives two black images of a data set logits of its classes; `name` opens the sentence."""
+    size = "x".join(map(str, info.shape))
     try:
-        with torch.inference_mode():
-            shape = tuple(build(arch, info, 0, sigma).eval()(torch.zeros(2, *info.shape)).shape)
-    except BenchError:
-        raise
+        logits = model(torch.zeros(2, *info.shape))
     except Exception as error:
-        size = "x".join(map(str, info.shape))
-        raise BenchError(f"architecture {arch!r} does not take {info.name}'s images of {size} ({type(error).__name__}: {error})") from None
-    if shape != (2, info.classes):
-        raise BenchError(f"architecture {arch!r} gives logits of shape {shape} for 2 images of {info.classes} classes")
+        said = " ".join(str(error).split())[:160]
+        raise BenchError(f"{name} does not take {info.name}'s images of {size} ({type(error).__name__}: {said})") from None
+    if not isinstance(logits, Tensor):
+        raise BenchError(f"{name} gives an object of type {type(logits).__name__} for images of {size}, not a tensor of logits")
+    if tuple(logits.shape) != (2, info.classes):
+        raise BenchError(
+            f"{name} gives logits of shape {tuple(logits.shape)} for 2 images of {info.name}, which has {info.classes} classes"
+        )
 
 
 def _known(arch: str) -> None:
