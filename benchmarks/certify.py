@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.certify import Sampler
+from bench.certify.audit import CLOSE
 from bench.certify.margin import MOST_JUDGED, Margin
-from bench.certify.network import CLOSE
 from bench.certify.noise import CUDA_BLOCKS, block_rows
 from bench.certify.proposer import FLOAT32
 from bench.certify.spans import Again

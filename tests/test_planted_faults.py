@@ -165,23 +165,23 @@ FAULTS: dict[str, Fault] = {
     ),
     # ---- the samples
     "selection samples counted again": Fault(
-        where=Sampler._certify,
+        where=Sampler.certify,
         old="self._count(network, copies, n0 + drawn, look - drawn)",
         new="self._count(network, NoisyCopies(x, index, self.sigma, self.seed, self.sampling), n0 + drawn, look - drawn)",
         check=check(test_certify.test_selection_and_estimation_samples_are_disjoint),
     ),
     "selection is part of the estimation": Fault(
-        where=Sampler._certify,
+        where=Sampler.certify,
         old="estimation += self._count(network, copies, n0 + drawn, look - drawn)",
         new="estimation += selection + self._count(network, copies, n0 + drawn, look - drawn - n0)",
         check=SEEN,
     ),
     "sampling stops once it certifies": Fault(
-        where=Sampler._certify,
+        where=Sampler.certify,
         old="estimation += self._count(network, copies, n0 + drawn, look - drawn)",
         new="estimation += self._count(network, copies, n0, 1_000)\n"
-        "                while estimation.sum() < n and estimation.max() < 0.6 * estimation.sum():\n"
-        "                    estimation += self._count(network, copies, n0, 500)",
+        "                    while estimation.sum() < n and estimation.max() < 0.6 * estimation.sum():\n"
+        "                        estimation += self._count(network, copies, n0, 500)",
         check=check(test_certify.test_linear_classifier_with_a_known_radius, 0.5, 0.25, 0.243587),
     ),
     "images share their noise": Fault(where=NoisyCopies.__init__, old=KEY, new='derive(seed, "certify")', check=NOT_SHARED),
@@ -240,8 +240,8 @@ FAULTS: dict[str, Fault] = {
     ),
     "logits of another shape counted": Fault(
         where=Network._checked,
-        old="if logits.shape != (rows, self.classes):",
-        new="if False:",
+        old="check_shape(logits, rows, self.classes)",
+        new="pass",
         check=check(test_certify.test_logits_of_another_shape_are_refused, (100, 4)),
     ),
     "training mode left on": Fault(
@@ -255,14 +255,14 @@ FAULTS: dict[str, Fault] = {
     ),
     "batch mates that matter": Fault(
         where=Network._judge,
-        old="if (exact - logits).abs().max() > DRIFT * self._scale:",
+        old="if (exact - logits).abs().max() > DRIFT * self.scale:",
         new="if False:",
         check=wrong_model("batch mates"),
     ),
     "dropout at evaluation": Fault(where=Network.classify, old="if first == 0:", new="if False:", check=wrong_model("random")),
     "rounding decides close calls": Fault(
         where=Network.classify,
-        old="CLOSE * self._scale",
+        old="CLOSE * self.scale",
         new="-1.0",
         check=check(test_certify.test_close_calls_are_decided_in_one_way_for_every_batch, True),
     ),
@@ -308,13 +308,13 @@ FAULTS: dict[str, Fault] = {
     ),
     "the referee is not audited": Fault(
         where=Audit._start,
-        old="if self._referee is None:",
+        old="if self._network.referee != torch.float64:",
         new="if True:",
         check=lambda folder: test_audit.refused(test_audit.Cheat(test_audit.Hard(), test_audit.CHEATS["float64"]), images=1),
         audited=True,
     ),
     "the audit takes from the noise that counts": Fault(
-        where=Sampler._certify,
+        where=Sampler.certify,
         old="selection = self._count(network, copies, 0, n0)",
         new="network.audit._random.random() < 0.5 and copies.draw(1); selection = self._count(network, copies, 0, n0)",
         check=check(test_certify.test_counts_do_not_depend_on_the_order_of_images),

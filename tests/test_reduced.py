@@ -16,8 +16,9 @@ from test_speed_paths import Calls
 from torch import Tensor, nn
 
 from bench.certify import Sampler
+from bench.certify.audit import CLOSE
 from bench.certify.margin import LEAST, Margin, leads, moves
-from bench.certify.network import CLOSE, Network
+from bench.certify.network import Network
 from bench.certify.proposer import FLOAT32, REDUCED, Proposer
 from bench.certify.spans import Again, Spans
 from bench.data import load

@@ -5,19 +5,24 @@ from __future__ import annotations
 import math
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.certify.noise import noisy_images
 from bench.errors import BenchError
 from bench.spec import derive
 
-Passes = Callable[[Tensor], Tensor]
-"""Logits B K of B C H W, in forward passes as those that count."""
+if TYPE_CHECKING:
+    from bench.certify.network import Network
 
+CLOSE = 1e-3
+"""Where the two highest logits lie nearer than this share of the largest logit, the referee decides."""
+DRIFT = CLOSE / 4
+"""Logits that move further than this share of the largest one between two computations of the same row are refused."""
 WITNESSES = 16
 """Noisy rows of as many images whose logits are kept, and looked at again in other passes."""
 SIZES = ((16,), (11, 5), (7, 6, 3), (2,) * 8)
@@ -46,28 +51,13 @@ class Audit:
     the samples.
 
     Args:
-        passes: those that count.
-        referee: those that decide close calls; None where they hold one row each.
-        modules: what runs in the passes, to say what changed.
-        check: raises if a module left evaluation mode.
-        drift: share of the largest logit by which rounding may move one.
+        network: whose passes are looked at; its referee's, too, where they hold several rows.
         sigma, sampling: of the noise.
         seed: the certification's, from which the audit's own is derived.
     """
 
-    def __init__(
-        self,
-        passes: Passes,
-        referee: Passes | None,
-        modules: Sequence[nn.Module],
-        check: Callable[[], None],
-        *,
-        drift: float,
-        sigma: float,
-        sampling: str,
-        seed: int,
-    ) -> None:
-        self._passes, self._referee, self._modules, self._check, self._drift = passes, referee, modules, check, drift
+    def __init__(self, network: Network, sigma: float, sampling: str, seed: int) -> None:
+        self._network, self._passes = network, network.logits
         self._sigma, self._sampling, self._seed = sigma, sampling, derive(seed, "audit")
         self._random, self._generator = random.Random(self._seed), torch.Generator()
         self._lock = threading.Lock()
@@ -146,15 +136,18 @@ class Audit:
             together: the pass that one of them is of; None: the rows.
         """
         try:
-            self._check()
+            self._network.end()
         except BenchError as error:
             return error
         together = rows if together is None else together
         together = twice(together[0]) if len(together) == 1 else together
         moved = f"logits move by up to {float((one - other).abs().max()):.2g}"
-        before = _state(self._modules)
+        before = self._state()
         first = self._passes(together)
-        changed = _changed(before, _state(self._modules))
+        after = self._state()
+        changed = next(
+            (n for n, (tensor, times) in after.items() if before.get(n, (None, 0))[0] is not tensor or before[n][1] != times), None
+        )
         kept = f"; its tensor {changed!r} changes in a pass" if changed else ""
         if not all(self._agree(self._passes(together), first) for _ in range(4)):
             return BenchError(
@@ -192,11 +185,11 @@ class Audit:
             order = iter(self._random.sample(range(WITNESSES), WITNESSES))
             for size in sizes:
                 self._together([next(order) for _ in range(size)])
-        if self._referee is None:
+        if self._network.referee != torch.float64:  # its passes hold one row each
             return
-        among = self._referee(self._rows)
+        among = self._network.judged(self._rows)
         for place in range(FEW):
-            alone = self._referee(twice(self._rows[place]))[:1]
+            alone = self._network.judged(twice(self._rows[place]))[:1]
             first, second = alone[0].topk(2).values.tolist() if alone.shape[1] > 1 else (math.inf, 0.0)
             self._compare(among[place : place + 1], alone, self._rows[place : place + 1], self._rows)
             if first - second > TIED * self._scale and int(alone.argmax()) != int(among[place].argmax()):
@@ -254,10 +247,20 @@ class Audit:
             raise self.explain(rows, found, expected, together)
 
     def _agree(self, one: Tensor, other: Tensor) -> bool:
-        return bool((one - other).abs().max() <= self._drift * self._scale)
+        return bool((one - other).abs().max() <= DRIFT * self._scale)
 
     def _largest(self, logits: Tensor) -> None:
         self._scale = max(self._scale, largest(logits))
+
+    def _state(self) -> dict[str, tuple[Tensor, int]]:
+        """Name of every tensor that the networks hold -> it, and how often it was written to."""
+        return {
+            f"{path}.{name}".removeprefix("."): (tensor, 0 if tensor.is_inference() else tensor._version)
+            for network in (self._network.fast, self._network.base)
+            for path, module in network.named_modules()
+            for name, tensor in {**module._parameters, **module._buffers, **vars(module)}.items()
+            if isinstance(tensor, Tensor)
+        }
 
 
 def largest(logits: Tensor) -> float:
@@ -279,23 +282,3 @@ def _views(x: Tensor, generator: torch.Generator) -> Tensor:
     near = [x, 1 - x, x.flip(-1, -2), x.roll((height // 2, width // 2), (-2, -1)), torch.zeros_like(x), torch.ones_like(x)]
     coarse = torch.rand((WITNESSES - len(near), channels, 4, 4), generator=generator, device=x.device)
     return torch.cat([torch.stack(near), F.interpolate(coarse, (height, width))])
-
-
-def _state(modules: Sequence[nn.Module]) -> dict[str, tuple[Tensor, int]]:
-    """Name of every tensor that modules hold -> it, and how often it was written to."""
-    return {
-        f"{path}.{name}".removeprefix("."): (tensor, 0 if tensor.is_inference() else tensor._version)
-        for base in modules
-        for path, module in base.named_modules()
-        for name, tensor in {**module._parameters, **module._buffers, **vars(module)}.items()
-        if isinstance(tensor, Tensor)
-    }
-
-
-def _changed(before: Mapping[str, tuple[Tensor, int]], after: Mapping[str, tuple[Tensor, int]]) -> str | None:
-    """The first tensor that is another one now, or was written to."""
-    for name, (tensor, version) in after.items():
-        held, written = before.get(name, (None, 0))
-        if held is not tensor or written != version:
-            return name
-    return None

@@ -9,15 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.certify.audit import Audit, largest, twice
+from bench.certify.audit import CLOSE, DRIFT, Audit, largest, twice
 from bench.certify.folding import fold
 from bench.certify.noise import block_rows
+from bench.certify.proposer import check_shape, no_memory
 from bench.errors import BenchError
 
-CLOSE = 1e-3
-"""Where the two highest logits lie nearer than this share of the largest logit, the referee decides."""
-DRIFT = CLOSE / 4
-"""Logits that move further than this share of the largest one between two computations of the same row are refused."""
 AUDITED_ROWS = 8
 JUDGED_ROWS, JUDGED_FLOATS = 16, 256 * 3 * 64 * 64
 """Rows of a pass in float64: as many on a CPU and at the least, on a GPU as many as have so many floats, up to 256."""
@@ -50,7 +47,8 @@ class Network:
         batch: rows of a forward pass; halved for good when memory runs out.
 
     Attributes:
-        folded: passes run a copy of fewer operations.
+        fast: the network that passes run. folded: it is a copy of fewer operations.
+        scale: the largest absolute logit seen.
         referee: dtype of the referee.
         audit: looks on, if there is one, and explains what it or the referee refuses.
     """
@@ -59,10 +57,10 @@ class Network:
         self.base, self.classes, self.batch = base, classes, batch
         base.eval()
         _check_modes(base, "after eval()")
-        self._fast = fold(base)
-        self.folded = self._fast is not base
+        self.fast = fold(base)
+        self.folded = self.fast is not base
         self._exact, self.referee = base, torch.float32
-        self._scale = 0.0
+        self.scale = 0.0
         self._layout: torch.memory_format | None = None
         self.audit: Audit | None = None
 
@@ -77,45 +75,33 @@ class Network:
 
     def audited(self, sigma: float, sampling: str, seed: int) -> Audit:
         """Gives the network its audit, once it is known what its passes run."""
-        referee = self._judged if self.referee == torch.float64 else None
-        modules = (self._fast, self.base)
-        self.audit = Audit(self.logits, referee, modules, self.end, drift=DRIFT, sigma=sigma, sampling=sampling, seed=seed)
+        self.audit = Audit(self, sigma, sampling, seed)
         return self.audit
-
-    @property
-    def fast(self) -> nn.Module:
-        """The network that passes run."""
-        return self._fast
 
     def adopt(self, fast: nn.Module, layout: torch.memory_format) -> None:
         """Passes run this copy of `fast` from now on, on images of its layout."""
-        self._fast, self._layout = fast, layout
-
-    @property
-    def scale(self) -> float:
-        """The largest absolute logit seen."""
-        return self._scale
+        self.fast, self._layout = fast, layout
 
     def saw(self, logits: Tensor) -> None:
         """Takes note of the largest logit; BenchError if one is not finite."""
         # The largest logit so far: a row whose logits happen to cancel says little about how far they may move.
-        self._scale = max(self._scale, largest(logits))
+        self.scale = max(self.scale, largest(logits))
 
     def begin(self) -> None:
         """Evaluation mode, whatever was done to the network since the last image."""
-        for module in (self.base, self._fast, self._exact):
+        for module in (self.base, self.fast, self._exact):
             module.eval()
 
     def end(self) -> None:
         """BenchError if a forward pass switched a module to training mode."""
-        for module in (self.base, self._fast, self._exact):
+        for module in (self.base, self.fast, self._exact):
             _check_modes(module, "after a forward pass")
 
     def logits(self, noisy: Tensor) -> Tensor:
         """Logits in float32, of any number of rows: B C H W -> B K. BenchError: of another shape or dtype."""
         filled = _filled(noisy)
         filled = filled if self._layout is None else filled.contiguous(memory_format=self._layout)
-        return self._logits(self._fast, filled)[: len(noisy)]
+        return self._logits(self.fast, filled)[: len(noisy)]
 
     def classify(self, noisy: Tensor, first: int = 1, logits: Tensor | None = None) -> Tensor:
         """The class of every row: B C H W -> B.
@@ -131,7 +117,7 @@ class Network:
             logits = self.logits(noisy)
         self.saw(logits)
         highest, order = logits.topk(min(2, self.classes), 1)
-        close = highest[:, 0] - highest[:, -1] <= CLOSE * self._scale
+        close = highest[:, 0] - highest[:, -1] <= CLOSE * self.scale
         if first == 0:
             close[:AUDITED_ROWS] = True
         classes = order[:, 0]
@@ -149,20 +135,19 @@ class Network:
             return self._checked(network(noisy), len(noisy))
         except torch.OutOfMemoryError:
             if len(noisy) == 1:
-                raise BenchError(f"memory does not hold one forward pass of an image of {'x'.join(map(str, noisy.shape[1:]))}") from None
+                raise no_memory(noisy) from None
             self.batch = min(self.batch, len(noisy) // 2)
         if noisy.is_cuda:
             torch.cuda.empty_cache()
         return self._logits(network, noisy)
 
     def _checked(self, logits: Tensor, rows: int) -> Tensor:
-        if logits.shape != (rows, self.classes):
-            raise BenchError(f"the base classifier gave logits of shape {tuple(logits.shape)} for {rows} images of {self.classes} classes")
+        check_shape(logits, rows, self.classes)
         if logits.dtype not in (torch.float32, torch.float64):
             raise BenchError(f"the base classifier gave logits of {logits.dtype}, whose many ties go to the lowest class; use float32")
         return logits
 
-    def _judged(self, noisy: Tensor) -> Tensor:
+    def judged(self, noisy: Tensor) -> Tensor:
         """Logits of the referee."""
         if self.referee == torch.float64:  # where what the rows of a pass do to each other's rounding decides nothing
             together = max(JUDGED_ROWS, min(256, JUDGED_FLOATS // noisy[0].numel())) if noisy.is_cuda else JUDGED_ROWS
@@ -173,9 +158,9 @@ class Network:
         return torch.cat([self._logits(self._exact, part) for part in parts])[: len(noisy)]
 
     def _judge(self, noisy: Tensor, logits: Tensor) -> Tensor:
-        exact = self._judged(noisy)
+        exact = self.judged(noisy)
         largest(exact)
-        if (exact - logits).abs().max() > DRIFT * self._scale:
+        if (exact - logits).abs().max() > DRIFT * self.scale:
             raise (self.audit or self.audited(0.0, "float32", 0)).explain(noisy, logits, exact)
         return exact.argmax(1)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.smoothing import now
-from bench.system.environment import float32_products
+from bench.system.environment import float32_products, precisions, set_precisions
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 SHORT, LONG = 0.004, 0.2
@@ -41,17 +41,15 @@ class Arithmetic:
         if device.type != "cuda":
             yield
             return
-        settings, benchmark = float32_products("cuda"), torch.backends.cudnn.benchmark
-        before = [setting.fp32_precision for setting in settings]
+        before, benchmark = precisions(), torch.backends.cudnn.benchmark
         try:
             torch.backends.cudnn.benchmark = True
-            for setting in settings:
+            for setting in float32_products("cuda"):
                 setting.fp32_precision = "tf32" if self.tf32 else "ieee"
             yield
         finally:
             torch.backends.cudnn.benchmark = benchmark
-            for setting, word in zip(settings, before, strict=True):
-                setting.fp32_precision = word
+            set_precisions(before)
 
 
 FLOAT32 = Arithmetic("float32", torch.float32)
@@ -103,8 +101,7 @@ class Proposer:
                     return found
                 except torch.OutOfMemoryError:
                     if self.rows == 1:
-                        size = "x".join(map(str, noisy.shape[1:]))
-                        raise BenchError(f"memory does not hold one forward pass of an image of {size}") from None
+                        raise no_memory(noisy) from None
                     self.rows = max(1, min(self.rows, len(noisy)) // 2)
                 if noisy.is_cuda:
                     torch.cuda.empty_cache()
@@ -115,10 +112,7 @@ class Proposer:
             start = min(start, len(noisy) - rows)  # the last pass has as many rows as the others, a few of them a second time
             part = noisy[start : start + rows].to(self.arithmetic.dtype, memory_format=self.layout)
             logits = self.network(part)
-            if logits.shape != (rows, self.classes):
-                raise BenchError(
-                    f"the base classifier gave logits of shape {tuple(logits.shape)} for {rows} images of {self.classes} classes"
-                )
+            check_shape(logits, rows, self.classes)
             found[start : start + rows] = logits
 
     def seconds_per_row(self, noisy: Tensor, rows: int) -> float:
@@ -152,6 +146,17 @@ class Proposer:
                     self.rows, best = rows, seconds
                 elif rows * seconds > SHORT:
                     break
+
+
+def check_shape(logits: Tensor, rows: int, classes: int) -> None:
+    """BenchError unless logits are of shape rows, classes."""
+    if logits.shape != (rows, classes):
+        raise BenchError(f"the base classifier gave logits of shape {tuple(logits.shape)} for {rows} images of {classes} classes")
+
+
+def no_memory(noisy: Tensor) -> BenchError:
+    """That one row, of B C H W, does not fit."""
+    return BenchError(f"memory does not hold one forward pass of an image of {'x'.join(map(str, noisy.shape[1:]))}")
 
 
 def telling_rows(base: nn.Module, noisy: Tensor, classes: int, rows: int, most: int) -> int:

@@ -84,38 +84,29 @@ class Sampler:
                 module that switches to training mode.
         """
         while True:
-            with contextlib.suppress(Again):
-                return self._certify(x, index, label, n0, n, stop, skip_misclassified)
-
-    def _certify(self, x: Tensor, index: int, label: int, n0: int, n: int, stop: Stopping | None, skip_misclassified: bool) -> Certificate:
-        with plain_float32(), torch.autocast(x.device.type, enabled=False):
-            network = self._prepare(x)
-            network.begin()
-            # Where classes are proposed, the rows that are judged are audited, and the first of an image always are.
-            assert network.audit
-            network.audit.begin(x, AUDITED_ROWS if self._spans else n0 + n)
-            if self._spans:
-                self._spans.begin()
-            copies = NoisyCopies(x, index, self.sigma, self.seed, self.sampling)
-            selection = self._count(network, copies, 0, n0)
-            selected = int(selection.argmax())
-            estimation = torch.zeros_like(selection)
-            if not (skip_misclassified and selected != label):
-                drawn = 0
-                for look in [n] if stop is None else stop.looks(n, block_rows(x.shape)):
-                    if drawn and stop is not None and stop.enough(int(estimation[selected]), drawn):
-                        break
-                    estimation += self._count(network, copies, n0 + drawn, look - drawn)
-                    drawn = look
-            network.audit.end()
-            network.end()
-        return Certificate(
-            index=index,
-            label=label,
-            selected=selected,
-            selection=_sparse(selection),
-            estimation=_sparse(estimation),
-        )
+            with contextlib.suppress(Again), plain_float32(), torch.autocast(x.device.type, enabled=False):
+                network = self._prepare(x)
+                network.begin()
+                # Where classes are proposed, the rows that are judged are audited, and the first of an image always are.
+                assert network.audit
+                network.audit.begin(x, AUDITED_ROWS if self._spans else n0 + n)
+                if self._spans:
+                    self._spans.begin()
+                copies = NoisyCopies(x, index, self.sigma, self.seed, self.sampling)
+                selection = self._count(network, copies, 0, n0)
+                selected = int(selection.argmax())
+                estimation = torch.zeros_like(selection)
+                if not (skip_misclassified and selected != label):
+                    drawn = 0
+                    for look in [n] if stop is None else stop.looks(n, block_rows(x.shape)):
+                        if drawn and stop is not None and stop.enough(int(estimation[selected]), drawn):
+                            break
+                        estimation += self._count(network, copies, n0 + drawn, look - drawn)
+                        drawn = look
+                network.audit.end()
+                network.end()
+                counts = {"selection": _sparse(selection), "estimation": _sparse(estimation)}
+                return Certificate(index=index, label=label, selected=selected, **counts)
 
     @torch.inference_mode()
     def fit(self, images: Tensor) -> None:

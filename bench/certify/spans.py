@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.certify.audit import CLOSE
 from bench.certify.margin import MOST_JUDGED, Margin, leads, moves
-from bench.certify.network import AUDITED_ROWS, CLOSE, Network
+from bench.certify.network import AUDITED_ROWS, Network
 from bench.certify.noise import NoisyCopies
 from bench.certify.proposer import FLOAT32, LAYOUTS, REDUCED, Proposer, fastest, telling_rows
 
