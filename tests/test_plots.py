@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +13,7 @@ import pytest
 from fake_store import CERTIFY, N, add, new_store, run_spec
 from typer.testing import Result
 
+import bench
 from bench.errors import BenchError
 from bench.files.writing import write_json
 from bench.logs import import_logs
@@ -21,7 +22,6 @@ from bench.spec import CertifySpec
 from bench.store.runs import Store
 from leaderboard import plots
 from leaderboard.aggregate import Filters
-from leaderboard.plots.labels import Box, needs_line, place_labels
 
 pytest.importorskip("matplotlib")
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
@@ -46,18 +46,17 @@ def curve(store: Store, text: str = CURVE) -> None:
 # ---- numbers
 
 
-def test_the_step_function_by_hand() -> None:
-    """Five images: two at radius 0.5, one at 1, one wrong with a large radius, one correct at radius 0, which certifies nothing."""
-    correct = np.array([True, True, True, False, True])
-    found = plots.certified_steps(correct, np.array([0.5, 1.0, 0.5, 3.0, 0.0]))
-    assert found.x.tolist() == [0.0, 0.5, 1.0]
-    assert found.y.tolist() == [60.0, 20.0, 0.0]
-    assert found.at(np.array([0.0, 0.4999, 0.5, 0.99, 1.0, 9.0])).tolist() == [60, 60, 20, 20, 0, 0]  # strictly larger than r
-
-
-def test_nothing_certified_is_a_line_at_zero() -> None:
-    found = plots.certified_steps(np.array([False, False]), np.array([0.0, 2.0]))
-    assert (found.x.tolist(), found.y.tolist()) == ([0.0], [0.0])
+@pytest.mark.parametrize("images", [0, 1, 5, 40])
+def test_the_step_function_is_certified_accuracy_at_every_radius(images: int) -> None:
+    """Also where radii repeat, where an image is wrong with a large radius or right at 0, and where nothing is certified."""
+    rng = np.random.default_rng(images)
+    radius = np.concatenate([[0.5, 1.0, 0.5, 3.0, 0.0], rng.integers(0, 8, images) / 4])
+    correct = np.array([images > 0] * 3 + [False, True] + rng.choice([True, False], images).tolist())
+    found = plots.certified_steps(correct, radius)
+    places = np.concatenate([found.x, np.nextafter(found.x[1:], 0), [0.3, 9.0]])
+    assert found.at(places).tolist() == pytest.approx(100 * bench.certified_accuracy(radius, correct, places))
+    assert found.x[0] == 0
+    assert found.x[1:].tolist() == sorted({*radius[correct & (radius > 0)].tolist()})
 
 
 def test_the_band_by_hand() -> None:
@@ -86,12 +85,8 @@ def test_a_picture_of_runs_has_the_values_of_the_table(store: Store) -> None:
     for part in ("n0 = 10, n = 1,000, alpha = 0.001", "4 of 10,000 test images (first:4), sampling seed 0. Certified accuracy", "Band: ±"):
         assert part in picture.notes[0], part
     assert "Columns" not in picture.notes[0]
-
-
-def test_alpha_is_applied(store: Store) -> None:
-    add(store, run_spec())
-    radius = [plots.build("curves", store, alpha=alpha).panels[0.5][0].seeds[0].steps.x[-1] for alpha in (0.001, 0.1)]
-    assert radius == [certified_radius(N, N, alpha, 0.5) for alpha in (0.001, 0.1)]
+    strict, loose = (plots.build("curves", store, alpha=alpha).panels[0.5][0].seeds[0].steps.x[-1] for alpha in (0.001, 0.1))
+    assert (strict, loose) == (radii[N], certified_radius(N, N, 0.1, 0.5))
     with pytest.raises(BenchError, match="alpha"):
         plots.build("curves", store, alpha=0.7)
 
@@ -134,35 +129,26 @@ def test_a_damaged_curve_is_named(store: Store, text: str) -> None:
 # ---- what is left out, and what never mixes
 
 
-def test_unfinished_rows_are_left_out_and_named(store: Store) -> None:
-    add(store, run_spec())
-    add(store, run_spec("macer"), (N, N))
-    add(store, run_spec("stability"), None, state="diverged")
-    for kind in ("curves", "tradeoff"):
-        picture = plots.build(kind, store)
-        assert list(series(picture)) == ["gaussian"]
-        assert "Left out, because unfinished: stability at sigma 0.5 (diverged), macer at sigma 0.5 (2/4 images)." in picture.notes
-    curve(store)
-    picture = plots.build("training", store)
-    assert list(series(picture)) == ["gaussian", "macer"]
-    assert "Left out, because unfinished: stability at sigma 0.5 (0/1 trained, 1 diverged)." in picture.notes
-
-
-def test_a_seed_that_is_missing_leaves_the_row_out(store: Store) -> None:
+@pytest.mark.parametrize("kind", ["curves", "tradeoff", "training"])
+def test_unfinished_rows_are_left_out_and_named(store: Store, kind: plots.Kind) -> None:
+    """A training is finished without its certificates; nothing is where a seed is missing that another row has."""
     for seed in (0, 1):
         add(store, run_spec(seed=seed))
-    add(store, run_spec("macer"))
+        add(store, run_spec("macer", seed=seed), (N, N))
+    add(store, run_spec("smoothadv"))
+    add(store, run_spec("stability"), None, state="diverged")
+    write_json(add(store, run_spec("mine")).path / "training.json", {"state": "odd"})
     curve(store)
-    for kind, told in (("curves", "1/2 seeds"), ("training", "1/2 trained, 1 missing")):
-        picture = plots.build(kind, store)  # type: ignore[arg-type]
-        assert list(series(picture)) == ["gaussian"]
-        assert any(f"macer at sigma 0.5 ({told})" in note for note in picture.notes)
-
-
-def test_nothing_finished_is_told(store: Store) -> None:
-    add(store, run_spec(), (N,))
-    with pytest.raises(BenchError, match=r"no row is finished: gaussian at sigma 0\.5 \(1/4 images\)"):
-        plots.build("curves", store)
+    picture = plots.build(kind, store)
+    training = kind == "training"
+    assert list(series(picture)) == ["gaussian", *["macer"] * training]
+    told = ("0/2 trained, 1 diverged, 1 missing", "1/2 trained, 1 missing") if training else ("0/2 seeds, 1 diverged", "1/2 seeds")
+    for row, state in zip(("stability", "smoothadv"), told, strict=True):
+        assert any(f"{row} at sigma 0.5 ({state})" in note for note in picture.notes)
+    assert any("state 'odd'" in note for note in picture.notes) or training
+    assert any("mine at sigma 0.5 (" in note and "1 damaged" in note for note in picture.notes)
+    with pytest.raises(BenchError, match=r"no row is finished: stability at sigma 0\.5 \("):
+        plots.build(kind, store, Filters(methods=["stability"]))
 
 
 def test_groups_are_never_mixed(store: Store) -> None:
@@ -249,19 +235,6 @@ def test_every_row_of_the_paper_looks_different_without_colour() -> None:
     assert plots.styles(["macer", "mine"], "gaussian")["macer"] == styles["macer"]  # whatever stands beside it
 
 
-@pytest.mark.parametrize(
-    "points", [[(10.0 * n, 100.0) for n in range(9)], [(50 + 3.0 * n, 80 + 2.0 * (n % 3)) for n in range(9)], [(199.0, 199.0)]]
-)
-def test_labels_do_not_overlap(points: Sequence[tuple[float, float]]) -> None:
-    blocked = [Box(x - 4, y - 4, x + 4, y + 4) for x, y in points]
-    boxes = place_labels(points, [(70.0, 9.0)] * len(points), blocked, (260.0, 200.0))
-    for number, box in enumerate(boxes):
-        assert box.left >= 0
-        assert box.right <= 260
-        assert 0 <= box.bottom < box.top <= 200
-        assert not any(box.overlap(other) for other in (*boxes[:number], *blocked))
-
-
 # ---- imported logs
 
 
@@ -344,18 +317,3 @@ def test_without_matplotlib(store: Store, bench: Callable[..., Result], tmp_path
     result = bench("plot", "curves", "--results", store.root, "--out", tmp_path / "out.svg")
     assert result.exit_code == 2
     assert result.output == "bench: pictures need matplotlib, which is not installed; pip install 'certbench[plot]'\n"
-
-
-def test_damaged_runs_are_named(store: Store) -> None:
-    add(store, run_spec())
-    broken = add(store, run_spec("macer"))
-    write_json(broken.path / "training.json", {"state": "odd"})
-    assert any("state 'odd'" in note for note in plots.build("curves", store).notes)
-
-
-def test_a_label_between_two_points_has_a_line_to_its_own() -> None:
-    box = Box(0, 0, 50, 9)
-    assert not needs_line(0, [(25, 15), (90, 15)], box)
-    assert needs_line(0, [(25, 15), (40, 16)], box), "another point is about as near"
-    assert needs_line(0, [(25, 25)], box), "far off"
-    assert not needs_line(0, [(25, 15)], box), "alone"

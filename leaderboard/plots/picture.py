@@ -291,7 +291,7 @@ def _of_training(store: Store, groups: Sequence[Group]) -> Picture:
         for label, keys in labels.items():
             states = [_training_state(runs.get(keys.get(number, ""))) for number in expected]
             if set(states) != {"trained"}:
-                bad = [f"{states.count(s)} {s}" for s in ("diverged", "failed", "missing") if s in states]
+                bad = [f"{states.count(s)} {s}" for s in ("diverged", "failed", "damaged", "missing") if s in states]
                 done = f"{states.count('trained')}/{len(states)} trained"
                 left_out.append(f"{label} at sigma {sigma:g} ({', '.join([done, *bad])})")
                 continue
@@ -313,8 +313,11 @@ def _of_training(store: Store, groups: Sequence[Group]) -> Picture:
 def _training_state(run: Run | None) -> str:
     if run is None:
         return "missing"
-    training = run.training()
-    return str(training["state"]) if training else "failed" if run.failure() else "training"
+    try:
+        training = run.training()
+        return str(training["state"]) if training else "failed" if run.failure() else "training"
+    except BenchError:
+        return "damaged"
 
 
 def _rule(kind: Kind, radii: str, unit: str, panels: Mapping[float, Sequence[Series]]) -> str:
