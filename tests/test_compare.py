@@ -1,4 +1,4 @@
-"""Two rows compared: across seeds, across test images, in a store and on the command line."""
+"""Comparisons: two rows across seeds and across test images, a run with published logs, in a store and on the command line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_logs import MANIFEST, write_log
-from fake_store import CERTIFY, N, add, run_spec
+from fake_store import CERTIFY, LABELS, N, add, run_spec, write_evidence
 from numpy.typing import ArrayLike
 from scipy import stats
 from typer.testing import Result
@@ -29,10 +29,20 @@ from bench.errors import BenchError
 from bench.logs import import_logs
 from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
-from bench.store.runs import Store
+from bench.store.runs import Run, Store
 from leaderboard import compare as comparing
 from leaderboard.aggregate import collect
-from leaderboard.compare import Evidence, compare, compare_accuracy, compare_images, compare_seeds, holm, separable_from_best
+from leaderboard.compare import (
+    Evidence,
+    compare,
+    compare_accuracy,
+    compare_images,
+    compare_seeds,
+    compare_with_logs,
+    holm,
+    separable_from_best,
+)
+from leaderboard.compare.logs import _printing
 
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
 needs_golden = pytest.mark.skipif(not GOLDEN, reason="CERTBENCH_GOLDEN names no folder of third-party logs")
@@ -63,49 +73,6 @@ def known(*values: float | None) -> tuple[float, ...]:
 # ---- across seeds
 
 
-def test_paired_seeds_by_hand() -> None:
-    """Differences 1, 2, 3: mean 2, deviation 1, t(2) = 4.30265."""
-    result = compare_seeds(of_means((1, 2, 3)), of_means((2, 4, 6), "b"))
-    low, high, effect, own = known(result.low, result.high, result.effect, result.std_difference)
-    assert result.paired
-    assert (result.mean_a, result.mean_b, result.std_a, result.std_b) == pytest.approx((2, 4, 1, 2))
-    assert (result.difference, own, effect) == pytest.approx((2, 1, 2))
-    assert (low, high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5), abs=1e-6)
-
-
-def test_paired_interval_is_that_of_scipy() -> None:
-    result = compare_seeds(of_means(A5), of_means(B5, "b"))
-    expected = stats.ttest_rel(B5, A5).confidence_interval(0.95)
-    assert known(result.low, result.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
-
-
-def test_pairs_follow_the_seed_and_not_the_place() -> None:
-    turned = evidence([(mean, mean) for mean in reversed(B5)], "b", runs=("4", "3", "2", "1", "0"))
-    straight = evidence([(mean, mean) for mean in B5], "b")
-    assert compare_seeds(of_means(A5), turned) == compare_seeds(of_means(A5), straight)
-
-
-@pytest.mark.parametrize("other", [B5, B5[:3]])
-def test_unpaired_interval_is_that_of_welch(other: tuple[float, ...]) -> None:
-    result = compare_seeds(of_means(A5, seeded=False), of_means(other, "b", seeded=False))
-    expected = stats.ttest_ind(other, A5, equal_var=False).confidence_interval(0.95)
-    assert not result.paired
-    assert result.std_difference is None
-    assert known(result.low, result.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
-
-
-def test_other_seeds_are_not_paired() -> None:
-    assert not compare_seeds(of_means(A5), of_means(B5[:3], "b")).paired
-
-
-def test_hedges_g_by_hand() -> None:
-    """Means 2 and 5, variances 1 and 4, 3 runs each: pooled deviation sqrt(2.5), correction of 4 degrees of freedom."""
-    result = compare_seeds(of_means((1, 2, 3), seeded=False), of_means((3, 5, 7), "b", seeded=False))
-    correction = math.gamma(2) / (math.sqrt(2) * math.gamma(1.5))
-    assert correction == pytest.approx(0.797885, abs=1e-6)
-    assert known(result.effect) == pytest.approx((3 / math.sqrt(2.5) * correction,))
-
-
 def sign_flips(a: Sequence[float], b: Sequence[float]) -> float:
     differences = [y - x for x, y in zip(a, b, strict=True)]
     seen = abs(sum(differences))
@@ -114,41 +81,62 @@ def sign_flips(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def relabelled(a: Sequence[float], b: Sequence[float]) -> float:
+    """Twice the smaller tail over all splits."""
     everything = [*a, *b]
-    seen = abs(statistics.fmean(b) - statistics.fmean(a))
-    splits = list(itertools.combinations(range(len(everything)), len(a)))
-    hits = 0
-    for split in splits:
+    seen = statistics.fmean(b) - statistics.fmean(a)
+    moves = []
+    for split in itertools.combinations(range(len(everything)), len(a)):
         mine = [everything[n] for n in split]
         rest = [v for n, v in enumerate(everything) if n not in split]
-        hits += abs(statistics.fmean(rest) - statistics.fmean(mine)) >= seen - 1e-12
-    return hits / len(splits)
+        moves.append(statistics.fmean(rest) - statistics.fmean(mine))
+    tails = sum(move <= seen + 1e-12 for move in moves), sum(move >= seen - 1e-12 for move in moves)
+    return min(1.0, 2 * min(tails) / len(moves))
 
 
+@pytest.mark.parametrize(("size_a", "size_b"), [(2, 2), (3, 3), (6, 6), (5, 3), (2, 7)])
+@pytest.mark.parametrize("seeded", [True, False])
 @pytest.mark.parametrize("move", [0.0, 0.01, 0.1])
-def test_permutation_p_by_enumeration(move: float) -> None:
-    a = (0.913, 0.902, 0.937, 0.921, 0.9155, 0.908)
-    b = tuple(x + move + d for x, d in zip(a, (0.011, -0.007, 0.004, 0.0031, -0.0022, 0.0053), strict=True))
-    paired = compare_seeds(of_means(a), of_means(b, "b"))
-    assert known(paired.p) == pytest.approx((sign_flips(a, b),))
-    assert paired.p_least == 2 / 2**6
-    unpaired = compare_seeds(of_means(a, seeded=False), of_means(b, "b", seeded=False))
-    assert known(unpaired.p) == pytest.approx((relabelled(a, b),))
-    assert unpaired.p_least == 2 / math.comb(12, 6)
+def test_seeds_against_scipy_and_enumeration(size_a: int, size_b: int, seeded: bool, move: float) -> None:
+    """Equal seeds are paired; anything else is Welch's, with Hedges' g under its exact correction."""
+    rng = np.random.default_rng(size_a)
+    a, b = rng.normal(0.9, 0.01, size_a).tolist(), (rng.normal(0.9, 0.01, size_b) + move).tolist()
+    found = compare_seeds(of_means(a, seeded=seeded), of_means(b, "b", seeded=seeded))
+    paired = seeded and size_a == size_b
+    expected = (stats.ttest_rel(b, a) if paired else stats.ttest_ind(b, a, equal_var=False)).confidence_interval(0.95)
+    assert found.paired is paired
+    assert known(found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
+    assert known(found.std_a, found.std_b) == pytest.approx((statistics.stdev(a), statistics.stdev(b)))
+    difference = statistics.fmean(b) - statistics.fmean(a)
+    assert (found.difference, found.mean_b - found.mean_a) == pytest.approx((difference, difference))
+    if paired:
+        std = statistics.stdev(y - x for x, y in zip(a, b, strict=True))
+        assert known(found.std_difference, found.effect) == pytest.approx((std, difference / std))
+    else:
+        whole = size_a + size_b - 2
+        pooled = ((size_a - 1) * statistics.variance(a) + (size_b - 1) * statistics.variance(b)) / whole
+        correction = math.gamma(whole / 2) / (math.sqrt(whole / 2) * math.gamma((whole - 1) / 2))
+        assert known(found.effect) == pytest.approx((correction * difference / math.sqrt(pooled),))
+        assert found.std_difference is None
+    assert found.p_least == min(1, 2 / (2**size_a if paired else math.comb(size_a + size_b, size_a)))
+    if found.p_least > 0.05:
+        assert found.p is None
+        assert "so nothing is tested; " in found.note
+    else:
+        assert known(found.p) == pytest.approx(((sign_flips if paired else relabelled)(a, b),))
 
 
-def test_nothing_is_tested_where_no_p_is_small_enough() -> None:
+def test_pairs_follow_the_seed_and_not_the_place() -> None:
+    turned = evidence([(mean, mean) for mean in reversed(B5)], "b", runs=("4", "3", "2", "1", "0"))
+    straight = evidence([(mean, mean) for mean in B5], "b")
+    assert compare_seeds(of_means(A5), turned) == compare_seeds(of_means(A5), straight)
+
+
+def test_how_many_seeds_would_do() -> None:
     result = compare_seeds(of_means(A5), of_means(B5, "b"))
-    assert (result.p, result.p_least) == (None, 0.0625)
     assert result.note == "5 paired seeds: the smallest two-sided p is 0.0625, so nothing is tested; 6 paired seeds would do"
     result = compare_seeds(of_means(A5[:3], seeded=False), of_means(B5[:3], "b", seeded=False))
-    assert (result.p, result.p_least) == (None, 0.1)
     assert "6 paired seeds or 4 runs of each row would do" in result.note
-    assert comparing.least_p(5, 5, False) == pytest.approx(2 / 252)
     assert [comparing.runs_needed(True, tests) for tests in (1, 2, 8)] == [6, 7, 9]
-
-
-def test_one_seed_has_no_seed_uncertainty() -> None:
     for a, b in (((0.9,), (0.95,)), ((0.9,), B5)):
         result = compare_seeds(of_means(a), of_means(b, "b"))
         assert "no seed uncertainty is known; 6 paired seeds would allow a test" in result.note
@@ -213,11 +201,6 @@ def test_the_interval_covers_the_truth_nearly_as_often_as_it_says(images: int, e
     assert float(((low <= 0.1) & (high >= 0.1)).mean()) == pytest.approx(expected, abs=0.022)
 
 
-def test_few_images_are_told(store: Store) -> None:
-    fill(store)
-    assert any("covers a little less than 95 %" in note for note in compare(store, "gaussian", "macer").notes)
-
-
 def test_the_other_way_round_flips_every_sign() -> None:
     rng = np.random.default_rng(2)
     radii = rng.exponential(0.5, (2, 6, 60))
@@ -277,7 +260,7 @@ def test_which_rows_cannot_be_separated_from_the_best() -> None:
     assert separable_from_best([best, evidence([base + 0.03], "twin")]) == ("best", "twin")
 
 
-# ---- from a store
+# ---- rows of a store
 
 
 @pytest.fixture
@@ -306,12 +289,9 @@ def test_our_runs_by_hand(store: Store) -> None:
     assert "protocol quick" in report.title
     assert "n = 1,000" in report.title
     assert report.source == "runs"
-
-
-def test_alpha_is_applied_when_evidence_is_read(store: Store) -> None:
-    fill(store)
+    assert any("covers a little less than 95 %" in note for note in report.notes)
     strict, loose = (compare(store, "gaussian", "macer", alpha=alpha).comparisons[0].seeds.mean_a for alpha in (0.0001, 0.05))
-    assert strict < loose
+    assert strict < c.seeds.mean_a < loose
 
 
 def test_a_pattern_compares_with_every_row_and_corrects_over_all(store: Store) -> None:
@@ -329,10 +309,9 @@ def test_a_pattern_compares_with_every_row_and_corrects_over_all(store: Store) -
     assert known(*(s.p for s in seeds)) == pytest.approx((2 / 64,) * 4)
     assert known(*(s.p_holm for s in seeds)) == pytest.approx((8 / 64,) * 4)
     assert "over 4 tests Holm's smallest p is 0.125 where all are as strong; 8 paired seeds would do" in seeds[0].note
-    (bracketed,) = compare(store, "gaussian", "smoothmix.eta5[steps=3]", sigmas=[0.5]).comparisons
-    assert known(bracketed.seeds.p_holm) == known(bracketed.seeds.p)
     (bracketed,) = compare(store, "smoothmix.eta5[steps=3]", "gaussian", sigmas=[0.5]).comparisons
     assert bracketed.a == "smoothmix.eta5[steps=3]"
+    assert known(bracketed.seeds.p_holm) == known(bracketed.seeds.p)
     with pytest.raises(BenchError, match="A must be one row"):
         compare(store, "smoothmix*", "gaussian")
 
@@ -349,6 +328,10 @@ def test_unfinished_rows_are_refused_or_left_out(store: Store) -> None:
             compare(store, row, "gaussian")
     with pytest.raises(BenchError, match="there is no macer at the sigma, protocol and recipe asked for; there is gaussian"):
         compare(store, "gaussian", "macer", sigmas=[1.0])
+    damaged = add(store, run_spec("consistency")).certification(CERTIFY).evidence
+    damaged.write_bytes(damaged.read_bytes().replace(b"0", b"1", 1))
+    with pytest.raises(BenchError, match=r"not finished.*damaged"):
+        compare(store, "gaussian", "consistency", sigmas=[0.5])
     report = compare(store, "gaussian", "*")
     assert [c.b for c in report.comparisons] == ["macer"]
     assert any("left out: smoothadv at sigma 0.5 is not finished (0/2 seeds)" in note for note in report.notes)
@@ -362,18 +345,19 @@ def test_other_seeds_are_told(store: Store) -> None:
     assert any("gaussian at sigma 0.5 has no run of seed 2" in note for note in report.notes)
 
 
-@pytest.mark.parametrize("changes", [{"protocol": "smoke"}, {"recipe": "paper"}, {"changes": {"train.lr": 0.5}, "train": {"lr": 0.5}}])
-def test_rows_of_other_groups_are_refused(store: Store, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("changes", "images"),
+    [
+        ({"protocol": "smoke"}, 4),
+        ({"recipe": "paper"}, 4),
+        ({"changes": {"train.lr": 0.5}, "train": {"lr": 0.5}}, 4),
+        ({}, 3),
+    ],
+)
+def test_rows_of_other_groups_are_refused(store: Store, changes: dict[str, Any], images: int) -> None:
     add(store, run_spec())
-    add(store, run_spec("macer", **changes))
+    add(store, run_spec("macer", **changes), (N,) * images, certify=CertifySpec(n0=10, n=N, images=f"first:{images}"))
     with pytest.raises(BenchError, match=r"(?=.*gaussian in mnist)(?=.*macer in mnist).*in no comparable group"):
-        compare(store, "gaussian", "macer")
-
-
-def test_rows_certified_in_another_way_are_refused(store: Store) -> None:
-    add(store, run_spec())
-    add(store, run_spec("macer"), (N,) * 3, certify=CertifySpec(n0=10, n=N, images="first:3"))
-    with pytest.raises(BenchError, match=r"(?=.*first:4)(?=.*first:3).*in no comparable group"):
         compare(store, "gaussian", "macer")
 
 
@@ -399,15 +383,6 @@ def test_rows_that_share_a_name_are_told_apart(store: Store) -> None:
         compare(store, "gaussian", "macer")
     assert [c.b for c in compare(store, "macer", "gaussian").comparisons] == ["gaussian #1", "gaussian #2"]
     assert [c.b for c in compare(store, "gaussian #1", "gaussian #2").comparisons] == ["gaussian #2"]
-
-
-def test_damaged_evidence_is_refused(store: Store) -> None:
-    fill(store)
-    run = next(run for run in store.runs() if run.spec.method == "macer")
-    path = run.certification(CERTIFY).evidence
-    path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
-    with pytest.raises(BenchError, match=r"not finished.*damaged"):
-        compare(store, "gaussian", "macer", sigmas=[0.5])
 
 
 def test_sections_of_a_table_can_be_marked(store: Store) -> None:
@@ -497,38 +472,25 @@ def test_the_golden_logs(tmp_path: Path, bench: Callable[..., Result]) -> None:
 # ---- the command
 
 
-@pytest.mark.parametrize("format", ["terminal", "markdown"])
-def test_the_command_prints_both_kinds(store: Store, bench: Callable[..., Result], format: str) -> None:
+def test_the_command(store: Store, bench: Callable[..., Result]) -> None:
     fill(store, seeds=5)
-    result = bench("compare", "gaussian", "macer", "--dataset", "mnist", "--sigma", "0.5", "--format", format, "--results", store.root)
-    assert result.exit_code == 0, result.output
-    for part in (
-        "Across seeds",
-        "another training",
-        "Across images",
-        "another sample of test images",
-        "6 paired seeds would do",
-        "5 paired",
-    ):
-        assert part in result.output, part
-
-
-def test_csv_and_json_have_everything(store: Store, bench: Callable[..., Result]) -> None:
-    fill(store, seeds=1)
-    words = ("compare", "gaussian", "macer", "--results", store.root, "--format")
-    lines = list(csv.DictReader(io.StringIO(bench(*words, "csv").output)))
-    data = json.loads(bench(*words, "json").output)
+    words = ("compare", "gaussian", "macer", "--dataset", "mnist", "--sigma", "0.5", "--results", store.root)
+    for format in ("terminal", "markdown", "latex", "html"):
+        result = bench(*words, "--format", format)
+        assert result.exit_code == 0, result.output
+        for part in ("another training", "another sample of test images", "6 paired seeds would do", "5 paired"):
+            assert part in result.output, (format, part)
+    lines = list(csv.DictReader(io.StringIO(bench(*words, "--format", "csv").output)))
+    data = json.loads(bench(*words, "--format", "json").output)
     (c,) = data["comparisons"]
     assert [(x["uncertainty"], x["metric"]) for x in lines[:3]] == [("seeds", "ACR"), ("images", "ACR"), ("images", "0.00")]
-    assert float(lines[1]["low"]) == c["images"]["low"]
-    assert lines[0]["low"] == ""
-    assert c["seeds"]["low"] is None
-    assert float(lines[2]["p"]) == c["accuracies"][0]["p"] == 1.0
+    assert [float(line["low"]) for line in lines[:2]] == [c["seeds"]["low"], c["images"]["low"]]
+    assert (lines[0]["p"], c["seeds"]["p"]) == ("", None)
     assert len(lines) == 2 + len(c["accuracies"])
-    assert "images" in data["meanings"]
+    assert {"seeds", "images"} == set(data["meanings"])
 
 
-def test_what_the_command_refuses(store: Store, bench: Callable[..., Result]) -> None:
+def test_what_the_command_refuses_of_rows(store: Store, bench: Callable[..., Result]) -> None:
     fill(store)
     for words, part in (
         (("gaussian", "gaussian"), "compared with itself"),
@@ -553,3 +515,211 @@ def test_the_command_needs_no_torch(store: Store) -> None:
     code = f"import sys; from bench.cli import app; app({words!r}, standalone_mode=False); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
+
+
+# ---- a run and published logs, image by image
+
+LOGGED = 100_000
+AS_LOGGED = CertifySpec(n0=100, n=LOGGED, images="first:4")
+COUNTS = (99_000, 80_000, LOGGED, 51_000)  # of images 0 to 3
+PLAIN = ((1.03, 0.42, 1.91, 0.0), (1.01, 0.4, 1.85, 0.02), (1.1, 0.0, 1.91, 0.01))
+
+
+def radius(count: int) -> float:
+    return certified_radius(count, LOGGED, 0.001, 0.5) or 0.0
+
+
+def imported(folder: Path, rows: Mapping[str, Sequence[float]]) -> Path:
+    """A store with a log for each path below the folder of logs."""
+    for name, radii in rows.items():
+        write_log(folder / "logs" / name, radii)
+    import_logs(folder / "logs", folder / "theirs", MANIFEST, strict=True)
+    return folder / "theirs"
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    names = [f"plain/noise_0.5_{run}" for run in (1, 2, 3)]
+    return imported(tmp_path, {**dict(zip(names, PLAIN, strict=True)), "other/noise_0.5_1": (0.5,) * 4, "short/noise_0.5_1": (0.5,) * 3})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return add(Store(tmp_path / "runs"), run_spec(protocol="full"), COUNTS, certify=AS_LOGGED)
+
+
+def test_a_run_and_logs_by_hand(run: Run, theirs: Path) -> None:
+    found = compare_with_logs(run, "plain", theirs)
+    ours = np.array([float(f"{radius(count):.3g}") for count in COUNTS])
+    logs = np.array(PLAIN)
+    assert ours.tolist() == [1.14, 0.414, 1.91, 0.0064]
+    assert found.acr == pytest.approx(ours.mean(), abs=1e-15)
+    assert found.acr_exact == pytest.approx(statistics.fmean(map(radius, COUNTS)), abs=1e-15)
+    assert found.acr_logs == pytest.approx(logs.mean(axis=1), abs=1e-15)
+    assert found.difference == pytest.approx((ours - logs.mean(axis=0)).mean(), abs=1e-15)
+    assert found.error == pytest.approx((ours - logs.mean(axis=0)).std(ddof=1) / 2)
+    assert found.low < found.difference < found.high
+    means = logs.mean(axis=1)
+    assert found.spread == pytest.approx(np.abs(means - means.mean()).max())
+    assert found.predicted == pytest.approx(float(stats.t.ppf(0.975, 2)) * means.std(ddof=1) * math.sqrt(4 / 3))
+    assert found.agreement == (0.75, 1.0, 0.75)  # the first log abstains on image 3, the last on image 1
+    assert found.agreement_among == (0.75, 0.5, 0.75)
+    assert found.correlation == pytest.approx([np.corrcoef(ours, log)[0, 1] for log in logs])
+    assert found.correlation_among[1] == pytest.approx(np.corrcoef(logs[0], logs[2])[0, 1])
+    by_radius = {a.radius: a for a in found.accuracies}
+    assert by_radius["0.00"].logs == (75.0, 100.0, 75.0)
+    assert by_radius["0.00"].difference == pytest.approx(100 - 250 / 3)
+    assert (by_radius["1.00"].run, by_radius["1.00"].logs, by_radius["1.00"].difference) == (50.0, (50.0,) * 3, 0.0)
+    assert "2.00" not in by_radius  # no image reaches it
+    assert "the run is gaussian, the logs are plain" in found.notes
+    changed = add(Store(run.path.parents[2]), run_spec(changes={"train.epochs": 30}), COUNTS, certify=AS_LOGGED)
+    assert "the run was trained with train.epochs=30 instead of the recipe's" in compare_with_logs(changed, "plain", theirs).notes
+
+
+def test_radii_are_rounded_as_the_logs_are(tmp_path: Path) -> None:
+    """All samples of all images agree: without rounding the run would seem worse by 0.004 at every image."""
+    run = add(Store(tmp_path / "runs"), run_spec(), (LOGGED,) * 4, certify=AS_LOGGED)
+    assert radius(LOGGED) == pytest.approx(1.9057, abs=1e-4)
+    found = compare_with_logs(run, "plain", imported(tmp_path, {"plain/noise_0.5_1": (1.91,) * 4}))
+    assert (found.difference, found.low, found.high) == (0.0, 0.0, 0.0)
+    assert found.acr_exact == pytest.approx(radius(LOGGED))
+    assert any("3 significant digits" in note and "1.9057" in note for note in found.notes)
+    assert found.correlation == (None,)  # nothing varies
+    (tmp_path / "fine").mkdir()
+    path = tmp_path / "fine/plain/noise_0.5_2"
+    write_log(path, (1.91,) * 4)
+    path.write_text(path.read_text().replace("1.91", "1.9057"))
+    import_logs(tmp_path / "fine", tmp_path / "finer", MANIFEST, strict=True)
+    found = compare_with_logs(run, "plain", tmp_path / "finer")
+    assert found.difference == 0.0
+    assert any("4 decimals" in note for note in found.notes)
+
+
+def test_a_run_on_some_of_the_images(tmp_path: Path, theirs: Path) -> None:
+    """Image 2 only has its partner in image 2."""
+    run = add(Store(tmp_path / "runs"), run_spec(), None)
+    certification = run.certification(CertifySpec(n0=100, n=LOGGED, images="1-2"))
+    write_evidence(certification, (80_000, LOGGED), LABELS[1:3])
+    found = compare_with_logs(run, "plain", theirs)
+    assert (found.images, found.selection) == (2, "1-2")
+    assert found.acr_logs == pytest.approx([(0.42 + 1.91) / 2, (0.4 + 1.85) / 2, 1.91 / 2])
+
+
+@pytest.mark.parametrize(
+    ("texts", "radius", "expected", "words"),
+    [
+        (("0.953", "0.04", "0.0", "1.0"), 0.006494, 0.00649, "3 significant digits"),
+        (("0.953", "0.040", "0.412", "0.000"), 0.006494, 0.006, "3 decimals"),
+        (("1.9057", "0.5"), 0.006494, 0.0065, "4 decimals"),
+        (("1.91", "0.00808"), 1.9057, 1.91, "3 significant digits"),
+    ],
+)
+def test_how_logs_are_rounded_is_seen(texts: Sequence[str], radius: float, expected: float, words: str) -> None:
+    printed, told = _printing(texts)
+    assert (printed(radius), told) == (expected, words)
+
+
+@pytest.mark.parametrize(
+    ("counts", "within"), [((99_000, 79_500, LOGGED, 50_000), True), ((LOGGED, LOGGED, LOGGED, LOGGED), False), ((50_000,) * 4, False)]
+)
+def test_the_verdict(tmp_path: Path, counts: Sequence[int], within: bool) -> None:
+    """Five logs that differ by a hundredth, so that only a run of their kind lies within."""
+    logs = {f"plain/noise_0.5_{k}": (1.11 + k / 100, 0.38 + k / 100, 1.91, 0.0) for k in range(1, 6)}
+    run = add(Store(tmp_path / "runs"), run_spec(), counts, certify=AS_LOGGED)
+    found = compare_with_logs(run, "plain", imported(tmp_path, logs))
+    assert found.within is within
+    assert ("ACR" not in found.outside) is within
+    coinciding = {a.radius for a in found.accuracies if len(set(a.logs)) == 1}
+    assert "0.00" in coinciding  # every log certifies three of the four images
+    assert {a.radius for a in found.accuracies if a.predicted is None} == coinciding
+    assert not coinciding & {*found.outside}
+    assert found.spread == pytest.approx(0.01)
+
+
+def test_one_log_has_no_spread(run: Run, theirs: Path) -> None:
+    found = compare_with_logs(run, "other", theirs)
+    assert (found.spread, found.predicted, found.within, found.agreement_among) == (None, None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("plian", r"no imported log at sigma 0\.5 is of row 'plian'.*plain"),
+        ("short", r"noise_0\.5_1 does not hold image 3"),
+    ],
+)
+def test_wrong_rows_are_refused(run: Run, theirs: Path, row: str, message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        compare_with_logs(run, row, theirs)
+
+
+@pytest.mark.parametrize(
+    ("certify", "counts", "message"),
+    [
+        (CertifySpec(n0=100, n=1000, images="first:4"), (1000,) * 4, "no finished certification with n0=100, n=100000.*n=1000"),
+        (CertifySpec(n0=10, n=LOGGED, images="first:4"), (LOGGED,) * 4, "n0=10"),
+        (CertifySpec(n0=100, n=LOGGED, images="first:4", rule="curtailed"), (LOGGED,) * 4, "curtailed"),
+        (CertifySpec(n0=100, n=LOGGED, images="first:4", sampling="grid"), (LOGGED,) * 4, "no finished certification"),
+        (AS_LOGGED, (LOGGED,) * 3, "first:4 with n0=100, n=100000, clopper-pearson .certifying"),
+        (AS_LOGGED, None, "no finished certification with n0=100, n=100000, clopper-pearson, as the logs have it$"),
+        (CertifySpec(n0=100, n=LOGGED, images="first:1"), (LOGGED,), "at least two"),
+    ],
+)
+def test_other_certifications_are_refused(
+    tmp_path: Path, theirs: Path, certify: CertifySpec, counts: Sequence[int] | None, message: str
+) -> None:
+    run = add(Store(tmp_path / "runs"), run_spec(), counts, certify=certify)
+    with pytest.raises(BenchError, match=message):
+        compare_with_logs(run, "plain", theirs)
+
+
+def test_other_sigmas_networks_and_labels_are_refused(tmp_path: Path, theirs: Path) -> None:
+    store = Store(tmp_path / "runs")
+    with pytest.raises(BenchError, match=r"no imported log of mnist at sigma 1;.*bench import"):
+        compare_with_logs(add(store, run_spec(sigma=1.0), COUNTS, certify=AS_LOGGED), "plain", theirs)
+    with pytest.raises(BenchError, match="is a resnet50, but the logs are of lenet"):
+        compare_with_logs(add(store, run_spec(train={"arch": "resnet50"}), COUNTS, certify=AS_LOGGED), "plain", theirs)
+    foreign = {"data_differences": ["made up"]}
+    run = add(store, run_spec(seed=7), None, environment=foreign)
+    certification = run.certification(AS_LOGGED)
+    write_evidence(certification, COUNTS, (1, 2, 3, 4))
+    with pytest.raises(BenchError, match=r"label"):
+        compare_with_logs(run, "plain", theirs)
+
+
+def test_the_command_of_a_run(run: Run, theirs: Path, bench: Callable[..., Result], tmp_path: Path) -> None:
+    """A run is named by its folder or its key."""
+    words = ("compare", run.path, "plain", "--logs", theirs)
+    shown = bench(*words)
+    assert shown.exit_code == 0, shown.output
+    for part in (
+        "3 imported logs of plain (mine: 1, 2, 3)",
+        "n=100,000",
+        "run - logs",
+        "prediction interval",
+        "same answer",
+        "the run lies",
+    ):
+        assert part in shown.stdout
+    assert bench("compare", run.spec.key[:6], "plain", "--logs", theirs, "--results", tmp_path / "runs").stdout == shown.stdout
+    for format, part in (("markdown", "| ACR"), ("latex", r"\begin{tabular}"), ("html", "<table>")):
+        assert part in bench(*words, "--format", format).stdout
+    data = json.loads(bench(*words, "--format", "json").stdout)
+    assert (data["within"], len(data["acr_logs"])) == (compare_with_logs(run, "plain", theirs).within, 3)
+    rows = list(csv.DictReader(io.StringIO(bench(*words, "--format", "csv").stdout)))
+    assert [row["metric"] for row in rows[:2]] == ["ACR", "0.00"]
+    assert float(rows[0]["run"]) == data["acr"]
+    assert [float(value) for value in rows[0]["logs"].split()] == data["acr_logs"]
+    assert {row["key"] for row in rows} == {run.spec.key}
+    assert "the logs are plain" in rows[0]["note"]
+    for refused, message in (
+        (("gaussian", "plain", "--logs", theirs, "--results", tmp_path / "runs"), "no run in"),
+        ((run.path, "plain", "--sigma", "0.5", "--alpha", "0.01"), "--sigma, --alpha: A is a run"),
+        ((run.path, "plain", "--logs", tmp_path / "none"), "--logs"),
+        ((run.path, "plain", "--results", theirs, "--format", "yaml"), "--format yaml is unknown"),
+        (("fff0", "plain", "--results", tmp_path / "runs"), "no run in"),
+    ):
+        result = bench("compare", *refused)
+        assert result.exit_code == 2
+        assert message in result.stderr.replace("\n", " ")
+        assert "Traceback" not in result.output
