@@ -19,11 +19,13 @@ from typer.testing import Result
 
 from bench.errors import BenchError
 from bench.store.runs import Store
-from leaderboard.aggregate import Group, collect
+from leaderboard.aggregate import Filters, Group, Row, Stat, collect
 from leaderboard.formats import FORMATS, Cell
 from leaderboard.formats.latex import escape as escape_latex
 from leaderboard.formats.values import field as _field
+from leaderboard.metrics import columns_of
 from leaderboard.tables import caption, cells, render
+from leaderboard.tables.build import _column
 
 HOSTILE = r"a|b&c_%$#{}~^\x[red]*_`<b>" + '"\n=1'
 
@@ -52,51 +54,57 @@ def hostile(store: Store) -> tuple[Group, ...]:
 
 # ---- marks
 
+HALF, MOST, BEST = (N, N, 500, 500), (N, N, N, 500), (N,) * 4
+GAUSSIAN = [Cell("0.6158"), Cell("50.00")]
 
-def test_best_and_improving_cells(store: Store) -> None:
-    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500), stability=(N, 500, 500, 500))
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        pytest.param(
+            {"gaussian": HALF, "macer": MOST, "stability": (N, 500, 500, 500)},
+            {
+                "gaussian": GAUSSIAN,
+                "macer": [Cell("0.9237", bold=True, underlined=True), Cell("75.00", bold=True, underlined=True)],
+                "stability": [Cell("0.3079"), Cell("25.00")],
+            },
+            id="better than the baseline, and best",
+        ),
+        pytest.param(  # 999 and 1000 samples differ in the radius, not in the accuracy
+            {"gaussian": HALF, "macer": MOST, "stability": (999, N, N, 500)},
+            {
+                "macer": [Cell("0.9237", bold=True, underlined=True), Cell("75.00", bold=True, underlined=True)],
+                "stability": [Cell("0.9105", bold=True), Cell("75.00", bold=True, underlined=True)],
+            },
+            id="all that print the best are best",
+        ),
+        pytest.param(
+            {"gaussian": BEST, "macer": MOST},
+            {"gaussian": [Cell("1.2316", underlined=True), Cell("100.00", underlined=True)], "macer": [Cell("0.9237"), Cell("75.00")]},
+            id="the baseline can be the best and is never bold",
+        ),
+        pytest.param(
+            {"gaussian": (N, N, 500), "macer": BEST},
+            {"gaussian": [Cell("3/4 images", state=True), *[Cell("-")] * 6], "macer": [Cell("1.2316"), Cell("100.00")]},
+            id="one row is the best of nothing, and an unfinished baseline makes nothing bold",
+        ),
+    ],
+)
+def test_which_cells_are_marked(store: Store, counts: dict[str, Sequence[int]], expected: dict[str, list[Cell]]) -> None:
+    fill(store, **counts)
     found = table(store)
-    assert found["gaussian"][:2] == [Cell("0.6158"), Cell("50.00")]
-    assert found["macer"][:2] == [Cell("0.9237", bold=True, underlined=True), Cell("75.00", bold=True, underlined=True)]
-    assert found["stability"][:2] == [Cell("0.3079"), Cell("25.00")]
+    assert {name: found[name][: len(cells)] for name, cells in expected.items()} == expected
+    assert all(line[-1] in (Cell("0.00"), Cell("-")) for line in found.values())  # a column of zeros has no best
 
 
-def test_ties_as_printed_are_all_best(store: Store) -> None:
-    # 999 and 1000 samples differ in the radius, not in the accuracy.
-    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500), stability=(999, N, N, 500))
-    found = table(store)
-    assert [name for name, line in found.items() if line[1].underlined] == ["stability", "macer"]
-    assert [name for name, line in found.items() if line[0].underlined] == ["macer"]
-
-
-def test_the_baseline_can_be_the_best_and_is_never_bold(store: Store) -> None:
-    fill(store, gaussian=(N,) * 4, macer=(N, N, N, 500))
-    found = table(store)
-    assert found["gaussian"][0] == Cell("1.2316", underlined=True)
-    assert not any(cell.bold for line in found.values() for cell in line)
-
-
-def test_a_column_of_zeros_has_no_best(store: Store) -> None:
-    fill(store, gaussian=(N,) * 4, macer=(N,) * 4)
-    assert [line[-1] for line in table(store).values()] == [Cell("0.00"), Cell("0.00")]
-
-
-def test_a_difference_that_does_not_print_is_not_bold(store: Store) -> None:
-    # 5e-5 of a radius that both rows print alike.
-    from leaderboard.aggregate import Row, Stat
-    from leaderboard.metrics import columns_of
-    from leaderboard.tables.build import _column
-
+@pytest.mark.parametrize(("mean", "bold"), [(1.00002, False), (1.00006, True)])
+def test_a_difference_that_does_not_print_is_not_bold(mean: float, bold: bool) -> None:
     (acr,) = columns_of(["ACR"], (), 10)
 
     def row(name: str, mean: float) -> Row:
         return Row(name=name, mark="", method=name, seeds=(), images=4, stats={"ACR": Stat(mean=mean, std=None, n=1)}, notes=())
 
-    assert _column((row("gaussian", 1.00001), row("macer", 1.00002)), acr, "gaussian") == [
-        Cell("1.0000", underlined=True),
-        Cell("1.0000", underlined=True),
-    ]
-    assert _column((row("gaussian", 1.00004), row("macer", 1.00006)), acr, "gaussian")[1] == Cell("1.0001", bold=True, underlined=True)
+    assert _column((row("gaussian", 1.00001), row("macer", mean)), acr, "gaussian")[1] == Cell(f"{mean:.4f}", bold=bold, underlined=True)
 
 
 def test_nothing_is_bold_against_an_ambiguous_baseline(store: Store) -> None:
@@ -106,13 +114,6 @@ def test_nothing_is_bold_against_an_ambiguous_baseline(store: Store) -> None:
     found = table(store)
     assert list(found) == ["gaussian #1", "gaussian #2", "macer"]
     assert found["macer"][0] == Cell("1.2316", underlined=True)
-
-
-def test_nothing_is_bold_against_an_unfinished_baseline(store: Store) -> None:
-    fill(store, gaussian=(N, N, 500), macer=(N,) * 4)
-    found = table(store)
-    assert found["gaussian"] == [Cell("3/4 images", state=True), *[Cell("-")] * 6]
-    assert found["macer"][0] == Cell("1.2316")  # the only row: best of nothing
 
 
 @pytest.mark.parametrize("word", ["ACR", "clean", "cost", "0.50", "classes"])
@@ -157,14 +158,12 @@ def test_caption_says_what_was_done(store: Store) -> None:
     ):
         assert part in text
     assert "Bold" not in text
-
-
-def test_caption_has_no_deviation_for_one_seed_and_explains_marks(store: Store) -> None:
-    fill(store, gaussian=(N, N, 500, 500), macer=(N,) * 4)
-    (group,) = collect(store)
-    assert "±" not in caption(group)
-    assert "seed 0." in caption(group)
-    assert "Bold: better than gaussian at the same sigma. Underlined: best of the sigma and column." in caption(group)
+    add(store, run_spec("macer", protocol="smoke"))
+    add(store, run_spec(protocol="smoke"), (N, N, 500, 500))
+    text = caption(collect(store, Filters(protocols=["smoke"]))[0])
+    assert "±" not in text
+    assert "seed 0." in text
+    assert "Bold: better than gaussian at the same sigma. Underlined: best of the sigma and column." in text
 
 
 # ---- formats
@@ -188,15 +187,27 @@ def test_groups_stand_in_separate_tables(store: Store, format: str) -> None:
         assert text.index("protocol quick") < text.index("gaussian") < text.index("protocol smoke") < text.index("macer")
 
 
-def test_markdown(store: Store) -> None:
-    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500), stability=(N, N))
-    lines = [re.sub(r" +", " ", line) for line in render(collect(store), "markdown").splitlines() if line.startswith("|")]
+def test_marks_and_states_in_every_format(store: Store) -> None:
+    fill(store, gaussian=HALF, macer=MOST, stability=(N, N))
+    groups = collect(store)
+    lines = [re.sub(r" +", " ", line) for line in render(groups, "markdown").splitlines() if line.startswith("|")]
     assert lines[0] == "| sigma | row | ACR | r=0.00 | r=0.50 | r=1.00 | r=1.50 | r=2.00 | r=2.50 |"
     assert lines[2:] == [
         "| 0.50 | gaussian | 0.6158 | 50.00 | 50.00 | 50.00 | 0.00 | 0.00 | 0.00 |",
         "| | stability | 2/4 images | - | - | - | - | - | - |",
         "| | macer | **<u>0.9237</u>** | **<u>75.00</u>** | **<u>75.00</u>** | **<u>75.00</u>** | 0.00 | 0.00 | 0.00 |",
     ]
+    assert r" & macer & \underline{\textbf{0.9237}} & \underline{\textbf{75.00}} &" in render(groups, "latex")
+    assert "<td><strong><u>0.9237</u></strong></td><td><strong><u>75.00</u></strong></td>" in render(groups, "html")
+    text = render(groups, "terminal")
+    assert "\x1b" not in text
+    assert "0.9237+*" in text
+    assert "+: better than gaussian at the same sigma. *: best of the sigma and column." in text
+    plain, marked = (next(line for line in text.splitlines() if number in line) for number in ("0.6158", "0.9237"))
+    assert plain.index("0.6158") == marked.index("0.9237")
+    colored = render(groups, "terminal", color=True)
+    assert "\x1b[1;4m0.9237\x1b[0m" in colored
+    assert "0.9237+*" not in colored
 
 
 def test_markdown_of_hostile_names(store: Store) -> None:
@@ -240,12 +251,8 @@ def test_latex_of_hostile_names_is_well_formed(store: Store) -> None:
     check_latex(text)
     assert r"a\textbar{}b\&c\_\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}x[red]" in text
     assert r"stability\textsuperscript{a} & several sources & - &" in text
+    assert escape_latex("--mix, 5-10") == "-{}-mix, 5-10"  # a flag is no dash
     assert r"\textsuperscript{a} a mixture of method sources: stability was trained from bbbbbbbb, U+00FC" in text
-
-
-def test_latex_marks(store: Store) -> None:
-    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500))
-    assert r" & macer & \underline{\textbf{0.9237}} & \underline{\textbf{75.00}} &" in render(collect(store), "latex")
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
@@ -372,30 +379,6 @@ def test_json_round_trip(store: Store) -> None:
 # ---- terminal
 
 
-def test_terminal_without_color_uses_signs(store: Store) -> None:
-    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500))
-    text = render(collect(store), "terminal")
-    assert "\x1b" not in text
-    assert "0.9237+*" in text
-    assert "+: better than gaussian at the same sigma. *: best of the sigma and column." in text
-
-
-def test_terminal_with_color(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500))
-    text = render(collect(store), "terminal", color=True)
-    assert "\x1b[1;4m0.9237\x1b[0m" in text
-    assert "0.9237+*" not in text
-
-
-def test_terminal_aligns_signed_and_plain_numbers(store: Store) -> None:
-    fill(store, gaussian=(N, N, 500, 500), macer=(N, N, N, 500), stability=(N, 500, 500, 500))
-    text = render(collect(store), "terminal")
-    assert {line.index(number) for line in text.splitlines() for number in ("0.6158", "0.9237", "0.3079") if number in line} == {
-        text.splitlines()[3].index("0.6158")
-    }
-
-
 @pytest.mark.parametrize("width", [30, 80, 120])
 @pytest.mark.parametrize("seeds", [1, 5])
 def test_terminal_never_loses_a_digit(store: Store, width: int, seeds: int) -> None:
@@ -423,10 +406,6 @@ def test_many_columns_stand_in_several_tables_that_fit(store: Store, width: int)
     # Every column once, in order, beside the name of its row.
     assert [word for head in heads for word in re.split(r"  +", head.strip())[2:]] == [m.heading for m in group.metrics]
     assert sum("smoothmix.eta5-onestep" in line for line in lines) == len(heads)
-
-
-def test_a_flag_is_no_dash_in_latex() -> None:
-    assert escape_latex("--mix, 5-10") == "-{}-mix, 5-10"
 
 
 def test_terminal_shows_hostile_names_as_text(store: Store) -> None:

@@ -84,7 +84,7 @@ class Document:
     """All that a command prints.
 
     Attributes:
-        fields: columns of the CSV. lines: its lines, at full precision; a field that a line lacks is empty.
+        fields: columns of the CSV. lines: its lines, at full precision; what a line has besides the fields is not written.
         data: what JSON holds.
     """
 

@@ -14,9 +14,9 @@ from leaderboard.formats.page import clean
 def as_csv(fields: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
     """One line per value."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, fields, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: field(value) for name, value in line.items()} for line in lines)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(fields)
+    writer.writerows([field(line.get(name)) for name in fields] for line in lines)
     return file.getvalue()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -10,23 +9,32 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.errors import BenchError
-from leaderboard.aggregate import Group
 from leaderboard.frame.arguments import several, word
 from leaderboard.frame.memory import groups_of
-from leaderboard.metrics import DEFAULT, Metric, columns_of
-from leaderboard.tables import render
+from leaderboard.metrics import DEFAULT, columns_of
+from leaderboard.tables import records, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CONDITIONS = {
-    **{name: name for name in ("source", "protocol", "changes", "recipe", "network", "normalisation", "alpha", "rounding")},
-    "rule": "certify.rule",
-    "n0": "certify.n0",
-    "samples": "certify.n",
-    "selection": "certify.images",
-    "sampling_seed": "certify.seed",
+NAMES = {
+    **{name: name for name in ("dataset", "sigma", "row", "method", "metric", "mean", "std")},
+    "n": "n_seeds",
+    "status": "state",
+    "images": "image_count",
+    "notes": "notes",
+    **{name: name for name in ("source", "protocol", "changes", "recipe")},
+    "network": "arch",
+    "normalisation": "normalisation",
+    "alpha": "alpha",
+    "rounding": "rounding",
+    "rule": "bound",
+    "n0": "n0",
+    "samples": "n",
+    "selection": "images",
+    "sampling_seed": "certify_seed",
 }
+"""Column of a summary -> field of `leaderboard.tables.records`."""
 
 
 def summary(
@@ -63,10 +71,13 @@ def summary(
     """
     words = _words(metrics)
     names = {found[0].name: word for word in words if len(found := columns_of([word], (), 0)) == 1}
-    groups = groups_of(frame, words, seeds, mix)
-    rows = [line for number, group in enumerate(groups, start=1) for line in _lines(number, group, names)]
-    columns = ["table", "dataset", "sigma", "row", "method", "metric", "mean", "std", "n", "status", "images", "notes", *CONDITIONS]
-    result = pd.DataFrame(rows, columns=columns)
+    lines = []
+    for number, group in enumerate(groups_of(frame, words, seeds, mix), start=1):
+        for record in records(group):
+            own = record["heading"] if record["heading"].startswith("r=") else record["metric"]
+            record["metric"] = names.get(record["metric"], own)
+            lines.append({"table": number} | {column: record[field] for column, field in NAMES.items()})
+    result = pd.DataFrame(lines, columns=["table", *NAMES])
     return result.astype({"table": "int64", "sigma": "float64", "mean": "float64", "std": "float64", "n": "int64", "images": "int64"})
 
 
@@ -74,32 +85,6 @@ def _words(metrics: Any) -> list[str]:
     found = several(metrics, "metrics", (str, Real))
     numbers = [float(m) if isinstance(m, Real) and not isinstance(m, bool) else None for m in found]
     return [str(m) if r is None else f"{r:g}" if float(f"{r:g}") == r else repr(r) for m, r in zip(found, numbers, strict=True)]
-
-
-def _lines(number: int, group: Group, names: dict[str, str]) -> list[dict[str, Any]]:
-    def name(metric: Metric) -> str:
-        return names.get(metric.name, metric.heading if metric.heading.startswith("r=") else metric.name)
-
-    lines = []
-    for section in group.sections:
-        for row in section.rows:
-            known = {**group.conditions, **row.conditions}
-            shared = {
-                "table": number,
-                "dataset": group.dataset,
-                "sigma": section.sigma,
-                "row": row.label,
-                "method": row.method,
-                "status": row.status or "done",
-                "images": row.images,
-                "notes": "; ".join([*group.notes, *row.notes]),
-                **{column: known.get(field) for column, field in CONDITIONS.items()},
-            }
-            for metric in group.metrics:
-                stat = row.stats.get(metric.name)
-                numbers = {"mean": stat.mean, "std": stat.std, "n": stat.n} if stat else {"mean": math.nan, "std": None, "n": 0}
-                lines.append({**shared, "metric": name(metric), **numbers})
-    return lines
 
 
 def table(
@@ -117,7 +102,7 @@ def table(
 
     Args:
         frame: of `load_results`, whole or filtered.
-        format: terminal, markdown, latex, csv or json.
+        format: terminal, markdown, latex, html, csv or json.
         metrics, seeds: as of `summary`. None: ACR and accuracy; in JSON all.
         mix: let rows that are not comparable share a table, each difference a footnote; nothing is ranked then.
         ties: mark rows whose ACR cannot be told from the best.

@@ -188,7 +188,9 @@ def draw_curves(picture: Picture, axes: Axes | None = None) -> Axes:
     _draw_curves(axes, found, looks)
     title = picture.headline if several else f"{picture.headline}, sigma {next(iter(picture.panels)):g}"
     axes.set_title(_wrap(title, 5, TITLE), fontsize=TITLE)
-    axes.legend([_sample(look) for look in looks.values()], list(looks), fontsize=SMALL)
+    for label, look in looks.items():
+        axes.add_line(_sample(look)).set_label(label)
+    axes.legend(fontsize=SMALL)
     notes = "\n".join(_wrap(note, 5.4, SMALL) for note in picture.notes)
     axes.annotate(notes, (0, 0), (0, -38), xycoords="axes fraction", textcoords="offset points", va="top", fontsize=SMALL, color="#555555")
     return axes

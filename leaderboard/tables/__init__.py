@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from leaderboard import formats
 from leaderboard.aggregate import Group
-from leaderboard.tables.build import caption, cells, document
+from leaderboard.tables.build import caption, cells, document, records
 from leaderboard.tables.captions import conditions, headline, sigma_text
 
-__all__ = ["caption", "cells", "conditions", "document", "headline", "render", "sigma_text"]
+__all__ = ["caption", "cells", "conditions", "document", "headline", "records", "render", "sigma_text"]
 
 
 def render(groups: Sequence[Group], format: str, *, width: int = 120, color: bool = False) -> str:

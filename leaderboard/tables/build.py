@@ -49,7 +49,7 @@ def document(groups: Sequence[Group]) -> Document:
     return Document(
         pages=tuple(page(group, number) for number, group in enumerate(groups, start=1)),
         fields=CSV_FIELDS,
-        lines=[line for group in groups for line in _lines(group)],
+        lines=[line for group in groups for line in records(group)],
         data={"schema": 1, "groups": [_data(group) for group in groups]},
     )
 
@@ -125,8 +125,8 @@ def caption(group: Group) -> str:
     return " ".join(filter(None, [f"{headline(group)}.", about.text, legend_of(about, WORDS)]))
 
 
-def _lines(group: Group) -> Iterator[dict[str, Any]]:
-    """One line per row and metric."""
+def records(group: Group) -> Iterator[dict[str, Any]]:
+    """One record per row and metric at full precision: what CSV and `bench.summary` are made of. A row without a mean has n = 0."""
     for section in group.sections:
         for row in section.rows:
             known = {**group.conditions, **row.conditions}
@@ -136,6 +136,7 @@ def _lines(group: Group) -> Iterator[dict[str, Any]]:
                 "image_count": row.images,
                 "sigma": section.sigma,
                 "row": row.label,
+                "method": row.method,
                 "seeds": " ".join(str(seed.seed) for seed in row.seeds),
                 "seeds_done": sum(seed.state == "done" for seed in row.seeds),
                 "drawn": row.drawn,
@@ -146,7 +147,8 @@ def _lines(group: Group) -> Iterator[dict[str, Any]]:
             }
             for metric in group.metrics:
                 stat = row.stats.get(metric.name)
-                yield shared | {"metric": metric.name} | ({"mean": stat.mean, "std": stat.std} if stat else {})
+                found = {"mean": stat.mean, "std": stat.std, "n_seeds": stat.n} if stat else {"mean": None, "std": None, "n_seeds": 0}
+                yield shared | {"metric": metric.name, "heading": metric.heading} | found
 
 
 def _data(group: Group) -> dict[str, Any]:
