@@ -20,6 +20,27 @@ ACR = "ACR"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deviation:
+    """Where printed numbers are known not to come from the published logs as all others do.
+
+    Attributes:
+        rows, sigmas, metrics: the values concerned; an empty one means all of the table.
+        of: what differs: `mean`, `std`, or both.
+    """
+
+    text: str
+    rows: tuple[str, ...] = ()
+    sigmas: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    of: tuple[str, ...] = ("mean", "std")
+
+    def covers(self, place: tuple[str, str, str], what: str) -> bool:
+        """Whether a (sigma, row, metric) and its mean or std are concerned."""
+        chosen = zip(place, (self.sigmas, self.rows, self.metrics), strict=True)
+        return what in self.of and all(not known or word in known for word, known in chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """How one published table is laid out.
 
@@ -47,6 +68,7 @@ class Layout:
     bold: tuple[str, ...]
     underline: bool
     caption: str
+    deviations: tuple[Deviation, ...]
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -113,8 +135,13 @@ def load(number: int) -> Layout:
     tables = _layouts()
     if (name := f"table{number}") not in tables:
         raise BenchError(f"there is no published table {number}; there is {numbers()[0]} to {numbers()[-1]}")
-    data: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in tables[name].items()}
-    return Layout(number=number, labels=dict(data.pop("rows")), **data)
+    data = _tuples(tables[name])
+    deviations = tuple(Deviation(**_tuples(entry)) for entry in data.pop("deviations"))
+    return Layout(number=number, labels=dict(data.pop("rows")), deviations=deviations, **data)
+
+
+def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
 
 
 def first_of(dataset: str) -> Layout | None:

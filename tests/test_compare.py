@@ -553,20 +553,20 @@ def test_a_run_and_logs_by_hand(run: Run, theirs: Path) -> None:
     ours = np.array([float(f"{radius(count):.3g}") for count in COUNTS])
     logs = np.array(PLAIN)
     assert ours.tolist() == [1.14, 0.414, 1.91, 0.0064]
-    assert found.acr == pytest.approx(ours.mean(), abs=1e-15)
+    assert found.acr.run == pytest.approx(ours.mean(), abs=1e-15)
     assert found.acr_exact == pytest.approx(statistics.fmean(map(radius, COUNTS)), abs=1e-15)
-    assert found.acr_logs == pytest.approx(logs.mean(axis=1), abs=1e-15)
-    assert found.difference == pytest.approx((ours - logs.mean(axis=0)).mean(), abs=1e-15)
+    assert found.acr.logs == pytest.approx(logs.mean(axis=1), abs=1e-15)
+    assert found.acr.difference == pytest.approx((ours - logs.mean(axis=0)).mean(), abs=1e-15)
     assert found.error == pytest.approx((ours - logs.mean(axis=0)).std(ddof=1) / 2)
-    assert found.low < found.difference < found.high
+    assert found.acr.low < found.acr.difference < found.acr.high
     means = logs.mean(axis=1)
     assert found.spread == pytest.approx(np.abs(means - means.mean()).max())
-    assert found.predicted == pytest.approx(float(stats.t.ppf(0.975, 2)) * means.std(ddof=1) * math.sqrt(4 / 3))
+    assert found.acr.predicted == pytest.approx(float(stats.t.ppf(0.975, 2)) * means.std(ddof=1) * math.sqrt(4 / 3))
     assert found.agreement == (0.75, 1.0, 0.75)  # the first log abstains on image 3, the last on image 1
     assert found.agreement_among == (0.75, 0.5, 0.75)
     assert found.correlation == pytest.approx([np.corrcoef(ours, log)[0, 1] for log in logs])
     assert found.correlation_among[1] == pytest.approx(np.corrcoef(logs[0], logs[2])[0, 1])
-    by_radius = {a.radius: a for a in found.accuracies}
+    by_radius = {m.metric: m for m in found.metrics}
     assert by_radius["0.00"].logs == (75.0, 100.0, 75.0)
     assert by_radius["0.00"].difference == pytest.approx(100 - 250 / 3)
     assert (by_radius["1.00"].run, by_radius["1.00"].logs, by_radius["1.00"].difference) == (50.0, (50.0,) * 3, 0.0)
@@ -581,7 +581,7 @@ def test_radii_are_rounded_as_the_logs_are(tmp_path: Path) -> None:
     run = add(Store(tmp_path / "runs"), run_spec(), (LOGGED,) * 4, certify=AS_LOGGED)
     assert radius(LOGGED) == pytest.approx(1.9057, abs=1e-4)
     found = compare_with_logs(run, "plain", imported(tmp_path, {"plain/noise_0.5_1": (1.91,) * 4}))
-    assert (found.difference, found.low, found.high) == (0.0, 0.0, 0.0)
+    assert (found.acr.difference, found.acr.low, found.acr.high) == (0.0, 0.0, 0.0)
     assert found.acr_exact == pytest.approx(radius(LOGGED))
     assert any("3 significant digits" in note and "1.9057" in note for note in found.notes)
     assert found.correlation == (None,)  # nothing varies
@@ -591,7 +591,7 @@ def test_radii_are_rounded_as_the_logs_are(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("1.91", "1.9057"))
     import_logs(tmp_path / "fine", tmp_path / "finer", MANIFEST, strict=True)
     found = compare_with_logs(run, "plain", tmp_path / "finer")
-    assert found.difference == 0.0
+    assert found.acr.difference == 0.0
     assert any("4 decimals" in note for note in found.notes)
 
 
@@ -602,7 +602,7 @@ def test_a_run_on_some_of_the_images(tmp_path: Path, theirs: Path) -> None:
     write_evidence(certification, (80_000, LOGGED), LABELS[1:3])
     found = compare_with_logs(run, "plain", theirs)
     assert (found.images, found.selection) == (2, "1-2")
-    assert found.acr_logs == pytest.approx([(0.42 + 1.91) / 2, (0.4 + 1.85) / 2, 1.91 / 2])
+    assert found.acr.logs == pytest.approx([(0.42 + 1.91) / 2, (0.4 + 1.85) / 2, 1.91 / 2])
 
 
 @pytest.mark.parametrize(
@@ -629,16 +629,16 @@ def test_the_verdict(tmp_path: Path, counts: Sequence[int], within: bool) -> Non
     found = compare_with_logs(run, "plain", imported(tmp_path, logs))
     assert found.within is within
     assert ("ACR" not in found.outside) is within
-    coinciding = {a.radius for a in found.accuracies if len(set(a.logs)) == 1}
+    coinciding = {m.metric for m in found.metrics if len(set(m.logs)) == 1}
     assert "0.00" in coinciding  # every log certifies three of the four images
-    assert {a.radius for a in found.accuracies if a.predicted is None} == coinciding
+    assert {m.metric for m in found.metrics if m.predicted is None} == coinciding
     assert not coinciding & {*found.outside}
     assert found.spread == pytest.approx(0.01)
 
 
 def test_one_log_has_no_spread(run: Run, theirs: Path) -> None:
     found = compare_with_logs(run, "other", theirs)
-    assert (found.spread, found.predicted, found.within, found.agreement_among) == (None, None, None, ())
+    assert (found.spread, found.acr.predicted, found.within, found.agreement_among) == (None, None, None, ())
 
 
 @pytest.mark.parametrize(
@@ -705,11 +705,11 @@ def test_the_command_of_a_run(run: Run, theirs: Path, bench: Callable[..., Resul
     for format, part in (("markdown", "| ACR"), ("latex", r"\begin{tabular}"), ("html", "<table>")):
         assert part in bench(*words, "--format", format).stdout
     data = json.loads(bench(*words, "--format", "json").stdout)
-    assert (data["within"], len(data["acr_logs"])) == (compare_with_logs(run, "plain", theirs).within, 3)
+    assert (data["within"], len(data["metrics"][0]["logs"])) == (compare_with_logs(run, "plain", theirs).within, 3)
     rows = list(csv.DictReader(io.StringIO(bench(*words, "--format", "csv").stdout)))
     assert [row["metric"] for row in rows[:2]] == ["ACR", "0.00"]
-    assert float(rows[0]["run"]) == data["acr"]
-    assert [float(value) for value in rows[0]["logs"].split()] == data["acr_logs"]
+    assert float(rows[0]["run"]) == data["metrics"][0]["run"]
+    assert [float(value) for value in rows[0]["logs"].split()] == data["metrics"][0]["logs"]
     assert {row["key"] for row in rows} == {run.spec.key}
     assert "the logs are plain" in rows[0]["note"]
     for refused, message in (

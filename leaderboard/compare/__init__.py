@@ -7,7 +7,7 @@ document.py     what is printed of both
 """
 
 from leaderboard.compare.document import document
-from leaderboard.compare.logs import Accuracy, Paired, compare_with_logs
+from leaderboard.compare.logs import MetricDifference, Paired, compare_with_logs
 from leaderboard.compare.rows import Comparison, Report, compare, mark_ties
 from leaderboard.compare.statistics import (
     AccuracyDifference,
@@ -25,11 +25,11 @@ from leaderboard.compare.statistics import (
 )
 
 __all__ = [
-    "Accuracy",
     "AccuracyDifference",
     "Comparison",
     "Evidence",
     "ImageDifference",
+    "MetricDifference",
     "Paired",
     "Report",
     "SeedDifference",

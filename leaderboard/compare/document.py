@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from leaderboard.compare.logs import Accuracy, Paired
+from leaderboard.compare.logs import Paired
 from leaderboard.compare.rows import Comparison, Report
 from leaderboard.compare.statistics import SeedDifference
 from leaderboard.formats import Cell, Document, Grid, Page, Text
@@ -36,13 +36,12 @@ FIELDS_OF_LOGS = (
     *("dataset", "sigma", "row", "key", "protocol", "seed", "row_logs", "collection", "selection", "images", "n", "alpha", "acr_exact"),
     *("runs", "metric", "run", "logs", "difference", "low", "high", "predicted", "note"),
 )
-FOUND = ("difference", "low", "high", "predicted")
 
 
 def document(report: Report | Paired) -> Document:
     """A comparison of rows, or of a run with logs."""
     if isinstance(report, Paired):
-        data = {"schema": 1, "meaning": MEANING_OF_LOGS, "differences": "run - mean of logs", **dataclasses.asdict(report)}
+        data = {"schema": 2, "meaning": MEANING_OF_LOGS, "differences": "run - mean of logs", **dataclasses.asdict(report)}
         data |= {"half_width": report.half_width, "within": report.within, "outside": report.outside}
         where = f"{report.dataset}, sigma {report.sigma:g}, {report.images:,} test images ({report.selection})"
         title = Cell(f"{where}, n={report.n:,}, alpha={report.alpha:g}: {_who(report)}")
@@ -130,15 +129,12 @@ def _who(report: Paired) -> str:
 
 
 def _parts_of_logs(report: Paired) -> Iterator[Grid | Text]:
-    metrics: list[tuple[str, int, float, Sequence[float], Paired | Accuracy]] = [("ACR", 4, report.acr, report.acr_logs, report)]
-    metrics += [(f"accuracy at {a.radius}, %", 2, a.run, a.logs, a) for a in report.accuracies]
-    lines = [
-        [
-            *(name, f"{run:.{digits}f}", *_mean_and_range(values, digits), f"{of.difference:+.{digits}f}"),
-            *(f"{of.low:+.{digits}f} to {of.high:+.{digits}f}", "-" if of.predicted is None else f"±{of.predicted:.{digits}f}"),
-        ]
-        for name, digits, run, values, of in metrics
-    ]
+    lines = []
+    for m in report.metrics:
+        name, digits = ("ACR", 4) if m.metric == "ACR" else (f"accuracy at {m.metric}, %", 2)
+        numbers = [f"{m.run:.{digits}f}", *_mean_and_range(m.logs, digits), f"{m.difference:+.{digits}f}"]
+        interval = f"{m.low:+.{digits}f} to {m.high:+.{digits}f}"
+        lines.append([name, *numbers, interval, "-" if m.predicted is None else f"±{m.predicted:.{digits}f}"])
     head: Iterable[str] = ("", "run", "logs", "lowest to highest", "run - logs", "95 % interval", "one more")
     yield _grid(head, lines, 1, "The run and the logs")
     yield Text(text=MEANING_OF_LOGS)
@@ -158,7 +154,7 @@ def _verdict(report: Paired) -> str:
     if report.spread is None:
         return "One log shows no spread among trainings, so nothing is said about whether the run is one of them."
     limit, count = report.spread + report.half_width, len(report.runs)
-    looks = sum(predicted is not None for predicted in (report.predicted, *(a.predicted for a in report.accuracies)))
+    looks = sum(m.predicted is not None for m in report.metrics)
     names = [name if name == "ACR" else f"accuracy at {name}" for name in report.outside]
     said = f"lies outside for {', '.join(names)}" if names else "lies inside everywhere"
     return (
@@ -177,11 +173,10 @@ def _mean_and_range(values: Sequence[float], digits: int) -> tuple[str, str]:
 
 def _lines_of_logs(report: Paired) -> Iterator[dict[str, Any]]:
     """One line per metric; what holds for all stands in every line."""
-    shared = {name: getattr(report, name, None) for name in FIELDS_OF_LOGS if name not in FOUND}
+    shared = {name: getattr(report, name, None) for name in FIELDS_OF_LOGS}
     shared |= {"runs": " ".join(report.runs), "note": " ".join(report.notes)}
-    found = [("ACR", report.acr, report.acr_logs, report), *((a.radius, a.run, a.logs, a) for a in report.accuracies)]
-    for metric, run, logs, of in found:
-        yield shared | {"metric": metric, "run": run, "logs": " ".join(map(repr, logs))} | {name: getattr(of, name) for name in FOUND}
+    for m in report.metrics:
+        yield shared | dataclasses.asdict(m) | {"logs": " ".join(map(repr, m.logs))}
     for name in ("agreement", "agreement_among", "correlation", "correlation_among"):
         values = ["" if value is None else repr(value) for value in getattr(report, name)]
         yield shared | {"metric": name, "logs": " ".join(values)}

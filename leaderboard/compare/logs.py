@@ -49,10 +49,18 @@ class Certified:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """Certified accuracy at a radius, in %, of rounded radii; the difference in points. Other fields as in `Paired`."""
+class MetricDifference:
+    """ACR in pixels of [0, 1] or certified accuracy at a radius in %, of radii that are rounded as the logs' are.
 
-    radius: str
+    Attributes:
+        metric: ACR or a radius.
+        run: of the run. logs: K values, on the same images.
+        difference: the run minus the mean of the logs. low, high: 95 % paired bootstrap interval of it across images.
+        predicted: half the width of the 95 % prediction interval for one more training on these images, from the logs (Student); None
+            for a single log, and for logs that all have the same value.
+    """
+
+    metric: str
     run: float
     logs: tuple[float, ...]
     difference: float
@@ -63,19 +71,15 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """A run and K logs on I images that all of them certified. Differences are the run minus the mean of the logs.
+    """A run and K logs on I images that all of them certified.
 
     Attributes:
         key, seed: of the run.
         runs: ids of the logs.
         n, alpha: of the certification. selection: which test images.
-        acr_exact: ACR of the run in pixels of [0, 1], not rounded. acr: with its radii rounded as the logs' are.
-        acr_logs: K ACRs, on these images.
-        difference, error: of the ACR, and its standard error over the images.
-        low, high: 95 % paired bootstrap interval of the difference across images.
+        acr_exact: ACR of the run in pixels of [0, 1], not rounded. error: standard error over the images of the difference of ACRs.
+        metrics: the ACR, then certified accuracy at each radius that any image reaches.
         spread: the largest distance of one log's ACR from the mean of all; None for a single log.
-        predicted: half the width of the 95 % prediction interval for one more training on these images, from the logs (Student); None
-            for a single log, and for logs that all have the same value.
         agreement, correlation: of the run with each log: share of images with the same answer, abstaining included; Pearson's
             correlation of radius where correct; None where one of the two does not vary.
         agreement_among, correlation_among: the same of each two logs.
@@ -95,31 +99,29 @@ class Paired:
     images: int
     runs: tuple[str, ...]
     acr_exact: float
-    acr: float
-    acr_logs: tuple[float, ...]
-    difference: float
     error: float
-    low: float
-    high: float
+    metrics: tuple[MetricDifference, ...]
     spread: float | None
-    predicted: float | None
     agreement: tuple[float, ...]
     agreement_among: tuple[float, ...]
     correlation: tuple[float | None, ...]
     correlation_among: tuple[float | None, ...]
-    accuracies: tuple[Accuracy, ...]
     notes: tuple[str, ...]
 
     @property
+    def acr(self) -> MetricDifference:
+        """The difference of the ACRs."""
+        return self.metrics[0]
+
+    @property
     def outside(self) -> tuple[str, ...]:
-        """The metrics whose difference lies outside of the prediction interval; ACR or a radius."""
-        metrics = [("ACR", self.difference, self.predicted), *((a.radius, a.difference, a.predicted) for a in self.accuracies)]
-        return tuple(name for name, difference, predicted in metrics if predicted is not None and abs(difference) > predicted)
+        """The metrics whose difference lies outside of the prediction interval."""
+        return tuple(m.metric for m in self.metrics if m.predicted is not None and abs(m.difference) > m.predicted)
 
     @property
     def half_width(self) -> float:
-        """Of the interval across images: to the end that is farther from the difference."""
-        return max(self.high - self.difference, self.difference - self.low)
+        """Of the interval of the ACR across images: to the end that is farther from the difference."""
+        return max(self.acr.high - self.acr.difference, self.acr.difference - self.acr.low)
 
     @property
     def within(self) -> bool | None:
@@ -127,7 +129,7 @@ class Paired:
 
         Weaker than `outside`: run and logs share their images, so that the interval across images allows for what does not differ.
         """
-        return None if self.spread is None else abs(self.difference) <= self.spread + self.half_width
+        return None if self.spread is None else abs(self.acr.difference) <= self.spread + self.half_width
 
 
 def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
@@ -165,12 +167,11 @@ def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
 
     values = np.stack([log.values for log in theirs])  # K I
     acrs = values.mean(axis=1).tolist()
-    mean = statistics.fmean(acrs)
     reached = [r for r in layouts.of_dataset(run.spec.dataset).radii if max(mine.values.max(), values.max()) > float(r)]
-    beyond = [(100.0 * (mine.values > float(r)), 100.0 * (values > float(r))) for r in reached]  # I, K I each
-    differences = np.stack([a - b.mean(axis=0) for a, b in ((mine.values, values), *beyond)])  # ACR, then each radius
-    ends = np.quantile(bootstrap_means(differences), (LEVEL / 2, 1 - LEVEL / 2), axis=1)
-    difference, low, high = (found.tolist() for found in (differences.mean(axis=1), *ends))
+    beyond = [(100.0 * (mine.values > float(r)), 100.0 * (values > float(r))) for r in reached]
+    by_metric = list(zip(["ACR", *reached], [(mine.values, values), *beyond], strict=True))  # I and K I each
+    differences = np.stack([own - logs.mean(axis=0) for _, (own, logs) in by_metric])
+    ends = np.quantile(bootstrap_means(differences), (LEVEL / 2, 1 - LEVEL / 2), axis=1).T.tolist()
     pairs = list(itertools.combinations(theirs, 2))
     return Paired(
         dataset=run.spec.dataset,
@@ -187,30 +188,24 @@ def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
         images=len(exact.index),
         runs=tuple(present),
         acr_exact=float(exact.values.mean()),
-        acr=float(mine.values.mean()),
-        acr_logs=tuple(acrs),
-        difference=difference[0],
         error=float(differences[0].std(ddof=1)) / math.sqrt(len(exact.index)),
-        low=low[0],
-        high=high[0],
-        spread=max(abs(acr - mean) for acr in acrs) if len(acrs) > 1 else None,
-        predicted=_predicted(acrs),
+        metrics=tuple(
+            MetricDifference(
+                metric=name,
+                run=float(own.mean()),
+                logs=tuple(means := logs.mean(axis=1).tolist()),
+                difference=float(difference.mean()),
+                low=low,
+                high=high,
+                predicted=_predicted(means),
+            )
+            for (name, (own, logs)), difference, (low, high) in zip(by_metric, differences, ends, strict=True)
+        ),
+        spread=max(abs(acr - statistics.fmean(acrs)) for acr in acrs) if len(acrs) > 1 else None,
         agreement=tuple(_agreement(mine, log) for log in theirs),
         agreement_among=tuple(_agreement(a, b) for a, b in pairs),
         correlation=tuple(_correlation(mine, log) for log in theirs),
         correlation_among=tuple(_correlation(a, b) for a, b in pairs),
-        accuracies=tuple(
-            Accuracy(
-                radius=radius,
-                run=float(a.mean()),
-                logs=tuple(accuracies := b.mean(axis=1).tolist()),
-                difference=difference[place],
-                low=low[place],
-                high=high[place],
-                predicted=_predicted(accuracies),
-            )
-            for place, (radius, (a, b)) in enumerate(zip(reached, beyond, strict=True), start=1)
-        ),
         notes=tuple(notes),
     )
 

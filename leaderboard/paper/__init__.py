@@ -2,15 +2,13 @@
 
 Source of the layouts and of the printed numbers: SmoothMix (Jeong et al., NeurIPS 2021), Tables 4 to 11.
 
-printed.py     what such a table is
-build.py       from a store to a table
-deviations.py  where the paper's own numbers are known to differ from its logs
-document.py    what is printed of it
+printed.py   what such a table is
+build.py     from a store to a table
+document.py  what is printed of it
 """
 
 from leaderboard.paper.build import build
-from leaderboard.paper.deviations import DEVIATIONS, Deviation, unexplained
 from leaderboard.paper.document import document
-from leaderboard.paper.printed import RULES, Compat, Entry, PaperTable, marks
+from leaderboard.paper.printed import RULES, Compat, Entry, PaperTable, marks, unexplained
 
-__all__ = ["DEVIATIONS", "RULES", "Compat", "Deviation", "Entry", "PaperTable", "build", "document", "marks", "unexplained"]
+__all__ = ["RULES", "Compat", "Entry", "PaperTable", "build", "document", "marks", "unexplained"]

@@ -6,8 +6,7 @@ import statistics
 from typing import Literal
 
 from leaderboard.formats import Cell, Document, Grid, Page, Text
-from leaderboard.paper.deviations import DEVIATIONS, unexplained
-from leaderboard.paper.printed import RULES, PaperTable, marks
+from leaderboard.paper.printed import RULES, PaperTable, marks, unexplained
 
 FIELDS = ("table", "sigma", "row", "metric", "runs", "mean", "std", "status", "paper_mean", "paper_std", "rule", "notes")
 
@@ -66,7 +65,7 @@ def _notes(table: PaperTable, against: bool) -> tuple[str, ...]:
         )
     if table.compat == "exact" and table.layout.radii:
         notes.append("The paper counts radius >= r, radii rounded to 3 significant digits; --compat 3sig compares as it did.")
-    notes += [deviation.text for deviation in DEVIATIONS.get(table.layout.number, ())]
+    notes += [deviation.text for deviation in table.layout.deviations]
     if table.source == "imported" and table.compat == "3sig":
         notes += [f"Not as printed, for no known reason: {place}." for place in unexplained(table)]
     return tuple(notes)

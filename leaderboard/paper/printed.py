@@ -96,5 +96,16 @@ def marks(table: PaperTable, place: tuple[str, str, str]) -> tuple[bool, bool]:
     return bold, best
 
 
+def unexplained(table: PaperTable) -> tuple[str, ...]:
+    """Where the means or deviations of imported logs differ from the printed ones without a known reason, e.g. `0.25 gaussian ACR mean`."""
+    return tuple(
+        f"{' '.join(place)} {what}: {ours}, the paper prints {theirs}"
+        for place, entry in table.entries.items()
+        if entry.values
+        for what, ours, theirs in (("mean", entry.mean, entry.printed.mean), ("std", entry.std, entry.printed.std))
+        if ours != theirs and not any(deviation.covers(place, what) for deviation in table.layout.deviations)
+    )
+
+
 def _join(mean: str, std: str) -> str:
     return f"{mean} ± {std}" if std else mean

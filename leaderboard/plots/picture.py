@@ -22,7 +22,6 @@ from leaderboard import layouts
 from leaderboard.aggregate import EVERYTHING, Filters, Group, Source, collect, require_one_source
 from leaderboard.aggregate.mix import WORDS
 from leaderboard.metrics import ACR, average_certified_radius
-from leaderboard.paper import DEVIATIONS
 from leaderboard.tables import conditions, headline
 
 Kind = Literal["curves", "tradeoff", "training"]
@@ -257,7 +256,7 @@ def _of_published(kind: Kind, filters: Filters) -> Picture:
         kind=kind,
         name=f"{kind}-{dataset}-published",
         headline=f"{dataset}, as printed in Table{'s' if len(tables) > 1 else ''} {numbers} of the SmoothMix paper",
-        notes=_notes(about, [], [d.text for table in tables for d in DEVIATIONS.get(table.number, ())]),
+        notes=_notes(about, [], [d.text for table in tables for d in table.deviations]),
         baseline=tables[0].baseline,
         panels=_drawn(panels, []),
     )
