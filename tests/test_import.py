@@ -552,7 +552,7 @@ def test_every_line_of_a_shipped_manifest_has_a_place_of_its_own() -> None:
         for line in manifest.lines:
             if not line.skip:
                 assert line.collection == name
-                places[line.place(line.run)].append(line.path.split("/")[1])
+                places[(*map(line.facts.get, ("dataset", "arch", "sigma")), line.row, line.run)].append(line.path.split("/")[1])
         assert [folders for folders in places.values() if len(folders) > 1] == (
             [["alphat", "eta", "m", "restriction"]] if name == "smoothmix-logs" else []
         )

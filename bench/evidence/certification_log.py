@@ -85,14 +85,14 @@ class Expected:
     """What a log must agree with.
 
     Attributes:
-        classes: of the data set; labels lie in 0 .. classes - 1.
-        test_size: images of the test set.
+        classes: of the data set; labels lie in 0 .. classes - 1. None: not known.
+        test_size: images of the test set. None: not known, so it ends with the log's last image.
         images: the selections that the log may cover, see `bench.spec.select_images`; it must cover one of them entirely.
         n, alpha, sigma: of the certification; they set the largest radius.
     """
 
-    classes: int
-    test_size: int
+    classes: int | None
+    test_size: int | None
     images: Sequence[str] = ("all",)
     n: int
     alpha: float
@@ -196,11 +196,13 @@ def parse(data: bytes, expected: Expected, *, name: str) -> Log:
     """
     table = split(data, name=name)
     images = _images(table, expected)
-    classes = {str(number): number for number in range(expected.classes)}
-    predicted = classes | {"-1": -1}
-    labels = [classes[text] for text in table.check("label", classes.__contains__, f"a class 0 .. {expected.classes - 1}")]
-    wanted = f"a class 0 .. {expected.classes - 1}, or -1 for abstain"
-    predictions = [predicted[text] for text in table.check("predict", predicted.__contains__, wanted)]
+    wanted = "a class" if expected.classes is None else f"a class 0 .. {expected.classes - 1}"
+
+    def is_class(text: str) -> bool:
+        return bool(_WHOLE.fullmatch(text)) and (expected.classes is None or int(text) < expected.classes)
+
+    labels = [*map(int, table.check("label", is_class, wanted))]
+    predictions = [*map(int, table.check("predict", lambda text: text == "-1" or is_class(text), f"{wanted}, or -1 for abstain"))]
     _radii(table, predictions, expected)
     _correct(table, labels, predictions)
     if "n" in table.cells:
@@ -268,12 +270,13 @@ def _agreement(first: Sequence[object], second: Sequence[object]) -> int:
 def _images(table: Table, expected: Expected) -> str:
     """The selection that the indices are, entirely and in order; of several, the refusal speaks of the one that fits for longest."""
     found = indices(table)
-    selections = {word: select_images(word, expected.test_size) for word in expected.images}
+    size = max(found) + 1 if expected.test_size is None else expected.test_size
+    selections = {word: select_images(word, size) for word in expected.images}
     word = max(selections, key=lambda word: (_agreement(found, selections[word]), len(selections[word]) == len(found)))
     wanted, place = selections[word], _agreement(found, selections[word])
     if place == len(found) == len(wanted):
         return word
-    own = selection(found, expected.test_size)
+    own = selection(found, size)
     hint = f"; it is images={own}, if that is all there is" if own else ""
     if place == len(found):
         raise table.refuse(place - 1, f"cut short: {len(found)} of {len(wanted)} images{hint}", "cut short")
@@ -332,23 +335,6 @@ def canonical(rows: Iterable[FieldRow]) -> bytes:
     """Rows as the store keeps them: the five columns that matter, `correct` recomputed, radii as printed."""
     body = [f"{r.index}\t{r.label}\t{r.predict}\t{r.radius_text}\t{int(r.label == r.predict)}\n" for r in rows]
     return ("\t".join(CANONICAL) + "\n" + "".join(body)).encode("ascii")
-
-
-def from_canonical(data: bytes, *, name: str) -> list[FieldRow]:
-    """The inverse of `canonical`.
-
-    Raises:
-        BenchError: anything that `canonical` would not have written.
-    """
-    cells = data.decode("ascii", "replace").split()[len(CANONICAL) :]
-    try:
-        columns = (map(int, cells[0::5]), map(int, cells[1::5]), map(int, cells[2::5]), cells[3::5])
-        rows = [FieldRow(*row) for row in zip(*columns, strict=True)]
-    except ValueError:
-        rows = []
-    if canonical(rows) != data:
-        raise BenchError(f"{name}: not the rows of an imported log; import the log again")
-    return rows
 
 
 def write(rows: Iterable[Certificate], *, alpha: float, sigma: float, seconds: Mapping[int, float] | None = None) -> bytes:

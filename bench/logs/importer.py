@@ -116,17 +116,12 @@ def find(path: Path, store: Path | None = None) -> tuple[dict[str, Path], list[R
     def refuse(file: Path, reason: str, kind: str) -> None:
         refused.append(Refused(_printable(file.relative_to(top)), None, reason, kind))
 
-    def unreadable(error: OSError) -> None:
-        refuse(Path(error.filename), f"{error.strerror}", "unreadable")
-
-    for place, folders, names in os.walk(top, onerror=unreadable):
+    for place, folders, names in os.walk(top, onerror=lambda error: refuse(Path(error.filename), f"{error.strerror}", "unreadable")):
         links = [name for name in folders if Path(place, name).is_symlink()]
         folders[:] = sorted(n for n in folders if n[0] != "." and n not in links and Path(place, n) != (store and store.resolve()))
         for file in (Path(place, name) for name in sorted([*names, *links]) if name[0] != "."):
-            if file.is_symlink() and not file.resolve().is_relative_to(top):
-                refuse(file, f"a link that leaves {path} is not followed", "link")
-            elif file.name in links:
-                refuse(file, "a link to a folder is not followed; its files are read where they are", "link")
+            if file.is_symlink() and (file.name in links or not file.resolve().is_relative_to(top)):
+                refuse(file, f"a link to a folder, or out of {path}, is not followed", "link")
             else:
                 found[_printable(file.relative_to(top))] = file
     if not found and not refused:
@@ -149,16 +144,15 @@ class _Work:
     """The logs of one import on their way into a store.
 
     Args:
-        root: the store's folder.
+        root: the store's folder. A damaged import in it counts as none, so that it is written again.
         report: gets what becomes of each file.
     """
 
     def __init__(self, root: Path, report: Report) -> None:
         self.report = report
-        self.stored = list(Store(root).subjects(Import))
+        self.stored = [entry for entry in Store(root).subjects(Import) if _intact(entry)]
         self.known = {(entry.spec.collection, entry.spec.sha256): entry.spec for entry in self.stored}
-        self.places = {(*_place(entry.spec), entry.spec.images): entry.spec for entry in self.stored}
-        self.damaged = [entry.spec for entry in self.stored if not _intact(entry)]
+        self.places = {(*_place(entry.spec), entry.spec.run, entry.spec.images): entry.spec for entry in self.stored}
         self.pending: dict[str, _Pending] = {}
 
     def add(self, name: str, file: Path, claims: Sequence[Claim]) -> None:
@@ -181,9 +175,16 @@ class _Work:
             return
         data = certification_log.load(file, name=name)
         sha256 = hashlib.sha256(data).hexdigest()
-        place = line.place(claim.run)
-        if (twin := self.known.get((line.collection, sha256))) and twin not in self.damaged:
-            self._same(name, claim, twin)
+        if twin := self.known.get((line.collection, sha256)):
+            own = import_spec(claim, twin.images, sha256, twin.rows_sha256)
+            if twin == own and twin.images in line.images:
+                self.report.already[name] = twin.key
+            elif _place(twin) == _place(own) and twin.source != own.source:
+                self.report.same[name] = twin.source
+            else:
+                where = f"{twin.row} at sigma {twin.sigma:g} on {twin.dataset}, run {twin.run}, n {twin.n}, alpha {twin.alpha:g}"
+                told = f"same content as {twin.source}, which is {where}, while line {line.number} says otherwise"
+                raise Refused(name, None, f"{told}; if the line is right, remove {Import.place(twin)} first", "same content")
             return
         expected = Expected(
             classes=line.sizes[0],
@@ -197,33 +198,12 @@ class _Work:
             spec = import_spec(claim, log.images, sha256, hashlib.sha256(rows).hexdigest())
         except ValueError as error:
             raise Refused(name, None, f"line {line.number} of {self.report.manifest}: {error}", "no place") from None
-        other = self.places.setdefault((*place, log.images), spec)
-        if other.sha256 != sha256:
-            reason = f"{line.row} at sigma {spec.sigma:g}, run {claim.run}, is {other.source} already, whose content differs"
+        other = self.places.setdefault((*_place(spec), spec.run, spec.images), spec)
+        if other is not spec:
+            reason = f"{spec.row} at sigma {spec.sigma:g}, run {spec.run}, is {other.source} already, whose content differs"
             raise Refused(name, None, reason, "same place")
-        if twin and twin.rows_sha256 == spec.rows_sha256:
-            spec = twin  # damaged on disk: written again in the same place
         self.known[line.collection, sha256] = spec
         self.pending[name] = _Pending(spec, log, rows)
-
-    def _same(self, name: str, claim: Claim, twin: ImportSpec) -> None:
-        """A file whose content is known already.
-
-        Raises:
-            Refused: as something else than its line says.
-        """
-        line = claim.line
-        if _place(twin)[:-1] != line.place("")[:-1]:
-            where = f"{twin.row} at sigma {twin.sigma:g} on {twin.dataset}"
-            reason = f"same content as {twin.source}, which is {where}, while line {line.number} says {line.row} at {line.facts['sigma']:g}"
-            raise Refused(name, None, reason, "same content")
-        if twin.source != claim.source:
-            self.report.same[name] = twin.source
-            return
-        if twin.images not in line.images or import_spec(claim, twin.images, twin.sha256, twin.rows_sha256) != twin:
-            reason = f"it was imported as {Import.place(twin)}, from another line; remove that folder to import it anew"
-            raise Refused(name, None, reason, "same content")
-        self.report.already[name] = twin.key
 
     def refuse_other_labels(self) -> None:
         """Refuses the new logs whose labels are not those of their data set.
@@ -252,7 +232,7 @@ class _Work:
         """Labels known before this import, and where from."""
         if dataset in DATASETS and (labels := DATASETS[dataset].known_labels()) is not None:
             return dict(enumerate(labels)), "the data set"
-        of_dataset = {entry.spec.images: entry for entry in self.stored if entry.spec.dataset == dataset and entry.spec not in self.damaged}
+        of_dataset = {entry.spec.images: entry for entry in self.stored if entry.spec.dataset == dataset}
         found = {row.index: row.label for entry in of_dataset.values() for row in entry.rows()}
         return found, "logs that were imported before" if found else "most other logs of the data set"
 
@@ -262,7 +242,7 @@ def _labels(pending: _Pending) -> tuple[object, ...]:
 
 
 def _place(spec: ImportSpec) -> tuple[object, ...]:
-    return spec.collection, spec.dataset, spec.arch, spec.row, spec.sigma, spec.run
+    return spec.collection, spec.dataset, spec.arch, spec.row, spec.sigma
 
 
 def _intact(entry: Import) -> bool:

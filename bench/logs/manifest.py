@@ -61,10 +61,6 @@ class Line:
         name: str = self.facts["collection"]
         return name
 
-    def place(self, run: str) -> tuple[object, ...]:
-        """What no two logs share that cover the same images: collection, data set, network, row, sigma and run."""
-        return *(self.facts[name] for name in ("collection", "dataset", "arch")), self.row, self.facts["sigma"], run
-
 
 @dataclass(frozen=True)
 class Claim:
