@@ -97,16 +97,18 @@ def _print(report: Report, results: Path) -> None:
     _print_some("not named", report.unnamed)
     _print_some("not here", [f"{line.path} (line {line.number})" for line in report.absent])
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(e.kind for e in report.refused).most_common())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(report.skipped.values()).most_common())
     typer.echo(f"by the manifest {report.manifest}:")
-    typer.echo(f"{len(report.read):6} read")
-    typer.echo(f"{len(report.already):6} already there")
-    typer.echo(f"{len(report.same):6} same content as another")
-    typer.echo(f"{len(report.skipped):6} left out by the manifest")
-    for reason, count in Counter(report.skipped.values()).most_common():
-        typer.echo(f"       {count:6} {reason}")
-    typer.echo(f"{len(report.unnamed):6} files that no line names")
-    typer.echo(f"{len(report.absent):6} lines that name no file here")
-    typer.echo(f"{len(report.refused):6} refused{': ' if kinds else ''}{kinds}")
+    for found, told in (
+        (report.read, "read"),
+        (report.already, "already there"),
+        (report.same, "same content as another"),
+        (report.skipped, f"left out by the manifest{': ' if reasons else ''}{reasons}"),
+        (report.unnamed, "files that no line names"),
+        (report.absent, "lines that name no file here"),
+        (report.refused, f"refused{': ' if kinds else ''}{kinds}"),
+    ):
+        typer.echo(f"{len(found):6} {told}")
     if not report.written:
         typer.echo("nothing was written, since --strict allows no refusal and no file without a line")
     elif report.read:

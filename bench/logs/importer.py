@@ -15,7 +15,7 @@ from bench.evidence import certification_log
 from bench.evidence.certification_log import Expected, Log, Refused
 from bench.files.walk import IMPORTED
 from bench.files.writing import write_atomically, write_json
-from bench.logs.manifest import Claim, Line, Manifest, import_spec, recognise
+from bench.logs.manifest import Claim, Line, Manifest, recognise
 from bench.spec import to_json
 from bench.store.imports import Import, ImportSpec
 from bench.store.runs import Store
@@ -170,13 +170,13 @@ class _Work:
             raise Refused(name, None, f"lines {lines} of {self.report.manifest} name it; a log has one line", "two lines")
         (claim,) = claims
         line = claim.line
-        if line.skip:
+        if not line.spec:
             self.report.skipped[name] = line.skip
             return
         data = certification_log.load(file, name=name)
         sha256 = hashlib.sha256(data).hexdigest()
-        if twin := self.known.get((line.collection, sha256)):
-            own = import_spec(claim, twin.images, sha256, twin.rows_sha256)
+        if twin := self.known.get((line.spec.collection, sha256)):
+            own = claim.spec(twin.images, sha256, twin.rows_sha256)
             if twin == own and twin.images in line.images:
                 self.report.already[name] = twin.key
             elif _place(twin) == _place(own) and twin.source != own.source:
@@ -186,23 +186,19 @@ class _Work:
                 told = f"same content as {twin.source}, which is {where}, while line {line.number} says otherwise"
                 raise Refused(name, None, f"{told}; if the line is right, remove {Import.place(twin)} first", "same content")
             return
-        expected = Expected(
-            classes=line.sizes[0],
-            test_size=line.sizes[1],
-            images=line.images,
-            **{fact: line.facts[fact] for fact in ("n", "alpha", "sigma")},
-        )
+        s = line.spec
+        expected = Expected(classes=line.classes, test_size=line.test_size, images=line.images, n=s.n, alpha=s.alpha, sigma=s.sigma)
         log = certification_log.parse(data, expected, name=name)
         rows = certification_log.canonical(log.rows)
         try:
-            spec = import_spec(claim, log.images, sha256, hashlib.sha256(rows).hexdigest())
+            spec = claim.spec(log.images, sha256, hashlib.sha256(rows).hexdigest())
         except ValueError as error:
             raise Refused(name, None, f"line {line.number} of {self.report.manifest}: {error}", "no place") from None
         other = self.places.setdefault((*_place(spec), spec.run, spec.images), spec)
         if other is not spec:
             reason = f"{spec.row} at sigma {spec.sigma:g}, run {spec.run}, is {other.source} already, whose content differs"
             raise Refused(name, None, reason, "same place")
-        self.known[line.collection, sha256] = spec
+        self.known[line.spec.collection, sha256] = spec
         self.pending[name] = _Pending(spec, log, rows)
 
     def refuse_other_labels(self) -> None:

@@ -9,28 +9,29 @@ The manifests of known collections lie in `results/published/logs` of a checkout
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError, UsageError, nearest
-from bench.rules.bounds import check_alpha
-from bench.spec import MOST_SAMPLES, NAME, Scalar, check_sigma, row_name, select_images
-from bench.store.imports import RUN, ImportSpec
+from bench.spec import Scalar, coerce, row_name, select_images
+from bench.store.imports import ImportSpec
 
 COLUMNS = ("path", "collection", "row", "dataset", "arch", "sigma", "run", "n0", "n", "alpha", "images")
 OPTIONAL = ("paper table", "classes", "test images", "skip")
+_NUMBERS: Mapping[str, type] = {"sigma": float, "n0": int, "n": int, "alpha": float, "classes": int, "test images": int}
 _ROW = re.compile(r"([a-z0-9][a-z0-9_-]*)(?:\.([a-z0-9][a-z0-9_-]*))?(?:\[(.+)\])?")
 _WORDS: Mapping[str, Scalar] = {"none": None, "true": True, "false": False}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Line:
     """What a manifest says of a log, or of all that a glob names.
 
@@ -38,28 +39,22 @@ class Line:
         number: of the line in its file.
         path: of the log within its collection; `*` stands for any part of a name, `**` for any part of a path.
         skip: why such a file is left out; all that follows is then empty.
-        facts: collection, method, variant, changes, dataset, sigma, arch, n0, n and alpha, as `ImportSpec` has them.
-        row: the table row.
+        spec: what its logs share; run, images, source and check sums are no log's own.
         run: which training; `*` where it is what the path's own `*` stands for.
         images: the selections that the log may cover; one of them entirely.
-        tables: numbers of the published tables that average this log.
-        sizes: classes and test images of the data set.
+        tables: numbers of the published tables that average the log.
+        classes, test_size: of the data set.
     """
 
     number: int
     path: str
     skip: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    row: str = ""
+    spec: ImportSpec | None = None
     run: str = ""
     images: tuple[str, ...] = ()
     tables: tuple[int, ...] = ()
-    sizes: tuple[int, int] = (0, 0)
-
-    @property
-    def collection(self) -> str:
-        name: str = self.facts["collection"]
-        return name
+    classes: int = 0
+    test_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,15 @@ class Claim:
     line: Line
     source: str
     run: str
+
+    def spec(self, images: str, sha256: str, rows_sha256: str) -> ImportSpec:
+        """What the log is, once its file was read.
+
+        Raises:
+            ValueError: what stands for `*` in its path is no name of a run.
+        """
+        assert self.line.spec
+        return dataclasses.replace(self.line.spec, run=self.run, images=images, source=self.source, sha256=sha256, rows_sha256=rows_sha256)
 
 
 @dataclass(frozen=True)
@@ -183,56 +187,62 @@ def parse_manifest(data: bytes, origin: str) -> Manifest:
         problems.append(f"{origin}: it names no logs")
     if problems:
         raise UsageError(problems)
-    return Manifest(origin, tuple(line for line in lines if line))
+    return Manifest(origin, tuple(lines))
 
 
-def _line(number: int, cells: Mapping[str, str], origin: str, problems: list[str], blank: dict[str, list[int]]) -> Line | None:
-    """A line of a manifest; None, and what is wrong with it in problems and blank."""
-    values: dict[str, Any] = {}
-
-    def wrong(title: str, reason: str) -> None:
-        problems.append(f"{origin}, line {number}, column {title}: {cells[title]!r} {reason}")
-
-    for title in ("path",) if cells["skip"] else COLUMNS:
-        if not cells[title]:
-            blank[title].append(number)
-    for title in filter(cells.get, _READ):
-        if cells["skip"] and title != "path":
-            wrong(title, "stands beside a reason to skip the log; clear one of them")
+def _line(number: int, cells: Mapping[str, str], origin: str, problems: list[str], blank: dict[str, list[int]]) -> Line:
+    """A line of a manifest; adds to problems what is wrong with it, and to blank what is not filled in."""
+    where, path, dataset = f"{origin}, line {number}", cells["path"], cells["dataset"]
+    empty = [title for title in (("path",) if cells["skip"] else COLUMNS) if not cells[title]]
+    for title in empty:
+        blank[title].append(number)
+    if cells["skip"]:
+        filled = [title for title in COLUMNS[1:] if cells[title]]
+        problems += [f"{where}, column {title}: {cells[title]!r} stands beside a reason to skip the log; clear one" for title in filled[:1]]
+    if empty or cells["skip"]:
+        return Line(number, path, cells["skip"])
+    values: dict[str, Any] = {"sigma": 1.0, "n0": 1, "n": 1, "alpha": 0.001, "classes": 0, "test images": 0}
+    for title in filter(cells.get, _NUMBERS):
         try:
-            values[title] = _READ[title](cells[title])
+            values[title] = coerce(cells[title], _NUMBERS[title])
         except ValueError as error:
-            wrong(title, str(error))
-    dataset = values.get("dataset", "")
-    info = DATASETS.get(dataset)
-    sizes = (info.classes, info.test_size) if info else (values.get("classes", 0), values.get("test images", 0))
-    if dataset and not all(sizes):
-        wrong("dataset", f"is no data set of the suite{nearest(dataset, DATASETS)}; state classes and test images of another one")
-    for word in values.get("images", ()):
-        try:
-            if not select_images(word, sizes[1] or 1):
-                wrong("images", f"selects none of the {sizes[1]} test images")
-        except ValueError as error:
-            wrong("images", f"cannot be: {error}")
-    if values.get("run") == "*" and cells["path"].replace("**", "").count("*") != 1:
-        wrong("run", "is what the one * of the path stands for, and the path has another number of them")
+            problems.append(f"{where}, column {title}: {cells[title]!r} {error}")
+    images = tuple(word.replace("=", ":") for word in re.split(r"\s+or\s+", cells["images"]))
     try:
-        method, variant, changes = values.get("row", ("", "", {}))
-        facts = {name: values[name] for name in ("collection", "dataset", "arch", "sigma", "n0", "n", "alpha") if name in values}
-        line = Line(
-            number=number,
-            path=values["path"],
-            skip=cells["skip"],
-            facts=facts | {"method": method, "variant": variant, "changes": changes},
-            row=cells["row"],
-            run=values.get("run", ""),
-            images=values.get("images", ()),
-            tables=values.get("paper table", ()),
-            sizes=sizes,
+        if path.startswith("/") or "\\" in path or {".", "..", ""} & set(path.split("/")):
+            raise ValueError(f"path {path!r} does not begin at the collection's top folder, with / between its parts")
+        if info := DATASETS.get(dataset):
+            if cells["classes"] or cells["test images"]:
+                raise ValueError(f"dataset {dataset!r} is one of the suite; leave the cells of classes and test images empty")
+            values |= {"classes": info.classes, "test images": info.test_size}
+        elif not (values["classes"] > 0 < values["test images"]):
+            told = f"dataset {dataset!r} is none of the suite{nearest(dataset, DATASETS)}"
+            raise ValueError(f"{told}; of another one, fill in the columns classes and test images")
+        if cells["run"] == "*" and path.replace("**", "").count("*") != 1:
+            raise ValueError(f"run '*' is what the one * of the path stands for, and {path} has another number of them")
+        method, variant, changes = parse_row(cells["row"])
+        if nothing := [word for word in images if not select_images(word, values["test images"])]:
+            raise ValueError(f"images={nothing[0]} selects none of the {values['test images']} test images")
+        spec = ImportSpec(
+            collection=cells["collection"],
+            method=method,
+            variant=variant,
+            changes=changes,
+            dataset=dataset,
+            arch=cells["arch"],
+            run="any" if cells["run"] == "*" else cells["run"],
+            **{title: values[title] for title in ("sigma", "n0", "n", "alpha")},
+            source=path,
+            sha256="0" * 64,
+            rows_sha256="0" * 64,
         )
-    except KeyError:  # told above
-        return None
-    return line
+        if not re.fullmatch(r"[0-9 ]*", cells["paper table"]):
+            raise ValueError(f"paper table {cells['paper table']!r} is not numbers of tables, such as 4 5")
+    except ValueError as error:
+        problems.append(f"{where}: {error}")
+        return Line(number, path)
+    tables = tuple(map(int, cells["paper table"].split()))
+    return Line(number, path, "", spec, cells["run"], images, tables, values["classes"], values["test images"])
 
 
 def parse_row(name: str) -> tuple[str, str, dict[str, Scalar]]:
@@ -247,8 +257,8 @@ def parse_row(name: str) -> tuple[str, str, dict[str, Scalar]]:
         changes = {key: _scalar(value) for key, _, value in pairs}
         if (own := row_name(match[1], match[2] or "default", changes)) == name:
             return match[1], match[2] or "default", changes
-        raise ValueError(f"is written {own}")
-    raise ValueError("is not the name of a row, such as method.variant[strength=2.0]")
+        raise ValueError(f"row {name!r} is written {own}")
+    raise ValueError(f"row {name!r} is not the name of one, such as method.variant[strength=2.0]")
 
 
 def _scalar(text: str) -> Scalar:
@@ -261,88 +271,25 @@ def _scalar(text: str) -> Scalar:
     return value if type(value) in (int, float) else text
 
 
-def _path(text: str) -> str:
-    if text.startswith("/") or "\\" in text or {".", "..", ""} & set(text.split("/")):
-        raise ValueError("is not a path from the collection's top folder, with / between its parts")
-    return text
-
-
-def _name(text: str) -> str:
-    if not NAME.match(text):
-        raise ValueError("is not a name: lower case letters, digits, - and _")
-    return text
-
-
-def _number(check: Callable[[float], object]) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise ValueError("is not a number, such as 0.5") from None
-        try:
-            check(value)
-        except ValueError as error:
-            raise ValueError(f"cannot be: {error}") from None
-        return value
-
-    return read
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,9}", text) or int(text) > MOST_SAMPLES:
-        raise ValueError(f"is not a whole number from 1 to {MOST_SAMPLES}")
-    return int(text)
-
-
-def _run(text: str) -> str:
-    if text != "*" and not RUN.fullmatch(text):
-        raise ValueError("is neither a word of letters, digits, . - and _, nor *")
-    return text
-
-
-_READ: Mapping[str, Callable[[str], Any]] = {
-    "path": _path,
-    "collection": _name,
-    "row": parse_row,
-    "dataset": _name,
-    "arch": _name,
-    "sigma": _number(check_sigma),
-    "run": _run,
-    "n0": _whole,
-    "n": _whole,
-    "alpha": _number(check_alpha),
-    "images": lambda text: tuple(word.replace("=", ":") for word in re.split(r"\s+or\s+", text)),
-    "paper table": lambda text: tuple(map(_whole, text.split())),
-    "classes": _whole,
-    "test images": _whole,
-}
-"""Column -> its value from a cell; ValueError says what is wrong with it."""
-
-
 # ------------------------------------------------------------------------------------------------------ published tables
 
 
 @cache
-def _printed(number: int) -> tuple[Line, ...]:
+def _printed(number: int) -> tuple[ImportSpec, ...]:
     """The logs that a published table averages."""
-    return tuple(line for manifest in shipped().values() for line in manifest.lines if number in line.tables)
+    return tuple(line.spec for manifest in shipped().values() for line in manifest.lines if line.spec and number in line.tables)
 
 
 def default_collection() -> str:
     """Name of the collection that holds the logs of the published tables."""
-    return next((line.collection for manifest in shipped().values() for line in manifest.lines if line.tables), "")
+    return next(name for name, manifest in shipped().items() if any(line.tables for line in manifest.lines))
 
 
 def runs_of_table(number: int, row: str, sigma: float) -> tuple[str, ...]:
     """The runs that a published table averages in one cell; empty where there are none."""
-    return tuple(line.run for line in _printed(number) if (line.row, line.facts["sigma"]) == (row, float(sigma)))
+    return tuple(spec.run for spec in _printed(number) if (spec.row, spec.sigma) == (row, float(sigma)))
 
 
 def network_of_table(number: int) -> str:
     """The network of the logs that a published table averages; empty where none were published."""
-    return next((line.facts["arch"] for line in _printed(number)), "")
-
-
-def import_spec(claim: Claim, images: str, sha256: str, rows_sha256: str) -> ImportSpec:
-    """What a log is, once its file was read."""
-    return ImportSpec(**claim.line.facts, run=claim.run, images=images, source=claim.source, sha256=sha256, rows_sha256=rows_sha256)
+    return next((spec.arch for spec in _printed(number)), "")
