@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_store import CERTIFY, N, add, certificate, new_store, run_spec, write_evidence
+from fake_store import CERTIFY, N, add, new_store, run_spec, write_evidence
 
 from bench.errors import BenchError, UsageError
-from bench.evidence.certificate import to_line
 from bench.files.writing import write_json
 from bench.spec import PROTOCOLS, CertifySpec, select_images
 from bench.store.runs import Store
+from bench.store.subject import Source
 from leaderboard.aggregate import Filters, Group, Row, collect
 from leaderboard.metrics import DEFAULT
 
@@ -294,40 +294,12 @@ def damage(store: Store, name: str = "gaussian") -> str:
     return note
 
 
-def test_a_label_that_is_not_the_data_sets(store: Store) -> None:
-    run = add(store, run_spec())
-    run.certification(CERTIFY).evidence.unlink()
-    write_evidence(run.certification(CERTIFY), (N,) * 4, labels=(7, 2, 7, 0))
-    assert "line 3: image 2 has label 7, but label 1 in mnist" in damage(store)
-
-
-def test_a_class_that_there_is_not(store: Store) -> None:
-    run = add(store, run_spec(), (N, N, N))
-    with run.certification(CERTIFY).evidence.open("a") as file:
-        file.write(to_line(certificate(3, 0, N, selected=4242)))
-    assert "line 4: class 4242, but mnist has classes 0 to 9" in damage(store)
-
-
 def test_damaged_evidence_names_file_and_line(store: Store) -> None:
     run = add(store, run_spec())
     evidence = run.certification(CERTIFY).evidence
     lines = evidence.read_text().splitlines(keepends=True)
     evidence.write_text("".join([*lines[:2], lines[2].replace('"1":1000', '"1":999'), lines[3]]))
     assert "evidence.jsonl, line 3: the check sum" in damage(store)
-
-
-def test_evidence_of_an_image_outside_the_selection(store: Store) -> None:
-    run = add(store, run_spec(), (N, N, N))
-    with run.certification(CERTIFY).evidence.open("a") as file:
-        file.write(to_line(certificate(4, 4, N)))
-    assert "image 4 is not among first:4" in damage(store)
-
-
-def test_evidence_of_other_sample_sizes(store: Store) -> None:
-    run = add(store, run_spec(), (N, N, N))
-    with run.certification(CERTIFY).evidence.open("a") as file:
-        file.write(to_line(certificate(3, 0, 2000, n=2000)))
-    assert "line 4: counts add up to 10 and 2000 samples" in damage(store)
 
 
 def test_a_damaged_run_is_left_out_and_named(store: Store) -> None:
@@ -372,8 +344,10 @@ def test_evidence_of_different_conditions_is_noted(store: Store) -> None:
 
 
 def test_an_empty_store_says_what_to_run(store: Store) -> None:
-    with pytest.raises(BenchError, match=r"there are no runs in .*; `bench run` makes some"):
-        collect(store)
+    sources: tuple[tuple[Source | None, str], ...] = ((None, "run"), ("checkpoints", "certify"), ("imported", "import"))
+    for source, verb in sources:
+        with pytest.raises(BenchError, match=f"there are no .* in .*; `bench {verb}` "):
+            collect(store, source=source)
 
 
 def test_a_selection_of_no_image(store: Store) -> None:

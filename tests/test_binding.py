@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_store import CERTIFY, N, add, run_spec, write_evidence
+from fake_store import CERTIFY, N, add, run_spec
 from typer.testing import Result
 
 from bench.errors import BenchError
 from bench.evidence.binding import FINISHED, SUBJECT, Binding
 from bench.evidence.certificate import read_rows
 from bench.files.writing import read_json, write_json
-from bench.store.checkpoints import Checkpoint, CheckpointSpec
 from bench.store.runs import Store
 from bench.store.subject import Certification
 from bench.verify import verify
@@ -111,31 +110,6 @@ def test_rows_are_never_added_to_those_of_something_else(store: Store) -> None:
         write_json(certification.path / SUBJECT, vars(certification.binding()) | change)
         with pytest.raises(BenchError):
             certification.begin(str(certification.binding().weights_sha256))
-
-
-def test_certified_checkpoints_are_bound_alike(store: Store) -> None:
-    def certified(number: int) -> tuple[Checkpoint, Certification]:
-        spec = CheckpointSpec(dataset="mnist", sigma=0.5, arch="lenet", normalization="none", weights_sha256=f"{number}" * 64)
-        own = Store(store.root).checkpoint(spec)
-        own.begin()
-        write_json(own.origin_file, {"name": f"{number}.pth"})
-        certification = own.certification(CERTIFY)
-        write_evidence(certification, [count - number for count in COUNTS])
-        certification.seal()
-        return own, certification
-
-    (_, one), (_, two) = certified(0), certified(1)
-    assert verify(store.root).failures == []
-    for name in (SUBJECT, "evidence.jsonl"):
-        kept = (one.path / name).read_bytes()
-        shutil.copy(two.path / name, one.path / name)
-        assert not reads(one)
-        assert one.path in {failure.file.parent for failure in verify(store.root).failures}
-        (group,) = collect(store)
-        states = {row.name: row.seeds[0].state for row in group.sections[0].rows}
-        assert (states.pop("0", "damaged"), states) == ("damaged", {"1": "done"})
-        assert any(str(one.path) in note for note in (*group.notes, *group.footnotes))
-        (one.path / name).write_bytes(kept)
 
 
 def test_bench_run_writes_the_records_and_heals_them(tiny: Callable[..., Result], tmp_path: Path) -> None:

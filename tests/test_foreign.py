@@ -138,19 +138,6 @@ def test_equal_weights_count_once(store: Store) -> None:
     assert row.stats["0.00"].values == (100, 50), "the finished one of the two"
 
 
-def test_a_copied_folder_counts_once(store: Store) -> None:
-    own = foreign(store, "a.pth")
-    copy = own.path.with_name(f"copy-{own.spec.key}")
-    for file in own.path.rglob("*"):
-        if file.is_file():
-            place = copy / file.relative_to(own.path)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(file.read_bytes())
-    group = only(store)
-    assert rows(group)["mine"].stats["ACR"].n == 1
-    assert [note for note in group.notes if str(copy) in note], "it is not where it belongs"
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -159,9 +146,6 @@ def test_a_copied_folder_counts_once(store: Store) -> None:
         {"normalization": "0.1307/0.3081"},
         {"source_sha256": "f" * 64},
         {"certify": dataclasses.replace(CERTIFY, n=2000)},
-        {"certify": dataclasses.replace(CERTIFY, n0=20)},
-        {"certify": dataclasses.replace(CERTIFY, images="500-503")},
-        {"certify": dataclasses.replace(CERTIFY, seed=1)},
         {"certify": dataclasses.replace(CERTIFY, rule="curtailed")},
         {"certify": dataclasses.replace(CERTIFY, sampling="grid")},
         {"certify": dataclasses.replace(CERTIFY, skip_misclassified=True)},
@@ -176,14 +160,6 @@ def test_what_differs_in_anything_stands_in_another_table(store: Store, change: 
     assert [[len(row.seeds) for row in rows(group).values()] for group in groups] == [[1], [1]]
     assert len({(group.dataset, str(group.conditions)) for group in groups}) == 2
     assert len({render([group], "csv").splitlines()[1] for group in groups}) == 2
-
-
-def test_equal_images_written_differently_share_a_table_and_count_once(store: Store) -> None:
-    again = dataclasses.replace(CERTIFY, images="0-3")
-    foreign(store, "a.pth")
-    foreign(store, "b.pth", certify=again)
-    write_evidence(foreign(store, "a.pth").certification(again), ALL[:2])
-    assert [seed.done for seed in rows(only(store))["mine"].seeds] == [4, 4]
 
 
 def test_a_checkpoint_that_is_certified_otherwise_is_named(store: Store) -> None:
@@ -234,12 +210,6 @@ def test_damage_is_named_and_hides_nothing(store: Store) -> None:
         collect(store)
 
 
-def test_alpha_is_applied_when_evidence_is_read(store: Store) -> None:
-    foreign(store, "a.pth", counts=(549,) * 4)
-    shares = [collect(store, alpha=a, metrics=["abstention"])[0].sections[0].rows[0].stats["abstention"].mean for a in (0.001, 0.01)]
-    assert shares == [100, 0]
-
-
 # ------------------------------------------------------------------------------------------------------------ beside the others
 
 
@@ -281,12 +251,6 @@ def test_filters(three: Store) -> None:
     foreign(three, "d.pth", "wide", sigma=1.0)
     with pytest.raises(BenchError, match=r"no checkpoint has all of: sigma 1; method other; `bench list checkpoints` names"):
         collect(three, Filters(methods=["other"], sigmas=[1.0]), source="checkpoints")
-
-
-def test_a_store_without_checkpoints_says_what_makes_them(store: Store) -> None:
-    add(store, run_spec())
-    with pytest.raises(BenchError, match=r"there are no certified checkpoints in .*; `bench certify` makes some"):
-        collect(store, source="checkpoints")
 
 
 def test_compare_takes_checkpoints_as_unpaired_trainings(three: Store, bench: Call) -> None:

@@ -145,41 +145,20 @@ def test_every_truncation_leaves_whole_rows_only(tmp_path: Path) -> None:
         assert read_log(path) == content[: content[:size].rfind(b"\n") + 1]
 
 
-def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
-    """Refused with file and line; only the very last line end, once damaged, makes a torn tail, which is left out."""
+def test_every_damaged_byte_is_seen(tmp_path: Path) -> None:
+    """A flipped bit, another digit, and what some line splitters take for a line end: a row must never vanish in silence.
+
+    Only the very last line end, once damaged, makes a torn tail, which is left out.
+    """
     content = evidence(tmp_path / "evidence.jsonl").read_bytes()
-    path = tmp_path / "flipped.jsonl"
-    left_out = []
-    for position in range(len(content)):
-        for bit in range(8):
-            damaged = bytearray(content)
-            damaged[position] ^= 1 << bit
-            path.write_bytes(damaged)
-            if not sound_prefix(path, ROWS):
-                left_out.append(position)
-                assert read_rows(path) == ROWS[:-1]
-    assert set(left_out) == {len(content) - 1}
-
-
-@pytest.mark.parametrize("byte", [b"\r", b"\x00", b"\x0b", b"\x0c", b"\x1c", b"\x85", b" ", b"\n", b"{", b"0", b"9", b"\xff"])
-def test_every_overwritten_byte_is_seen(byte: bytes, tmp_path: Path) -> None:
-    """Also bytes that some line splitters take for a line end: a row must never vanish in silence."""
-    content = evidence(tmp_path / "evidence.jsonl").read_bytes()
-    path = tmp_path / "overwritten.jsonl"
-    for position in range(len(content)):
-        if content[position : position + 1] != byte:
-            path.write_bytes(content[:position] + byte + content[position + 1 :])
-            assert sound_prefix(path, ROWS) or position == len(content) - 1, f"byte {position}"
-
-
-def test_every_swapped_digit_is_seen(tmp_path: Path) -> None:
-    """Also where the row would still be a possible one."""
-    line = to_line(ROWS[0])
-    for position, letter in enumerate(line):
-        if letter.isdigit():
-            for other in "0123456789".replace(letter, ""):
-                with pytest.raises(ValueError):
-                    from_line((line[:position] + other + line[position + 1 :]).encode())
+    path = tmp_path / "damaged.jsonl"
+    for position, byte in enumerate(content):
+        for other in {*b"\r\x00\x0b\x0c\x1c\x85 \n{\xff0123456789", *(byte ^ 1 << bit for bit in range(8))} - {byte}:
+            path.write_bytes(content[:position] + bytes([other]) + content[position + 1 :])
+            if position == len(content) - 1:
+                assert sound_prefix(path, ROWS) or read_rows(path) == ROWS[:-1]
+            else:
+                assert sound_prefix(path, ROWS), f"byte {position} as {other}"
 
 
 def test_a_forged_row_with_its_own_check_sum_must_still_be_possible() -> None:

@@ -41,19 +41,6 @@ def test_a_torn_last_line_is_cut_and_done_again(tmp_path: Path) -> None:
     assert certification.status().sound().state == "done"
 
 
-def test_rows_of_another_certification_are_refused(tmp_path: Path) -> None:
-    run = add(Store(tmp_path), run_spec(), counts=[990])
-    certification = run.certification(CERTIFY)
-    certification.append(certificate(7, 9, 990, CERTIFY.n, n0=CERTIFY.n0), 0.1)
-    with pytest.raises(BenchError, match="image 7 is not among first:4"):
-        certification.rows()
-    certification.evidence.write_bytes(certification.evidence.read_bytes().splitlines(keepends=True)[0])
-    other = run.certification(CERTIFY)
-    other.append(certificate(2, 1, 5, 10, n0=CERTIFY.n0), 0.1)
-    with pytest.raises(BenchError, match=r"line 2: counts add up to 10 and 10 samples, but the spec says 10 and 1000"):
-        other.rows()
-
-
 def test_runs_are_found_by_key_and_folder(tmp_path: Path) -> None:
     store = Store(tmp_path)
     one, two = add(store, run_spec(seed=0), counts=[990]), add(store, run_spec(seed=1), counts=[990])
