@@ -15,7 +15,7 @@ from typer.testing import Result
 
 from bench.evidence.binding import FINISHED
 from bench.store.runs import Store
-from bench.store.verified import LEVELS, Status, recall, remember, weakest
+from bench.store.verified import LEVELS, Trust, recall, remember, weakest
 from leaderboard.aggregate import collect
 from leaderboard.tables import render
 
@@ -107,7 +107,7 @@ def test_what_is_kept_adds_up_and_broken_files_are_nothing(state: Path) -> None:
 
 
 def test_the_weakest_training_decides() -> None:
-    order = [Status(level=level, images=images) for level in LEVELS for images in ((1, 2) if level == "recertified" else (0,))]
+    order = [Trust(level=level, images=images) for level in LEVELS for images in ((1, 2) if level == "recertified" else (0,))]
     for number, status in enumerate(order):
         assert weakest(order[number:]) == status
     assert weakest([]) is None

@@ -33,17 +33,20 @@ def attempt(faults: list[Fault], file: Path, read: Callable[[], T]) -> T | None:
     return None
 
 
-def record(path: Path, fields: Mapping[str, type], maybe: Mapping[str, type] | None = None) -> dict[str, Any] | None:
+def record(path: Path, fields: dict[str, type], maybe: Mapping[str, type] | None = None) -> dict[str, Any] | None:
     """A record with these fields, and those of `maybe` if they are there; None where there is no record."""
     data = read_json_if_there(path)
     if data is None:
         return None
-    there = {name: kind for name, kind in (maybe or {}).items() if data.get(name) is not None}
-    for name, kind in {**fields, **there}.items():
+    _check_fields(path, data, fields | {name: kind for name, kind in (maybe or {}).items() if data.get(name) is not None})
+    return data
+
+
+def _check_fields(path: Path, data: Mapping[str, Any], fields: Mapping[str, type]) -> None:
+    for name, kind in fields.items():
         value = data.get(name)
         if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
             raise Fault(path, None, f"{name} is {value!r:.80}, not {describe_type(kind)}")
-    return data
 
 
 def training(path: Path) -> dict[str, Any] | None:
@@ -53,9 +56,7 @@ def training(path: Path) -> dict[str, Any] | None:
         return None
     if data["state"] not in fields:
         raise Fault(path, None, f"state {data['state']!r:.80} is neither trained nor diverged")
-    for name, kind in fields[data["state"]].items():
-        if not isinstance(data.get(name), kind) or isinstance(data[name], bool):
-            raise Fault(path, None, f"{name} is {data.get(name)!r:.80}, not {describe_type(kind)}")
+    _check_fields(path, data, fields[data["state"]])
     if data["state"] == "trained" and not SHA256.fullmatch(data["weights_sha256"]):
         raise Fault(path, None, f"weights_sha256 is {data['weights_sha256']!r:.80}, not a SHA-256 in hex")
     return data

@@ -86,9 +86,9 @@ class Walk:
     """
 
     top: Path
-    places: tuple[Place, ...]
-    faults: tuple[Fault, ...]
-    unexpected: tuple[Fault, ...]
+    places: list[Place] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    unexpected: list[Fault] = field(default_factory=list)
 
     def of(self, what: What) -> Iterator[Place]:
         return (place for place in self.places if place.what == what)
@@ -96,28 +96,18 @@ class Walk:
 
 def walk(top: Path) -> Walk:
     """Looks through a folder, which may be a results folder, above one, or within one; one that is absent holds nothing."""
-    found = _Found([], [], [])
+    found = Walk(top)
     try:
         names = disk.children(top.resolve() if top.is_symlink() else top)
     except Fault as fault:
         if not disk.absent(fault):
             found.faults.append(Fault(top, None, fault.reason))
-        return found.walk(top)
+        return found
     _look(top, names, top.resolve().parts[-4:], 0, found)
-    return found.walk(top)
+    return found
 
 
-@dataclass(frozen=True)
-class _Found:
-    places: list[Place]
-    faults: list[Fault]
-    unexpected: list[Fault]
-
-    def walk(self, top: Path) -> Walk:
-        return Walk(top, tuple(self.places), tuple(self.faults), tuple(self.unexpected))
-
-
-def _look(folder: Path, names: Mapping[str, disk.Kind], trail: tuple[str, ...], depth: int, found: _Found) -> None:
+def _look(folder: Path, names: Mapping[str, disk.Kind], trail: tuple[str, ...], depth: int, found: Walk) -> None:
     if what := _what(names, trail):
         faults, unexpected = strangers(folder, names, what)
         found.unexpected.extend(unexpected)

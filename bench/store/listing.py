@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Listing:
         self._old: dict[str, Any] = {}
         self._new: dict[str, Any] = {}
         self._known: dict[str, bool] = {}
-        self.unexpected: tuple[Fault, ...] = ()
+        self.unexpected: Sequence[Fault] = ()
         with contextlib.suppress(ValueError, RecursionError):
             data = json.loads(cache.get(self._key) or b"{}")
             if isinstance(data, dict):

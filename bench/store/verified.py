@@ -25,7 +25,7 @@ _TABLE = "CREATE TABLE IF NOT EXISTS verified (key TEXT PRIMARY KEY, images TEXT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status:
+class Trust:
     """What a number rests on.
 
     Attributes:
@@ -45,13 +45,13 @@ class Status:
 
     @property
     def rank(self) -> tuple[int, int, bool]:
-        """Orders statuses; the lowest of its trainings is that of a row."""
+        """Orders them; the lowest of its trainings is that of a row."""
         return LEVELS.index(self.level), self.images, self.bound
 
 
-def weakest(statuses: Iterable[Status]) -> Status | None:
+def weakest(trusts: Iterable[Trust]) -> Trust | None:
     """That of the training of which least is known; None of none."""
-    return min(statuses, key=lambda status: status.rank, default=None)
+    return min(trusts, key=lambda trust: trust.rank, default=None)
 
 
 def key_of(binding: Binding, evidence_sha256: str) -> str:

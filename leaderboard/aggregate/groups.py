@@ -12,7 +12,7 @@ from typing import Any, Literal
 from bench import rules
 from bench.rules.rule import Rule
 from bench.store.subject import Source
-from bench.store.verified import Status, weakest
+from bench.store.verified import Trust, weakest
 from leaderboard.metrics import UNKNOWN_COST, Cost, Metric, Outcomes
 
 SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged", "copy"]
@@ -42,7 +42,7 @@ class Seed:
     counts: str | None = field(default=None, repr=False, compare=False)
     outcomes: Outcomes | None = field(default=None, repr=False, compare=False)
     cost: Cost = UNKNOWN_COST
-    trust: Status | None = None
+    trust: Trust | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from bench import rules
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError
@@ -17,7 +15,7 @@ from bench.spec import same_images
 from bench.store.copies import fingerprint
 from bench.store.imports import Import, Printed, Published
 from bench.store.subject import Certification, Subject
-from bench.store.verified import Status, anything, recall
+from bench.store.verified import Trust, anything, recall
 from leaderboard import metrics
 from leaderboard.aggregate.groups import Seed
 from leaderboard.metrics import Cost, Outcomes
@@ -62,13 +60,8 @@ class Reading:
             BenchError: as `metrics.outcomes`.
         """
         if isinstance(columns, Printed):
-            order = np.argsort(columns.index, kind="stable")
-            o = Outcomes(columns.index, columns.label, columns.correct, columns.predict < 0, columns.radius)
-            return o if (order[1:] > order[:-1]).all() else dataclasses.replace(o, **{n: getattr(o, n)[order] for n in _BY_IMAGE})
+            return Outcomes(columns.index, columns.label, columns.correct, columns.predict < 0, columns.radius)
         return metrics.outcomes(columns, self.alpha, certification.subject.sigma, certification.spec, self.rule)
-
-
-_BY_IMAGE = ("index", "label", "correct", "abstained", "radius")
 
 
 def conditions_of(certification: Certification, reading: Reading | None = None) -> dict[str, Any]:
@@ -122,21 +115,21 @@ def read_seeds(certifications: Sequence[Certification], reading: Reading) -> lis
     return seeds
 
 
-def trusts_of(certifications: Sequence[Certification]) -> list[Status]:
+def trusts_of(certifications: Sequence[Certification]) -> list[Trust]:
     """What the numbers of finished certifications rest on."""
     keys = [c.finding() for c in certifications] if anything() else [""] * len(certifications)
     known = recall([key for key in keys if key])
     return [_trust(certification, known.get(key)) for certification, key in zip(certifications, keys, strict=True)]
 
 
-def _trust(certification: Certification, images: int | None) -> Status:
+def _trust(certification: Certification, images: int | None) -> Trust:
     """Args: images: how many this user counted again; None: it was not verified with weights."""
     if isinstance(certification, Published):
-        return Status(level="log")
+        return Trust(level="log")
     if certification.labels() is None:
-        return Status(level="claimed", bound=certification.bound)
+        return Trust(level="claimed", bound=certification.bound)
     level = "evidence" if images is None else "recertified" if images else "weights checked"
-    return Status(level=level, images=images or 0, bound=certification.bound)
+    return Trust(level=level, images=images or 0, bound=certification.bound)
 
 
 def _seed(certification: Certification, reading: Reading) -> Seed:
