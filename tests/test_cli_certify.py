@@ -265,6 +265,13 @@ def test_predict_writes_its_table(own: Run, checkpoint: Path, bench: Call, tmp_p
     assert first != {c: k for c, k in both.items() if k}
 
 
+def test_noise_that_drowns_every_image_is_warned_of(checkpoint: Path, bench: Call, tmp_path: Path) -> None:
+    words = ["--dataset", "mnist", "--sigma", "128", "--images", "first:1", "--device", "cpu", "--n", "20"]
+    result = bench("predict", checkpoint, *words, "--results", tmp_path / "runs")
+    assert result.exit_code == 0
+    assert "128/255 is 0.502" in result.output
+
+
 def _model(run: Run) -> torch.nn.Module:
     from bench.checkpoints.load import Wanted, load
 

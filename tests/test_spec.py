@@ -132,48 +132,27 @@ def test_keys_are_what_they_always_were() -> None:
     assert digest({"a": 1}) == "015abd7f5cc57a2d"
 
 
+OTHER: dict[str, Any] = {"images": "first:10", "augment": "crop", "precision": "tf32", "sampling": "grid", "rule": "curtailed"}
+OTHER |= {"radii": "0,1"}
+
+
+def with_another(spec: Any, name: str) -> Any:
+    """The spec with another value of a field, any that it can have."""
+    value = getattr(spec, name)
+    made: dict[type, Any] = {bool: value is False, int: 7, float: 0.125, str: "other"}
+    return dataclasses.replace(spec, **{name: OTHER.get(name, made.get(type(value), {}))})
+
+
 def test_every_field_is_in_the_key() -> None:
-    changes: dict[str, Any] = {
-        "method": "other",
-        "variant": "other",
-        "hyperparameters": {},
-        "dataset": "other",
-        "sigma": 0.25,
-        "seed": 4,
-        "recipe": "paper",
-        "protocol": "quick",
-        "train": dataclasses.replace(TRAIN, epochs=89),
-        "changes": {"copies": 4},
-    }
-    assert set(changes) == {f.name for f in dataclasses.fields(RunSpec)}
-    keys = {RUN.key} | {dataclasses.replace(RUN, **{name: value}).key for name, value in changes.items()}
-    assert len(keys) == len(changes) + 1
-    train_changes: dict[str, Any] = {
-        "arch": "other",
-        "epochs": 1,
-        "clock": 91,
-        "batch": 65,
-        "lr": 0.02,
-        "lr_step": 31,
-        "lr_lag": 0,
-        "lr_gamma": 0.2,
-        "momentum": 0.8,
-        "nesterov": True,
-        "weight_decay": 0.0,
-        "images": "first:10",
-        "augment": "crop",
-        "devices": 2,
-    }
-    assert set(train_changes) | {"precision", "sync_batchnorm"} == {f.name for f in dataclasses.fields(TrainSpec)}
-    keys = {dataclasses.replace(RUN, train=dataclasses.replace(TRAIN, **{k: v})).key for k, v in train_changes.items()}
-    assert len(keys | {RUN.key}) == len(train_changes) + 1
-    synchronised = dataclasses.replace(RUN, train=dataclasses.replace(TRAIN, devices=2, sync_batchnorm=True))
-    assert synchronised.key not in keys
-    certify_changes: dict[str, Any] = {"n0": 101, "n": 99, "images": "every:20", "seed": 1, "sampling": "grid", "changes": {"n": 99}}
-    certify_changes |= {"skip_misclassified": True, "stop_alpha": 0.01, "radius_step": 0.5, "radii": "0,1", "first_look": 100}
-    assert set(certify_changes) | {"rule", "precision"} == {f.name for f in dataclasses.fields(CertifySpec)}
-    keys = {dataclasses.replace(CERTIFY, **{k: v}).key for k, v in certify_changes.items()}
-    assert len(keys | {CERTIFY.key}) == len(certify_changes) + 1
+    names = {spec: {f.name for f in dataclasses.fields(spec)} for spec in (RunSpec, TrainSpec, CertifySpec)}
+    runs = [with_another(RUN, name) for name in names[RunSpec] - {"train", "changes"}] + [dataclasses.replace(RUN, changes={"copies": 4})]
+    trainings = [with_another(TRAIN, name) for name in names[TrainSpec] - {"sync_batchnorm"}]
+    trainings.append(dataclasses.replace(TRAIN, devices=2, sync_batchnorm=True))
+    runs += [dataclasses.replace(RUN, train=train) for train in trainings]
+    certifications = [with_another(CERTIFY, name) for name in names[CertifySpec] - {"precision", "changes"}]
+    certifications.append(dataclasses.replace(CERTIFY, changes={"n": 99}))
+    for keys in ([RUN.key, *(spec.key for spec in runs)], [CERTIFY.key, *(spec.key for spec in certifications)]):
+        assert len(set(keys)) == len(keys)
 
 
 def test_equal_specs_have_equal_keys_whatever_the_order_and_number_type() -> None:

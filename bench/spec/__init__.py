@@ -10,52 +10,13 @@ from bench.spec.certification import MOST_SAMPLES, SAMPLINGS, CertifySpec
 from bench.spec.images import describe_images, normal, same_images, select_images
 from bench.spec.protocols import DEFAULT_PROTOCOL, PROTOCOL_ALIASES, PROTOCOLS, RECIPES, Protocol, protocol_train
 from bench.spec.stored import SCHEMA, from_json, to_json
-from bench.spec.training import (
-    AUGMENTS,
-    IN_MEMORY,
-    NAME,
-    STREAMED,
-    TRAIN_PRECISIONS,
-    RunSpec,
-    TrainSpec,
-    check_sigma,
-    row_name,
-)
+from bench.spec.training import AUGMENTS, IN_MEMORY, NAME, STREAMED, TRAIN_PRECISIONS, RunSpec, TrainSpec, check_sigma, row_name
 from bench.spec.values import Scalar, coerce, describe_type, replace_checked, scalar_word
 
-__all__ = [
-    "AUGMENTS",
-    "DEFAULT_PROTOCOL",
-    "IN_MEMORY",
-    "MOST_SAMPLES",
-    "NAME",
-    "PROTOCOLS",
-    "PROTOCOL_ALIASES",
-    "RECIPES",
-    "SAMPLINGS",
-    "SCHEMA",
-    "STREAMED",
-    "TRAIN_PRECISIONS",
-    "CertifySpec",
-    "Protocol",
-    "RunSpec",
-    "Scalar",
-    "TrainSpec",
-    "canonical",
-    "check_sigma",
-    "coerce",
-    "derive",
-    "describe_images",
-    "describe_type",
-    "digest",
-    "from_json",
-    "normal",
-    "parse_json",
-    "protocol_train",
-    "replace_checked",
-    "row_name",
-    "same_images",
-    "scalar_word",
-    "select_images",
-    "to_json",
-]
+__all__ = ["canonical", "derive", "digest", "parse_json"]
+__all__ += ["MOST_SAMPLES", "SAMPLINGS", "CertifySpec"]
+__all__ += ["describe_images", "normal", "same_images", "select_images"]
+__all__ += ["DEFAULT_PROTOCOL", "PROTOCOLS", "PROTOCOL_ALIASES", "RECIPES", "Protocol", "protocol_train"]
+__all__ += ["SCHEMA", "from_json", "to_json"]
+__all__ += ["AUGMENTS", "IN_MEMORY", "NAME", "STREAMED", "TRAIN_PRECISIONS", "RunSpec", "TrainSpec", "check_sigma", "row_name"]
+__all__ += ["Scalar", "coerce", "describe_type", "replace_checked", "scalar_word"]

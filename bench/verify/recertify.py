@@ -93,15 +93,14 @@ class Again:
         """Whether rounding of logits explains the difference, if the noise is the same; where no sample moved, it moved no end either."""
         return self.equal or 0 < self.moved <= 1 + self.recorded.n // SLACK
 
-    @property
-    def told(self) -> str:
+    def fail(self, report: Report, why: str, how: str = "") -> None:
+        """Adds to a report that the row does not hold."""
         recorded = self.recorded
-        if not self.moved:
-            return f"image {recorded.index}: {recorded.n} samples are recorded, but by its rule the certification stops at {self.found.n}"
-        return (
-            f"image {recorded.index}: {recorded.count} of {recorded.n} samples on class {recorded.selected} are recorded, "
-            f"{self.count} were found again, and {self.moved} samples fell on another class"
-        )
+        told = f"{recorded.n} samples are recorded, but by its rule the certification stops at {self.found.n}"
+        if self.moved:
+            told = f"{recorded.count} of {recorded.n} samples on class {recorded.selected} are recorded, "
+            told += f"{self.count} were found again, and {self.moved} samples fell on another class"
+        report.fail(self.certification.evidence, f"certified again: {how}image {recorded.index}: {told}; {why}", self.line)
 
 
 @dataclass(kw_only=True)
@@ -172,15 +171,13 @@ def recertify(
     if not drawn:
         report.fail(report.top, "no finished certification in it has weights, so nothing can be certified again")
         return result
-    again: list[Again] = []
-    fresh: list[Again] = []
+    pairs: list[tuple[Again, Again]] = []
     for certification, group in groupby(drawn, key=lambda item: item[0]):
         load(certification.subject.spec.dataset, "test")
         places = [place for _, place in group]
-        for one, other in report.attempt(certification.subject.weights, partial(_certify, certification, places, device)) or []:
-            again.append(one)
-            fresh.append(other)
-        progress(len(again), len(drawn))
+        pairs += report.attempt(certification.subject.weights, partial(_certify, certification, places, device)) or []
+        progress(len(pairs), len(drawn))
+    again, fresh = [one for one, _ in pairs], [other for _, other in pairs]
     result.drawn, result.equal = len(again), sum(item.equal for item in again)
     result.missed = float(chance_of_missing(result.total, result.tenth, len(again)))
     result.rows = [(item.certification, item.recorded.index) for item in again]
@@ -280,7 +277,7 @@ def _compare(again: Sequence[Again], report: Report, result: Recertification, fr
         why = f"{equal} of {len(group)} rows are equal, so the noise is the same" if names else "under the recorded conditions"
         for item in group:
             if not item.rounding:
-                _fail(report, item, f"{item.told}; {why}")
+                item.fail(report, why)
         _compare_rows(group, more_rows, level, report)
     if fresh:
         result.fresh = len(fresh)
@@ -312,11 +309,11 @@ def _compare_samples(group: Sequence[Again], row_level: float, level: float, rep
             a, b, n = recorded.get(item.recorded.selected, 0), found.get(item.recorded.selected, 0), sum(recorded.values())
             if name == "estimation" and item.stops:
                 if _apart(a, b, n, row_level):
-                    _fail(report, item, f"{how}{item.told}; no probability explains both where sampling may stop (level {row_level:.2g})")
+                    item.fail(report, f"no probability explains both where sampling may stop (level {row_level:.2g})", how)
                 continue
             own = row_level if name == "estimation" else row_level / item.certification.subject.info.classes
             if (p := difference(a, b, n)) < own:
-                _fail(report, item, f"{how}{item.told}; {name} samples differ by more than chance (p = {p:.2g}, level {own:.2g})")
+                item.fail(report, f"{name} samples differ by more than chance (p = {p:.2g}, level {own:.2g})", how)
                 break
     fixed = [item for item in group if not item.stops]
     _compare_rows(fixed, more_rows, level, report, how)
@@ -341,7 +338,3 @@ def _apart(stopped: int, fixed: int, n: int, level: float) -> bool:
     """
     (low,), (high,) = anytime_bounds(np.array([stopped]), np.array([n]), level / 2)
     return bool(lower_confidence_bound(fixed, n, level / 4) > high or 1 - lower_confidence_bound(n - fixed, n, level / 4) < low)
-
-
-def _fail(report: Report, item: Again, reason: str) -> None:
-    report.fail(item.certification.evidence, f"certified again: {reason}", item.line)
