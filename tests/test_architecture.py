@@ -292,9 +292,13 @@ def problems(tree: ast.Module) -> list[str]:
     return found
 
 
+# CIFAR's published files are pickles. They are unpickled there alone, behind their MD5 or the user's word, with no name looked up.
+EXCUSED = {"bench/datasets/pickled.py": ["imports pickle"]}
+
+
 @pytest.mark.parametrize("path", [*BENCH, *METHODS, *LEADERBOARD], ids=short)
 def test_nothing_dangerous_is_called(path: Path) -> None:
-    assert problems(parse(path)) == []
+    assert problems(parse(path)) == EXCUSED.get(short(path), [])
 
 
 @pytest.mark.parametrize(

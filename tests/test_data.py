@@ -116,7 +116,7 @@ def test_a_changed_pixel_or_label_is_refused(name: str, assets: Path) -> None:
     raw = bytearray(gzip.decompress((assets / f"{name}.gz").read_bytes()))
     raw[-1] ^= 1
     (assets / f"{name}.gz").write_bytes(gzip.compress(bytes(raw), 1))
-    with pytest.raises(BenchError, match=f"{name}.*MD5 of the unzipped file is [0-9a-f]{{32}}, not {MD5[name]}; reinstall"):
+    with pytest.raises(BenchError, match=f"{name}.*its MD5 is [0-9a-f]{{32}}, not {MD5[name]}; reinstall"):
         load("mnist", "test")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.datasets.info import DatasetInfo
-from bench.datasets.source import SPLITS, VARIABLE, Arrays, Listing, roots
+from bench.datasets.source import ADVICE, SPLITS, VARIABLE, Arrays, Files, Listing, roots
 from bench.errors import BenchError, nearest
 
 
@@ -60,7 +60,8 @@ def read_checked(info: DatasetInfo, split: str, data_dir: Path | None = None, *,
         raise BenchError(f"unknown split {split!r}{nearest(split, SPLITS)}")
     folder = folder_of(info, data_dir, split)
     assert info.source is not None
-    found = info.source.read(folder, split)
+    source = info.source
+    found = source.read(folder, split, allow_other=allow_other) if isinstance(source, Files) else source.read(folder, split)
     where = f"{folder}: the {'training' if split == 'train' else 'test'} split of {info.name}"
     _check_fit(info, found, where)
     size = {"train": info.train_size, "test": info.test_size}[split]
@@ -74,9 +75,7 @@ def read_checked(info: DatasetInfo, split: str, data_dir: Path | None = None, *,
         counts = np.bincount(found.labels, minlength=info.classes)
         raise BenchError(f"{where} has {counts.min()} to {counts.max()} images of a class, not {size // info.classes} of each")
     if differences and not allow_other:
-        raise BenchError(
-            f"{info.name} in {folder}: {differences[0]}; get the published files, or say --allow-other-data, which tables tell"
-        )
+        raise BenchError(f"{info.name} in {folder}: {differences[0]}; {ADVICE}")
     return Checked(found, tuple(differences))
 
 
@@ -89,6 +88,8 @@ def _check_fit(info: DatasetInfo, found: Arrays | Listing, where: str) -> None:
             raise BenchError(f"{where} has images of {size}, not {wanted}")
         if len(found.pixels) != len(found.labels):
             raise BenchError(f"{where} has {len(found.pixels)} images, but {len(found.labels)} labels")
+        if found.labels.dtype.kind not in "iu" or found.labels.ndim != 1:
+            raise BenchError(f"{where} has labels of {found.labels.dtype} of {found.labels.ndim} dimensions, not a whole number each")
     elif len(found.classes) != info.classes:
         raise BenchError(f"{where} has {len(found.classes)} class folders, not {info.classes}")
     if not len(found.labels):

@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.datasets.source import Arrays, Source, md5_of, read_bytes
-from bench.errors import BenchError
+from bench.datasets.source import Files
 
 
 @dataclass(frozen=True, kw_only=True)
-class Matlab(Source):
+class Matlab(Files):
     """One .mat file per split: X (H W C N, bytes) and y (N, classes from 1 up, where 10 is the digit 0)."""
 
-    def read(self, folder: Path, split: str) -> Arrays:
+    def decode(self, files: Mapping[str, bytes]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         from scipy.io import loadmat  # slow to import, and of use here only
 
-        (name,) = self.wanted(split)
-        path = folder / name
-        raw = read_bytes(path)
+        ((name, raw),) = files.items()
         try:
-            content: dict[str, Any] = loadmat(io.BytesIO(raw), variable_names=("X", "y"))  # type: ignore[arg-type] # any file will do
+            content = loadmat(io.BytesIO(raw), variable_names=("X", "y"))  # type: ignore[arg-type] # any file will do
+            images, labels = content["X"].transpose(3, 2, 0, 1), content["y"][:, 0]
         except Exception as error:  # whatever a damaged file makes of the parser
-            raise BenchError(f"{path} is no readable MATLAB file: {type(error).__name__}: {error}") from None
-        images, labels = content.get("X"), content.get("y")
-        if images is None or images.dtype != np.uint8 or images.ndim != 4:
-            raise BenchError(f"{path}: X is no array of bytes of 4 dimensions")
-        if labels is None or labels.dtype.kind not in "ui" or labels.shape != (images.shape[3], 1):
-            raise BenchError(f"{path}: y is not one whole number for each of the {images.shape[3]} images")
-        values = labels[:, 0].astype(np.int64)
-        values[values == 10] = 0
-        return Arrays(np.ascontiguousarray(images.transpose(3, 2, 0, 1)), values, {name: md5_of(raw)})
+            raise ValueError(f"{name} is no MATLAB file of images X and labels y: {type(error).__name__}: {error}") from None
+        labels[labels == 10] = 0
+        return np.ascontiguousarray(images), labels

@@ -6,10 +6,10 @@ import hashlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from bench.spec import IN_MEMORY, STREAMED
 
 SPLITS = ("train", "test")
 VARIABLE = "BENCH_DATA_DIR"
+ADVICE = "get the published files, or say --allow-other-data, which tables tell"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,65 @@ class Source(ABC):
         return folders[-number] if best else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Files(Source):
+    """Files in a format of the field. Their MD5s are compared before anything is made of their content."""
+
+    @abstractmethod
+    def decode(self, files: Mapping[str, bytes]) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        """Pixels (N C H W) and labels (N) of a split.
+
+        Args:
+            files: name -> content, in the order of `wanted`.
+
+        Raises:
+            ValueError: they are not of the format.
+        """
+
+    def decode_labels(self, files: Mapping[str, bytes]) -> NDArray[Any]:
+        """Labels (N) from the content of `label_files`. ValueError: as `decode`."""
+        return self.decode(files)[1]
+
+    def label_files(self) -> tuple[str, ...]:
+        """Those of the test split that its labels are read from."""
+        return self.wanted("test")
+
+    def content(self, path: Path) -> bytes:
+        """What the published MD5 is of, unzipped if need be. OSError: it cannot be read."""
+        return path.read_bytes()
+
+    def read(self, folder: Path, split: str, *, allow_other: bool = True) -> Arrays:
+        """As `Source.read`. BenchError also for files that are not the published ones, unless these are allowed."""
+        files, checksums = self._contents(folder, self.wanted(split), allow_other=allow_other)
+        pixels, labels = self._decoded(folder, self.decode, files)
+        return Arrays(pixels, labels.astype(np.int64) if labels.dtype.kind in "iu" else labels, checksums)
+
+    def labels(self, folder: Path) -> tuple[NDArray[np.int64], dict[str, str]]:
+        """As `Source.labels`, of the published files only."""
+        files, checksums = self._contents(folder, self.label_files(), allow_other=False)
+        return self._decoded(folder, self.decode_labels, files), checksums
+
+    def _contents(self, folder: Path, names: Iterable[str], *, allow_other: bool) -> tuple[dict[str, bytes], dict[str, str]]:
+        advice = "reinstall the package" if self.ships else ADVICE
+        files: dict[str, bytes] = {}
+        for name in names:
+            path = self.path(folder, name) or folder / name
+            try:
+                files[name] = self.content(path)
+            except OSError as error:
+                raise BenchError(f"{path}: {error.strerror or error}{f'; {advice}' if self.ships else ''}") from None
+        checksums = {name: hashlib.md5(raw, usedforsecurity=False).hexdigest() for name, raw in files.items()}
+        if (other := self.differences(checksums)) and (self.ships or not allow_other):
+            raise BenchError(f"{folder}: {other[0]}; {advice}")
+        return files, checksums
+
+    def _decoded(self, folder: Path, decode: Callable[[Mapping[str, bytes]], T], files: Mapping[str, bytes]) -> T:
+        try:
+            return decode(files)
+        except ValueError as error:
+            raise BenchError(f"{folder}: {error}") from None
+
+
 def roots(data_dir: Path | None = None) -> tuple[Path, ...]:
     """The folders that data sets are looked for in: `data_dir` alone if given, else that of BENCH_DATA_DIR and the user's cache."""
     if data_dir is not None:
@@ -149,16 +211,3 @@ def user_cache() -> Path:
         return Path(named) / "certbench" / "data"
     caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
     return Path(os.path.expanduser(caches)) / "certbench" / "data"  # noqa: PTH111 - Path.expanduser fails without a home
-
-
-def read_bytes(path: Path) -> bytes:
-    """Content of a file; BenchError if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BenchError(f"{path}: {error.strerror}") from None
-
-
-def md5_of(raw: bytes) -> str:
-    """Hex MD5, the check sum that data sets are published with."""
-    return hashlib.md5(raw, usedforsecurity=False).hexdigest()
