@@ -201,6 +201,14 @@ class Registry:
                 if entry.origin == "plug-in file":
                     load[kind](entry.name)
 
+    def sources(self, method: Loaded, dataset: str, network: str) -> dict[str, Any]:
+        """What is recorded of the code that a run comes from: hashes, and the plug-ins' names, without their folders."""
+        found: dict[str, Any] = {"method_sha256": method.source_sha256, "method_code_sha256": method.code_sha256}
+        if isinstance(outside := self._loaded.get((NETWORK, network)), str):
+            found["network_code_sha256"] = outside
+        used = {path for path in self.plugins if (path.stem in (method.name, dataset, network))}
+        return found | ({"plugins": {path.name: _code_of_plugin(path) for path in sorted(used)}} if used else {})
+
     def _load(self, kind: Kind, name: str, read: Callable[[Entry, Any, ModuleType], Any]) -> Any:
         if (kind, name) not in self._loaded:
             entries = self.entries(kind)
@@ -320,9 +328,13 @@ def code_of(module: ModuleType, *, plugin: bool = False) -> str:
     """Hex SHA-256 of a module's code and that of its helpers: beside a plug-in, else within its package."""
     path = Path(str(module.__file__))
     if plugin:
-        return code_sha256(with_helpers(path, path.parent, lambda name: name not in NO_HELPERS))
+        return _code_of_plugin(path)
     parts = module.__name__.split(".")
     return code_sha256(with_helpers(path, path.parents[len(parts) - (path.stem != "__init__")], lambda name: name == parts[0]))
+
+
+def _code_of_plugin(path: Path) -> str:
+    return code_sha256(with_helpers(path, path.parent, lambda name: name not in NO_HELPERS))
 
 
 def _dataset(entry: Entry, found: Any, module: ModuleType) -> DatasetInfo:
@@ -333,12 +345,13 @@ def _dataset(entry: Entry, found: Any, module: ModuleType) -> DatasetInfo:
     return found
 
 
-def _network(entry: Entry, found: Any, module: ModuleType) -> None:
+def _network(entry: Entry, found: Any, module: ModuleType) -> str:
     from bench import models  # torch: only when a network is really wanted
 
     if fault := models.fault(found):
         raise BenchError(f"{entry}: NETWORK must be a function of info or sigma or both, such as `def NETWORK(info)`: {fault}")
-    models.register(entry.name, found, code_of(module, plugin=entry.point is None))
+    models.register(entry.name, found, code := code_of(module, plugin=entry.point is None))
+    return code
 
 
 def _method(entry: Entry, found: Any, module: ModuleType) -> Loaded:

@@ -147,7 +147,7 @@ def warm_up(folder: Path) -> None:
     """What every fork shares: data, and whatever is imported or asked of the system only once."""
     for split in ("train", "test"):
         load("mnist", split, None, allow_other=False)  # exactly as a run asks for it: that is what is cached
-    environment.describe(OPTIONS.device, "", {})
+    environment.describe(OPTIONS.device, {}, {})
     TABLE.main(["table", "--results", str(Path(__file__).parent.parent / "results" / "reference"), "--out", str(folder / "x.md")], **PLAIN)
     weight = nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)  # not by a backward pass, behind which torch refuses to be forked

@@ -315,7 +315,7 @@ def test_a_factory_certifies_unless_its_logits_are_not_finite(
     result = bench("certify", f"{name}:Make", *CERTIFY)
     (subject,) = Store(tmp_path / "results" / "runs").subjects(Checkpoint)
     assert subject.spec.arch == f"{name}:Make"
-    assert re.fullmatch("[0-9a-f]{64}", subject.spec.source_sha256)
+    assert re.fullmatch("[0-9a-f]{64}", subject.spec.code_sha256)
     assert result.exit_code == (2 if refused else 0), result.output
     assert refused in result.output
     assert f"{name}:Make: {name}:Make for mnist" in result.output  # no picture in the place of a word

@@ -240,8 +240,8 @@ def test_a_hostile_pickle_runs_nothing(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_what_is_not_published_is_not_unpickled_unless_the_user_says_so(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[bytes] = []
-    monkeypatch.setattr(bench.datasets.pickled, "read_plain", lambda raw: {"read": read.append(raw)})
+    read: dict[bytes, int] = {}
+    monkeypatch.setattr(bench.datasets.pickled, "read_plain", lambda raw: read.setdefault(raw, 1))
     info = DATASETS["cifar10"]
     assert info.source
     with pytest.raises(BenchError, match="not the published file"):

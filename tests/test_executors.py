@@ -43,7 +43,7 @@ def task(root: Path, seed: int = 0, **fields: Any) -> Task:
         "certify": CERTIFY,
         "results": root,
         "plugins": (),
-        "source_sha256": "a" * 64,
+        "sources": {"method_sha256": "a" * 64},
         "options": {"device": "cpu", "batch": 500},
     }
     return Task(**values | fields)
@@ -68,13 +68,13 @@ def test_a_worker_finds_the_cell_that_was_planned(tmp_path: Path) -> None:
         methods=("smoothmix", "mine"), seeds=(7,), sigmas=(0.25,), protocol="smoke", changes={"certify.n": "200", "train.epochs": "2"}
     )
     for planned in make_plan(request, Registry((path,))).cells:
-        words = task(tmp_path, spec=planned.spec, certify=planned.certify, source_sha256=planned.source_sha256, plugins=(path,)).to_text()
+        words = task(tmp_path, spec=planned.spec, certify=planned.certify, sources=planned.sources, plugins=(path,)).to_text()
         found = cell_of(Task.from_text(words))
-        assert (found.spec, found.certify, found.id, found.source_sha256) == (
+        assert (found.spec, found.certify, found.id, found.sources) == (
             planned.spec,
             planned.certify,
             planned.id,
-            planned.source_sha256,
+            planned.sources,
         )
         assert vars(found.method) == vars(planned.method)
     with pytest.raises(BenchError, match="was changed since the matrix was planned"):

@@ -200,7 +200,7 @@ def test_two_processes_count_what_one_does(undisturbed: Store, tmp_path: Path) -
     from bench.matrix.resume import load_weights
 
     again = run.certification(two().certify)
-    certify(again, load_weights(run, ours.training()["weights_sha256"], CPU), "", options(), Quiet(), StopSignals())  # type: ignore[index]
+    certify(again, load_weights(run, ours.training()["weights_sha256"], CPU), {}, options(), Quiet(), StopSignals())  # type: ignore[index]
     assert again.evidence.read_bytes() == counted.evidence.read_bytes()
     assert len(again.rows()) == 5
 

@@ -93,7 +93,7 @@ def test_a_run_folder_says_what_it_was(tmp_path: Path) -> None:
     run = store.run(which.spec)
     environment = run.environment()
     assert environment is not None
-    assert environment["method_sha256"] == which.source_sha256
+    assert environment["method_sha256"] == which.sources["method_sha256"]
     assert torch.__version__.startswith(environment["libraries"]["torch"].partition("+")[0])
     assert environment["data_md5"]["train-images-idx3-ubyte"] == "6bbc9ace898e44ae57da46a324031adb"
     assert str(Path.home()) not in json.dumps(environment)
@@ -225,8 +225,8 @@ def test_a_changed_source_is_not_mixed_in_silence(tmp_path: Path, name: str) -> 
     assert execute(changed, store, options(allow_changed_source=True), Quiet(), StopSignals()) == "done"
     environment = run.environment()
     assert environment is not None
-    assert environment["method_sha256"] == changed.source_sha256
-    assert [entry["method_sha256"] for entry in environment["history"]] == [old.source_sha256]
+    assert environment["method_sha256"] == changed.sources["method_sha256"]
+    assert [entry["method_sha256"] for entry in environment["history"]] == [old.sources["method_sha256"]]
 
 
 def test_a_changed_source_does_not_stop_a_certification(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_changed_source_does_not_stop_a_certification(tmp_path: Path) -> None:
     assert execute(more, store, options(), Quiet(), StopSignals()) == "done"
     environment = store.run(old.spec).environment()
     assert environment is not None
-    assert environment["method_sha256"] == old.source_sha256
+    assert environment["method_sha256"] == old.sources["method_sha256"]
 
 
 def test_weights_that_were_changed_are_refused(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def command(environment: dict[str, str], *words: str | Path, before: str = "") -
 
 
 def task(seed: int = 0, **fields: Any) -> Task:
-    return Task(spec=run_spec(seed=seed), certify=CERTIFY, results=Path("/x"), plugins=(), source_sha256="a" * 64, options={}, **fields)
+    return Task(spec=run_spec(seed=seed), certify=CERTIFY, results=Path("/x"), plugins=(), sources={}, options={}, **fields)
 
 
 def submitter(needs: Callable[[Task], Resources] = lambda task: Resources(), **fields: Any) -> Slurm:

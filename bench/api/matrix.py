@@ -141,7 +141,7 @@ class Matrix:
         """Whether a trained cell comes from another source of its method than the one at hand."""
         if self.states[cell.id] not in ("done", "certifying") or cell.id in self.again:
             return False
-        return self.sources.get(cell.id) not in (None, cell.source_sha256)
+        return self.sources.get(cell.id) not in (None, cell.sources["method_sha256"], cell.sources["method_code_sha256"])
 
     def _print_cells(self) -> None:
         from rich.markup import escape
@@ -359,7 +359,7 @@ class Matrix:
             certify=cell.certify,
             results=self.store.root.absolute(),
             plugins=self._plugin(cell),
-            source_sha256=cell.source_sha256,
+            sources=cell.sources,
             options=as_words(options),
             presets_of=cell.presets_of,
             anew=cell.id in self.again,

@@ -100,7 +100,7 @@ class SmoothedClassifier:
         with self._sampling(x, seed) as (sampler, device):
             if (wrong := y[(y < 0) | (y >= sampler.classes)]).size:
                 raise BenchError(f"label {wrong[0]} is not a class of the model, which has 0 to {sampler.classes - 1}")
-            certification = describe(device, "", {}) | {"precision": sampler.arithmetic(x[0].to(device))}
+            certification = describe(device, {}, {}) | {"precision": sampler.arithmetic(x[0].to(device))}
             rows = [sampler.certify(image.to(device), index, int(y[index]), n0, n) for index, image in enumerate(x)]
             weights = _digest(*(part for name, t in sorted(self.model.state_dict().items()) for part in (name.encode(), _bytes(t))))
         columns = Columns.of(rows)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bench.datasets import DatasetInfo
 from bench.errors import BenchError, nearest
 from bench.models import ARCHITECTURES, build, call
+from bench.registry import code_of
 from bench.store.checkpoints import COUNTER
 
 Facts = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -89,6 +90,12 @@ def source_of(arch: str) -> Path | None:
     """The file of a factory's module, None for an architecture by name."""
     file = sys.modules[arch.partition(":")[0]].__file__ if is_factory(arch) else None
     return Path(file) if file else None
+
+
+def code_of_factory(word: str) -> str:
+    """Hex SHA-256 of the code of a factory's module, and of what it imports from its package or the current folder."""
+    module = sys.modules[word.partition(":")[0]]
+    return code_of(module, plugin=Path(str(module.__file__)).parent == Path.cwd())
 
 
 def facts(tensors: Mapping[str, Tensor]) -> Facts:

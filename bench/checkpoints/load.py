@@ -18,7 +18,7 @@ from bench.checkpoints.normalize import Normalization
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError, nearest
 from bench.files.writing import sha256
-from bench.models import Normalize, check_pass
+from bench.models import OUTSIDE, Normalize, check_pass
 from bench.store.runs import Run, Store
 
 
@@ -49,7 +49,8 @@ class Base:
         stated: whether the file holds the normalisation, so that nobody had to choose it.
         told: how the tensors were found in their file, where that is worth a word.
         name: what people call it: a file's name, a run's row, a factory.
-        source_sha256: of the factory's module, empty for an architecture by name.
+        source_sha256: of the text of the factory's module. code_sha256: of the code of a network from outside the suite; both are empty
+            for any other.
         run: the run it is of, if it was named as one.
     """
 
@@ -62,6 +63,7 @@ class Base:
     told: str = ""
     name: str
     source_sha256: str = ""
+    code_sha256: str = ""
     run: Run | None = None
 
     @cached_property
@@ -174,6 +176,7 @@ def _base(network: nn.Module, normalization: Normalization, info: DatasetInfo, s
         normalization=normalization,
         name=name,
         source_sha256=hashlib.sha256(source.read_bytes()).hexdigest() if source else "",
+        code_sha256=fit.code_of_factory(arch) if source else OUTSIDE.get(arch, ""),
     )
 
 

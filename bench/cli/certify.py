@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -252,7 +253,7 @@ class _Job:
             raise BenchError(f"--n {spec.n}: every image would abstain at alpha {self.alpha:g}, even where all samples agree; raise --n")
         if self.tsv:
             check_log(spec)
-        certification, source = self._certification(spec)
+        certification, sources = self._certification(spec)
         run = certification.subject
         if self.row and not isinstance(run, CertifiedElsewhere):
             raise BenchError(f"--row {self.row}: {run.path} is a run of the suite, whose row is {run.row}; leave out --row")
@@ -271,7 +272,7 @@ class _Job:
             with self.stoppable() as signals, Show(self.console, [self.base.name], [estimate]) as show:
                 show.begin(0)
                 try:
-                    certify_images(certification, model, source, options, Numbered(show, 0), signals)
+                    certify_images(certification, model, sources, options, Numbered(show, 0), signals)
                 except Interrupted:
                     self.say("interrupted; finished images are kept, and the same line again continues")
                     raise
@@ -280,23 +281,27 @@ class _Job:
             write_file(self.tsv, "--tsv", log_of(certification, rows, self.alpha))
         self._report(certification, rule, rows, found)
 
-    def _certification(self, spec: CertifySpec) -> tuple[Certification, str]:
-        """Where the evidence goes, and the hash of the code that made the classifier."""
+    def _certification(self, spec: CertifySpec) -> tuple[Certification, dict[str, Any]]:
+        """Where the evidence goes, and what is recorded of the code that made the classifier."""
         from bench.store.checkpoints import CheckpointSpec
         from bench.store.runs import Store
 
-        base, run = self.base, self.base.run
+        base, run, store = self.base, self.base.run, Store(self.results)
         if run and (run.spec.dataset, run.spec.sigma) == (base.info.name, base.sigma):
-            return run.certification(spec), str((run.environment() or {}).get("method_sha256", ""))
+            known = ("method_sha256", "method_code_sha256", "network_code_sha256", "plugins")
+            return run.certification(spec), {name: value for name, value in (run.environment() or {}).items() if name in known}
         own = CheckpointSpec(
             dataset=base.info.name,
             sigma=base.sigma,
             arch=base.arch,
             normalization=str(base.normalization),
             weights_sha256=base.sha256,
-            source_sha256=base.source_sha256,
+            code_sha256=base.code_sha256,
         )
-        return Store(self.results).checkpoint(own).certification(spec), base.source_sha256
+        earlier = dataclasses.replace(own, source_sha256=base.source_sha256, code_sha256="")
+        if base.source_sha256 and store.checkpoint(earlier).path.exists():
+            own = earlier  # begun by a release that hashed the whole text
+        return store.checkpoint(own).certification(spec), {"network_code_sha256": base.code_sha256} if base.code_sha256 else {}
 
     def _report(self, certification: Certification, rule: Rule, rows: list[Certificate], found: Accuracy) -> None:
         from bench.files.writing import sha256

@@ -84,6 +84,8 @@ def environment(path: Path) -> dict[str, Any] | None:
         for name, kind, told in (
             ("libraries", dict, "an object"),
             ("method_sha256", str, "text"),
+            ("method_code_sha256", str, "text"),
+            ("plugins", dict, "an object"),
             ("presets_of", str, "text"),
             ("data_differs", (list, str), "sentences"),
         ):

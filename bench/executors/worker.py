@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.errors import BenchError, Interrupted
+from bench.evidence.sources import compared
 from bench.executors.here import Numbered, carry_out
 from bench.matrix.cells import Options, pick_device
 from bench.matrix.plan import Cell
@@ -78,9 +79,10 @@ def cell_of(task: Task) -> Cell:
         registry.load_dataset(task.spec.dataset)
         registry.load_network(task.spec.train.arch)
         loaded = registry.load(task.spec.method)
-    if loaded.source_sha256 != task.source_sha256:
-        raise BenchError(f"the file of method {task.spec.method!r} was changed since the matrix was planned; start `bench run` again")
-    return Cell(task.spec, task.certify, loaded.cls(**task.spec.hyperparameters), loaded.source_sha256, task.presets_of, task.plugins)
+    sources = registry.sources(loaded, task.spec.dataset, task.spec.train.arch)
+    if compared(sources) != compared(task.sources):
+        raise BenchError(f"the code of {task.spec.method!r} was changed since the matrix was planned; start `bench run` again")
+    return Cell(task.spec, task.certify, loaded.cls(**task.spec.hyperparameters), sources, task.presets_of, task.plugins)
 
 
 class _Events:

@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -29,6 +29,7 @@ from bench.distributed.group import fabric_version
 from bench.distributed.shares import share
 from bench.distributed.team import Team, check_devices, threads_shared
 from bench.errors import BenchError, Diverged, Interrupted
+from bench.evidence.sources import differs
 from bench.files import claims
 from bench.files.writing import sha256, write_atomically, write_json
 from bench.matrix.plan import Cell
@@ -175,7 +176,7 @@ def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
         with _team(cell, run, options, stop) as team:
             model = _train(cell, run, options, report, stop, team)
             try:
-                certify(certification, model, cell.source_sha256, options, report, stop, team)
+                certify(certification, model, cell.sources, options, report, stop, team)
                 return Outcome(state="done")
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -184,7 +185,7 @@ def _attempt(cell: Cell, run: Run, options: Options, report: Report, stop: StopS
         options = dataclasses.replace(options, batch=smaller_batch(options.batch, run.info, options.device))
         report.say(f"{cell.name}: out of memory; certification goes on with {options.batch} samples per pass, which changes no count")
         with _team(cell, run, options, stop) as team:
-            certify(certification, model, cell.source_sha256, options, report, stop, team)
+            certify(certification, model, cell.sources, options, report, stop, team)
     except (Interrupted, KeyboardInterrupt, claims.Fenced):
         raise
     except Diverged as error:
@@ -227,7 +228,7 @@ def _team(cell: Cell, run: Run, options: Options, stop: StopSignals) -> Team:
         certify=cell.certify,
         results=run.path,
         plugins=cell.plugins,
-        source_sha256=cell.source_sha256,
+        sources=cell.sources,
         options=words | {"device": options.device.type, "data_dir": options.data_dir and str(options.data_dir.absolute())},
     )
     return Team(task, cell.devices, options.device, stop.check)
@@ -262,10 +263,10 @@ def training_images(spec: RunSpec, options: Options) -> Images:
     return _images(spec.dataset, "train", options).shared(spec.train.devices)
 
 
-def _describe(source_sha256: str, data: Images, options: Options) -> dict[str, Any]:
+def _describe(sources: Mapping[str, Any], data: Images, options: Options) -> dict[str, Any]:
     """The environment, with what is unusual about the data."""
     differs = {"data_differs": list(data.differences)} if data.differences else {}
-    return environment.describe(options.device, source_sha256, data.checksums) | differs
+    return environment.describe(options.device, sources, data.checksums) | differs
 
 
 def _record_environment(cell: Cell, run: Run, options: Options, data: Images) -> None:
@@ -273,9 +274,10 @@ def _record_environment(cell: Cell, run: Run, options: Options, data: Images) ->
     presets = {"presets_of": cell.presets_of} if cell.presets_of else {}
     used = {"micro_batch": options.micro_batch, "no_graph": not options.graph, "fabric": fabric_version() if cell.devices > 1 else None}
     how = {k: v for k, v in used.items() if v}
-    now = _describe(cell.source_sha256, data, options) | presets | how
+    now = _describe(cell.sources, data, options) | presets | how
     before = run.environment() if checkpoints(run.path) else None
-    changed = environment.mixture(before or {}, now, ("method_sha256", "engine_sha256", "data_md5"))
+    fields = ("method_sha256", "network_code_sha256", "engine_sha256", "data_md5")
+    changed = [name for name in fields if differs(before or {}, now, name)]
     if changed and not options.allow_changed_source:
         raise BenchError(
             f"the training of {run.path.name} was begun with another {' and '.join(changed)}; "
@@ -402,7 +404,7 @@ def _curve_csv(trainer: Trainer) -> str:
 def certify(
     certification: Certification,
     model: nn.Module,
-    source_sha256: str,
+    sources: Mapping[str, Any],
     options: Options,
     report: Report,
     stop: StopSignals,
@@ -412,7 +414,7 @@ def certify(
 
     Args:
         model: the base classifier of the run's weights file, on the device.
-        source_sha256: of the code that made it; recorded.
+        sources: of the code that made it; recorded.
         team: the processes that share the images, this one among them; None: this one alone.
 
     Raises:
@@ -428,9 +430,9 @@ def certify(
     sampler = Sampler(model, run.spec.sigma, run.info.classes, spec.seed, options.batch, spec.sampling)
     sample = several(data, options.device)
     sampler.fit(sample)
-    now = _describe(source_sha256, data, options) | {"precision": sampler.arithmetic(sample[0])}
+    now = _describe(sources, data, options) | {"precision": sampler.arithmetic(sample[0])}
     done = set(certification.columns().index.tolist())
-    if done and environment.mixture(before or {}, now, ("data_md5",)):
+    if done and differs(before or {}, now, "data_md5"):
         raise BenchError(f"{certification.path} holds evidence of other test images; --rerun all starts over")
     expected = certification.expected()
     todo = [index for index in expected if index not in done]

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from bench.datasets import DATASETS, DatasetInfo, recipe_train
 from bench.errors import BenchError, UsageError, nearest
@@ -56,7 +57,7 @@ class Cell:
     spec: RunSpec
     certify: CertifySpec
     method: Method
-    source_sha256: str
+    sources: Mapping[str, Any]  # hashes of the code that it comes from, as they are recorded beside it
     presets_of: str = ""  # the data set that the method's presets were made for, where it is another
     plugins: tuple[Path, ...] = ()  # files that its method and data set may come from, for processes that help with it
 
@@ -127,7 +128,8 @@ def make_plan(request: Request, registry: Registry) -> Plan:
                     skipped = row.by_pattern or (not request.sigmas and any(_preset_for(row, recipe, info, s)[0] for s in info.sigmas))
                     (notes if skipped else problems).append(problem)
                 elif resolved := _resolve(row, preset, info, sigma, recipe, own, request.changes, registry, problems):
-                    found.append(Cell(resolved[0], certify, resolved[1], row.loaded.source_sha256, presets_of, plugins))
+                    sources = registry.sources(row.loaded, info.name, resolved[0].train.arch)
+                    found.append(Cell(resolved[0], certify, resolved[1], sources, presets_of, plugins))
                     if presets_of:
                         notes.append(f"no published hyperparameters for {info.name}: those for {presets_of} are taken")
     if not problems and not found:

@@ -19,7 +19,7 @@ class Task:
 
     Attributes:
         results: folder of the runs, absolute. plugins: files of methods and data sets, absolute.
-        source_sha256: of the method's file as it was planned; a worker that finds another one refuses. presets_of: as `Cell`.
+        sources: of the code as it was planned; a worker that finds another one refuses. presets_of: as `Cell`.
         options: `bench.matrix.cells.Options` as words, see `bench.executors.worker.as_words`.
         anew: set the old folder aside first.
     """
@@ -28,7 +28,7 @@ class Task:
     certify: CertifySpec
     results: Path
     plugins: tuple[Path, ...]
-    source_sha256: str
+    sources: Mapping[str, Any]
     options: Mapping[str, Any]
     presets_of: str = ""
     anew: bool = False
@@ -42,7 +42,8 @@ class Task:
         """One line of JSON."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         own = {"spec": to_json(self.spec), "certify": to_json(self.certify), "results": str(self.results)}
-        return canonical(fields | own | {"plugins": [str(path) for path in self.plugins], "options": dict(self.options)})
+        own |= {"plugins": [str(path) for path in self.plugins], "options": dict(self.options), "sources": dict(self.sources)}
+        return canonical(fields | own)
 
     @classmethod
     def from_text(cls, text: str | bytes) -> Task:

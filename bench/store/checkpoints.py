@@ -15,7 +15,7 @@ import hashlib
 import mmap
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from bench.files import disk
 from bench.files.walk import CHECKPOINTS, What
 from bench.files.writing import read_json_if_there, write_atomically, write_json
 from bench.spec import NAME, canonical, check_sigma, digest, parse_json, to_json
+from bench.spec.stored import LATER
 from bench.store.subject import Source, Subject
 
 COUNTER = "num_batches_tracked"
@@ -43,7 +44,8 @@ class CheckpointSpec:
         arch: of the suite, of timm, or module:factory.
         normalization: `none`, or MEAN/STD as numbers per channel; it stands in the weights too.
         weights_sha256: of weights.safetensors.
-        source_sha256: of the factory's module, empty for an architecture by name.
+        source_sha256: of the text of the factory's module; of earlier releases. code_sha256: of the code of a network from outside the
+            suite, without comments. Both are empty for an architecture of the suite or of timm.
     """
 
     dataset: str
@@ -52,14 +54,16 @@ class CheckpointSpec:
     normalization: str
     weights_sha256: str
     source_sha256: str = ""
+    code_sha256: str = field(default="", metadata=LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sigma", float(self.sigma))
         check_sigma(self.sigma)
         if not NAME.match(self.dataset):
             raise ValueError(f"dataset {self.dataset!r} is not a name: lower case letters, digits, - and _")
-        for name, value in (("weights_sha256", self.weights_sha256), ("source_sha256", self.source_sha256 or "0" * 64)):
-            if not _SHA256.fullmatch(value):
+        for name in ("weights_sha256", "source_sha256", "code_sha256"):
+            value = getattr(self, name)
+            if not _SHA256.fullmatch(value) and (value or name == "weights_sha256"):
                 raise ValueError(f"{name} {value!r} is not a SHA-256 in hex")
 
     @property

@@ -172,7 +172,7 @@ def _standing(run: Run) -> Row:
     states: list[str] = []
     if faults := run.faults():
         return _outcome("damaged", reason="; ".join(map(str, faults))) | {"images certified": ""}
-    training, failure, own = run.training(), run.failure(), run.state()
+    training, failure, own, environment = run.training(), run.failure(), run.state(), run.environment() or {}
     damaged: list[str] = []
     for certification in run.begun():
         try:
@@ -198,7 +198,7 @@ def _standing(run: Run) -> Row:
         "images certified": progress or "none",
         "certifications": certifications,
         "own": own,
-        "source": (run.environment() or {}).get("method_sha256"),
+        "source": environment.get("method_code_sha256", environment.get("method_sha256")),
         "epochs": run.spec.train.epochs,
         "lines": lines,
     }

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,17 +14,24 @@ from typing import Any
 
 import torch
 
+from bench.evidence.sources import compared
+from bench.system.sources import code_sha256
+
 LIBRARIES = ("certbench", "torch", "torchvision", "timm", "numpy", "scipy", "safetensors")
 
 
-def describe(device: torch.device, source_sha256: str, checksums: dict[str, str]) -> dict[str, Any]:
-    """Library versions, the suite's git state, hashes of method source and data, device, threads, precision."""
+def describe(device: torch.device, sources: Mapping[str, Any], checksums: dict[str, str]) -> dict[str, Any]:
+    """Library versions, the suite's git state, hashes of sources and data, device, threads, precision.
+
+    Args:
+        sources: what is recorded of the code from which the model comes, such as `method_sha256`.
+    """
     return {
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "suite": _git(),
-        "method_sha256": source_sha256,
-        "engine_sha256": _engine_sha256(),
+        **sources,
+        **_engine(),
         "data_md5": checksums,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
         "capability": capability(device),
@@ -41,25 +48,21 @@ def capability(device: torch.device) -> str:
 
 
 @cache
-def _engine_sha256() -> str:
-    """One hash over the engine's own part of the mathematics: attacks, smoothing, models, training, certification."""
+def _engine() -> dict[str, str]:
+    """Hashes over the engine's own part of the mathematics: attacks, smoothing, models, training, certification."""
     folder = Path(__file__).parents[1]
     modules = ("attacks", "smoothing", "train/loop", "train/graph", "distributed/group", "distributed/shares")
-    packages = (path for name in ("certify", "models") for path in sorted((folder / name).glob("*.py")))
+    packages = (path for name in ("certify", "models") for path in sorted((folder / name).rglob("*.py")))
     files = [*(folder / f"{name}.py" for name in modules), *packages]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
-def mixture(before: dict[str, Any], now: dict[str, Any], what: Sequence[str]) -> list[str]:
-    """The fields among `what` that differ between two descriptions; one that an older release did not record cannot differ."""
-    return [name for name in what if name in before and before[name] != now.get(name)]
+    text = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    return {"engine_sha256": text, "engine_code_sha256": code_sha256(files)}
 
 
 def with_history(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
     """The new description, with the earlier ones that differ from it as `history`."""
     history = list((before or {}).get("history", []))
     earlier = {name: value for name, value in (before or {}).items() if name != "history"}
-    if earlier and earlier != now:
+    if earlier and compared(earlier) != compared(now):
         history.append(earlier)
     return now | ({"history": history} if history else {})
 

@@ -199,7 +199,7 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     sample = several(data, device)
     for one in (sampler, secret):
         one.fit(sample)
-    now = _conditions(environment.describe(device, "", {}) | {"precision": sampler.arithmetic(sample[0])})
+    now = _conditions(environment.describe(device, {}, {}) | {"precision": sampler.arithmetic(sample[0])})
     before = certification.environment() or {}
     history = [_conditions(entry) for entry in (before, *before.get("history", []))]
     differing = tuple(name for name in now if any(entry[name] != now[name] for entry in history))
@@ -244,7 +244,7 @@ def _conditions(described: Mapping[str, Any]) -> dict[str, Any]:
         "threads": described.get("threads"),
         "torch version": libraries.get("torch") if isinstance(libraries, dict) else None,
         "precision": precision,
-        "engine": described.get("engine_sha256"),
+        "engine": described.get("engine_code_sha256", described.get("engine_sha256")),
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from bench.errors import BenchError
+from bench.evidence.sources import compared, differs, names_of
 from bench.logs import default_collection, runs_of_table
 from bench.spec import RunSpec, TrainSpec, canonical, parse_json, to_json
 from bench.store.checkpoints import Checkpoint
@@ -91,7 +92,8 @@ class RowsOfRuns(Rows):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.sources: dict[Path, str] = {m.subject.path: _method_source(m.subject) for m in self.members}
+        known = names_of(m.subject.environment() or {} for m in self.members)
+        self.sources: dict[Path, str] = {m.subject.path: _method_source(m.subject, known) for m in self.members}
         self.by_method, self.by_cell = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
         cells: dict[tuple[float, str], list[Subject]] = defaultdict(list)
         for subject in (m.subject for m in self.members):
@@ -144,7 +146,8 @@ class RowsOfCheckpoints(Rows):
     @classmethod
     def conditions(cls, subject: Subject, changes: str = "") -> dict[str, Any]:
         spec = subject.spec
-        source = f" (source {spec.source_sha256[:8]})" if spec.source_sha256 else ""
+        code = spec.code_sha256 or spec.source_sha256
+        source = f" (source {code[:8]})" if code else ""
         network = {"network": f"{spec.arch}{source}", "normalisation": spec.normalization}
         return {"source": "checkpoints trained elsewhere, certified here"} | network
 
@@ -265,10 +268,15 @@ def _row_said(subject: Subject) -> str | None:
     return cast(Checkpoint, subject).origin().row
 
 
-def _method_source(subject: Subject) -> str:
-    """The beginning of the hash of the method's source that a run was trained from; empty for one that failed before its first step."""
-    environment = subject.environment()
-    return str((environment or {}).get("method_sha256") or "unknown")[:8] if environment or subject.training() else ""
+def _method_source(subject: Subject, known: Mapping[str, str]) -> str:
+    """The beginning of the hash of the method's code that a run was trained from; empty for one that failed before its first step.
+
+    Args:
+        known: hash of a text -> hash of its code; a text that is not in it is called by its own hash.
+    """
+    environment = subject.environment() or {}
+    text = str(environment.get("method_sha256") or "unknown")
+    return str(environment.get("method_code_sha256") or known.get(text, text))[:8] if environment or subject.training() else ""
 
 
 def _without_copies(runs: Sequence[Subject], read: Mapping[Path, Seed]) -> dict[Path, Seed]:
@@ -283,12 +291,13 @@ def _without_copies(runs: Sequence[Subject], read: Mapping[Path, Seed]) -> dict[
 
 def _histories(runs: Sequence[Subject]) -> list[str]:
     """What changed while a run was trained."""
-    words = {"method_sha256": "the method's source", "data_md5": "the data", "libraries": "library versions", "suite": "the suite's commit"}
+    words = {"method_sha256": "the method's source", "method_code_sha256": "the method's source"}
+    words |= {"data_md5": "the data", "libraries": "library versions", "suite": "the suite's commit"}
     notes = []
     for run in runs:
         environment = run.environment() or {}
         history = environment.get("history") or []
-        changed = sorted({words.get(key, key) for old in history for key in old if old[key] != environment.get(key)})
+        changed = sorted({words.get(key, key) for old in history for key in compared(old) if differs(old, environment, key)})
         if history:
             where = f"{run.row} at sigma {run.sigma:g}, seed {run.seed}"
             notes.append(f"{where}: changed while it was trained: {', '.join(changed) or 'its environment'}")
