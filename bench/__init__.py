@@ -22,6 +22,7 @@ TYPE_CHECKING = False  # as typing has it, whose import would be half the time t
 if TYPE_CHECKING:
     from bench.api.conduct import run
     from bench.api.own_model import SmoothedClassifier
+    from bench.api.plugins import use_plugins
     from leaderboard.frame import acr, certified_accuracy, certified_radius, load_results, plot_curves, summary, table
 
 __all__ = [
@@ -34,9 +35,11 @@ __all__ = [
     "run",
     "summary",
     "table",
+    "use_plugins",
 ]
 
-_PLACES = dict.fromkeys(__all__, "leaderboard.frame") | {"SmoothedClassifier": "bench.api.own_model", "run": "bench.api.conduct"}
+_PLACES = dict.fromkeys(__all__, "leaderboard.frame")
+_PLACES |= {"SmoothedClassifier": "bench.api.own_model", "run": "bench.api.conduct", "use_plugins": "bench.api.plugins"}
 
 
 if not TYPE_CHECKING:  # which would let every misspelt name pass

@@ -7,7 +7,7 @@ One mechanism for all four; a new one is one file, and its name is the file's:
 | method | `methods` | `bench.methods` | one subclass of `bench.method.Method` |
 | data set | `bench/datasets/known` | `bench.datasets` | `DATASET`, a `bench.datasets.DatasetInfo` |
 | network | `bench/models/known` | `bench.networks` | `NETWORK`, a function that returns a network, see `bench.models.Factory` |
-| metric | `leaderboard/metrics/known` | `bench.metrics` | `METRIC`, a `leaderboard.metrics.Metric` |
+| metric | `leaderboard/metrics/known.py` | `bench.metrics` | functions marked `@metric("NAME")`, see `leaderboard.metrics.metric` |
 
 A file may hold several kinds. Nothing is imported until it is asked for by name; what stands in a file without running it (what it holds,
 its first line, its variants) is read from its text.
@@ -24,7 +24,7 @@ import importlib.util
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -55,7 +55,7 @@ class Kind:
         word: as people call it.
         group: of entry points.
         package: of the suite's own.
-        holds: the name that a file gives it; empty for a method, which is a class.
+        holds: the name that a file gives it; empty for a method, which is a class, and a metric, which is a function with a mark.
     """
 
     word: str
@@ -67,7 +67,7 @@ class Kind:
 METHOD = Kind("method", "bench.methods", "methods")
 DATASET = Kind("data set", "bench.datasets", "bench.datasets.known", "DATASET")
 NETWORK = Kind("network", "bench.networks", "bench.models.known", "NETWORK")
-METRIC = Kind("metric", "bench.metrics", "leaderboard.metrics.known", "METRIC")
+METRIC = Kind("metric", "bench.metrics", "leaderboard.metrics.known")
 KINDS = (METHOD, DATASET, NETWORK, METRIC)
 
 
@@ -141,6 +141,10 @@ class Registry:
         for path in sorted(ROOT.joinpath(*kind.package.split(".")).glob("[!_]*.py")):
             name = path.stem.replace("_", "-") if kind is DATASET else path.stem
             found[name] = Entry(kind, name, "built in", path=path)
+        if kind is METRIC:
+            from leaderboard.metrics import defined_in, known
+
+            found = {name: Entry(kind, name, "built in") for name in defined_in(known)}
         for point in entry_points(group=kind.group):
             found.setdefault(point.name, Entry(kind, point.name, point.dist.name if point.dist else "package", point=point))
         problems = []
@@ -189,13 +193,26 @@ class Registry:
             entry = self.entries(NETWORK).get(name)
             self._loaded[NETWORK, name] = self._load(NETWORK, name, _network) if entry and entry.origin != "built in" else None
 
+    def load_metrics(self, words: Iterable[str]) -> None:
+        """The metrics among some words of `--metric`, from then on in `leaderboard.metrics.METRICS`; other words are left alone.
+
+        Raises:
+            BenchError: a file that fails to import, or one that holds no metric of its name.
+        """
+        from leaderboard.metrics import METRICS
+
+        for name in set(words) - set(METRICS):
+            if name in self.entries(METRIC):
+                METRICS[name] = self._load(METRIC, name, _metric)
+
     def use(self, *kinds: Kind) -> None:
         """Imports what the plug-ins hold of these kinds, so that commands know it by name.
 
         Raises:
             BenchError: as of loading each. UsageError: as `entries`.
         """
-        load = {DATASET: self.load_dataset, NETWORK: self.load_network, METHOD: self.load}
+        load: dict[Kind, Callable[[str], object]] = {DATASET: self.load_dataset, NETWORK: self.load_network}
+        load |= {METHOD: self.load, METRIC: lambda name: self.load_metrics([name])}
         for kind in kinds:
             for entry in self.entries(kind).values():
                 if entry.origin == "plug-in file":
@@ -206,8 +223,12 @@ class Registry:
         found: dict[str, Any] = {"method_sha256": method.source_sha256, "method_code_sha256": method.code_sha256}
         if isinstance(outside := self._loaded.get((NETWORK, network)), str):
             found["network_code_sha256"] = outside
-        used = {path for path in self.plugins if (path.stem in (method.name, dataset, network))}
-        return found | ({"plugins": {path.name: _code_of_plugin(path) for path in sorted(used)}} if used else {})
+        return found | self.used(method.name, dataset, network)
+
+    def used(self, *names: str) -> dict[str, Any]:
+        """What is recorded of the plug-ins that define these names: file name -> SHA-256 of the code."""
+        found = {path.name: _code_of_plugin(path) for path in sorted(self.plugins) if path.stem in names}
+        return {"plugins": found} if found else {}
 
     def _load(self, kind: Kind, name: str, read: Callable[[Entry, Any, ModuleType], Any]) -> Any:
         if (kind, name) not in self._loaded:
@@ -235,7 +256,9 @@ def kinds_in(path: Path) -> tuple[Kind, ...]:
     for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
         names.update(getattr(target, "id", getattr(target, "name", "")) for target in targets)
-    held = tuple(kind for kind in KINDS if kind.holds in names - {""})
+    marks = (mark for node in tree.body if isinstance(node, ast.FunctionDef) for mark in node.decorator_list)
+    marked = any(ast.unparse(mark).partition("(")[0].endswith("metric") for mark in marks)
+    held = tuple(kind for kind in KINDS if kind.holds in names - {""} or (kind is METRIC and marked))
     losses = (n for c in tree.body if isinstance(c, ast.ClassDef) for n in c.body if getattr(n, "name", "") == "loss")
     return (METHOD, *held) if any(losses) or not held else held
 
@@ -352,6 +375,15 @@ def _network(entry: Entry, found: Any, module: ModuleType) -> str:
         raise BenchError(f"{entry}: NETWORK must be a function of info or sigma or both, such as `def NETWORK(info)`: {fault}")
     models.register(entry.name, found, code := code_of(module, plugin=entry.point is None))
     return code
+
+
+def _metric(entry: Entry, found: Any, module: ModuleType) -> Any:
+    from leaderboard.metrics import defined_in
+
+    words = defined_in(module)
+    if set(words) != {entry.name}:
+        raise BenchError(f"{entry}: its functions must be marked @metric({entry.name!r}), not {', '.join(words) or 'by nothing'}")
+    return words[entry.name]
 
 
 def _method(entry: Entry, found: Any, module: ModuleType) -> Loaded:

@@ -27,7 +27,7 @@ from bench.checkpoints.normalize import parse
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError
 from bench.files.writing import sha256, write_atomically, write_json
-from bench.models import ARCHITECTURES, build
+from bench.models import ARCHITECTURES, build, is_known
 from bench.spec import RunSpec, canonical, to_json
 from bench.store import checkpoints
 from bench.store.runs import Run, Store
@@ -198,7 +198,7 @@ def test_names_of_the_field() -> None:
     known = {"lenet": "lenet", "LeNet": "lenet", "mnist_lenet": "lenet", "ResNet-50": "resnet50", "wide-resnet50-2": "wide_resnet50_2"}
     known |= {"resnet50": "resnet50", "ResNet50": "resnet50", "resnet51": "resnet51", "os:system": "os:system"}
     assert {said: fit.known_name(said) for said in known} == known
-    assert not any(map(fit.is_known, fit.ALIASES)), "an alias stands for no network that timm has"
+    assert not any(map(is_known, fit.ALIASES)), "an alias stands for no network that timm has"
 
 
 def test_a_factory_brings_its_own_weights_or_takes_those_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lenet: State) -> None:

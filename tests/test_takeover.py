@@ -85,7 +85,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def certified(run: Run, spec: CertifySpec, stop: StopSignals | None = None) -> tuple[Certification, list[str]]:
     report, found = Heard(), run.certification(spec)
-    certify(found, load_weights(run, sha256(run.weights), CPU), "0" * 64, Options(device=CPU), report, stop or StopSignals())
+    certify(found, load_weights(run, sha256(run.weights), CPU), {}, Options(device=CPU), report, stop or StopSignals())
     return found, report.told
 
 

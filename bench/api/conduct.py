@@ -72,7 +72,7 @@ def run(
         seeds: a number N means seeds 0 to N - 1, a list just those; empty: the protocol's.
         protocol: smoke, quick or full. recipe: official or paper.
         changes: of hyperparameters or of the protocol, as `{"train.epochs": 3, "certify.n": 1000}`.
-        plugins: .py files with methods of yours.
+        plugins: .py files with methods, networks or data sets of yours.
         results: the results folder; made if it is not there.
         device: auto, cpu or cuda. batch: samples per certification pass. micro_batch: images per piece of a training step.
         graph: on CUDA, replay training steps as a graph where they can be. data_dir: where the data sets are.
@@ -124,7 +124,7 @@ def run(
             chosen = engine.pick_device()
         except BenchError as error:
             raise UsageError([*problems, str(error)]) from None
-        plan = plan_of(request, paths, None, problems)
+        plan = plan_of(request, paths, None, problems, folder)
         problems = problems or check_options(plan.cells, lambda cell: chosen, micro_batch)
         if problems:
             raise UsageError(problems)

@@ -339,7 +339,7 @@ class Matrix:
         return self.store.run(cell.spec).path.relative_to(self.store.root).as_posix()
 
     def _plugin(self, cell: Cell) -> tuple[Path, ...]:
-        return tuple(path.absolute() for path in self.plugins if path.stem in (cell.spec.method, cell.spec.dataset))
+        return tuple(path.absolute() for path in self.plugins if path.stem in (cell.spec.method, cell.spec.dataset, cell.spec.train.arch))
 
     def _planned(self, cell: Cell, seconds: float | None, flags: str) -> Planned:
         from bench.matrix.report import Planned

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError, UsageError
 from bench.matrix.plan import Plan, Request, make_plan
 from bench.registry import METHOD, Registry, kinds_in
+from bench.store.suggest import suggestion
 from bench.system.guards import settings_kept
 from leaderboard import layouts
 
 
-def plan_of(request: Request, plugins: tuple[Path, ...], number: int | None, problems: list[str]) -> Plan:
+def plan_of(request: Request, plugins: tuple[Path, ...], number: int | None, problems: list[str], results: Path) -> Plan:
     """The cells of a request in which empty fields mean the usual ones.
 
     Args:
         request: without methods it means those of the plug-ins, or the rows of the published table of each data set.
         number: of a published table whose rows, data set and noise levels are meant; None: of none.
         problems: everything that is wrong is added to them.
+        results: the store that may know where an unknown name came from.
     """
     layout = layouts.load(4)
     try:
         layout = layouts.load(4 if number is None else number)
     except BenchError as error:
         problems.append(str(error))
-    registry = Registry(plugins)
+    registry = Registry(plugins, partial(suggestion, results))
     mine = [] if request.methods else [path.stem for path in plugins if METHOD in kinds_in(path)]
     methods = request.methods or ([*layout.rows, *mine] if number is not None else mine)
     whole = replace(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.datasets import DatasetInfo
 from bench.errors import BenchError, nearest
-from bench.models import ARCHITECTURES, build, call
+from bench.models import ARCHITECTURES, build, call, is_known
 from bench.registry import code_of
 from bench.store.checkpoints import COUNTER
 
@@ -37,15 +37,6 @@ def is_factory(word: str) -> bool:
     """Whether a word has the form module:factory."""
     module, colon, name = word.partition(":")
     return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
-
-
-def is_known(arch: str) -> bool:
-    """Whether the suite or timm has an architecture of this name."""
-    if arch in ARCHITECTURES:
-        return True
-    import timm  # slow to import
-
-    return bool(timm.is_model(arch))
 
 
 def known_name(arch: str) -> str:

@@ -18,7 +18,7 @@ from bench.checkpoints.normalize import Normalization
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError, nearest
 from bench.files.writing import sha256
-from bench.models import OUTSIDE, Normalize, check_pass
+from bench.models import OUTSIDE, Normalize, check_pass, is_known
 from bench.store.runs import Run, Store
 
 
@@ -27,7 +27,7 @@ class Wanted:
     """What the command line says; None: not said.
 
     Attributes:
-        word: a weights file, a run's folder or key, or module:factory.
+        word: a weights file, a run's folder or key, a network that was loaded from a plug-in, or module:factory.
         results: the store in which runs are looked up by key.
     """
 
@@ -85,7 +85,7 @@ def load(wanted: Wanted) -> Base:
         BenchError: nothing of that name; a file that is refused or does not fit; data set, sigma or architecture not known.
     """
     path = Path(wanted.word)
-    if path.is_dir() or not (path.exists() or fit.is_factory(wanted.word)):
+    if path.is_dir() or not (path.exists() or fit.is_factory(wanted.word) or wanted.word in OUTSIDE):
         return _from_run(wanted)
     if path.exists():
         return _from_file(wanted, read(path), path.name)
@@ -115,7 +115,7 @@ def _from_run(wanted: Wanted) -> Base:
 
 
 def _if_arch(word: str) -> str:
-    return f"; {word} is an architecture: name its weights file, and then --arch {word}" if fit.is_known(word) else ""
+    return f"; {word} is an architecture: name its weights file, and then --arch {word}" if is_known(word) else ""
 
 
 def _facts(wanted: Wanted, file: WeightsFile | None = None) -> tuple[DatasetInfo, float]:
@@ -136,7 +136,7 @@ def _from_file(wanted: Wanted, file: WeightsFile, name: str, run: Run | None = N
     where = str(file.path)
     # An architecture that the file names is data from outside: it is looked up, never imported.
     arch = wanted.arch if wanted.arch and fit.is_factory(wanted.arch) else fit.known_name(wanted.arch or file.arch or "")
-    if not (fit.is_known(arch) or arch == wanted.arch):
+    if not (is_known(arch) or arch == wanted.arch):
         raise fit.unknown(arch, file.tensors, info, where)
     facts = fit.facts_of(arch, info, sigma)
     found = fit.stripped(file.tensors, facts)

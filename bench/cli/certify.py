@@ -12,7 +12,7 @@ import typer
 
 import bench.cli.options as options
 from bench import rules
-from bench.cli.common import Json, Results, check_folder, clock, guarded, plain, print_json, stop, write_file
+from bench.cli.common import Json, Results, check_folder, clock, guarded, plain, print_json, stop, use_plugins, write_file
 from bench.cli.data import DataDir, check_data_dir
 from bench.errors import BenchError, Interrupted
 
@@ -29,8 +29,9 @@ Checkpoint = Annotated[
     str,
     typer.Argument(
         metavar="CHECKPOINT",
-        help="A weights file (.pth, .pth.tar, .pt, .safetensors), a run's folder or key, or module:factory, where factory is a function "
-        "without arguments that returns an nn.Module for pixels of [0, 1]; that is code: the module is imported and run, with your rights.",
+        help="A weights file (.pth, .pth.tar, .pt, .safetensors), a run's folder or key, a network of --plugin, or module:factory: a "
+        "function of info, sigma, both or neither that returns an nn.Module for pixels of [0, 1]. That is code: it is imported and run, "
+        "with your rights.",
     ),
 ]
 Dataset = Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Whose test images. Default: the run's.")]
@@ -42,7 +43,9 @@ Images = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Decides the noise, with the image's index.")]
 Arch = Annotated[
     str | None,
-    typer.Option("--arch", metavar="NAME", help="Of the suite, of timm, or module:factory (code, see above). Default: what the file says."),
+    typer.Option(
+        "--arch", metavar="NAME", help="Of the suite, of timm, of --plugin, or module:factory (code). Default: what the file says."
+    ),
 ]
 NormalizeOption = Annotated[
     str | None,
@@ -95,6 +98,7 @@ def certify(
     ] = None,
     device: options.Device = "auto",
     results: Results = Path("results/runs"),
+    plugin: options.Plugins = None,
     tsv: Tsv = None,
     data_dir: DataDir = None,
     quiet: Quiet = False,
@@ -124,6 +128,7 @@ def predict(
     normalize: NormalizeOption = None,
     device: options.Device = "auto",
     results: Results = Path("results/runs"),
+    plugin: options.Plugins = None,
     tsv: Tsv = None,
     data_dir: DataDir = None,
     quiet: Quiet = False,
@@ -186,6 +191,7 @@ class _Job:
 
         self.console = Console(stderr=self.as_json, quiet=said["quiet"], highlight=False, soft_wrap=True, emoji=False)
         self.device = pick_device(said["device"])
+        registry = use_plugins(said["plugin"], "data set", "network")
         names = ("dataset", "sigma", "arch", "normalize", "results")
         self.base = load(Wanted(word=said["checkpoint"], **{name: said[name] for name in names}))
         info = self.base.info
@@ -193,6 +199,7 @@ class _Job:
         if not self.indices:
             raise BenchError(f"--images {self.images} selects none of the {info.test_size} test images of {info.name}")
         self.data = load_data(info.name, "test", self.data_dir)
+        self.sources: dict[str, Any] = registry.used(self.base.arch, info.name) if registry else {}
 
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
@@ -301,7 +308,8 @@ class _Job:
         earlier = dataclasses.replace(own, source_sha256=base.source_sha256, code_sha256="")
         if base.source_sha256 and store.checkpoint(earlier).path.exists():
             own = earlier  # begun by a release that hashed the whole text
-        return store.checkpoint(own).certification(spec), {"network_code_sha256": base.code_sha256} if base.code_sha256 else {}
+        code = {"network_code_sha256": base.code_sha256} if base.code_sha256 else {}
+        return store.checkpoint(own).certification(spec), code | self.sources
 
     def _report(self, certification: Certification, rule: Rule, rows: list[Certificate], found: Accuracy) -> None:
         from bench.files.writing import sha256

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
@@ -19,6 +19,9 @@ from bench.cli.options import ReadBy as ReadBy
 from bench.cli.options import Results as Results
 from bench.errors import BenchError, UsageError, nearest
 from bench.spec import PROTOCOL_ALIASES
+
+if TYPE_CHECKING:
+    from bench.registry import Registry
 
 T = TypeVar("T")
 
@@ -200,6 +203,24 @@ def plugin_paths(plugin: list[str] | None) -> tuple[Path, ...]:
     if problems:
         stop(problems)
     return paths
+
+
+def use_plugins(plugin: list[str] | None, *kinds: str, metrics: Sequence[str] = ()) -> Registry | None:
+    """Makes what plug-ins define known to this command; exit 2 if one cannot be used.
+
+    Args:
+        kinds: those that the command knows: method, network, data set or metric.
+        metrics: words of --metric, which a package may define.
+    """
+    if not plugin and not metrics:
+        return None
+    from bench.registry import KINDS, Registry
+
+    registry = Registry(plugin_paths(plugin))
+    if plugin:
+        guarded(lambda: registry.use(*(kind for kind in KINDS if kind.word in kinds)))
+    guarded(lambda: registry.load_metrics(metrics))
+    return registry
 
 
 def say(text: object, *, err: bool = False) -> None:

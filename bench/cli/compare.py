@@ -21,6 +21,7 @@ from bench.cli.common import (
     guarded,
     numbers,
     stop,
+    use_plugins,
 )
 from bench.cli.tables import SOURCES, From
 from bench.errors import nearest
@@ -48,6 +49,7 @@ def compare(
     format_: Format = None,
     out: options.Out = None,
     results: Results = Path("results/runs"),
+    plugin: options.Plugins = None,
 ) -> None:
     """Compare row A with row B: differences across seeds and across test images, two kinds of uncertainty that are never pooled.
 
@@ -71,6 +73,8 @@ def compare(
         existing_folder(results)
     if logs is not None:
         existing_folder(logs, "--logs")
+
+    use_plugins(plugin, "data set")
 
     from bench.store.runs import Store
     from leaderboard import compare as comparing

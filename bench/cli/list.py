@@ -22,6 +22,8 @@ class What(StrEnum):
 
     METHODS = "methods"
     DATASETS = "datasets"
+    NETWORKS = "networks"
+    METRICS = "metrics"
     PROTOCOLS = "protocols"
     RUNS = "runs"
     CHECKPOINTS = "checkpoints"
@@ -29,12 +31,12 @@ class What(StrEnum):
 
 
 def list_(
-    what: Annotated[What, typer.Argument(help="methods, datasets, protocols, runs, checkpoints (certified) or logs (imported).")],
+    what: Annotated[What, typer.Argument(help="checkpoints: those that were certified. logs: those that were imported.")],
     plugin: options.Plugins = None,
     results: options.Results = Path("results/runs"),
     as_json: options.Json = False,
 ) -> None:
-    """List methods, data sets, protocols, runs, certified checkpoints or imported logs. No code of a method or a plug-in is run for it."""
+    """List methods, data sets, networks, metrics, protocols, runs, certified checkpoints or imported logs. No plug-in's code is run."""
     if what in (What.RUNS, What.CHECKPOINTS, What.LOGS):
         from bench.store.runs import Store
 
@@ -53,9 +55,9 @@ def list_(
 
 
 def _known(what: What, plugins: tuple[Path, ...]) -> Rows:
-    """A row per method, data set or protocol."""
+    """A row per method, data set, network, metric or protocol."""
     from bench.datasets import BUILT_IN, DATASETS
-    from bench.registry import DATASET, Registry
+    from bench.registry import DATASET, METRIC, NETWORK, Registry
     from bench.spec import PROTOCOLS
 
     rows: Rows = []
@@ -71,6 +73,9 @@ def _known(what: What, plugins: tuple[Path, ...]) -> Rows:
             row |= {"image": "x".join(map(str, info.shape)) if info else ""}
             row |= {"sigmas": ", ".join(f"{s:g}" for s in info.sigmas) if info else "", "origin": dataset.origin}
             rows.append(row | {"summary": info.summary if info else dataset.describe()[0]})
+    elif what in (What.NETWORKS, What.METRICS):
+        for entry in Registry(plugins).entries(NETWORK if what is What.NETWORKS else METRIC).values():
+            rows.append({"name": entry.name, "origin": entry.origin, "summary": entry.describe()[0]})
     else:
         for p in PROTOCOLS.values():
             training = ", ".join(f"{k}={v}" for k, v in p.train.items()) or "the recipe's"

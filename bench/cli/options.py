@@ -18,7 +18,8 @@ def _folder(word: str | Path) -> Path:
 
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the runs.", parser=_folder)]
 Plugins = Annotated[
-    list[str] | None, typer.Option("--plugin", metavar="FILE", help="A .py file with a method of yours; several with commas or repeated.")
+    list[str] | None,
+    typer.Option("--plugin", metavar="FILE", help="A .py file with a method, network, data set or metric of yours; several with commas."),
 ]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Key or folder of a run; `bench list runs` names them.")]
 Certification = Annotated[

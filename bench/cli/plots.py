@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import ReadBy, Results, check_alpha, existing_folder, filters, guarded, numbers, plain, seeds, stop
+from bench.cli.common import ReadBy, Results, check_alpha, existing_folder, filters, guarded, numbers, plain, seeds, stop, use_plugins
 from bench.errors import nearest
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def plot(
         typer.Option("--out", metavar="FILE", help="A .svg, .pdf or .png file. Default: such as curves-mnist-quick.svg, in this folder."),
     ] = None,
     results: Results = Path("results/runs"),
+    plugin: options.Plugins = None,
 ) -> None:
     """Draw the finished rows of a results folder; what is unfinished is left out and named below the picture.
 
@@ -71,6 +72,8 @@ def plot(
         stop(problems)
     if source != "published":
         existing_folder(results)
+
+    use_plugins(plugin, "data set")
 
     from bench.files.writing import write_atomically
     from bench.store.runs import Store

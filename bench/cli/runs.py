@@ -202,7 +202,7 @@ def run(
     request = Request(
         methods=methods, datasets=datasets, sigmas=sigmas, seeds=chosen_seeds, protocol=protocol, recipe=recipe, changes=wanted
     )
-    plan = plan_of(request, paths, number, problems)
+    plan = plan_of(request, paths, number, problems, results)
     if not problems:
         problems = check_options(
             plan.cells, lambda cell: engine.device_of(cell, chosen_device), micro_batch, here=not engine.cluster

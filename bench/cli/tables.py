@@ -25,6 +25,7 @@ from bench.cli.common import (
     numbers,
     seeds,
     stop,
+    use_plugins,
     words,
 )
 from bench.errors import nearest
@@ -74,6 +75,7 @@ def table(
     compat: Annotated[str, typer.Option("--compat", help="With --table: exact, or 3sig as the paper compared radii.")] = "exact",
     source: From = None,
     results: Results = Path("results/runs"),
+    plugin: options.Plugins = None,
 ) -> None:
     """Average certified radius and certified accuracy per row: mean and sample standard deviation over seeds.
 
@@ -106,6 +108,8 @@ def table(
         stop(problems)
     if not (number is not None and against):
         existing_folder(results)
+
+    use_plugins(plugin, "data set", "metric", metrics=columns)
 
     from bench.store.runs import Store
     from leaderboard.aggregate import Filters, collect

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import check_alpha, guarded, print_json, say, stop
+from bench.cli.common import check_alpha, guarded, print_json, say, stop, use_plugins
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -42,11 +42,14 @@ def verify(
         str | None, typer.Option("--images", metavar="SELECTION", help="Images that a log must cover. Default: all, or every k-th.")
     ] = None,
     results: options.Results = Path("results/runs"),
+    plugin: options.Plugins = None,
     as_json: options.Json = False,
 ) -> None:
     """Check stored results: keys, check sums, counts, labels, image sets, and every radius recomputed from its counts in two ways.
 
-    No method's code is run, and plug-ins are never imported. Exit codes: 0 all holds, 1 something fails, 2 usage.
+    No method's code is run. Of plug-ins data sets are imported, and networks with --recertify.
+
+    Exit codes: 0 all holds, 1 something fails, 2 usage.
     """
     problems: list[str] = []
     check_alpha(alpha, problems)
@@ -70,6 +73,8 @@ def verify(
     _check_facts(sigma, n, images, problems)
     if problems:
         stop(problems)
+
+    use_plugins(plugin, "data set", *(["network"] if recertify else []))
 
     from bench import verify as engine
 

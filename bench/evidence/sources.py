@@ -28,3 +28,10 @@ def compared(record: Mapping[str, Any]) -> dict[str, Any]:
 def names_of(records: Iterable[Mapping[str, Any]], field: str = "method_sha256") -> dict[str, str]:
     """Hash of a text -> hash of its code, as far as records know both."""
     return {str(record[field]): str(record[of_code(field)]) for record in records if record.get(field) and record.get(of_code(field))}
+
+
+def came_from(record: Mapping[str, Any], name: str) -> str:
+    """Which plug-in defined a name, as a record says it: the end of a sentence. It is a suggestion; whoever follows it runs that file."""
+    file = f"{name}.py"
+    code = (record.get("plugins") or {}).get(file)
+    return f"; it came from {file} (SHA-256 of its code: {code[:16]}...): give --plugin {file}" if isinstance(code, str) else ""

@@ -15,8 +15,8 @@ from typing import Any
 from bench.datasets import DATASETS, DatasetInfo, recipe_train
 from bench.errors import BenchError, UsageError, nearest
 from bench.method import Method
-from bench.models import check_arch
-from bench.registry import Loaded, Registry
+from bench.models import check_arch, is_known
+from bench.registry import NETWORK, Loaded, Registry
 from bench.spec import (
     AUGMENTS,
     DEFAULT_PROTOCOL,
@@ -309,7 +309,7 @@ def _train_spec(
         registry.load_network(train.arch)
         check_arch(train.arch, info, sigma)
     except BenchError as error:
-        problems.append(str(error))
+        problems.append(str(error) if is_known(train.arch) else f"{error}{registry.hint(NETWORK.word, train.arch)}")
     return train, {} if found else _differing(base, train, list(own), "train.")
 
 

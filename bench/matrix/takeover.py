@@ -13,8 +13,8 @@ from typing import Any
 from bench.errors import BenchError
 from bench.evidence.certificate import Certificate
 from bench.evidence.rows import seconds_of
+from bench.evidence.sources import differs
 from bench.store.subject import Certification
-from bench.system.environment import mixture
 
 
 def take_over(
@@ -43,7 +43,7 @@ def take_over(
         except BenchError as error:
             say(f"nothing is taken over from {other.path.name}, which is damaged: {error}")
             continue
-        if found and not mixture(before, dict(now), ("data_md5",)):
+        if found and not differs(before, now, "data_md5"):
             seconds = seconds_of(other.path / "times.csv")
             rows |= {row.index: (row, seconds.get(row.index, 0.0)) for row in found}
             entries = [*before.get("history", []), {name: value for name, value in before.items() if name != "history"}]

@@ -137,10 +137,17 @@ def check_pass(model: nn.Module, info: DatasetInfo, name: str) -> None:
         )
 
 
-def _known(arch: str) -> None:
+def is_known(arch: str) -> bool:
+    """Whether there is a network of this name: of the suite, of a plug-in that was loaded, or of timm."""
     if arch in ARCHITECTURES:
-        return
-    import timm
+        return True
+    import timm  # slow to import
 
-    if not timm.is_model(arch):
+    return bool(timm.is_model(arch))
+
+
+def _known(arch: str) -> None:
+    if not is_known(arch):
+        import timm
+
         raise BenchError(f"unknown architecture {arch!r}{nearest(arch, [*ARCHITECTURES, *timm.list_models()])}")

@@ -31,7 +31,9 @@ from bench.checkpoints.fit import is_factory
 from bench.checkpoints.load import Wanted
 from bench.checkpoints.load import load as load_base
 from bench.data import load
+from bench.datasets import DATASETS
 from bench.evidence.certificate import Certificate
+from bench.evidence.sources import came_from
 from bench.matrix.resume import load_weights
 from bench.rules.bounds import anytime_bounds, lower_confidence_bound
 from bench.spec import canonical
@@ -161,11 +163,9 @@ def recertify(
     Raises:
         BenchError: data that cannot be read.
     """
-    pool = [evidence for evidence in report.finished if evidence.weights and not _needs_code(evidence)]
-    for evidence in filter(_needs_code, report.finished):
-        arch = evidence.certification.subject.spec.arch
-        reason = f"{evidence.certification.path} was not among the rows to certify again: {arch} builds its network, which is code"
-        report.unchecked.append(reason)
+    missing = {evidence.certification.path: _missing(evidence.certification) for evidence in report.finished}
+    pool = [evidence for evidence in report.finished if evidence.weights and not missing[evidence.certification.path]]
+    report.unchecked += [f"{path} was not among the rows to certify again: {reason}" for path, reason in missing.items() if reason]
     drawn = draw(pool, rows, seed)
     result = Recertification(seed=seed, total=sum(evidence.rows for evidence in pool))
     if not drawn:
@@ -199,7 +199,9 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
     sample = several(data, device)
     for one in (sampler, secret):
         one.fit(sample)
-    now = _conditions(environment.describe(device, {}, {}) | {"precision": sampler.arithmetic(sample[0])})
+    arch = run.spec.arch if isinstance(run, Checkpoint) else run.spec.train.arch
+    network = {"network_code_sha256": models.OUTSIDE[arch]} if arch in models.OUTSIDE else {}
+    now = _conditions(environment.describe(device, network, {}) | {"precision": sampler.arithmetic(sample[0])})
     before = certification.environment() or {}
     history = [_conditions(entry) for entry in (before, *before.get("history", []))]
     differing = tuple(name for name in now if any(entry[name] != now[name] for entry in history))
@@ -227,10 +229,16 @@ def _model(run: Subject, device: torch.device) -> nn.Module:
     return models.place(load_base(wanted).model, device)
 
 
-def _needs_code(evidence: Evidence) -> bool:
-    """Whether the network is built by a stranger's factory, which verification does not run."""
-    run = evidence.certification.subject
-    return isinstance(run, Checkpoint) and is_factory(run.spec.arch)
+def _missing(certification: Certification) -> str:
+    """What it would take to build the network and read the images, in words: code of a stranger is run only if the user names it."""
+    run = certification.subject
+    arch = run.spec.arch if isinstance(run, Checkpoint) else run.spec.train.arch
+    if isinstance(run, Checkpoint) and is_factory(arch):
+        return f"{arch} builds its network, which is code"
+    record = (certification.environment() or {}) | (run.environment() or {})
+    if not models.is_known(arch):
+        return f"its network {arch} is not known{came_from(record, arch)}"
+    return "" if run.spec.dataset in DATASETS else f"its data set {run.spec.dataset} is not known{came_from(record, run.spec.dataset)}"
 
 
 def _conditions(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,6 +253,7 @@ def _conditions(described: Mapping[str, Any]) -> dict[str, Any]:
         "torch version": libraries.get("torch") if isinstance(libraries, dict) else None,
         "precision": precision,
         "engine": described.get("engine_code_sha256", described.get("engine_sha256")),
+        "network": described.get("network_code_sha256"),
     }
 
 
