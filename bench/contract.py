@@ -6,13 +6,14 @@ import dataclasses
 import random
 import re
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.data import of
@@ -58,33 +59,31 @@ class _Tiny(nn.Module):
         return self.linear(torch.tanh(self.norm(self.conv(x))).mean((2, 3)))  # type: ignore[no-any-return]
 
 
+def _hold(holds: object, otherwise: str) -> None:
+    if not holds:
+        raise _Broken(otherwise)
+
+
 def check(loaded: Loaded) -> list[Result]:
     """Every promise of a method, in order. A promise that raises is broken, with the exception as its problem."""
-    promises: list[tuple[str, Callable[[Loaded], None]]] = [
-        ("hyperparameters survive JSON", _survives_json),
-        ("the docstring names a source", _names_a_source),
-        ("the loss is made of named, finite scalar terms", _terms_are_finite),
-        ("every parameter gets a gradient", _gradient_everywhere),
-        ("modes, flags, weights and the batch are left as found", _leaves_no_trace),
-        ("the handed generator decides everything", _generator_decides),
-        ("any batch size, shape and epoch will do", _any_shape),
-    ]
-    results = []
-    for promise, test in promises:
-        results.append(_try(promise, partial(test, loaded), lambda error: line_of(error, next(_instances(loaded)))))
-        if results[-1].problem and test is _terms_are_finite:
-            break  # what follows needs a loss
-    return results + [Result(promise, None, tried=False) for promise, _ in promises[len(results) :]]
+    instances = tuple(dict.fromkeys(loaded.cls.presets.values())) or (loaded.cls(),)  # distinct hyperparameters
 
+    def each(test: Callable[[Method], None]) -> Callable[[], object]:
+        return lambda: list(map(test, instances))
 
-def _try(promise: str, test: Callable[[], object], where: Callable[[BaseException], str]) -> Result:
-    try:
-        test()
-        return Result(promise, None)
-    except (_Broken, BenchError) as broken:
-        return Result(promise, str(broken))
-    except (Exception, SystemExit) as error:
-        return Result(promise, f"{type(error).__name__}: {error}{where(error)}")
+    return _results(
+        {
+            "hyperparameters survive JSON": each(_survives_json),
+            "the docstring names a source": lambda: _names_a_source(loaded.doc),
+            "the loss is made of named, finite scalar terms": each(_terms_are_finite),
+            "every parameter gets a gradient": each(_gradient_everywhere),
+            "modes, flags, weights and the batch are left as found": each(_leaves_no_trace),
+            "the handed generator decides everything": each(_generator_decides),
+            "any batch size, shape and epoch will do": each(_any_shape),
+        },
+        lambda error: line_of(error, instances[0]),
+        last=("the loss is made of named, finite scalar terms",),  # what follows needs a loss
+    )
 
 
 def check_dataset(info: DatasetInfo, data_dir: Path | None = None) -> list[Result]:
@@ -93,46 +92,52 @@ def check_dataset(info: DatasetInfo, data_dir: Path | None = None) -> list[Resul
     Args:
         data_dir: the folder to look in; None: those of BENCH_DATA_DIR and the user's cache.
     """
-    promises: list[tuple[str, Callable[[DatasetInfo, Path | None], object]]] = [
-        ("its network takes its images, its protocols choose some of them", _facts_fit),
-        ("its files are found", folder_of),
-        ("both splits fit its facts and are the published ones", _splits_fit),
-        ("reading twice gives the same", _reads_the_same),
-        ("batches are float32 in [0, 1] and depend on the seed alone", _batches_fit),
-    ]
-    results = []
-    for promise, test in promises:
-        results.append(_try(promise, partial(test, info, data_dir), lambda error: ""))
-        if results[-1].problem:
-            break
-    return results + [Result(promise, None, tried=False) for promise, _ in promises[len(results) :]]
+    promises: dict[str, Callable[[], object]] = {
+        "its network takes its images, its protocols choose some of them": lambda: _facts_fit(info),
+        "its files are found": lambda: folder_of(info, data_dir),
+        "both splits fit its facts and are the published ones": lambda: [read_checked(info, split, data_dir) for split in SPLITS],
+        "reading twice gives the same": lambda: _reads_the_same(info, data_dir),
+        "batches are float32 in [0, 1] and depend on the seed alone": lambda: _batches_fit(info, data_dir),
+    }
+    return _results(promises, lambda error: "", last=promises)
 
 
-def _facts_fit(info: DatasetInfo, data_dir: Path | None) -> None:
-    if info.like is not None and info.like not in DATASETS:
-        raise _Broken(f"it is like {info.like!r}, which is no data set{nearest(info.like, DATASETS)}")
-    if info.source is not None and info.train.augment not in info.source.augments:
-        raise _Broken(f"augment={info.train.augment} is not for its images; there is {', '.join(info.source.augments)}")
+def _results(promises: Mapping[str, Callable[[], object]], where: Callable[[BaseException], str], last: Collection[str]) -> list[Result]:
+    """What became of each promise; one of `last` that is broken leaves the rest untried."""
+    results: list[Result] = []
+    for promise, test in promises.items():
+        if any(result.problem and result.promise in last for result in results):
+            results.append(Result(promise, None, tried=False))
+            continue
+        try:
+            test()
+            results.append(Result(promise, None))
+        except (_Broken, BenchError) as broken:
+            results.append(Result(promise, str(broken)))
+        except (Exception, SystemExit) as error:
+            results.append(Result(promise, f"{type(error).__name__}: {error}{where(error)}"))
+    return results
+
+
+def _facts_fit(info: DatasetInfo) -> None:
+    _hold(info.like is None or info.like in DATASETS, f"it is like {info.like!r}, which is no data set{nearest(str(info.like), DATASETS)}")
+    augments, augment = info.source.augments if info.source else (), info.train.augment
+    _hold(not info.source or augment in augments, f"augment={augment} is not for its images; there is {', '.join(augments)}")
     for protocol in map(info.protocol, PROTOCOLS.values()):
         train = protocol_train(info.train, protocol)
         check_arch(train.arch, info, info.sigmas[0])
         for images, size in ((train.images, info.train_size), (protocol.certify.images, info.test_size)):
-            if not select_images(images, size):
-                raise _Broken(f"images={images} of protocol {protocol.name} selects none of {size} images")
-
-
-def _splits_fit(info: DatasetInfo, data_dir: Path | None) -> None:
-    for split in SPLITS:
-        read_checked(info, split, data_dir)
+            chosen = select_images(images, size)
+            _hold(len(chosen), f"images={images} of protocol {protocol.name} selects none of {size} images")
 
 
 def _reads_the_same(info: DatasetInfo, data_dir: Path | None) -> None:
     for split in SPLITS:
         one, two = (read_checked(info, split, data_dir).split for _ in range(2))
-        if not np.array_equal(one.labels, two.labels) or one.checksums != two.checksums:
-            raise _Broken(f"the labels or check sums of the {split} split differ between two readings")
-        if isinstance(one, Arrays) and isinstance(two, Arrays) and not np.array_equal(one.pixels, two.pixels):
-            raise _Broken(f"the images of the {split} split differ between two readings")
+        same = np.array_equal(one.labels, two.labels) and one.checksums == two.checksums
+        _hold(same, f"the labels or check sums of the {split} split differ between two readings")
+        images: list[NDArray[Any]] = [found.pixels if isinstance(found, Arrays) else found.names for found in (one, two)]
+        _hold(np.array_equal(images[0], images[1]), f"the images of the {split} split differ between two readings")
 
 
 def _batches_fit(info: DatasetInfo, data_dir: Path | None) -> None:
@@ -141,18 +146,12 @@ def _batches_fit(info: DatasetInfo, data_dir: Path | None) -> None:
     order = torch.arange(min(6, len(data)))
     for augment in info.source.augments:
         before = torch.random.get_rng_state()
-        whole = torch.cat([x for x, _ in data.batches(order, 3, augment=augment, seed=1)])
-        again = torch.cat([x for x, _ in data.batches(order, 6, augment=augment, seed=1)])
-        if whole.dtype != torch.float32 or whole.shape != (len(order), *info.shape) or not 0 <= whole.min() <= whole.max() <= 1:
-            raise _Broken(f"images under augment={augment} are {whole.dtype} of {tuple(whole.shape)} in {whole.min():g} .. {whole.max():g}")
-        if not torch.equal(whole, again) or not torch.equal(before, torch.random.get_rng_state()):
-            raise _Broken(f"images under augment={augment} depend on more than the seed")
-
-
-def _instances(loaded: Loaded) -> Iterator[Method]:
-    """Distinct hyperparameters to try: those of the presets, or the defaults."""
-    cls = loaded.cls
-    yield from dict.fromkeys(cls.presets.values()) if cls.presets else (cls(),)
+        whole, again = (torch.cat([x for x, _ in data.batches(order, size, augment=augment, seed=1)]) for size in (3, 6))
+        fits = whole.dtype == torch.float32 and whole.shape == (len(order), *info.shape) and 0 <= whole.min() <= whole.max() <= 1
+        found = f"{whole.dtype} of {tuple(whole.shape)} in {whole.min():g} .. {whole.max():g}"
+        _hold(fits, f"images under augment={augment} are {found}")
+        alone = torch.equal(whole, again) and torch.equal(before, torch.random.get_rng_state())
+        _hold(alone, f"images under augment={augment} depend on more than the seed")
 
 
 def _setup(shape: tuple[int, int, int] = SHAPE, batch: int = 4, epoch: float = 89.0) -> tuple[SmoothedClassifier, Batch]:
@@ -163,89 +162,74 @@ def _setup(shape: tuple[int, int, int] = SHAPE, batch: int = 4, epoch: float = 8
     return SmoothedClassifier(base, 0.5, torch.Generator().manual_seed(11)), Batch(x=x, y=torch.arange(batch) % CLASSES, epoch=epoch)
 
 
-def _survives_json(loaded: Loaded) -> None:
-    hints = typing.get_type_hints(loaded.cls)
-    for method in _instances(loaded):
-        values = parse_json(canonical({f.name: getattr(method, f.name) for f in dataclasses.fields(method)}))
-        if type(method)(**{name: coerce(value, hints[name]) for name, value in values.items()}) != method:
-            raise _Broken(f"{method} comes back from JSON as something else")
+def _survives_json(method: Method) -> None:
+    hints = typing.get_type_hints(type(method))
+    values = parse_json(canonical({f.name: getattr(method, f.name) for f in dataclasses.fields(method)}))
+    again = type(method)(**{name: coerce(value, hints[name]) for name, value in values.items()})
+    _hold(again == method, f"{method} comes back from JSON as something else")
 
 
-def _names_a_source(loaded: Loaded) -> None:
-    if not re.search(r"\b(19|20)\d\d\b", loaded.doc):
-        raise _Broken('the docstring at the top of the file must name the publication: authors, "title", venue and year')
+def _names_a_source(doc: str) -> None:
+    wanted = 'the docstring at the top of the file must name the publication: authors, "title", venue and year'
+    _hold(re.search(r"\b(19|20)\d\d\b", doc), wanted)
 
 
-def _terms_are_finite(loaded: Loaded) -> None:
-    for method in _instances(loaded):
-        for epoch in EPOCHS:
-            g, batch = _setup(epoch=epoch)
-            terms = check_terms(method.loss(g, batch))
-            for name, term in terms.items():
-                if not bool(term.isfinite()):
-                    raise _Broken(f"term {name!r} is {float(term.detach())} at epoch {epoch:g}")
-            if not any(term.requires_grad for term in terms.values()):
-                raise _Broken("no term has a gradient")
+def _terms_are_finite(method: Method) -> None:
+    for epoch in EPOCHS:
+        terms = check_terms(method.loss(*_setup(epoch=epoch)))
+        for name, term in terms.items():
+            _hold(term.isfinite(), f"term {name!r} is {float(term.detach())} at epoch {epoch:g}")
+        _hold(any(term.requires_grad for term in terms.values()), "no term has a gradient")
 
 
-def _gradient_everywhere(loaded: Loaded) -> None:
-    for method in _instances(loaded):
-        g, batch = _setup()
-        _sum(method.loss(g, batch)).backward()  # type: ignore[no-untyped-call]
-        for name, parameter in g.base.named_parameters():
-            # A bias before batch norm has a zero gradient by construction, so only its absence counts there.
-            if parameter.grad is None or (name.startswith("linear") and not bool(parameter.grad.any())):
-                raise _Broken(f"parameter {name} gets no gradient")
-            if not bool(parameter.grad.isfinite().all()):
-                raise _Broken(f"the gradient of parameter {name} is not finite")
+def _gradient_everywhere(method: Method) -> None:
+    g, batch = _setup()
+    _sum(method.loss(g, batch)).backward()  # type: ignore[no-untyped-call]
+    for name, parameter in g.base.named_parameters():
+        gradient = parameter.grad
+        # A bias before batch norm has a zero gradient by construction, so only its absence counts there.
+        _hold(gradient is not None and (gradient.any() or not name.startswith("linear")), f"parameter {name} gets no gradient")
+        _hold(gradient is not None and gradient.isfinite().all(), f"the gradient of parameter {name} is not finite")
 
 
-def _leaves_no_trace(loaded: Loaded) -> None:
-    for method in _instances(loaded):
-        g, batch = _setup()
-        x, y = batch.x.clone(), batch.y.clone()
-        weights = {name: p.detach().clone() for name, p in g.base.named_parameters()}
-        g.base.get_parameter("linear.bias").requires_grad_(False)
-        g.base.get_submodule("norm").eval()
-        flags = [p.requires_grad for p in g.base.parameters()]
-        modes = [m.training for m in g.base.modules()]
-        method.loss(g, batch)
-        if [m.training for m in g.base.modules()] != modes:
-            raise _Broken("a module's training mode was changed; use g.frozen() for evaluation mode")
-        if [p.requires_grad for p in g.base.parameters()] != flags:
-            raise _Broken("a parameter's requires_grad was changed")
-        if any(p.grad is not None for p in g.base.parameters()):
-            raise _Broken("the loss must not call backward on the parameters")
-        if not (torch.equal(x, batch.x) and torch.equal(y, batch.y)) or batch.x.requires_grad or batch.x.grad is not None:
-            raise _Broken("the batch was changed")
-        if not all(torch.equal(weights[name], p) for name, p in g.base.named_parameters()):
-            raise _Broken("the weights were changed")
+def _leaves_no_trace(method: Method) -> None:
+    g, batch = _setup()
+    x, y = batch.x.clone(), batch.y.clone()
+    weights = {name: p.detach().clone() for name, p in g.base.named_parameters()}
+    g.base.get_parameter("linear.bias").requires_grad_(False)
+    g.base.get_submodule("norm").eval()
+    flags = [p.requires_grad for p in g.base.parameters()]
+    modes = [m.training for m in g.base.modules()]
+    method.loss(g, batch)
+    now = [m.training for m in g.base.modules()]
+    _hold(now == modes, "a module's training mode was changed; use g.frozen() for evaluation mode")
+    _hold([p.requires_grad for p in g.base.parameters()] == flags, "a parameter's requires_grad was changed")
+    _hold(all(p.grad is None for p in g.base.parameters()), "the loss must not call backward on the parameters")
+    same = torch.equal(x, batch.x) and torch.equal(y, batch.y) and not batch.x.requires_grad and batch.x.grad is None
+    _hold(same, "the batch was changed")
+    _hold(all(torch.equal(weights[name], p) for name, p in g.base.named_parameters()), "the weights were changed")
 
 
-def _generator_decides(loaded: Loaded) -> None:
-    for method in _instances(loaded):
-        losses = []
-        for ambient in (1, 2):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(ambient)
-                random.seed(ambient)
-                np.random.seed(ambient)  # noqa: NPY002 - the global generator is what a method must not use
-                before = (torch.random.get_rng_state(), random.getstate(), str(np.random.get_state()))  # noqa: NPY002
-                g, batch = _setup()
-                losses.append(float(_sum(method.loss(g, batch)).detach()))
-                after = (torch.random.get_rng_state(), random.getstate(), str(np.random.get_state()))  # noqa: NPY002
-            if not torch.equal(before[0], after[0]) or before[1:] != after[1:]:
-                raise _Broken("a global random generator was used; draw from g.noise and g.uniform only")
-        if losses[0] != losses[1]:
-            raise _Broken(f"equal generators gave losses {losses[0]} and {losses[1]}")
+def _generator_decides(method: Method) -> None:
+    losses = []
+    for ambient in (1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(ambient)
+            random.seed(ambient)
+            np.random.seed(ambient)  # noqa: NPY002 - the global generator is what a method must not use
+            before = _ambient()
+            losses.append(float(_sum(method.loss(*_setup())).detach()))
+            _hold(_ambient() == before, "a global random generator was used; draw from g.noise and g.uniform only")
+    _hold(losses[0] == losses[1], f"equal generators gave losses {losses[0]} and {losses[1]}")
 
 
-def _any_shape(loaded: Loaded) -> None:
-    for method in _instances(loaded):
-        for shape, batch_size in ((SHAPE, 2), ((3, 9, 7), 5)):
-            g, batch = _setup(shape, batch_size)
-            if not bool(_sum(method.loss(g, batch)).isfinite()):
-                raise _Broken(f"the loss is not finite for images of shape {shape}")
+def _ambient() -> tuple[object, ...]:
+    return torch.random.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+
+
+def _any_shape(method: Method) -> None:
+    for shape, batch_size in ((SHAPE, 2), ((3, 9, 7), 5)):
+        _hold(_sum(method.loss(*_setup(shape, batch_size))).isfinite(), f"the loss is not finite for images of shape {shape}")
 
 
 def _sum(terms: Terms) -> Tensor:

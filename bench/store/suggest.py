@@ -7,7 +7,6 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.evidence.sources import came_from
 from bench.store.runs import Store
-from bench.store.subject import Damaged
 
 
 def suggestion(root: Path, kind: str, name: str) -> str:
@@ -18,9 +17,9 @@ def suggestion(root: Path, kind: str, name: str) -> str:
     """
     if not root.is_dir():
         return ""
-    for run in Store(root).scan():
+    for run in Store(root).runs():
         try:
-            if isinstance(run, Damaged) or name != {"method": run.spec.method, "data set": run.spec.dataset}.get(kind, run.spec.train.arch):
+            if name != {"method": run.spec.method, "data set": run.spec.dataset}.get(kind, run.spec.train.arch):
                 continue
             told = came_from(run.environment() or {}, name)
         except BenchError:
