@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from typer.testing import Result
 
 from bench import models
 from bench.datasets import BUILT_IN, DATASETS
+from bench.registry import ROOT
 from bench.store.runs import Store
 from leaderboard.metrics import METRICS
 
@@ -152,20 +154,24 @@ def test_one_file_goes_through_all_commands(bench: Call, tmp_path: Path, forgott
     assert "mine" not in {*DATASETS, *models.ARCHITECTURES, *METRICS}
 
 
-def test_a_denoiser_before_a_classifier_is_certified(bench: Call, tmp_path: Path) -> None:
-    """The network is another for another noise level, and so are its subject and its numbers."""
-    path, runs = tmp_path / "mine.py", tmp_path / "runs"
-    path.write_text(NETWORK)
-    (tmp_path / "mine_layers.py").write_text(LAYERS)
+def test_the_denoiser_and_the_metric_of_the_documentation(bench: Call, tmp_path: Path) -> None:
+    """The network is another for another noise level, and so is its checkpoint."""
+    path, runs = tmp_path / "denoised.py", tmp_path / "runs"
+    text, metric, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "plugins.md").read_text(), re.DOTALL)
+    path.write_text(text)
     for sigma in ("0.25", "0.5"):
         words = ("--dataset", "mnist", "--sigma", sigma, "--images", "first:2", "--n", "100", "--n0", "10", "--results", runs)
-        result = bench("certify", "mine", "--plugin", path, *words)
+        result = bench("certify", "denoised", "--plugin", path, *words)
         assert result.exit_code == 0, result.output
         assert "normalisation none" in result.output
-    keys = {folder.name for folder in (runs / "checkpoints" / "mnist" / "mine").iterdir()}
+    keys = {folder.name for folder in (runs / "checkpoints" / "mnist" / "denoised").iterdir()}
     assert len(keys) == 2
+    (tmp_path / "largest.py").write_text(metric)
+    table = bench("table", "--results", runs, "--metric", "largest", "--plugin", tmp_path / "largest.py")
+    assert table.exit_code == 0, table.output
+    assert "largest: the largest radius that is certified and right." in " ".join(table.output.split())
     bad = tmp_path / "other.py"
-    bad.write_text(NETWORK.replace("from mine_layers", "from absent_layers"))
+    bad.write_text(text.replace("import torch", "import absent_layers", 1))
     result = bench("certify", "other", "--plugin", bad, "--dataset", "mnist", "--sigma", "0.5", "--results", runs)
     assert result.exit_code == 2
     assert "cannot be imported: ModuleNotFoundError" in result.output
