@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,11 +35,6 @@ def load(name: str, split: str) -> Split:
     return data
 
 
-@pytest.mark.parametrize("name", MD5)
-def test_the_files_are_the_published_ones(name: str) -> None:
-    assert hashlib.md5(gzip.decompress((ASSETS / f"{name}.gz").read_bytes()), usedforsecurity=False).hexdigest() == MD5[name]
-
-
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_sizes_labels_and_checksums(split: str) -> None:
     data, info = load("mnist", split), DATASETS["mnist"]
@@ -71,15 +65,11 @@ def test_images_are_float32_from_0_to_1_in_the_order_asked_for() -> None:
     assert x.mean() != x[1].mean()
 
 
-def test_images_do_not_share_memory_with_the_data() -> None:
+def test_images_are_copies_and_moving_keeps_everything() -> None:
     data = load("mnist", "test")
     before = data.pixels[:2].clone()
     data.images(torch.tensor([0, 1])).add_(1)
     assert torch.equal(data.pixels[:2], before)
-
-
-def test_moving_a_split_keeps_everything() -> None:
-    data = load("mnist", "test")
     moved = data.to(torch.device("cpu"))
     assert isinstance(moved, Split)
     assert torch.equal(moved.pixels, data.pixels)
@@ -107,10 +97,6 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     load_images.cache_clear()
 
 
-def test_the_own_folder_is_read(assets: Path) -> None:
-    assert len(load("mnist", "test")) == 10_000
-
-
 @pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
 def test_a_changed_pixel_or_label_is_refused(name: str, assets: Path) -> None:
     raw = bytearray(gzip.decompress((assets / f"{name}.gz").read_bytes()))
@@ -120,23 +106,18 @@ def test_a_changed_pixel_or_label_is_refused(name: str, assets: Path) -> None:
         load("mnist", "test")
 
 
-def test_a_missing_or_empty_file_is_refused(assets: Path) -> None:
-    path = assets / "t10k-labels-idx1-ubyte.gz"
-    path.write_bytes(b"")
-    with pytest.raises(BenchError, match=r"t10k-labels.*reinstall the package"):
-        load("mnist", "test")
-    path.unlink()
-    with pytest.raises(BenchError, match=r"t10k-labels.*reinstall the package"):
-        load("mnist", "test")
-
-
 def test_a_truncated_file_is_refused_wherever_it_ends(assets: Path) -> None:
+    assert len(load("mnist", "test")) == 10_000
+    load_images.cache_clear()
     path = assets / "t10k-labels-idx1-ubyte.gz"
     content = path.read_bytes()
     for size in [*range(30), *range(30, len(content), 97), len(content) - 1]:
         path.write_bytes(content[:size])
         with pytest.raises(BenchError, match="reinstall the package"):
             load("mnist", "test")
+    path.unlink()
+    with pytest.raises(BenchError, match=r"t10k-labels.*reinstall the package"):
+        load("mnist", "test")
 
 
 def test_a_flipped_bit_is_refused_wherever_it_is(assets: Path) -> None:

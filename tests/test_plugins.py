@@ -114,6 +114,7 @@ def test_one_file_goes_through_all_commands(bench: Call, tmp_path: Path, forgott
         assert "Traceback" not in result.output
         return " ".join(result.output.split())
 
+    assert "promises hold" in call("check", path, plugin=False)
     listed = {"method": "methods", "network": "networks", "data set": "datasets", "metric": "metrics"}[kind]
     assert "mine" in {row["name"]: row for row in json.loads(bench("list", listed, "--plugin", path, "--json").stdout)}
     rows = ("mine" if kind == "method" else "stability", "gaussian")

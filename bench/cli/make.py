@@ -52,16 +52,16 @@ def new_method(
 
 
 def check(
-    method: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Name of a method or data set, or a path to its .py file.")],
+    method: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A method, data set, network or metric: its name or its .py file.")],
     plugin: Plugins = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Check a method or a data set against its public contract. Exit code 1 if a promise is broken."""
+    """Check a method or a data set against its public contract; a network or a metric is loaded. Exit code 1 if a promise is broken."""
     from rich.console import Console
 
+    from bench.contract import Result, check_dataset
     from bench.contract import check as check_method
-    from bench.contract import check_dataset
-    from bench.registry import DATASET, Registry
+    from bench.registry import DATASET, KINDS, METHOD, NETWORK, Registry
 
     as_file = method.endswith(".py") or "/" in method
     problems: list[str] = []
@@ -75,10 +75,16 @@ def check(
 
     def work() -> int:
         registry = Registry(tuple(extra))
-        if name not in registry.entries() and name in registry.entries(DATASET):
-            results = check_dataset(registry.load_dataset(name), data_dir)
-        else:
-            results = check_method(registry.load(name))
+        found = [kind for kind in KINDS if name in registry.entries(kind)]
+        results: list[Result] = []
+        for kind in found or [METHOD]:
+            if kind is METHOD:
+                results += check_method(registry.load(name))
+            elif kind is DATASET:
+                results += check_dataset(registry.load_dataset(name), data_dir)
+            else:
+                registry.load_network(name) if kind is NETWORK else registry.load_metrics([name])
+                results.append(Result(f"its file holds a {kind.word} of its name", None))
         console = Console(highlight=False, soft_wrap=True)
         tried = [result for result in results if result.tried]
         for result in tried:
