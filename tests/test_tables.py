@@ -1,4 +1,4 @@
-"""Every format shows the same cells; names that mean something in a format come out as text."""
+"""The tables of comparable groups: marks, captions, and how they fit a terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -21,8 +19,6 @@ from bench.errors import BenchError
 from bench.store.runs import Store
 from leaderboard.aggregate import Filters, Group, Row, Stat, collect
 from leaderboard.formats import FORMATS, Cell
-from leaderboard.formats.latex import escape as escape_latex
-from leaderboard.formats.values import field as _field
 from leaderboard.metrics import columns_of
 from leaderboard.tables import caption, cells, render
 from leaderboard.tables.build import _column
@@ -169,14 +165,6 @@ def test_caption_says_what_was_done(store: Store) -> None:
 # ---- formats
 
 
-def test_unknown_format_and_no_groups(store: Store) -> None:
-    fill(store, gaussian=(N,) * 4)
-    with pytest.raises(BenchError, match="unknown table format 'markdwn'; did you mean 'markdown'"):
-        render(collect(store), "markdwn")
-    with pytest.raises(BenchError, match="nothing to show"):
-        render([], "csv")
-
-
 @pytest.mark.parametrize("format", FORMATS)
 def test_groups_stand_in_separate_tables(store: Store, format: str) -> None:
     add(store, run_spec())
@@ -210,51 +198,6 @@ def test_marks_and_states_in_every_format(store: Store) -> None:
     assert "0.9237+*" not in colored
 
 
-def test_markdown_of_hostile_names(store: Store) -> None:
-    text = render(hostile(store), "markdown")
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows} == {10}
-    assert "<b>" not in text
-    assert r"macer\[loss=a\|b&amp;c\_%\$\#{}\~^\\x\[red\]\*\_\`&lt;b&gt;" in text
-
-
-def braces_balance(text: str) -> bool:
-    depth = 0
-    for token in re.findall(r"\\.|[{}]", text, re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(token, 0)
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def check_latex(text: str) -> None:
-    assert braces_balance(text)
-    open_environments: list[str] = []
-    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
-        if kind == "begin":
-            open_environments.append(name)
-        else:
-            assert open_environments.pop() == name
-    assert not open_environments
-    for body in re.findall(r"\\toprule\n(.*?)\\bottomrule", text, re.DOTALL):
-        for line in body.splitlines():
-            assert line == r"\midrule" or (line.endswith(r" \\") and len(re.findall(r"(?<!\\)&", line)) == 8), line
-    assert text.isascii()
-    assert not re.search(r"(?<!\\)[#_]", text)
-    assert len(re.findall(r"(?<!\\)%", text)) == 1  # the first line's comment
-
-
-def test_latex_of_hostile_names_is_well_formed(store: Store) -> None:
-    add(store, run_spec("stability", seed=1), environment={"method_sha256": "b" * 64})
-    add(store, run_spec("stability"), environment={"method_sha256": "ü" * 64})
-    text = render(hostile(store), "latex")
-    check_latex(text)
-    assert r"a\textbar{}b\&c\_\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}x[red]" in text
-    assert r"stability\textsuperscript{a} & several sources & - &" in text
-    assert escape_latex("--mix, 5-10") == "-{}-mix, 5-10"  # a flag is no dash
-    assert r"\textsuperscript{a} a mixture of method sources: stability was trained from bbbbbbbb, U+00FC" in text
-
-
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_latex_compiles_as_pasted(store: Store, tmp_path: Path, bench: Callable[..., Result]) -> None:
     """Tables of hostile names, a table of the paper, and a comparison, in one document."""
@@ -278,63 +221,6 @@ def test_latex_compiles_as_pasted(store: Store, tmp_path: Path, bench: Callable[
     assert b"undefined" not in done.stdout
 
 
-class Elements(HTMLParser):
-    """Asserts that elements close in order, and collects their texts."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.texts: dict[str, list[str]] = defaultdict(list)
-        self.tags: set[str] = set()
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        if tag != "meta":
-            self.open.append(tag)
-            self.texts[tag].append("")
-        assert not {"src", "href", "onload"} & {name for name, _ in attrs}
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        for tag in set(self.open):
-            self.texts[tag][-1] += data
-
-
-def test_html_is_one_file_of_tables(store: Store, bench: Callable[..., Result], tmp_path: Path) -> None:
-    fill(store, stability=(N, N))
-    groups = hostile(store)
-    found = Elements(render(groups, "html"))
-    assert not found.tags & {"script", "link", "img", "b"}
-    assert "url(" not in found.texts["style"][0]
-    (caption_text,) = found.texts["caption"]
-    assert caption_text.startswith("mnist, protocol quick")
-    assert found.texts["th"][:4] == ["sigma", "row", "ACR", "r=0.00"]
-    assert any(HOSTILE.split('"')[0] in text for text in found.texts["th"])
-    assert {"1.2316", "2/4 images"} <= {*found.texts["td"]}
-    for words in (("table",), ("table", "--table", "4", "--protocol", "quick"), ("compare", "gaussian", "macer*")):
-        out = tmp_path / "page.html"
-        assert bench(*words, "--results", store.root, "--out", out).exit_code == 0
-        assert Elements(out.read_text()).texts["caption"]
-
-
-def test_endings_say_the_format_or_are_refused(store: Store, bench: Callable[..., Result], tmp_path: Path) -> None:
-    fill(store, gaussian=(N,) * 4, macer=(N,) * 4)
-    for words in (("table",), ("compare", "gaussian", "macer")):
-        for ending, told in ((".htm", "did you mean '.html'"), (".xlsx", ".html"), (".jsn", "did you mean '.json'")):
-            refused = bench(*words, "--results", store.root, "--out", tmp_path / f"a{ending}")
-            assert refused.exit_code == 2
-            assert told in refused.output
-            assert not (tmp_path / f"a{ending}").exists()
-        for format, known in FORMATS.items():
-            assert bench(*words, "--results", store.root, "--out", tmp_path / f"a{known.suffix}").exit_code == 0
-            shown = bench(*words, "--results", store.root, "--format", format).output
-            assert (tmp_path / f"a{known.suffix}").read_text() == shown
-
-
 def test_csv_is_exact_and_inert(store: Store) -> None:
     add(store, run_spec(seed=0), (N, 777, 612, 901))
     add(store, run_spec(seed=1), (N, N, 500, 777))
@@ -348,15 +234,6 @@ def test_csv_is_exact_and_inert(store: Store) -> None:
     assert (float(acr["mean"]), float(acr["std"])) == (stat.mean, stat.std)
     macer = lines[7]
     assert (macer["row"], macer["mean"], macer["std"], macer["state"], macer["seeds_done"]) == ("macer", "", "", "1/2 seeds", "1")
-
-
-def test_csv_of_hostile_names(store: Store) -> None:
-    lines = list(csv.DictReader(io.StringIO(render(hostile(store), "csv"))))
-    assert len(lines) == 2 * 7
-    assert {line["sigma"] for line in lines} == {"0.5"}
-    assert "\n" not in lines[7]["row"]
-    assert [_field(text) for text in ("=1+1", "+1", "-1", "@x", "1-2", "a=b")] == ["'=1+1", "'+1", "'-1", "'@x", "1-2", "a=b"]
-    assert [_field(value) for value in (-0.5, 0.1, None, 7)] == ["-0.5", "0.1", "", "7"]
 
 
 def test_json_round_trip(store: Store) -> None:
@@ -408,13 +285,9 @@ def test_many_columns_stand_in_several_tables_that_fit(store: Store, width: int)
     assert sum("smoothmix.eta5-onestep" in line for line in lines) == len(heads)
 
 
-def test_terminal_shows_hostile_names_as_text(store: Store) -> None:
-    groups = hostile(store)
-    add(store, run_spec("macer", changes={"loss": "\x1b[31m"}, hyperparameters={"loss": "\x1b[31m"}))
-    assert "[red]*_`<b>" in render(groups, "terminal", width=400)
-    text = render(collect(store), "terminal", width=400)
-    assert "\x1b" not in text
-    assert r"macer[loss=\x1b[31m]" in text
+def test_nothing_to_show() -> None:
+    with pytest.raises(BenchError, match="nothing to show"):
+        render([], "csv")
 
 
 def test_footnotes_reach_every_format(store: Store) -> None:

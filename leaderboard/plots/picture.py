@@ -212,15 +212,27 @@ def picture_of(kind: Kind, groups: Sequence[Group], choose: str = "") -> Picture
             series.append(Series(row.label, tuple(found)))
         panels[section.sigma] = tuple(series)
     radii = "radii rounded as printed" if group.source == "imported" else "exact radii"
-    about = [*conditions(group), _rule(kind, radii, group.unit, panels)]
+    about = [*conditions(group), _rule(kind, radii, group.unit, _several(panels))]
+    return _picture(kind, group, about, panels, left_out)
+
+
+def _picture(kind: Kind, group: Group, about: Sequence[str], panels: Mapping[float, tuple[Series, ...]], left_out: list[str]) -> Picture:
+    missing = [f"Left out, because unfinished: {', '.join(left_out)}."] if left_out else []
+    drawn = {sigma: series for sigma, series in panels.items() if series}
+    if not drawn:
+        raise BenchError(f"there is nothing to draw, because no row is finished: {', '.join(left_out)}")
     return Picture(
         kind=kind,
         name=f"{kind}-{group.dataset}-{group.conditions.get('protocol', group.source)}",
         headline=headline(group),
-        notes=_notes(" ".join(about), left_out, (*group.notes, *group.footnotes)),
+        notes=(" ".join(about), *missing, *dict.fromkeys((*group.notes, *group.footnotes))),
         baseline=group.baseline,
-        panels=_drawn(panels, left_out),
+        panels=drawn,
     )
+
+
+def _several(panels: Mapping[float, Sequence[Series]]) -> bool:
+    return any(len(one.seeds) > 1 for series in panels.values() for one in series)
 
 
 def _of_published(kind: Kind, filters: Filters) -> Picture:
@@ -247,6 +259,8 @@ def _of_published(kind: Kind, filters: Filters) -> Picture:
             if accuracy:
                 series.append(Series(row, points=Points(dict(sorted(accuracy.items())), of_row.get(ACR))))
         panels[sigma] = tuple(series)
+    if not any(panels.values()):
+        raise BenchError("there is nothing to draw: no table has these rows at these noise levels")
     several = any(table.seeds > 1 for table in tables)
     numbers = " and ".join(str(table.number) for table in tables)
     bars = f" {'Bars: ± sample standard deviation over the runs, as printed' if several else 'One run, so no bars'}."
@@ -256,9 +270,9 @@ def _of_published(kind: Kind, filters: Filters) -> Picture:
         kind=kind,
         name=f"{kind}-{dataset}-published",
         headline=f"{dataset}, as printed in Table{'s' if len(tables) > 1 else ''} {numbers} of the SmoothMix paper",
-        notes=_notes(about, [], [d.text for table in tables for d in table.deviations]),
+        notes=(about, *(deviation.text for table in tables for deviation in table.deviations)),
         baseline=tables[0].baseline,
-        panels=_drawn(panels, []),
+        panels={sigma: series for sigma, series in panels.items() if series},
     )
 
 
@@ -296,17 +310,9 @@ def _of_training(store: Store, groups: Sequence[Group]) -> Picture:
                 continue
             series.append(Series(label, tuple(Seed(terms=training_terms(runs[keys[number]])) for number in expected)))
         panels[sigma] = tuple(series)
-    several = any(len(s.seeds) > 1 for row_series in panels.values() for s in row_series)
     about = [*conditions(group)[:1], "Terms are weighted, and their sum is the loss; mean of each epoch."]
-    about += ["Line: mean over the seeds. Band: ± sample standard deviation."] if several else ["One seed, so no band."]
-    return Picture(
-        kind="training",
-        name=f"training-{group.dataset}-{group.conditions['protocol']}",
-        headline=headline(group),
-        notes=_notes(" ".join(about), left_out, (*group.notes, *group.footnotes)),
-        baseline=group.baseline,
-        panels=_drawn(panels, left_out),
-    )
+    about.append("Line: mean over the seeds. Band: ± sample standard deviation." if _several(panels) else "One seed, so no band.")
+    return _picture("training", group, about, panels, left_out)
 
 
 def _training_state(run: Run | None) -> str:
@@ -319,24 +325,10 @@ def _training_state(run: Run | None) -> str:
         return "damaged"
 
 
-def _rule(kind: Kind, radii: str, unit: str, panels: Mapping[float, Sequence[Series]]) -> str:
-    several = any(len(s.seeds) > 1 for series in panels.values() for s in series)
+def _rule(kind: Kind, radii: str, unit: str, several: bool) -> str:
+    spread = f"± sample standard deviation over the {unit}s."
     if kind == "curves":
         text = f"Certified accuracy: share of all images that are correct with radius > r ({radii})."
-        band = f"Line: mean over the {unit}s. Band: ± sample standard deviation over the {unit}s."
-        return f"{text} {band if several else f'One {unit}, so no band.'}"
+        return f"{text} {f'Line: mean over the {unit}s. Band: {spread}' if several else f'One {unit}, so no band.'}"
     text = f"ACR: average certified radius over all images ({radii})."
-    bars = f"Bars: ± sample standard deviation over the {unit}s."
-    return f"{text} {bars if several else f'One {unit}, so no bars.'}"
-
-
-def _notes(about: str, left_out: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
-    missing = [f"Left out, because unfinished: {', '.join(left_out)}."] if left_out else []
-    return (about, *missing, *dict.fromkeys(others))
-
-
-def _drawn(panels: Mapping[float, tuple[Series, ...]], left_out: Sequence[str]) -> dict[float, tuple[Series, ...]]:
-    drawn = {sigma: series for sigma, series in panels.items() if series}
-    if not drawn:
-        raise BenchError(f"there is nothing to draw, because no row is finished: {', '.join(left_out)}")
-    return drawn
+    return f"{text} {f'Bars: {spread}' if several else f'One {unit}, so no bars.'}"
