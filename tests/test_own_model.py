@@ -133,64 +133,43 @@ def test_a_model_that_is_no_function_of_the_image_is_refused(model: nn.Module) -
         bench.SmoothedClassifier(model, 0.5).certify(X, Y, n=1000)
 
 
-@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), "half", "0.5", True, None])
-def test_sigma_is_a_number_above_0(sigma: Any) -> None:
-    with pytest.raises(BenchError, match="sigma"):
-        bench.SmoothedClassifier(Halves(), sigma)
-
-
-def test_a_model_is_a_module_in_float32_with_a_good_name() -> None:
-    for words in ((lambda x: x, 0.5), (Halves().half(), 0.5)):
-        with pytest.raises(BenchError):
-            bench.SmoothedClassifier(*words)  # type: ignore[arg-type]
-    with pytest.raises(BenchError):
-        bench.SmoothedClassifier(Halves(), 0.5, name="Not A Row")
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "words"),
-    [
-        (X[0], Y[:1], {}),
-        (X[:0], Y[:0], {}),
-        (X * 255, Y, {}),
-        (X - 0.5, Y, {}),
-        ((X * 255).byte(), Y, {}),
-        (X * float("nan"), Y, {}),
-        ([["a"]], Y[:1], {}),
-        (X, Y[:5], {}),
-        (X, Y.float(), {}),
-        (X, Y + 1, {}),
-        (X, Y - 1, {}),
-        (X, Y, {"n": 0}),
-        (X, Y, {"n0": 0}),
-        (X, Y, {"n": 1e3}),
-        (X, Y, {"n": True}),
-        (X, Y, {"alpha": 0.5}),
-        (X, Y, {"alpha": "0.001"}),
-        (X, Y, {"seed": -1}),
-        (X, Y, {"seed": "1"}),
-    ],
-)
-def test_bad_images_labels_and_numbers_are_refused(x: Any, y: Tensor, words: dict[str, Any]) -> None:
-    with pytest.raises(BenchError):
-        bench.SmoothedClassifier(Halves(), 0.5).certify(x, y, **{"n": 100, **words})
-
-
 class Untouched(Halves):
     def forward(self, x: Tensor) -> Tensor:
         raise AssertionError("the model was called before the numbers were checked")
 
 
-@pytest.mark.parametrize("words", [{"alpha": 0.5}, {"alpha": float("nan")}, {"seed": -1}, {"n": 2**40}])
+MODELS: list[tuple[Any, ...]] = [(Halves(), sigma) for sigma in (0.0, -1.0, float("nan"), "half", "0.5", True, None)]
+MODELS += [(lambda x: x, 0.5), (Halves().half(), 0.5)]
+PICTURES: list[Any] = [(X[0], Y[:1]), (X[:0], Y[:0]), (X * 255, Y), (X - 0.5, Y), ((X * 255).byte(), Y), (X * float("nan"), Y)]
+PICTURES += [([["a"]], Y[:1]), (X, Y[:5]), (X, Y.float()), (X, Y + 1), (X, Y - 1)]
+NUMBERS: list[dict[str, Any]] = [{"n": n} for n in (0, 1e3, True, 2**40)] + [{"n0": 0}, {"seed": -1}, {"seed": "1"}]
+NUMBERS += [{"alpha": alpha} for alpha in (0.5, float("nan"), "0.001")]
+
+
+@pytest.mark.parametrize("words", MODELS, ids=str)
+def test_a_model_is_a_module_in_float32_with_a_sigma_above_0(words: tuple[Any, ...]) -> None:
+    with pytest.raises(BenchError, match="sigma" if words[1] != 0.5 else "model"):
+        bench.SmoothedClassifier(*words)
+    with pytest.raises(BenchError):
+        bench.SmoothedClassifier(Halves(), 0.5, name="Not A Row")
+
+
+@pytest.mark.parametrize("pictures", PICTURES, ids=range(len(PICTURES)))
+def test_bad_images_and_labels_are_refused(pictures: Any) -> None:
+    with pytest.raises(BenchError):
+        bench.SmoothedClassifier(Halves(), 0.5).certify(*pictures, n=100)
+
+
+@pytest.mark.parametrize("words", NUMBERS, ids=str)
 def test_numbers_are_checked_before_anything_is_sampled(words: dict[str, Any]) -> None:
     with pytest.raises(BenchError, match=next(iter(words))):
         bench.SmoothedClassifier(Untouched(), 0.5).certify(X, Y, **words)
 
 
-@pytest.mark.parametrize("words", [{"n": 5}, {"n": 1e3}, {"alpha": 0.0}, {"alpha": "0.001"}, {"seed": -1}])
+@pytest.mark.parametrize("words", [{"n": 5}, {"n": 1e3}, {"alpha": 0.0}, {"alpha": "0.001"}, {"seed": -1}], ids=str)
 def test_a_prediction_that_always_abstains_is_refused(words: dict[str, Any]) -> None:
     with pytest.raises(BenchError, match=f"^{next(iter(words))}"):
-        bench.SmoothedClassifier(Halves(), 0.5).predict(X, **words)
+        bench.SmoothedClassifier(Untouched(), 0.5).predict(X, **words)
 
 
 # ---------------------------------------------------------------------------------------------------------- what is left behind

@@ -93,13 +93,15 @@ def records(certification: Certification) -> dict[str, bytes]:
     return {name: (certification.path / name).read_bytes() for name in RECORDS}
 
 
-def fresh(trained: Path, tmp_path: Path) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def alone(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The superset, certified where there is nothing to take over."""
-    shutil.copytree(trained, tmp_path / "alone")
-    return records(certified(next(Store(tmp_path / "alone").runs()), MANY)[0])
+    folder = tmp_path_factory.mktemp("alone") / "runs"
+    shutil.copytree(trained, folder)
+    return records(certified(next(Store(folder).runs()), MANY)[0])
 
 
-def test_a_superset_takes_over_what_is_there_and_is_byte_equal(run: Run, trained: Path, tmp_path: Path, counted: list[int]) -> None:
+def test_a_superset_takes_over_what_is_there_and_is_byte_equal(run: Run, alone: dict[str, bytes], counted: list[int]) -> None:
     source, _ = certified(run, FEW)
     before = {path: path.read_bytes() for path in source.path.iterdir()}
     counted.clear()
@@ -110,11 +112,11 @@ def test_a_superset_takes_over_what_is_there_and_is_byte_equal(run: Run, trained
     assert found.status().sound().state == "done"
     times = [(path / "times.csv").read_text().splitlines() for path in (source.path, found.path)]
     assert set(times[0]) <= set(times[1])
-    assert records(found) == fresh(trained, tmp_path)
+    assert records(found) == alone
 
 
 @pytest.mark.parametrize("rows", range(0, 11, 2))
-def test_a_kill_anywhere_loses_nothing(run: Run, trained: Path, tmp_path: Path, rows: int) -> None:
+def test_a_kill_anywhere_loses_nothing(run: Run, alone: dict[str, bytes], rows: int) -> None:
     certified(run, FEW)
     with pytest.raises(Interrupted):
         certified(run, MANY, Stops(rows))
@@ -122,15 +124,15 @@ def test_a_kill_anywhere_loses_nothing(run: Run, trained: Path, tmp_path: Path, 
     if evidence.exists():  # and a torn line
         evidence.write_bytes(evidence.read_bytes()[:-7])
     found, _ = certified(run, MANY)
-    assert records(found) == fresh(trained, tmp_path)
+    assert records(found) == alone
 
 
-def test_rows_of_an_unfinished_one_are_taken(run: Run, trained: Path, tmp_path: Path) -> None:
+def test_rows_of_an_unfinished_one_are_taken(run: Run, alone: dict[str, bytes]) -> None:
     with pytest.raises(Interrupted):
         certified(run, FEW, Stops(3))
     found, told = certified(run, MANY)
     assert [line.split(" from ")[0] for line in told] == ["1 of 7 images taken over"]
-    assert records(found) == fresh(trained, tmp_path)
+    assert records(found) == alone
 
 
 def test_the_same_images_in_other_words_and_fewer_are_taken(run: Run, counted: list[int]) -> None:
@@ -149,7 +151,7 @@ def test_what_is_sampled_otherwise_is_not_taken(run: Run, change: dict[str, obje
     assert certified(run, MANY)[1] == []
 
 
-def forge_count(source: Certification) -> None:
+def break_a_check_sum(source: Certification) -> None:
     text = source.evidence.read_text()
     source.evidence.write_text(text.replace('"~crc":"', '"~crc":"0', 1))
 
@@ -168,14 +170,14 @@ def no_record(source: Certification) -> None:
     (source.path / "subject.json").unlink()
 
 
-def rows_of_another(source: Certification) -> None:
+def lose_the_last_row(source: Certification) -> None:
     lines = source.evidence.read_bytes().splitlines(keepends=True)
     source.evidence.write_bytes(b"".join(lines[:2]))
 
 
-@pytest.mark.parametrize("harm", [forge_count, drop_a_row, other_weights, no_record, rows_of_another])
+@pytest.mark.parametrize("harm", [break_a_check_sum, drop_a_row, other_weights, no_record, lose_the_last_row])
 def test_a_damaged_source_is_named_and_not_taken(
-    run: Run, trained: Path, tmp_path: Path, harm: Callable[[Certification], None], counted: list[int]
+    run: Run, alone: dict[str, bytes], harm: Callable[[Certification], None], counted: list[int]
 ) -> None:
     source, _ = certified(run, FEW)
     harm(source)
@@ -187,7 +189,7 @@ def test_a_damaged_source_is_named_and_not_taken(
     assert len(told) == 1
     assert source.path.name in told[0]
     assert "damaged" in told[0]
-    assert records(found) == fresh(trained, tmp_path)
+    assert records(found) == alone
 
 
 def test_rows_of_other_test_images_are_not_taken_and_other_machines_are_recorded(run: Run) -> None:
