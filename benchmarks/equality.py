@@ -21,6 +21,7 @@ from typing import Any
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import torch
+from stores import spec_of
 from torch import Tensor, nn
 
 import bench.models
@@ -29,7 +30,7 @@ from bench.datasets import DATASETS
 from bench.matrix.cells import pick_device
 from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier, cross_entropy
-from bench.spec import RunSpec, TrainSpec
+from bench.spec import TrainSpec
 from bench.train.graph import CudaGraphs, Recorder
 from bench.train.loop import Trainer
 from methods.consistency import Consistency
@@ -92,17 +93,7 @@ class Checks:
 
     def trainer(self, method: Method, *, graph: bool, **train: Any) -> Trainer:
         values: dict[str, Any] = {"arch": "lenet", "epochs": EPOCHS, "clock": EPOCHS, "batch": BATCH, "lr": 0.01, "lr_step": 1}
-        spec = RunSpec(
-            method="some",
-            variant="default",
-            hyperparameters={},
-            dataset="mnist",
-            sigma=0.5,
-            seed=0,
-            recipe="official",
-            protocol="full",
-            train=TrainSpec(**(values | train)),
-        )
+        spec = spec_of(TrainSpec(**(values | train)))
         return Trainer(spec, method, DATASETS["mnist"], self.data, self.device, recorder=self.recorder() if graph else None)
 
     def trained(self, trainer: Trainer) -> Weights:

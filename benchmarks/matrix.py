@@ -11,7 +11,6 @@ of the cells alone, as timing.json and times.csv tell them: what two processes o
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -24,11 +23,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bench.datasets import DATASETS, recipe_train
-from bench.evidence.certificate import Certificate, to_line
+from stores import write_run
+
+from bench.datasets import DATASETS
+from bench.evidence.certificate import Certificate
 from bench.files import claims
 from bench.matrix.cells import Options
-from bench.spec import PROTOCOLS, CertifySpec, RunSpec, canonical, protocol_train, to_json
+from bench.spec import CertifySpec
 from bench.store.runs import Store
 
 LINE = [sys.executable, "-c", "from bench.cli import app; app()"]
@@ -69,37 +70,12 @@ def cell_seconds(timing: Path) -> float:
 def generate(root: Path, cells: int) -> None:
     """Finished runs of one row, three noise levels and many seeds, of two images each."""
     info, certify = DATASETS["mnist"], CertifySpec(n0=10, n=1000, images="first:2", changes={"n0": 10, "n": 1000, "images": "first:2"})
-    train = protocol_train(recipe_train(info, "official", 1), PROTOCOLS["quick"])
     rows = [
-        to_line(Certificate(index=index, label=label, selected=label, selection={label: 10}, estimation={label: 1000}))
+        Certificate(index=index, label=label, selected=label, selection={label: 10}, estimation={label: 1000})
         for index, label in enumerate(info.test_labels()[:2])
     ]
     for number in range(cells):
-        spec = RunSpec(
-            method="gaussian",
-            variant="default",
-            hyperparameters={},
-            dataset="mnist",
-            sigma=info.sigmas[number % 3],
-            seed=number // 3,
-            recipe="official",
-            protocol="quick",
-            train=train,
-        )
-        run = Store(root).run(spec)
-        certification = run.certification(certify)
-        certification.path.mkdir(parents=True)
-        weights = hashlib.sha256(spec.key.encode()).hexdigest()
-        files = {
-            run.path / "spec.json": canonical(to_json(spec)),
-            run.path / "environment.json": "{}",
-            run.path / "training.json": canonical({"state": "trained", "steps": run.steps(), "weights_sha256": weights}),
-            certification.path / "spec.json": canonical(to_json(certify)),
-            certification.path / "subject.json": canonical({"weights_sha256": weights}),
-            certification.evidence: "".join(rows),
-        }
-        for path, text in files.items():
-            path.write_text(text)
+        write_run(root, "gaussian", info.sigmas[number % 3], number // 3, "quick", certify, rows)
 
 
 def seconds(work: Callable[[], object], rounds: int) -> str:

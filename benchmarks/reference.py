@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from stores import spec_of
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,7 +30,7 @@ from bench.datasets import DatasetInfo
 from bench.errors import BenchError
 from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier
-from bench.spec import RunSpec, TrainSpec
+from bench.spec import TrainSpec
 from bench.train.graph import CudaGraphs
 from bench.train.loop import Trainer
 from methods.consistency import Consistency
@@ -391,17 +392,7 @@ class Task:
     ) -> Trainer:
         batch = self.batch // self.chunks
         train = dataclasses.replace(self.info.train, epochs=1_000, clock=1_000, batch=batch, nesterov=False, precision=precision)
-        spec = RunSpec(
-            method=self.name,
-            variant="default",
-            hyperparameters={},
-            dataset=self.info.name,
-            sigma=SIGMA,
-            seed=0,
-            recipe="official",
-            protocol="full",
-            train=train,
-        )
+        spec = spec_of(train, self.name, dataset=self.info.name)
         recorder = CudaGraphs(self.device) if graph else None
         return Trainer(spec, method, self.info, self.data, self.device, recorder=recorder, layout=layout)
 

@@ -11,7 +11,6 @@ torch was imported.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import resource
 import shutil
@@ -23,14 +22,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+from stores import write_run
 
-from bench.datasets import DATASETS, recipe_train
-from bench.evidence.certificate import Certificate, to_line
-from bench.files.writing import write_json
-from bench.spec import PROTOCOLS, CertifySpec, RunSpec, protocol_train
-from bench.store.runs import Store
+from bench.datasets import DATASETS
+from bench.evidence.certificate import Certificate
+from bench.spec import CertifySpec
 from leaderboard import layouts
 
+N0, N = 100, 100_000
 ANSWER = """
 import resource, sys
 from bench.cli import app
@@ -47,38 +46,19 @@ def generate(root: Path, cells: int, images: int) -> None:
     """Cells of the paper's matrix, with counts as a trained LeNet has them: half of the images nearly sure, the rest spread."""
     info, rng = DATASETS["mnist"], np.random.default_rng(0)
     labels = info.test_labels()
-    certify = CertifySpec(n0=100, n=100_000, images=f"first:{images}")
+    certify = CertifySpec(n0=N0, n=N, images=f"first:{images}")
     rows = layouts.load(4).rows
     names = [*rows, *(f"extra{number}" for number in range(max(0, -(-cells // 15) - len(rows))))]
     specs = [(row, sigma, seed) for row in names for sigma in info.sigmas for seed in range(5)][:cells]
     for row, sigma, seed in specs:
-        method, _, variant = row.partition(".")
-        train = protocol_train(recipe_train(info, "official", 1), PROTOCOLS["full"])
-        spec = RunSpec(
-            method=method,
-            variant=variant or "default",
-            hyperparameters={},
-            dataset="mnist",
-            sigma=sigma,
-            seed=seed,
-            recipe="official",
-            protocol="full",
-            train=train,
-        )
-        run = Store(root).run(spec)
-        run.begin()
-        write_json(run.path / "environment.json", {"method_sha256": "0" * 64})
-        weights = hashlib.sha256(spec.key.encode()).hexdigest()  # one of its own, as of a training of its own
-        write_json(run.path / "training.json", {"state": "trained", "steps": run.steps(), "weights_sha256": weights})
-        certification = run.certification(certify)
-        certification.begin(weights)
         miss = np.minimum(certify.n, rng.exponential(10.0 ** rng.uniform(0, 4.5, images))).astype(int)
-        with certification.evidence.open("w") as file:
-            for index, label in enumerate(labels[:images]):
-                estimation = {c: k for c, k in ((label, int(certify.n - miss[index])), ((label + 1) % 10, int(miss[index]))) if k}
-                file.write(
-                    to_line(Certificate(index=index, label=label, selected=label, selection={label: certify.n0}, estimation=estimation))
-                )
+        write_run(root, row, sigma, seed, "full", certify, map(of_count, range(images), labels, miss.tolist()))
+
+
+def of_count(index: int, label: int, miss: int) -> Certificate:
+    """Evidence of an image of which so many samples got another class."""
+    counts = {c: k for c, k in ((label, N - miss), ((label + 1) % 10, miss)) if k}
+    return Certificate(index=index, label=label, selected=label, selection={label: N0}, estimation=counts)
 
 
 def forget(root: Path) -> None:
