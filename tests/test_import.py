@@ -116,10 +116,11 @@ def test_importing_again_changes_nothing(toy: Toy, monkeypatch: pytest.MonkeyPat
     assert toy.snapshot() == before
 
 
-def test_a_damaged_import_is_told_and_mended(toy: Toy) -> None:
+def test_a_damaged_or_unfinished_import_is_told_and_mended(toy: Toy) -> None:
+    assert list(imports(toy.runs)) == []
     import_logs(toy.path, toy.runs, toy.manifest)
     before = toy.snapshot()
-    entry = next(imports(toy.runs))
+    entry, other = imports(toy.runs)
     for damaged in (entry.file.read_bytes().replace(b"0.5", b"0.4", 1), b""):
         entry.file.write_bytes(damaged)
         with pytest.raises(BenchError, match="SHA-256"):
@@ -127,7 +128,9 @@ def test_a_damaged_import_is_told_and_mended(toy: Toy) -> None:
     entry.file.unlink()
     with pytest.raises(BenchError, match="No such file"):
         entry.columns()
-    assert len(import_logs(toy.path, toy.runs, toy.manifest).read) == 1
+    (other.path / "spec.json").unlink()  # it is written last
+    assert [one.path for one in imports(toy.runs)] == [entry.path]
+    assert len(import_logs(toy.path, toy.runs, toy.manifest).read) == 2
     assert toy.snapshot() == before
 
 
@@ -135,12 +138,8 @@ def test_a_damaged_import_is_told_and_mended(toy: Toy) -> None:
     ("old", "new", "words"),
     [
         ('"sigma":0.5', '"sigma":0.6', "its key is"),
-        ('"run":"1"', '"run":"../1"', "is not a word"),
-        ('"n":1000', '"n":0', "must lie between 1 and"),
-        ('"method":"gaussian"', '"method":"Gaussian"', "is not a name"),
         ('"schema":1', '"schema":2', "schema version"),
         ('"run":"1"', '"rum":"1"', "unknown key 'rum'; did you mean 'run'"),
-        ('"sha256":"', '"sha256":"0', "is not a SHA-256"),
         ('"alpha":0.001', '"alpha":0.7', "alpha"),
         ("{", "", "not a valid spec"),
     ],
@@ -154,15 +153,6 @@ def test_a_damaged_spec_is_told(toy: Toy, old: str, new: str, words: str) -> Non
     assert len(whole) == 1, "the other one is there"
     assert damaged.file == spec
     assert words in damaged.reason
-
-
-def test_an_import_that_never_finished_is_none(toy: Toy) -> None:
-    import_logs(toy.path, toy.runs, toy.manifest)
-    next((toy.runs / "imported").rglob("spec.json")).unlink()
-    assert len(list(imports(toy.runs))) == 1
-    assert len(import_logs(toy.path, toy.runs, toy.manifest).read) == 1
-    assert len(list(imports(toy.runs))) == 2
-    assert list(imports(toy.runs / "nowhere")) == []
 
 
 def test_the_same_content_is_read_once(toy: Toy) -> None:
@@ -235,7 +225,7 @@ def test_links_pipes_and_hidden_files(toy: Toy, tmp_path: Path) -> None:
     os.mkfifo(toy.path / "logs/4/noise_0.5_4")
     toy.write(".git/noise", "x")
     toy.write("logs/4/.noise_0.5_5", "x")
-    report = import_logs(toy.path, toy.runs, toy.manifest)
+    report = import_logs(toy.path, toy.path / "runs", toy.manifest)
     assert {error.file: error.kind for error in report.refused} == {
         "logs/16": "link",
         "logs/8": "link",
@@ -245,11 +235,7 @@ def test_links_pipes_and_hidden_files(toy: Toy, tmp_path: Path) -> None:
     }
     assert report.same == {"logs/4/noise_0.5_3": "logs/4/noise_0.5_1"}
     assert (len(report.read), report.unnamed) == (2, [])
-
-
-def test_the_store_is_not_imported_into_itself(toy: Toy) -> None:
-    import_logs(toy.path, toy.path / "runs", toy.manifest)
-    assert import_logs(toy.path, toy.path / "runs", toy.manifest).unnamed == []
+    assert import_logs(toy.path, toy.path / "runs", toy.manifest).unnamed == [], "a store is not imported into itself"
 
 
 def test_specs_are_checked() -> None:
@@ -258,7 +244,16 @@ def test_specs_are_checked() -> None:
         source="x", sha256="0" * 64, rows_sha256="0" * 64, images="every=2",
     )  # fmt: skip
     assert good.key == dataclasses.replace(good, sigma=1.0, images="every:2").key
-    for changes in ({"sigma": 0.0}, {"run": "a/b"}, {"collection": ".."}, {"sha256": "0"}, {"n0": 0}, {"alpha": 0.5}, {"images": "x"}):
+    for changes in (
+        {"sigma": 0.0},
+        {"run": "a/b"},
+        {"collection": ".."},
+        {"method": "G"},
+        {"sha256": "0"},
+        {"n0": 0},
+        {"alpha": 0.5},
+        {"images": "x"},
+    ):
         with pytest.raises(ValueError):
             dataclasses.replace(good, **changes)
 
@@ -427,27 +422,27 @@ def test_a_draft_says_what_it_sees_and_leaves_blank_what_it_does_not(bench: Call
     draft = toy.path.parent / "draft.csv"
     result = bench("import", toy.path / "mine", "--draft", draft)
     assert result.exit_code == 0, result.output
-    for words in ("no log: README, line 1", "4 logs", "left to fill in: row (3), run (2), n0 (2), n (2), alpha (2)"):
+    for words in ("no log: README, line 1", "4 logs", "left to fill in: row (3), n0 (2), n (2), alpha (2)"):
         assert words in result.output
     rows = {row["path"]: row for row in csv.DictReader(draft.read_text().splitlines())}
     (toy.path / "mine/README").unlink()
     told = ("row", "dataset", "arch", "sigma", "run", "n0", "n", "alpha", "images", "collection")
     assert [[rows[path][title] for title in told] for path in sorted(rows)] == [
         ["gaussian", "mnist", "resnet20", "0.25", "7", "100", "100000", "0.001", "first:5", "mine"],
-        ["", "mnist", "lenet", "0.5", "", "", "", "", "first:5", "mine"],
-        ["", "mnist", "lenet", "0.5", "", "", "", "", "first:5", "mine"],
+        ["", "mnist", "lenet", "0.5", "only", "", "", "", "first:5", "mine"],
+        ["", "mnist", "lenet", "0.5", "only", "", "", "", "first:5", "mine"],
         ["", "mnist", "lenet", "0.25", "3", "100", "100000", "0.001", "first:5", "mine"],
     ]
     line = ("import", toy.path / "mine", "--manifest", draft, "--results", toy.runs)
     result = bench(*line)
     assert result.exit_code == 2
     assert "line 3 and 2 more, column row: the cell is empty" in result.output
-    blanks = {"row": "mine", "n0": "100", "n": "1000", "alpha": "0.01"}
+    blanks = {"n0": "100", "n": "1000", "alpha": "0.01"}
     with draft.open("w") as file:
         writer = csv.DictWriter(file, next(iter(rows.values())))
         writer.writeheader()
         for number, row in enumerate(rows.values()):
-            writer.writerow(row | {title: value for title, value in (blanks | {"run": f"{number}"}).items() if not row[title]})
+            writer.writerow(row | {title: value for title, value in (blanks | {"row": f"mine{number}"}).items() if not row[title]})
     for name in ("mnist/lenet/noise_0.5", "mnist/lenet/sigma0.25/run3.tsv"):  # else they are the same log
         file_ = toy.path / "mine" / name
         file_.write_text(file_.read_text().replace("0.1", "0.2"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -50,19 +50,15 @@ def write_draft(path: Path, out: Path) -> Draft:
     if out.exists():
         raise UsageError([f"{out} exists already; name another file, or remove it"])
     files, others = find(path)
-    rows, words = [], Registry().entries()
+    rows, methods = [], Registry().entries().keys()
     for name, file in files.items():
         try:
             table = certification_log.split(certification_log.load(file, name=name), name=name)
-            rows.append(_guess(name, path.resolve().name, table, set(words)))
+            rows.append(_guess(name, path.resolve().name.lower(), table, methods))
         except (Refused, OSError) as error:
             others.append(error if isinstance(error, Refused) else Refused(name, None, f"{error.strerror}", "unreadable"))
     if not rows:
         raise UsageError([f"there is no certification log in {path}", *map(str, others[:5])])
-    places = Counter(map(_place, rows))
-    for row in rows:
-        if places[_place(row)] > 1:
-            row["run"] = ""  # a guess that two logs share is none
     text = io.StringIO()
     writer = csv.DictWriter(text, [*COLUMNS, *OPTIONAL], restval="", lineterminator="\n")
     writer.writeheader()
@@ -71,11 +67,7 @@ def write_draft(path: Path, out: Path) -> Draft:
     return Draft(len(rows), {title: count for title in COLUMNS if (count := sum(not row[title] for row in rows))}, others)
 
 
-def _place(row: dict[str, str]) -> tuple[str, ...]:
-    return tuple(row[title] for title in ("row", "dataset", "arch", "sigma", "run", "images"))
-
-
-def _guess(name: str, collection: str, table: Table, methods: set[str]) -> dict[str, str]:
+def _guess(name: str, collection: str, table: Table, methods: Collection[str]) -> dict[str, str]:
     """The cells of a log.
 
     Args:
