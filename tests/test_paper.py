@@ -16,7 +16,7 @@ from typer.testing import Result
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.logs import default_collection, import_logs, load_manifest, runs_of_table
+from bench.logs import import_logs, load_manifest, printed_collection, runs_of_table
 from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
 from bench.store.runs import Store
@@ -197,7 +197,7 @@ def test_what_is_fixed_in_logs_is_not_asked_for_in_vain(store: Store, tmp_path: 
     import_as(tmp_path / "other", tmp_path, "mine", *(f"gaussian/noise_0.5_{run}" for run in ids if run.isdigit()))
     with pytest.raises(BenchError, match="neither imported logs of smoothmix-logs nor"):
         paper.build(5, Store(tmp_path / "other"))
-    import_as(store.root, tmp_path, default_collection(), *(f"gaussian/noise_0.5_{run}" for run in ids))
+    import_as(store.root, tmp_path, printed_collection(), *(f"gaussian/noise_0.5_{run}" for run in ids))
     table = paper.build(5, store)
     assert len(table.entries["0.50", "gaussian", "ACR"].values) == len(ids)
     assert not any("not comparable" in note for note in table.notes)
@@ -212,7 +212,7 @@ def test_what_is_fixed_in_logs_is_not_asked_for_in_vain(store: Store, tmp_path: 
 def test_logs_of_other_images_get_a_footnote(store: Store, tmp_path: Path) -> None:
     for row in ("gaussian", "macer"):
         names = [f"{row}/noise_0.5_{run}" for run in runs_of_table(5, row, 0.5)]
-        import_as(store.root, tmp_path, default_collection(), *names)
+        import_as(store.root, tmp_path, printed_collection(), *names)
     table = paper.build(5, store)
     (note,) = [note for note in table.notes if "not comparable" in note]
     assert "test images = first:" in note
@@ -230,10 +230,10 @@ def test_other_test_images_than_the_papers_are_told_beside_its_numbers(store: St
 
 def test_imported_radii_are_rounded_when_that_is_asked_for(store: Store, tmp_path: Path) -> None:
     for number, run in enumerate(runs_of_table(4, "gaussian", 0.5)):
-        write_log(log := tmp_path / default_collection() / f"gaussian/noise_0.5_{run}", (0.7, 0.6, 0.25, 0.01 * (number + 1)))
+        write_log(log := tmp_path / printed_collection() / f"gaussian/noise_0.5_{run}", (0.7, 0.6, 0.25, 0.01 * (number + 1)))
         log.write_text(log.read_text().replace("0.25", "0.4996"))
-    own = manifest("gaussian/noise_0.5_*", collection=default_collection())
-    import_logs(tmp_path / default_collection(), store.root, own, strict=True)
+    own = manifest("gaussian/noise_0.5_*", collection=printed_collection())
+    import_logs(tmp_path / printed_collection(), store.root, own, strict=True)
     shares = [paper.build(4, store, compat=compat).entries["0.50", "gaussian", "0.50"].mean for compat in ("exact", "3sig")]
     assert shares == ["50.00", "75.00"]
 
@@ -264,7 +264,7 @@ def test_table_6_from_the_whole_collection(store: Store, tmp_path: Path) -> None
     for number, name in enumerate(paths):
         radii = [0.6] * 171 + [0.3] * 329 if name == own else [0.4] * (number + 1) + [0.0] * (499 - number)
         write_field_log(tmp_path / "logs" / name, labels, radii, every=20)
-    report = import_logs(tmp_path / "logs", store.root, load_manifest(default_collection()), strict=True)
+    report = import_logs(tmp_path / "logs", store.root, load_manifest(printed_collection()), strict=True)
     assert len(report.read) == len(paths)
     table = paper.build(6, store, compat="3sig")
     values = {metric: table.entries["1.00", "consistency", metric].mean for metric in layouts.load(6).metrics}
@@ -277,7 +277,7 @@ def test_two_logs_of_one_run_are_told(store: Store, tmp_path: Path) -> None:
     for arch, images in (("lenet", 4), ("other", 4), ("lenet", 3)):
         folder = tmp_path / f"{arch}{images}"
         write_log(folder / "gaussian/noise_0.5_393", (0.5, 0.4, 0.3, 0.2)[:images])
-        import_logs(folder, store.root, manifest("gaussian/noise_0.5_*", collection=default_collection(), arch=arch), strict=True)
+        import_logs(folder, store.root, manifest("gaussian/noise_0.5_*", collection=printed_collection(), arch=arch), strict=True)
         if arch == "other":
             assert paper.build(4, store).entries["0.50", "gaussian", "0.00"].text == "1/5 runs"
     with pytest.raises(BenchError, match="hold the same run of gaussian"):

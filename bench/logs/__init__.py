@@ -10,7 +10,7 @@ published tables average it, is said by a manifest, a CSV file.
 
 from bench.logs.draft import Draft, write_draft
 from bench.logs.importer import Report, import_logs
-from bench.logs.manifest import Manifest, default_collection, load_manifest, network_of_table, parse_manifest, runs_of_table, shipped
+from bench.logs.manifest import Manifest, load_manifest, network_of_table, parse_manifest, printed_collection, runs_of_table, shipped
 from bench.store.imports import Import, ImportSpec
 
 __all__ = [
@@ -19,11 +19,11 @@ __all__ = [
     "ImportSpec",
     "Manifest",
     "Report",
-    "default_collection",
     "import_logs",
     "load_manifest",
     "network_of_table",
     "parse_manifest",
+    "printed_collection",
     "runs_of_table",
     "shipped",
     "write_draft",

@@ -280,7 +280,7 @@ def _printed(number: int) -> tuple[ImportSpec, ...]:
     return tuple(line.spec for manifest in shipped().values() for line in manifest.lines if line.spec and number in line.tables)
 
 
-def default_collection() -> str:
+def printed_collection() -> str:
     """Name of the collection that holds the logs of the published tables."""
     return next(name for name, manifest in shipped().items() if any(line.tables for line in manifest.lines))
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.evidence.sources import compared, differs, names_of
-from bench.logs import default_collection, runs_of_table
+from bench.logs import printed_collection, runs_of_table
 from bench.spec import RunSpec, TrainSpec, canonical, parse_json, to_json
 from bench.store.checkpoints import Checkpoint
 from bench.store.copies import Traces, copies
@@ -258,7 +258,7 @@ def runs_of_row(logs: Sequence[Import]) -> tuple[dict[str, Import | None], list[
 
 def _listed(log: Import, name: str, sigma: float) -> tuple[str, ...]:
     """The runs that the first published table with this row averages; nothing is known of another collection."""
-    if log.spec.collection != default_collection():
+    if log.spec.collection != printed_collection():
         return ()
     tables = [number for number in layouts.numbers() if layouts.load(number).dataset == log.dataset]
     return next((runs for number in tables if (runs := runs_of_table(number, name, sigma))), ())

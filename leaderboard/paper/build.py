@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.logs import Import, default_collection, network_of_table, runs_of_table
+from bench.logs import Import, network_of_table, printed_collection, runs_of_table
 from bench.spec import PROTOCOLS, canonical
 from bench.store.runs import Run, Store
 from leaderboard import layouts, metrics
@@ -70,7 +70,7 @@ def build(
         hint = f"; there is {', '.join(others)}" if others else ""
         hint += f"; left out, because it is damaged: {broken[0]}" if (broken := [*damaged_logs, *damaged]) else ""
         raise BenchError(
-            f"{store.root} holds nothing for table {number}: neither imported logs of {default_collection()} nor {known}{hint}"
+            f"{store.root} holds nothing for table {number}: neither imported logs of {printed_collection()} nor {known}{hint}"
         )
     check_alpha_of_logs(logs, alpha)
     notes: list[str] = []
@@ -108,7 +108,7 @@ def _belongs(run: Run, layout: layouts.Layout, protocol: str, recipe: str) -> bo
 
 def _is_printed(log: Import, layout: layouts.Layout) -> bool:
     """Run ids mean what the paper averages in its own collection only."""
-    return (log.spec.dataset, log.spec.collection) == (layout.dataset, default_collection())
+    return (log.spec.dataset, log.spec.collection) == (layout.dataset, printed_collection())
 
 
 def _of_logs(layout: layouts.Layout, logs: Sequence[Import], compat: Compat, notes: list[str]) -> _Cells:
@@ -132,7 +132,7 @@ def _of_logs(layout: layouts.Layout, logs: Sequence[Import], compat: Compat, not
             status = "not comparable"
         cells[sigma, row] = [] if status else [_log_values(log, compat) for log in there], status
         used[f"{row} at sigma {sigma}"] = there
-    notes.append(f"From imported logs ({default_collection()}): they hold no counts, and their radii are rounded as printed.")
+    notes.append(f"From imported logs ({printed_collection()}): they hold no counts, and their radii are rounded as printed.")
     every = [conditions_of_log(log) for there in used.values() for log in there]
     usual = max(every, key=every.count, default={})
     for name, there in used.items():
