@@ -41,7 +41,7 @@ from bench.system.sources import code_sha256, with_helpers
 if TYPE_CHECKING:
     from bench.method import Method
 
-NO_HELPERS = sys.stdlib_module_names | {"bench", "methods", "leaderboard"}
+NO_HELPERS = sys.stdlib_module_names | {"__main__", "bench", "methods", "leaderboard"}
 """Never found beside a plug-in: Python's own modules and the suite's."""
 ROOT = Path(__file__).resolve().parents[1]
 """What the suite's packages stand in. Built-in files are found from here, so that no folder on the user's path hides them."""

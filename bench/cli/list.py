@@ -74,8 +74,12 @@ def _known(what: What, plugins: tuple[Path, ...]) -> Rows:
             row |= {"sigmas": ", ".join(f"{s:g}" for s in info.sigmas) if info else "", "origin": dataset.origin}
             rows.append(row | {"summary": info.summary if info else dataset.describe()[0]})
     elif what in (What.NETWORKS, What.METRICS):
+        from leaderboard.metrics import METRICS
+
         for entry in Registry(plugins).entries(NETWORK if what is What.NETWORKS else METRIC).values():
-            rows.append({"name": entry.name, "origin": entry.origin, "summary": entry.describe()[0]})
+            own = what is What.METRICS and entry.name in METRICS
+            told = METRICS[entry.name][0](("0.5",), 2)[0].meaning if own else entry.describe()[0]
+            rows.append({"name": entry.name, "origin": entry.origin, "summary": told})
     else:
         for p in PROTOCOLS.values():
             training = ", ".join(f"{k}={v}" for k, v in p.train.items()) or "the recipe's"
