@@ -184,7 +184,7 @@ class Registry:
         return DATASETS[name]
 
     def load_network(self, name: str) -> None:
-        """A network, from then on in `bench.models.NETWORKS`; one that no file and no package defines is left to timm.
+        """A network, from then on in `bench.models.ARCHITECTURES`; one that no file and no package defines is left to timm.
 
         Raises:
             BenchError: a file that fails to import, or one that holds no function of that kind.
@@ -201,9 +201,9 @@ class Registry:
         """
         from leaderboard.metrics import METRICS
 
-        for name in set(words) - set(METRICS):
-            if name in self.entries(METRIC):
-                METRICS[name] = self._load(METRIC, name, _metric)
+        if self.plugins or set(words) - set(METRICS):
+            outside = {name for name, entry in self.entries(METRIC).items() if entry.origin != "built in"}
+            METRICS.update({name: self._load(METRIC, name, _metric) for name in words if name in outside})
 
     def use(self, *kinds: Kind) -> None:
         """Imports what the plug-ins hold of these kinds, so that commands know it by name.
@@ -373,6 +373,8 @@ def _network(entry: Entry, found: Any, module: ModuleType) -> str:
 
     if fault := models.fault(found):
         raise BenchError(f"{entry}: NETWORK must be a function of info or sigma or both, such as `def NETWORK(info)`: {fault}")
+    if models.is_known(entry.name) and entry.name not in models.OUTSIDE:
+        raise BenchError(f"{entry}: timm has a network of this name; rename the file")
     models.register(entry.name, found, code := code_of(module, plugin=entry.point is None))
     return code
 

@@ -19,7 +19,8 @@ from torch import nn
 from bench import models
 from bench.datasets import BUILT_IN, DATASETS
 from bench.errors import BenchError
-from bench.registry import DATASET, KINDS, METHOD, NETWORK, Kind, Registry, kinds_in
+from bench.registry import DATASET, KINDS, METHOD, METRIC, NETWORK, Kind, Registry, kinds_in
+from leaderboard.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
 SIZES = 'DATASET = dataclasses.replace(DATASETS["mnist"], name="mine", like="mnist")\n'
@@ -114,6 +115,19 @@ def test_a_plugin_runs_as_it_is_hashed(tmp_path: Path) -> None:
         linecache.clearcache()
     assert found == [(1.0, 1.0), (9.0, 9.0)]
     assert {entry.name for entry in tmp_path.iterdir()} == {"mine.py", "utils.py"}, "nothing is left beside a user's file"
+
+
+def test_a_plugin_that_was_edited_is_read_again(tmp_path: Path) -> None:
+    """As in a notebook: the last one counts."""
+    found = []
+    for value in (1, 2):
+        text = f'from leaderboard.metrics import metric\n\n@metric("mine")\ndef mine(o):\n    return {value}\n'
+        Registry((write(tmp_path / "mine.py", text),)).use(METRIC)
+        (column,) = METRICS["mine"][0]((), 2)
+        assert column.of_seed
+        found.append(column.of_seed(None))  # type: ignore[arg-type]
+    del METRICS["mine"]
+    assert found == [1, 2]
 
 
 # ---------------------------------------------------------------------------------------------- modules beside a plug-in
@@ -235,6 +249,8 @@ def test_what_is_no_plugin(tmp_path: Path) -> None:
             Registry((write(tmp_path / name, GOOD),)).entries()
     with pytest.raises(BenchError, match="already a method 'gaussian'"):
         Registry((write(tmp_path / "gaussian.py", GOOD),)).entries()
+    with pytest.raises(BenchError, match="timm has a network of this name"):
+        Registry((write(tmp_path / "resnet50.py", TEXT[NETWORK]),)).use(NETWORK)
     with pytest.raises(BenchError, match="did you mean 'gaussian'"):
         Registry().load("gausian")
 
