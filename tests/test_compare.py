@@ -30,19 +30,19 @@ from bench.logs import import_logs
 from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
 from bench.store.runs import Run, Store
-from leaderboard import compare as comparing
 from leaderboard.aggregate import collect
-from leaderboard.compare import (
+from leaderboard.compare import compare, compare_with_logs, mark_ties
+from leaderboard.compare.logs import _printing
+from leaderboard.compare.statistics import (
     Evidence,
-    compare,
+    bootstrap_means,
     compare_accuracy,
     compare_images,
     compare_seeds,
-    compare_with_logs,
     holm,
+    runs_needed,
     separable_from_best,
 )
-from leaderboard.compare.logs import _printing
 
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
 needs_golden = pytest.mark.skipif(not GOLDEN, reason="CERTBENCH_GOLDEN names no folder of third-party logs")
@@ -136,7 +136,7 @@ def test_how_many_seeds_would_do() -> None:
     assert result.note == "5 paired seeds: the smallest two-sided p is 0.0625, so nothing is tested; 6 paired seeds would do"
     result = compare_seeds(of_means(A5[:3], seeded=False), of_means(B5[:3], "b", seeded=False))
     assert "6 paired seeds or 4 runs of each row would do" in result.note
-    assert [comparing.runs_needed(True, tests) for tests in (1, 2, 8)] == [6, 7, 9]
+    assert [runs_needed(True, tests) for tests in (1, 2, 8)] == [6, 7, 9]
     for a, b in (((0.9,), (0.95,)), ((0.9,), B5)):
         result = compare_seeds(of_means(a), of_means(b, "b"))
         assert "no seed uncertainty is known; 6 paired seeds would allow a test" in result.note
@@ -170,7 +170,7 @@ def test_bootstrap_agrees_with_the_exact_one() -> None:
     """All 4^4 resamples of four images, against 10,000 drawn ones; chunks join up."""
     d = np.array([0.0, 1.0, -0.25, 0.5])
     exact = sorted(statistics.fmean(draw) for draw in itertools.product(d.tolist(), repeat=4))
-    means = comparing.bootstrap_means(np.stack([d, -d]))
+    means = bootstrap_means(np.stack([d, -d]))
     assert means.shape == (2, 10_000)
     assert np.array_equal(means[0], -means[1])
     assert float(means[0].mean()) == pytest.approx(statistics.fmean(exact), abs=0.01)
@@ -181,12 +181,12 @@ def test_bootstrap_agrees_with_the_exact_one() -> None:
 def test_bootstrap_is_the_same_in_every_call_and_company(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     d = rng.normal(size=(3, 50))
-    whole = comparing.bootstrap_means(d)
-    assert np.array_equal(whole, comparing.bootstrap_means(d))
-    assert np.allclose(whole[1], comparing.bootstrap_means(d[1:2])[0], rtol=0, atol=1e-12)
+    whole = bootstrap_means(d)
+    assert np.array_equal(whole, bootstrap_means(d))
+    assert np.allclose(whole[1], bootstrap_means(d[1:2])[0], rtol=0, atol=1e-12)
     monkeypatch.setattr("leaderboard.compare.statistics.CHUNK", 50 * 1000)
-    assert comparing.bootstrap_means(d[:1], 2500).shape == (1, 2500)
-    assert np.isfinite(comparing.bootstrap_means(d[:1], 2500)).all()
+    assert bootstrap_means(d[:1], 2500).shape == (1, 2500)
+    assert np.isfinite(bootstrap_means(d[:1], 2500)).all()
 
 
 @pytest.mark.parametrize(("images", "expected"), [(100, 0.932), (500, 0.944)])
@@ -197,7 +197,7 @@ def test_the_interval_covers_the_truth_nearly_as_often_as_it_says(images: int, e
     """
     rng = np.random.default_rng(0)
     d = rng.exponential(0.2, (2000, images)) * (rng.random((2000, images)) < 0.5)
-    low, high = np.quantile(comparing.bootstrap_means(d, 2000), (0.025, 0.975), axis=1)
+    low, high = np.quantile(bootstrap_means(d, 2000), (0.025, 0.975), axis=1)
     assert float(((low <= 0.1) & (high >= 0.1)).mean()) == pytest.approx(expected, abs=0.022)
 
 
@@ -389,7 +389,7 @@ def test_sections_of_a_table_can_be_marked(store: Store) -> None:
     fill(store)
     add(store, run_spec("smoothadv"), (N, N))
     (group,) = collect(store)
-    (section,) = comparing.mark_ties(group).sections
+    (section,) = mark_ties(group).sections
     assert {row.label: row.tied for row in section.rows} == {
         "gaussian": True,
         "smoothadv": False,
@@ -397,7 +397,7 @@ def test_sections_of_a_table_can_be_marked(store: Store) -> None:
     }  # 4 images separate nothing
     (mixture,) = collect(store, mix=True)
     with pytest.raises(BenchError, match="not ranked"):
-        comparing.mark_ties(dataclasses.replace(mixture, mixed=True))
+        mark_ties(dataclasses.replace(mixture, mixed=True))
 
 
 @pytest.fixture
@@ -488,6 +488,13 @@ def test_the_command(store: Store, bench: Callable[..., Result]) -> None:
     assert (lines[0]["p"], c["seeds"]["p"]) == ("", None)
     assert len(lines) == 2 + len(c["accuracies"])
     assert {"seeds", "images"} == set(data["meanings"])
+
+
+def test_a_folder_that_is_called_like_a_row_is_no_run(store: Store, bench: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(store)
+    (store.root.parent / "gaussian").mkdir()
+    monkeypatch.chdir(store.root.parent)
+    assert bench("compare", "gaussian", "macer", "--results", "runs").exit_code == 0
 
 
 def test_what_the_command_refuses_of_rows(store: Store, bench: Callable[..., Result]) -> None:

@@ -56,7 +56,8 @@ def compare(
     Where A is one run, it is compared with published logs of row B on the same test images: is it one of theirs?
     """
     problems: list[str] = []
-    of_run = logs is not None or Path(a).is_dir() or KEY.fullmatch(a) is not None
+    folder = Path(a).is_dir() and (Path(a).name != a or (Path(a) / "spec.json").is_file())  # not one that is called like a row
+    of_run = logs is not None or folder or KEY.fullmatch(a) is not None
     given = {"--dataset": dataset, "--sigma": sigma, "--protocol": protocol, "--recipe": recipe, "--alpha": alpha, "--rule": rule}
     if unused := [flag for flag, value in {**given, "--from": source}.items() if of_run and value is not None]:
         problems.append(f"{', '.join(unused)}: A is a run, which says what is compared with logs; leave it out")
@@ -69,7 +70,7 @@ def compare(
         check_out(out, "compare.md", problems)
     if problems:
         stop(problems)
-    if not Path(a).is_dir():
+    if not folder:
         existing_folder(results)
     if logs is not None:
         existing_folder(logs, "--logs")

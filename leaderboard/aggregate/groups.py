@@ -13,7 +13,7 @@ from bench import rules
 from bench.rules.rule import Rule
 from bench.store.subject import Source
 from bench.store.verified import Trust, weakest
-from leaderboard.metrics import UNKNOWN_COST, Cost, Metric, Outcomes
+from leaderboard.metrics import Metric, Outcomes
 
 SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged", "copy"]
 UNITS: Mapping[str, str] = {"runs": "seed", "imported": "run", "checkpoints": "checkpoint", "both": "seed"}
@@ -41,7 +41,6 @@ class Seed:
     reason: str = ""
     counts: str | None = field(default=None, repr=False, compare=False)
     outcomes: Outcomes | None = field(default=None, repr=False, compare=False)
-    cost: Cost = UNKNOWN_COST
     trust: Trust | None = None
 
 
@@ -228,7 +227,7 @@ def _stat(metric: Metric, row: Row) -> Stat | None:
         value = metric.of_row(row.outcomes)
         return None if value is None else Stat(mean=value, std=None, n=len(row.seeds))
     assert metric.of_seed
-    values = [metric.of_seed(dataclasses.replace(o, cost=seed.cost)) for o, seed in zip(row.outcomes, row.seeds, strict=True)]
+    values = [metric.of_seed(o) for o in row.outcomes]
     known = tuple(value for value in values if value is not None)
     if len(known) < len(values):
         return None

@@ -148,7 +148,7 @@ def _seed(certification: Certification, reading: Reading) -> Seed:
         return dataclasses.replace(plain, state="damaged", done=0, reason=str(error))
     cost = Cost(pairs=timing.get("pairs_per_image"), seconds=timing.get("training_seconds"))
     counts = None if isinstance(status.columns, Printed) else fingerprint(status.columns, comparable(certification).key)
-    return dataclasses.replace(plain, counts=counts, outcomes=outcomes, cost=cost)
+    return dataclasses.replace(plain, counts=counts, outcomes=dataclasses.replace(outcomes, cost=cost))
 
 
 def certification_notes(certifications: Sequence[Certification]) -> tuple[str, ...]:

@@ -7,42 +7,7 @@ document.py     what is printed of both
 """
 
 from leaderboard.compare.document import document
-from leaderboard.compare.logs import MetricDifference, Paired, compare_with_logs
-from leaderboard.compare.rows import Comparison, Report, compare, mark_ties
-from leaderboard.compare.statistics import (
-    AccuracyDifference,
-    Evidence,
-    ImageDifference,
-    SeedDifference,
-    bootstrap_means,
-    compare_accuracy,
-    compare_images,
-    compare_seeds,
-    holm,
-    least_p,
-    runs_needed,
-    separable_from_best,
-)
+from leaderboard.compare.logs import Paired, compare_with_logs
+from leaderboard.compare.rows import Report, compare, mark_ties
 
-__all__ = [
-    "AccuracyDifference",
-    "Comparison",
-    "Evidence",
-    "ImageDifference",
-    "MetricDifference",
-    "Paired",
-    "Report",
-    "SeedDifference",
-    "bootstrap_means",
-    "compare",
-    "compare_accuracy",
-    "compare_images",
-    "compare_seeds",
-    "compare_with_logs",
-    "document",
-    "holm",
-    "least_p",
-    "mark_ties",
-    "runs_needed",
-    "separable_from_best",
-]
+__all__ = ["Paired", "Report", "compare", "compare_with_logs", "document", "mark_ties"]

@@ -8,7 +8,7 @@ known.py      the metrics of the suite, one function each
 from leaderboard.metrics import known
 from leaderboard.metrics.known import ACR, abstention_rate, average_certified_radius, certified_accuracy
 from leaderboard.metrics.metric import METRICS, Metric, columns_of, defined_in, metric
-from leaderboard.metrics.outcomes import UNKNOWN_COST, Cost, Outcomes, outcomes
+from leaderboard.metrics.outcomes import Cost, Outcomes, outcomes
 
 METRICS.update(defined_in(known))
 DEFAULT = (ACR, "accuracy")
@@ -17,7 +17,6 @@ __all__ = [
     "ACR",
     "DEFAULT",
     "METRICS",
-    "UNKNOWN_COST",
     "Cost",
     "Metric",
     "Outcomes",

@@ -25,9 +25,6 @@ class Cost:
     seconds: float | None = None
 
 
-UNKNOWN_COST = Cost()
-
-
 @dataclass(frozen=True, eq=False)
 class Outcomes:
     """What the certificates of I images say at one alpha and sigma, and what the training took.
@@ -58,7 +55,7 @@ class Outcomes:
     samples: float | None = None
     drawn: float | None = None
     rule: type[Rule] | None = None
-    cost: Cost = UNKNOWN_COST
+    cost: Cost = Cost()
 
     @property
     def has_acr(self) -> bool:
