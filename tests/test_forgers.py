@@ -68,6 +68,8 @@ def test_a_copy_elsewhere_hides_no_run(store: Store) -> None:
     shutil.copy(run.path / "spec.json", copy)
     assert any("the same run" in fault.reason for fault in verify(store.root).failures)
     assert shown(store) == {"gaussian": "done", "macer": "done"}
+    write_json(run.path / "training.json", read_json(run.path / "training.json") | {"steps": 7})
+    assert shown(store) == {"gaussian": "damaged", "macer": "done"}
 
 
 @pytest.mark.parametrize("name", ["imported", "checkpoints"])

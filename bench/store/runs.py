@@ -25,6 +25,7 @@ Names are for people; what a run is stands in its spec.json and is checked again
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -204,23 +205,26 @@ class Store:
             walked: what is in the folder, if it is known.
         """
         walked = walked or self.walk()
-        found: dict[tuple[Source, str], Subject] = {}
+        there: dict[tuple[Source, str], list[Subject]] = defaultdict(list)
+        found: list[Subject] = []
         wrong: list[Fault] = []
         for subject in self.scan(*sources, walked=walked):
             if isinstance(subject, Damaged):
                 wrong.append(subject.fault)
-            elif other := found.get(place := (subject.source, subject.key)):
-                found[place], twin = sorted((subject, other), key=lambda one: one.path != self.root / one.place(one.spec))
-                wrong.append(Fault(twin.path, None, f"it holds the same run as {found[place].path}; move one of them away"))
-            elif not (faults := subject.faults()):
-                found[place] = subject
+            else:
+                there[subject.source, subject.key].append(subject)
+        for same in there.values():
+            subject, *twins = sorted(same, key=lambda one: one.path != self.root / one.place(one.spec))
+            wrong += [Fault(twin.path, None, f"it holds the same run as {subject.path}; move one of them away") for twin in twins]
+            if not (faults := subject.faults()):
+                found.append(subject)
                 wrong += [begun.fault for begun in subject.begun() if isinstance(begun, Damaged)]
             elif held := subject.as_damaged("; ".join(map(str, faults))):
-                found[place] = held
+                found.append(held)
             else:
                 wrong += faults
-        twins = doubled([subject for subject in found.values() if isinstance(subject, Import)])
-        return [subject for subject in found.values() if subject.path not in twins], [*wrong, *twins.values(), *walked.faults]
+        doubles = doubled([subject for subject in found if isinstance(subject, Import)])
+        return [subject for subject in found if subject.path not in doubles], [*wrong, *doubles.values(), *walked.faults]
 
     def subjects(self, kind: type[S]) -> Iterator[S]:
         """Those of a kind whose specs are whole, by folder; their records are read when they are asked for."""
