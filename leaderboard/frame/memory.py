@@ -247,6 +247,8 @@ def _numbers(frame: pd.DataFrame, name: str) -> NDArray[Any]:
 
 
 def _held(record: Record, alpha: float, rule: str, asked: Reading, own: Mapping[str, NDArray[Any]]) -> Held:
+    if "records" not in record:
+        raise ValueError("a record of another release; load the results again")
     if record["source"] == "imported":
         order = np.argsort(own["image"], kind="stable")
         return Held(record, asked, Printed(*(own[name][order] for name in ("image", "label", "predicted", "radius"))))
