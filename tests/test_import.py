@@ -270,6 +270,8 @@ def test_a_log_has_one_line_and_a_line_a_log(toy: Toy) -> None:
     assert [(error.file, error.kind) for error in report.refused] == [(f"logs/4/noise_{s}_1_acc", "two lines") for s in ("0.5", "1.0")]
     assert report.unnamed == ["notes/a.txt"]
     assert [line.number for line in report.absent] == [3, 5]
+    odd = toy.write("logs/4/noise_0.5_a b", text(*LABELS))
+    assert [error.kind for error in import_logs(odd, toy.runs, toy.manifest).refused] == ["run"]
     toy.write("other/x_acc", "0.5 0.9")
     assert import_logs(toy.path, toy.runs, toy.manifest).skipped == {"other/x_acc": "no log"}
 

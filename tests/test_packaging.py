@@ -89,6 +89,7 @@ def test_a_built_wheel_runs_elsewhere(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
         names = archive.namelist()
     assert "leaderboard/published/layouts.toml" in names
+    assert "leaderboard/published/logs/smoothmix-logs.csv" in names
     assert "bench/assets/mnist/train-images-idx3-ubyte.gz" in names
     assert not [n for n in names if n.startswith(("tests", "results", "docs"))]
     script = "import sys; sys.path.insert(0, 'site'); from bench.cli import app; import bench; assert 'site' in bench.__file__; app()"

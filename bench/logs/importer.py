@@ -17,7 +17,7 @@ from bench.files.walk import IMPORTED
 from bench.files.writing import write_atomically, write_json
 from bench.logs.manifest import Claim, Line, Manifest, recognise
 from bench.spec import to_json
-from bench.store.imports import Import, ImportSpec
+from bench.store.imports import RUN, Import, ImportSpec
 from bench.store.runs import Store
 
 
@@ -173,6 +173,11 @@ class _Work:
         if not line.spec:
             self.report.skipped[name] = line.skip
             return
+        if not RUN.fullmatch(claim.run):
+            told = (
+                f"line {line.number} of {self.report.manifest} makes it run {claim.run!r}, which is no word of letters, digits, . - and _"
+            )
+            raise Refused(name, None, told, "run")
         data = certification_log.load(file, name=name)
         sha256 = hashlib.sha256(data).hexdigest()
         if twin := self.known.get((line.spec.collection, sha256)):
@@ -190,10 +195,7 @@ class _Work:
         expected = Expected(classes=line.classes, test_size=line.test_size, images=line.images, n=s.n, alpha=s.alpha, sigma=s.sigma)
         log = certification_log.parse(data, expected, name=name)
         rows = certification_log.canonical(log.rows)
-        try:
-            spec = claim.spec(log.images, sha256, hashlib.sha256(rows).hexdigest())
-        except ValueError as error:
-            raise Refused(name, None, f"line {line.number} of {self.report.manifest}: {error}", "no place") from None
+        spec = claim.spec(log.images, sha256, hashlib.sha256(rows).hexdigest())
         other = self.places.setdefault((*_place(spec), spec.run, spec.images), spec)
         if other is not spec:
             reason = f"{spec.row} at sigma {spec.sigma:g}, run {spec.run}, is {other.source} already, whose content differs"

@@ -66,11 +66,7 @@ class Claim:
     run: str
 
     def spec(self, images: str, sha256: str, rows_sha256: str) -> ImportSpec:
-        """What the log is, once its file was read.
-
-        Raises:
-            ValueError: what stands for `*` in its path is no name of a run.
-        """
+        """What the log is, once its file was read."""
         assert self.line.spec
         return dataclasses.replace(self.line.spec, run=self.run, images=images, source=self.source, sha256=sha256, rows_sha256=rows_sha256)
 
