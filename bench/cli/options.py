@@ -25,7 +25,7 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="Key or folder of a run;
 Certification = Annotated[
     str | None, typer.Option("--certification", metavar="KEY", help="Which one, if the run was certified several times.")
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 # ---- of commands that read results
@@ -34,9 +34,11 @@ Datasets = Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME",
 Methods = Annotated[list[str] | None, typer.Option("--method", metavar="NAME[.VARIANT]", help="Only these rows; patterns work.")]
 Sigmas = Annotated[list[str] | None, typer.Option("--sigma", metavar="S", help="Only these noise levels.")]
 Seeds = Annotated[list[str] | None, typer.Option("--seeds", metavar="N|LIST", help="Only these seeds: 5 means 0 to 4, a list just those.")]
-Protocols = Annotated[list[str] | None, typer.Option("--protocol", help="Only these protocols.")]
-Recipes = Annotated[list[str] | None, typer.Option("--recipe", help="Only these recipes.")]
-Alpha = Annotated[float | None, typer.Option("--alpha", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")]
+Protocols = Annotated[list[str] | None, typer.Option("--protocol", metavar="NAME", help="Only these protocols.")]
+Recipes = Annotated[list[str] | None, typer.Option("--recipe", metavar="NAME", help="Only these recipes.")]
+Alpha = Annotated[
+    float | None, typer.Option("--alpha", metavar="A", help="Failure probability of each certificate, in (0, 1/2). Default: 0.001.")
+]
 ReadBy = Annotated[
     str | None,
     typer.Option(
@@ -46,7 +48,9 @@ ReadBy = Annotated[
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", help="terminal, markdown, latex, html, csv or json. Default: by the ending of --out (.md, .tex, ...), else terminal."
+        "--format",
+        metavar="NAME",
+        help="terminal, markdown, latex, html, csv or json. Default: by the ending of --out (.md, .tex, ...), else terminal.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file instead of the terminal.")]
