@@ -135,6 +135,7 @@ def test_endings_say_the_format_or_are_refused(bench: Callable[..., Result], tmp
             assert refused.exit_code == 2
             assert told in refused.output
             assert not (tmp_path / f"a{ending}").exists()
+        assert bench(*words, "--results", store.root, "--out", "x" * 300 + ".md").exit_code == 2
         for format, known in FORMATS.items():
             assert bench(*words, "--results", store.root, "--out", tmp_path / f"a{known.suffix}").exit_code == 0
             written = (tmp_path / f"a{known.suffix}").read_text()

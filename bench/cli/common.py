@@ -155,11 +155,16 @@ def existing_folder(folder: Path, flag: str = "--results") -> Path:
 
 
 def check_out(out: Path, example: str, problems: list[str]) -> None:
-    """A file to write must have a folder to stand in."""
-    if not out.name or out.is_dir():
-        problems.append(f"--out {out} is a folder; name a file in it, such as {out / example}")
-    elif not out.parent.is_dir():
-        problems.append(f"--out {out}: there is no folder {out.parent}")
+    """A file to write must have a folder to stand in, in which one may write."""
+    try:
+        if not out.name or out.is_dir():
+            problems.append(f"--out {out} is a folder; name a file in it, such as {out / example}")
+        elif not out.parent.is_dir():
+            problems.append(f"--out {out}: there is no folder {out.parent}")
+        elif not os.access(out.parent, os.W_OK | os.X_OK):
+            problems.append(f"--out {out}: {out.parent} cannot be written to")
+    except (OSError, ValueError) as error:
+        problems.append(f"--out {plain(out)}: {error}")
 
 
 def format_of(named: str | None, out: Path | None, problems: list[str]) -> str:

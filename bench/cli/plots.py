@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import ReadBy, Results, check_alpha, existing_folder, filters, guarded, numbers, plain, seeds, stop, use_plugins
+from bench.cli.common import (
+    ReadBy,
+    Results,
+    check_alpha,
+    check_out,
+    existing_folder,
+    filters,
+    guarded,
+    numbers,
+    plain,
+    seeds,
+    stop,
+    use_plugins,
+    write_file,
+)
 from bench.errors import nearest
 
 if TYPE_CHECKING:
@@ -67,7 +80,9 @@ def plot(
         problems.append(f"--from {source} is unknown{nearest(source, SOURCES)}")
     check_alpha(alpha, problems)
     if out is not None:
-        _check_out(out, problems)
+        check_out(out, "curves.svg", problems)
+        if out.suffix.lower() not in SUFFIXES:
+            problems.append(f"--out {out}: pictures are {', '.join(SUFFIXES)}{nearest(out.suffix, SUFFIXES) if out.suffix else ''}")
     if problems:
         stop(problems)
     if source != "published":
@@ -75,7 +90,6 @@ def plot(
 
     use_plugins(plugin, "data set")
 
-    from bench.files.writing import write_atomically
     from bench.store.runs import Store
     from leaderboard import plots
     from leaderboard.aggregate import Filters
@@ -94,26 +108,9 @@ def plot(
         return target, plots.render(picture, target.suffix.lower()), picture
 
     target, data, picture = guarded(work)
-    try:
-        write_atomically(target, data)
-    except OSError as error:
-        stop([f"--out {target}: {error.strerror}"])
+    write_file(target, "--out", data)
     rows = len({series.label for panel in picture.panels.values() for series in panel})
     levels = ", ".join(f"{s:g}" for s in picture.panels)
     typer.echo(f"wrote {target}: {plain(picture.headline)}; {rows} row{'s' if rows != 1 else ''} at sigma {levels}")
     for note in picture.notes[1:]:
         typer.echo(plain(note))
-
-
-def _check_out(out: Path, problems: list[str]) -> None:
-    try:
-        if out.is_dir():
-            problems.append(f"--out {out} is a folder; name a file in it, such as {out / 'curves.svg'}")
-        elif out.suffix.lower() not in SUFFIXES:
-            problems.append(f"--out {out}: pictures are {', '.join(SUFFIXES)}{nearest(out.suffix, SUFFIXES) if out.suffix else ''}")
-        elif not out.parent.is_dir():
-            problems.append(f"--out {out}: there is no folder {out.parent}")
-        elif not os.access(out.parent, os.W_OK | os.X_OK):
-            problems.append(f"--out {out}: {out.parent} cannot be written to")
-    except (OSError, ValueError) as error:
-        problems.append(f"--out {plain(out)}: {error}")
