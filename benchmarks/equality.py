@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import bench.models
 from bench.data import Split, load
 from bench.datasets import DATASETS
-from bench.matrix.cells import pick_device
+from bench.matrix.task import pick_device
 from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier, cross_entropy
 from bench.spec import TrainSpec

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from stores import write_run
@@ -28,7 +27,7 @@ from stores import write_run
 from bench.datasets import DATASETS
 from bench.evidence.certificate import Certificate
 from bench.files import claims
-from bench.matrix.cells import Options
+from bench.matrix.task import Options
 from bench.spec import CertifySpec
 from bench.store.runs import Store
 
@@ -97,6 +96,7 @@ def scale(words: argparse.Namespace) -> None:
     from rich.console import Console
 
     from bench.api.matrix import Matrix
+    from bench.api.request import RunRequest
     from bench.matrix.plan import Request, make_plan
     from bench.matrix.report import announced
     from bench.matrix.status import standings
@@ -116,6 +116,7 @@ def scale(words: argparse.Namespace) -> None:
         registry = Registry()
         registry.load("gaussian")
         plan = make_plan(request, registry)
+        asked, options = RunRequest(results=root), Options(device=torch.device("cpu"))
         load = os.getloadavg()[0]
         print(f"{words.cells} runs on disk, {len(plan.cells)} cells planned; {words.rounds} rounds; load now {load:.1f}")
         print("listing without an index  ", seconds(lambda: Listing(store).rows(), 1))
@@ -123,12 +124,11 @@ def scale(words: argparse.Namespace) -> None:
         Listing(store).rows()
         print("listing                   ", seconds(lambda: Listing(store).rows(), words.rounds))
         print("planning: cells           ", seconds(lambda: make_plan(request, registry), words.rounds))
-        print("planning: what is done    ", seconds(lambda: Matrix(plan, store, console, None), words.rounds))
-        matrix = Matrix(plan, store, console, None)
-        announce = partial(matrix.announce, Options(device=torch.device("cpu")), "quick", "official", detail=False)
-        announce()
-        print("planning: estimate        ", seconds(announce, words.rounds))
-        cells = [matrix._planned(cell, 1.0, "") for cell in matrix.todo]
+        print("planning: what is done    ", seconds(lambda: Matrix(asked, plan, options, console), words.rounds))
+        matrix = Matrix(asked, plan, options, console)
+        matrix.announce()
+        print("planning: estimate        ", seconds(matrix.announce, words.rounds))
+        cells = [matrix._planned(cell) for cell in matrix.todo]
         with announced(root, cells, []):
             assert sum(row["state"] == "queued" for row in standings(store)) == len(cells) == words.cells // 2
             print("status, half of it queued ", seconds(lambda: standings(store), words.rounds))

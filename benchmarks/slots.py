@@ -18,8 +18,8 @@ import torch
 
 from bench.data import load
 from bench.datasets import DATASETS
-from bench.matrix.cells import pick_device
 from bench.matrix.plan import Request, make_plan
+from bench.matrix.task import pick_device
 from bench.registry import Registry
 from bench.smoothing import now
 from bench.train.graph import CudaGraphs

@@ -48,7 +48,7 @@ from torch.utils.flop_counter import flop_registry
 from bench.data import Split, load
 from bench.datasets import DATASETS
 from bench.errors import BenchError, nearest
-from bench.matrix.cells import pick_device
+from bench.matrix.task import pick_device
 from bench.train.passes import pairs_per_image
 
 MATRIX = 2048

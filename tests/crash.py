@@ -31,8 +31,9 @@ from bench import models
 from bench.cli import app
 from bench.data import load
 from bench.files import claims
-from bench.matrix.cells import Options, attempt
+from bench.matrix.cells import run_cell
 from bench.matrix.plan import Request, make_plan
+from bench.matrix.task import Options
 from bench.registry import Registry
 from bench.store import runs
 from bench.system import environment
@@ -75,7 +76,7 @@ class Events:
 
 def work(base: Path, events: Events) -> None:
     """One plain run of the cell, and the table of what there is."""
-    outcome = attempt(CELL, runs.Store(base / "runs"), OPTIONS, events, StopSignals())
+    outcome = run_cell(CELL, runs.Store(base / "runs"), OPTIONS, events, StopSignals())
     events.send("outcome", outcome.state, outcome.kind, outcome.reason)
     if outcome.state == "done":
         words = ["table", "--results", str(base / "runs"), "--protocol", "smoke", "--format", "markdown", "--out", str(base / "table.md")]

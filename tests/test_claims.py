@@ -22,6 +22,7 @@ from bench.files.claims import Claimed, Fenced, held, holder
 from bench.files.writing import write_json
 from bench.matrix import resume
 from bench.store.runs import Store
+from bench.store.work import hold
 
 DEAD = {"host": "another", "pid": 1, "system": "another", "birth": "1", "token": "x"}
 
@@ -51,9 +52,6 @@ def test_a_claim_tells_who_holds_it_and_goes_with_the_block(tmp_path: Path) -> N
         claim.check()
     assert list(tmp_path.iterdir()) == []
     assert holder(tmp_path) is None
-
-
-def test_a_claim_goes_with_a_block_that_raises(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="out"), held(tmp_path):
         raise ValueError("out")
     assert list(tmp_path.iterdir()) == []
@@ -134,12 +132,12 @@ def test_a_holder_that_was_given_up_writes_nothing_more(tmp_path: Path, how: str
 def test_a_holder_that_was_given_up_leaves_the_checkpoints_of_the_new_one_alone(tmp_path: Path) -> None:
     run = add(Store(tmp_path), run_spec(), counts=None, state=None)
     trainer: Any = SimpleNamespace(state=lambda: {"step": 1})
-    with run.claimed():
-        resume.save(trainer, run, 1.0)
+    with hold(run, CERTIFY) as work:
+        resume.save(trainer, work, 1.0)
         forge(run.path, 2)
         run.checkpoint.write_bytes(b"of the new holder")
         with pytest.raises(Fenced, match="taken over by another process"):
-            resume.save(trainer, run, 2.0)
+            resume.save(trainer, work, 2.0)
     assert run.checkpoint.read_bytes() == b"of the new holder"
     assert not list(run.path.glob("*older*"))
 

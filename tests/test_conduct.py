@@ -48,7 +48,7 @@ def test_what_is_there_is_not_computed_again_and_only_what_was_asked_for_is_retu
     def fail(*words: Any) -> None:
         raise AssertionError("a finished cell was computed again")
 
-    monkeypatch.setattr("bench.executors.here.attempt", fail)
+    monkeypatch.setattr("bench.executors.here.run_cell", fail)
     for sigma in (0.25, [0.25, 0.5]):
         frame = bench.run(method=["gaussian"], sigma=sigma, results=two_cells, **TINY)
         assert sorted(set(frame["sigma"])) == (sigma if isinstance(sigma, list) else [sigma])

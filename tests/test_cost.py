@@ -13,19 +13,17 @@ import pytest
 import torch
 from cpu_recorder import CpuRecorder
 from test_certify import silence
-from test_run import Quiet, cell, options
+from test_run import attempt, cell
 from torch import Tensor, nn
 from typer.testing import Result
 
 from bench.api.words import cost_columns, cost_total, memory
 from bench.datasets import DATASETS
 from bench.matrix import cost
-from bench.matrix.cells import execute
 from bench.matrix.cost import Estimate, estimate
 from bench.method import Method
 from bench.spec import PROTOCOLS
 from bench.store.runs import Store
-from bench.system.signals import StopSignals
 from bench.train.passes import Passes, pairs_per_image, passes_per_image
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
@@ -113,7 +111,7 @@ def test_devices_share_the_time_and_the_memory() -> None:
 def test_what_is_done_costs_nothing_more(tmp_path: Path) -> None:
     which, store = cell(), Store(tmp_path)
     before = estimate([which], store, CPU)[which.id]
-    assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
+    assert attempt(which, store) == "done"
     after = estimate([which], store, CPU)[which.id]
     assert before.device_seconds > 0
     assert after.device_seconds == 0
@@ -159,7 +157,7 @@ def test_an_estimate_is_what_a_cell_takes(
     which = cell(method, train__images="first:128", certify__n="2000")
     expected = estimate([which], Store(tmp_path), CPU)[which.id].seconds
     begun = rows_passed()
-    assert execute(which, Store(tmp_path), options(), Quiet(), StopSignals()) == "done"
+    assert attempt(which, Store(tmp_path)) == "done"
     assert rows_passed() - begun == pytest.approx(expected, rel=0.01)
 
 

@@ -22,8 +22,9 @@ from bench.data import load
 from bench.datasets import DATASETS
 from bench.datasets.tree import ImageTree
 from bench.errors import BenchError
-from bench.matrix.cells import Options, execute
+from bench.matrix.cells import run_cell
 from bench.matrix.plan import Cell, Request, make_plan
+from bench.matrix.task import Options
 from bench.registry import Registry
 from bench.spec import Scalar
 from bench.store.runs import Store
@@ -163,7 +164,7 @@ def test_an_interrupted_training_sees_the_same_images(
     interrupted, undisturbed = Store(tmp_path / "interrupted"), Store(tmp_path / "undisturbed")
     stopped(which, interrupted, "training", step, signal.SIGTERM, data_dir=place, allow_other_data=True)
     for store in (interrupted, undisturbed):
-        assert execute(which, store, options(place), Quiet(), StopSignals()) == "done"
+        assert run_cell(which, store, options(place), Quiet(), StopSignals()).state == "done"
     assert results_of(interrupted.root) == results_of(undisturbed.root)
 
 
@@ -177,18 +178,18 @@ def test_other_data_is_never_mixed_in(made: Path, tmp_path: Path, monkeypatch: p
     (other / "test_batch").write_bytes(generated.cifar_batch(generated.balanced(10_000, 10), 78))
     which, store, report = cell("cifar10"), Store(tmp_path / "runs"), Quiet()
     stopped(which, store, "training", 2, data_dir=made, allow_other_data=True)
-    assert execute(which, store, options(tmp_path / "other"), report, StopSignals()) == "failed"
+    assert run_cell(which, store, options(tmp_path / "other"), report, StopSignals()).state == "failed"
     assert "was begun with another data_md5" in report.said[-1]
     stopped(which, store, "certifying", 1, data_dir=made, allow_other_data=True)
-    assert execute(which, store, options(tmp_path / "other"), report, StopSignals()) == "failed"
+    assert run_cell(which, store, options(tmp_path / "other"), report, StopSignals()).state == "failed"
     assert "holds evidence of other test images" in report.said[-1]
-    assert execute(which, store, options(made), report, StopSignals()) == "done"
+    assert run_cell(which, store, options(made), report, StopSignals()).state == "done"
 
 
 def test_a_selection_beyond_the_images_that_are_there(made: Path, tmp_path: Path) -> None:
     report = Quiet()
     which = cell("cifar10", **{"train.images": "20000-20099"})
-    assert execute(which, Store(tmp_path), options(made), report, StopSignals()) == "failed"
+    assert run_cell(which, Store(tmp_path), options(made), report, StopSignals()).state == "failed"
     assert "images=20000-20099 selects none of the 1000 training images that are there" in report.said[-1]
 
 
@@ -196,7 +197,7 @@ def test_evidence_of_other_files_has_no_known_labels(made: Path, tmp_path: Path,
     """What was certified on generated images is not checked against the labels of the real ones."""
     monkeypatch.setattr("bench.certify.ROWS", 50, raising=False)
     which, store = cell("cifar10"), Store(tmp_path)
-    assert execute(which, store, options(made), Quiet(), StopSignals()) == "done"
+    assert run_cell(which, store, options(made), Quiet(), StopSignals()).state == "done"
     monkeypatch.setattr(type(DATASETS["cifar10"]), "known_labels", lambda info: (0,) * 10_000)
     (certification,) = store.run(which.spec).certifications()
     assert certification.labels() is None

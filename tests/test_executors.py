@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fake_store import CERTIFY, add, run_spec
 from test_contract import GOOD
 from typer.testing import Result
@@ -20,11 +21,9 @@ from bench.errors import BenchError, Interrupted, UsageError
 from bench.executors import job, local
 from bench.executors.job import Job
 from bench.executors.local import LocalExecutor, Slot, share_out
-from bench.executors.worker import as_words, cell_of, from_words
 from bench.files import claims
-from bench.matrix.cells import Options
 from bench.matrix.plan import Request, make_plan
-from bench.matrix.task import Outcome, Task
+from bench.matrix.task import Options, Outcome, Task
 from bench.registry import Registry
 from bench.store.runs import Store
 from bench.system.guards import settings_kept
@@ -44,13 +43,16 @@ def task(root: Path, seed: int = 0, **fields: Any) -> Task:
         "results": root,
         "plugins": (),
         "sources": {"method_sha256": "a" * 64},
-        "options": {"device": "cpu", "batch": 500},
+        "options": Options(device=torch.device("cpu"), batch=500),
     }
     return Task(**values | fields)
 
 
 def test_a_task_survives_its_journey(tmp_path: Path) -> None:
-    one = task(tmp_path, 3, spec=run_spec("smoothmix.eta5", changes={"step_size": 0.5}), plugins=(tmp_path / "ä b.py",), anew=True)
+    options = Options(device=torch.device("cuda"), batch=7, allow_changed_source=True, data_dir=tmp_path / "ü")
+    one = task(
+        tmp_path, 3, options=options, spec=run_spec("smoothmix.eta5", changes={"step_size": 0.5}), plugins=(tmp_path / "ä b.py",), anew=True
+    )
     assert Task.from_text(one.to_text()) == one
     assert "\n" not in one.to_text()
 
@@ -69,7 +71,7 @@ def test_a_worker_finds_the_cell_that_was_planned(tmp_path: Path) -> None:
     )
     for planned in make_plan(request, Registry((path,))).cells:
         words = task(tmp_path, spec=planned.spec, certify=planned.certify, sources=planned.sources, plugins=(path,)).to_text()
-        found = cell_of(Task.from_text(words))
+        found = Task.from_text(words).cell()
         assert (found.spec, found.certify, found.id, found.sources) == (
             planned.spec,
             planned.certify,
@@ -78,7 +80,7 @@ def test_a_worker_finds_the_cell_that_was_planned(tmp_path: Path) -> None:
         )
         assert vars(found.method) == vars(planned.method)
     with pytest.raises(BenchError, match="was changed since the matrix was planned"):
-        cell_of(task(tmp_path, spec=planned.spec, plugins=(path,)))
+        task(tmp_path, spec=planned.spec, plugins=(path,)).cell()
 
 
 def test_a_file_that_a_worker_imports_leaves_no_setting_to_the_next_task(tmp_path: Path) -> None:
@@ -88,17 +90,8 @@ def test_a_file_that_a_worker_imports_leaves_no_setting_to_the_next_task(tmp_pat
     path.write_text(GOOD + "torch.backends.mkldnn.enabled = False\ntorch.set_default_dtype(torch.float64)\n")
     with settings_kept() as check:
         with pytest.raises(BenchError, match="was changed since the matrix was planned"):
-            cell_of(task(tmp_path, spec=planned.spec, plugins=(path,)))
+            task(tmp_path, spec=planned.spec, plugins=(path,)).cell()
         check()
-
-
-def test_options_survive_the_journey() -> None:
-    import torch
-
-    for options in (Options(device=torch.device("cpu")), Options(device=torch.device("cpu"), batch=7, allow_changed_source=True)):
-        words = as_words(options)
-        assert json.loads(json.dumps(words)) == words
-        assert from_words(words) == options
 
 
 # ----------------------------------------------------------------------------------------------------------------- slots
@@ -137,7 +130,7 @@ events = os.fdopen(int(sys.argv[1]), "w")
 def send(**event):
     events.write(json.dumps(event) + "\\n"); events.flush()
 for line in sys.stdin.buffer:
-    task = json.loads(line)
+    task = json.loads(json.loads(line)["task"])
     seed = task["spec"]["seed"]
     send(begin=0)
     send(progress=["training", 1, 2])
@@ -150,7 +143,7 @@ for line in sys.stdin.buffer:
     if seed == 4:
         for _ in range(200): print("x" * 100_000, flush=True)
         print("the end of the flood", flush=True)
-        send(outcome=["failed", "error", "RuntimeError: no"], trace="a trace"); continue
+        send(outcome={"state": "failed", "kind": "error", "reason": "RuntimeError: no"}, trace="a trace"); continue
     if seed == 5 and task["options"]["batch"] > 250: os.kill(os.getpid(), signal.SIGKILL)
     if seed == 6:
         if not os.fork():
@@ -158,7 +151,7 @@ for line in sys.stdin.buffer:
     if seed == 7:
         sys.stdout.close(); os.close(1); os.close(2)
     send(say=f"pid {os.getpid()} batch {task['options']['batch']}")
-    send(outcome=["done", "", ""], trace="")
+    send(outcome={"state": "done"}, trace="")
 """
 
 
@@ -321,60 +314,65 @@ def test_side_by_side_gives_the_same_bytes_and_a_crash_costs_one_cell(tiny: Call
     assert not list((tmp_path / "side").rglob("claim-*"))
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "", "99999", "²"])
-def test_a_wrong_number_of_jobs_is_refused(tiny: Call, tmp_path: Path, value: str) -> None:
-    result = tiny("--method", "gaussian", "--jobs", value, "--dry-run")
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *(("--jobs", value) for value in ("0", "-1", "many", "1.5", "", "99999", "²")),
+        *(("--timeout", value) for value in ("0", "-3", "nan", "inf")),
+    ],
+)
+def test_a_wrong_number_is_refused(tiny: Call, flag: str, value: str) -> None:
+    result = tiny("--method", "gaussian", flag, value, "--dry-run")
     assert result.exit_code == 2
-    assert f"--jobs {value}" in result.output
+    assert f"{flag} {value}" in result.output
 
 
-@pytest.mark.parametrize("value", ["0", "-3", "nan", "inf"])
-def test_a_wrong_timeout_is_refused(tiny: Call, value: str) -> None:
-    result = tiny("--method", "gaussian", "--timeout", value, "--dry-run")
-    assert result.exit_code == 2
-    assert "--timeout" in result.output
+ONE = ("--method", "gaussian", "--sigma", "0.25")
 
 
-def test_cells_of_another_process_are_waited_for(tiny: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def elsewhere(tiny: Call) -> Path:
+    """The claim of another machine on the only cell."""
+    path = Path(json.loads(tiny(*ONE, "--json", "--dry-run").stdout)["cells"][0]["path"]) / "claim-1.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"host": "another", "pid": 5, "system": "x", "birth": "1"}))
+    return path
+
+
+def test_cells_of_another_process_are_waited_for(tiny: Call, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its claim expires while this one waits; it then does the cell itself, and says so."""
     monkeypatch.setattr(claims, "STALE_SECONDS", 1.5)
-    words = ("--method", "gaussian", "--sigma", "0.25")
-    path = Path(json.loads(tiny(*words, "--json", "--dry-run").stdout)["cells"][0]["path"])
-    path.mkdir(parents=True)
-    (path / "claim-1.json").write_text(json.dumps({"host": "another", "pid": 5, "system": "x", "birth": "1"}))
-    result = tiny(*words)
+    result = tiny(*ONE)
     assert result.exit_code == 0, result.output
-    assert "is being computed by another process (process 5 on another" in result.output
-    assert "waiting for other processes to finish 1 cells" in result.output
-    assert "taken over from process 5 on another" in result.output
-    assert "1 done of 1 cells" in result.output
+    for told in (
+        "is being computed by another process (process 5 on another",
+        "waiting for other processes to finish 1 cells",
+        "taken over from process 5 on another",
+        "1 done of 1 cells",
+    ):
+        assert told in result.output
 
 
-def test_waiting_with_a_clock_that_is_ahead_says_so_once_and_sleeps(tiny: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ("--method", "gaussian", "--sigma", "0.25")
-    path = Path(json.loads(tiny(*words, "--json", "--dry-run").stdout)["cells"][0]["path"])
-    path.mkdir(parents=True)
-    (path / "claim-1.json").write_text(json.dumps({"host": "another", "pid": 5, "system": "x", "birth": "1"}))
+def test_waiting_with_a_clock_that_is_ahead_says_so_once_and_sleeps(tiny: Call, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, rounds = time.time, []
 
     def sleep(seconds: float) -> None:
         rounds.append(seconds)
         if len(rounds) == 3:
-            (path / "claim-1.json").unlink()
+            elsewhere.unlink()
 
     monkeypatch.setattr(time, "time", lambda: clock() + 2 * claims.STALE_SECONDS)
     monkeypatch.setattr("bench.api.matrix.time.sleep", sleep)
-    result = tiny(*words)
+    result = tiny(*ONE)
     assert result.exit_code == 0, result.output
     assert "1 done of 1 cells" in result.output
-    assert result.output.count("waiting for other processes") == 1
     assert len(rounds) >= 3, "the holder lives until its claim goes"
-    assert result.output.count("is being computed by another process") == 1
+    assert [result.output.count(text) for text in ("waiting for other processes", "is being computed by another process")] == [1, 1]
 
 
-def test_a_plugin_travels_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Call) -> None:
-    (tmp_path / "mine.py").write_text(GOOD)
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def handed_out(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """Tasks in the order in which they are handed to processes; none of them is carried out."""
     seen: list[Task] = []
 
     def look(self: LocalExecutor, tasks: list[Task], watch: Log, stop: object) -> list[tuple[int, Outcome]]:
@@ -384,24 +382,20 @@ def test_a_plugin_travels_by_its_absolute_path(tmp_path: Path, monkeypatch: pyte
         return [(number, Outcome(state="done")) for number in range(len(tasks))]
 
     monkeypatch.setattr(LocalExecutor, "outcomes", look)
-    result = bench(
-        "run", "--plugin", "mine.py", "--method", "mine,gaussian", "--sigma", "0.25", "--jobs", "1", "--protocol", "smoke", "--results", "r"
-    )
-    assert result.exit_code == 0, result.output
-    assert {t.spec.method: t.plugins for t in seen} == {"mine": (tmp_path / "mine.py",), "gaussian": ()}
-    assert {t.results for t in seen} == {tmp_path / "r"}
+    return seen
 
 
-def test_long_cells_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Call) -> None:
-    seen: list[str] = []
+def test_a_plugin_travels_by_its_absolute_path(
+    handed_out: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bench: Call
+) -> None:
+    (tmp_path / "mine.py").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    words = ("--plugin", "mine.py", "--method", "mine,gaussian", "--sigma", "0.25", "--jobs", "1", "--protocol", "smoke", "--results", "r")
+    assert bench("run", *words).exit_code == 0
+    assert {t.spec.method: t.plugins for t in handed_out} == {"mine": (tmp_path / "mine.py",), "gaussian": ()}
+    assert {t.results for t in handed_out} == {tmp_path / "r"}
 
-    def look(self: LocalExecutor, tasks: list[Task], watch: Log, stop: object) -> list[tuple[int, Outcome]]:
-        seen.extend(t.spec.row for t in tasks)
-        for number in range(len(tasks)):
-            watch.begin(number)
-        return [(number, Outcome(state="done")) for number in range(len(tasks))]
 
-    monkeypatch.setattr(LocalExecutor, "outcomes", look)
-    result = tiny("--method", "gaussian,smoothmix,stability", "--sigma", "0.25", "--jobs", "2")
-    assert result.exit_code == 0, result.output
-    assert seen == ["smoothmix.eta5", "stability", "gaussian"]
+def test_long_cells_go_first(handed_out: list[Task], tiny: Call) -> None:
+    assert tiny("--method", "gaussian,smoothmix,stability", "--sigma", "0.25", "--jobs", "2").exit_code == 0
+    assert [t.spec.row for t in handed_out] == ["smoothmix.eta5", "stability", "gaussian"]

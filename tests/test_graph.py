@@ -178,21 +178,17 @@ class Waiting(Method):
         return {"cross_entropy": loss}
 
 
-@pytest.mark.parametrize("how", ["item", "branch", "mask", "host draw"])
+@pytest.mark.parametrize("how", ["item", "branch", "mask", "host draw", "dropout"])
 def test_what_cannot_be_recorded_is_trained_eagerly_and_says_why(how: str) -> None:
-    plain, other = (trainer(Waiting(how=how), recorded=recorded) for recorded in (False, True))
+    """On a CPU dropout draws from the host."""
+    arch = "dropping" if how == "dropout" else "toy"
+    plain, other = (trainer(Waiting(how=how), recorded=recorded, arch=arch) for recorded in (False, True))
     assert same(end(plain), end(other))
     assert plain.curve == other.curve
     assert plain.why_eager is None
     assert other.why_eager
     assert "\n" not in other.why_eager
     assert other._recorder is None
-
-
-def test_dropout_draws_from_the_host_on_a_cpu_so_it_is_not_recorded() -> None:
-    plain, other = (trainer(Gaussian(), recorded=recorded, arch="dropping") for recorded in (False, True))
-    assert same(end(plain), end(other))
-    assert other.why_eager
 
 
 def test_an_error_of_the_method_is_told_as_it_is() -> None:

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_contract import GOOD
-from test_run import Quiet, cell, options, results_of, stopped
+from test_run import Quiet, attempt, cell, options, results_of, stopped
 from torch import Tensor
 from two_processes import CASES, CPU, PROCESSES, held, trainer
 from typer.testing import Result
@@ -30,8 +30,8 @@ from bench.distributed.shares import pieces, share
 from bench.errors import BenchError
 from bench.executors.local import share_out
 from bench.files.writing import read_json
-from bench.matrix.cells import check_options, execute, state_of
 from bench.matrix.plan import Cell
+from bench.matrix.task import check_options
 from bench.spec import to_json
 from bench.store.runs import Store
 from bench.system.signals import StopSignals
@@ -178,7 +178,7 @@ def two(method: str = "smoothmix", plugin: Path | None = None, **changes: str) -
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("undisturbed"))
     report = Quiet()
-    assert execute(two(), store, options(), report, StopSignals()) == "done", report.said
+    assert attempt(two(), store, report) == "done", report.said
     return store
 
 
@@ -230,20 +230,20 @@ def test_a_cell_that_is_stopped_and_loses_helpers_continues_to_the_same_bytes(
                 os.kill(helper, signal.SIGKILL)
 
         report.on_progress = kill
-        assert execute(which, store, options(checkpoint_seconds=0.0), report, StopSignals()) == "failed"
+        assert attempt(which, store, report, checkpoint_seconds=0.0) == "failed"
         assert children() == []
         return report.said[-1]
 
     stopped(which, store, "training", 1)
     assert children() == []
     assert "the process of device 1 was killed by SIGKILL" in killed("training", 2)
-    assert state_of(which, store) == "failed"
+    assert store.run(which.spec).state() == "failed"
     assert store.run(which.spec).checkpoint.exists()
     stopped(which, store, "certifying", 2)
     assert "the process of device 1 was killed by SIGKILL" in killed("certifying", 3)
     rows = next(store.run(which.spec).certifications()).rows()
     assert 3 <= len(rows) < 5
-    assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
+    assert attempt(which, store) == "done"
     assert results_of(store.root) == results_of(undisturbed.root)
 
 
@@ -255,7 +255,7 @@ def test_a_failure_of_one_process_is_told_with_its_line(tmp_path: Path) -> None:
     text = GOOD.replace("strength: float = 1.0", "strength: float = 1.0\n    separable = True")
     plugin.write_text(text.replace(FIRST, f'        if len(batch.y) == 7:\n            raise ValueError("seven images")\n{FIRST}'))
     report = Quiet()
-    assert execute(two("mine", plugin), Store(tmp_path / "runs"), options(), report, StopSignals()) == "failed"
+    assert attempt(two("mine", plugin), Store(tmp_path / "runs"), report) == "failed"
     assert "device 1: ValueError: seven images (mine.py, line" in report.said[-1]
     assert children() == []
 
@@ -284,7 +284,7 @@ def running(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[byte
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> tuple[subprocess.Popen[bytes], int]:
-        script = "from bench.matrix.cells import Options as o; o.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
+        script = "from bench.matrix.task import Options as o; o.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
         script += "from bench.cli import app; app()"
         line = [sys.executable, "-c", script, *words, "--quiet", "--results", str(tmp_path)]
         for old in tmp_path.rglob("checkpoint.bin"):
@@ -381,14 +381,8 @@ def test_gpus_are_counted_where_a_cell_runs_and_not_where_it_is_planned(monkeypa
     assert check_options([two()], lambda cell: cuda, None) == ["--devices-per-cell 2: this process sees 1 CUDA devices"]
 
 
-def test_torch_refuses_synchronised_batch_norm_on_a_cpu() -> None:
-    """What the refusal of --sync-batchnorm rests on; should torch learn it one day, the refusal can go."""
-    source = Path(torch.nn.modules.batchnorm.__file__).read_text()
-    assert "SyncBatchNorm expected input tensor to be on" in source
-
-
 def test_one_device_needs_no_fabric_and_has_the_key_it_had() -> None:
-    line = "import sys; from bench.matrix.cells import execute; print('lightning_fabric' in sys.modules)"
+    line = "import sys; from bench.matrix.cells import run_cell; print('lightning_fabric' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", line], env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     assert "devices" not in to_json(cell().spec)["train"]
@@ -402,18 +396,18 @@ def test_a_cell_of_several_gpus_gets_them_all() -> None:
         share_out(3, cells=9, cores=8, gpus=("0", "1", "2", "3", "4"), devices=2)
 
 
-@pytest.mark.parametrize(("word", "name"), [("32", "float32"), ("16", "fp16"), ("bf16", "bf16"), ("float32", "float32")])
-def test_words_of_precision(bench: Call, tmp_path: Path, word: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("flags", "same"),
+    [
+        *(
+            (("--precision", word), ("--set", f"train.precision={name}"))
+            for word, name in (("32", "float32"), ("16", "fp16"), ("bf16", "bf16"))
+        ),
+        (("--precision", "float32"), ()),
+        (("--devices-per-cell", "1"), ()),
+    ],
+)
+def test_flags_that_mean_the_same_key(bench: Call, tmp_path: Path, flags: tuple[str, ...], same: tuple[str, ...]) -> None:
     base = ("run", "--dry-run", "--json", "--method", "gaussian", "--sigma", "0.25", "--protocol", "smoke", "--results", tmp_path)
-    keys = [
-        json.loads(bench(*base, *words).stdout)["cells"][0]["key"]
-        for words in (("--precision", word), ("--set", f"train.precision={name}"))
-    ]
+    keys = [json.loads(bench(*base, *words).stdout)["cells"][0]["key"] for words in (flags, same)]
     assert keys[0] == keys[1]
-
-
-def test_one_device_that_is_asked_for_is_the_default(bench: Call, tmp_path: Path) -> None:
-    base = ("run", "--dry-run", "--json", "--method", "gaussian", "--sigma", "0.25", "--protocol", "smoke", "--results", tmp_path)
-    cells = [json.loads(bench(*base, *words).stdout)["cells"] for words in ((), ("--devices-per-cell", "1"))]
-    assert cells[0][0]["key"] == cells[1][0]["key"]
-    assert cells[0][0]["row"] == cells[1][0]["row"]

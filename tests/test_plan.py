@@ -32,28 +32,24 @@ def test_the_rows_of_table_4_by_sigma_and_seed() -> None:
     ]  # fmt: skip
 
 
-def test_a_bare_name_is_the_default_variant() -> None:
-    (cell,) = cells("smoothmix", sigmas=(0.5,))
-    assert (cell.spec.variant, cell.spec.row) == ("eta5", "smoothmix.eta5")
+@pytest.mark.parametrize(
+    ("methods", "fields", "rows"),
+    [
+        (["smoothmix"], {}, ["smoothmix.eta5"]),  # the default variant
+        (["s*"], {}, ["smoothadv", "smoothmix.eta5", "stability"]),
+        (["smoothmix", "smoothmix.eta5", "smoothmix.eta5*"], {}, ["smoothmix.eta5", "smoothmix.eta5-onestep"]),  # each once
+        (["gaussian"], {"protocol": "full"}, ["gaussian"] * 5),  # a protocol has seeds of its own
+        (["gaussian"], {"sigmas": (0.3,)}, ["gaussian"]),  # without presets any sigma will do
+    ],
+)
+def test_rows_of_a_request(methods: list[str], fields: dict[str, object], rows: list[str]) -> None:
+    assert sorted(c.spec.row for c in cells(*methods, **({"sigmas": (1.0,)} | fields))) == rows
 
 
 def test_a_pattern_takes_the_variants_that_have_presets_and_says_which_do_not() -> None:
     plan = make_plan(Request(methods=("smoothmix.*",), sigmas=(0.25,)), Registry())
     assert [c.spec.variant for c in plan.cells] == ["eta5", "eta5-onestep", "eta1", "eta1-onestep"]
     assert plan.notes == tuple(f"smoothmix.eta1-norm{k} has no preset for mnist at sigma 0.25; there is sigma 1" for k in (2, 4, 6, 8))
-
-
-def test_a_pattern_over_methods_takes_default_variants() -> None:
-    assert {c.spec.row for c in cells("s*", sigmas=(1.0,))} == {"stability", "smoothadv", "smoothmix.eta5"}
-
-
-def test_the_same_cell_is_planned_once() -> None:
-    assert len(cells("smoothmix", "smoothmix.eta5", "smoothmix.eta5*", sigmas=(1.0,))) == 2
-
-
-def test_protocol_seeds_are_the_default() -> None:
-    assert [c.spec.seed for c in cells("gaussian", sigmas=(1.0,), protocol="full")] == [0, 1, 2, 3, 4]
-    assert [c.spec.seed for c in cells("gaussian", sigmas=(1.0,))] == [0]
 
 
 def test_official_cuts_the_batch_and_paper_does_not() -> None:
@@ -69,28 +65,25 @@ def test_a_shortened_protocol_takes_one_batch_for_all_methods() -> None:
 
 
 def test_changes_show_in_row_spec_and_key() -> None:
-    (plain,) = cells("smoothmix", sigmas=(1.0,))
     (changed,) = cells("smoothmix", sigmas=(1.0,), changes={"step_size": "0.5", "train.epochs": "3", "certify.n": "1000"})
     assert changed.spec.row == "smoothmix.eta5[step_size=0.5]"
     assert changed.spec.changes == {"step_size": 0.5, "train.epochs": 3}
     assert changed.certify.changes == {"n": 1000}
     assert changed.method.step_size == 0.5  # type: ignore[attr-defined]
     assert (changed.spec.train.epochs, changed.certify.n) == (3, 1000)
-    assert plain.spec.key != changed.spec.key
-    assert plain.certify.key != changed.certify.key
 
 
-def test_a_change_to_the_value_it_has_changes_nothing() -> None:
-    (plain,) = cells("smoothmix", sigmas=(1.0,))
-    (same,) = cells("smoothmix", sigmas=(1.0,), changes={"strength": "5", "train.epochs": "1", "certify.images": "every=100"})
-    assert (plain.spec.key, plain.certify.key) == (same.spec.key, same.certify.key)
-
-
-def test_a_certification_change_keeps_the_trained_model() -> None:
-    (plain,) = cells("gaussian", sigmas=(1.0,))
-    (more,) = cells("gaussian", sigmas=(1.0,), changes={"certify.n": "1000"})
-    assert plain.spec.key == more.spec.key
-    assert plain.certify.key != more.certify.key
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"strength": "5", "train.epochs": "1", "certify.images": "every=100"}, (True, True)),  # the values that it has
+        ({"certify.n": "1000"}, (True, False)),
+        ({"step_size": "0.5"}, (False, True)),
+    ],
+)
+def test_which_keys_a_change_makes_others(changes: dict[str, str], same: tuple[bool, bool]) -> None:
+    plain, other = (cells("smoothmix", sigmas=(1.0,), changes=changed)[0] for changed in ({}, changes))
+    assert (plain.spec.key == other.spec.key, plain.certify.key == other.certify.key) == same
 
 
 def test_every_problem_is_told_at_once() -> None:
@@ -129,10 +122,6 @@ def test_a_wrong_change_is_told(change: dict[str, str], part: str) -> None:
 def test_a_sigma_without_preset_is_refused() -> None:
     (problem,) = problems("macer", sigmas=(0.3,))
     assert problem == "macer.default has no preset for mnist at sigma 0.3; there is sigma 0.25, 0.5, 1"
-
-
-def test_a_method_without_presets_takes_any_sigma() -> None:
-    assert cells("gaussian", sigmas=(0.3,))[0].spec.sigma == 0.3
 
 
 def test_a_plugin_with_a_name_of_ours_is_refused(tmp_path: Path) -> None:

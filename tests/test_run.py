@@ -1,19 +1,17 @@
-"""Cells end to end: interruption, failure, divergence, changed sources, evidence without weights."""
+"""Cells end to end: interruption, failure, divergence, changed sources, evidence without weights. Crashes: test_faults.py."""
 
 from __future__ import annotations
 
-import errno
+import hashlib
+import io
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from test_contract import GOOD
 from typer.testing import Result
@@ -23,42 +21,53 @@ from bench.data import load
 from bench.errors import BenchError, Interrupted
 from bench.files import claims
 from bench.files.writing import read_json, write_json
-from bench.matrix.cells import Options, execute, set_aside, state_of
+from bench.matrix.cells import run_cell
 from bench.matrix.plan import Cell, Request, make_plan
+from bench.matrix.resume import load_weights
+from bench.matrix.task import Options
 from bench.registry import Registry
 from bench.rules.bounds import certified_radius
-from bench.store.runs import Store
+from bench.store.runs import Run, Store
+from bench.store.subject import Certification
+from bench.store.work import set_aside
 from bench.system.signals import StopSignals
 
 RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "subject.json", "evidence.jsonl", "finished.json")
 Tiny = Callable[..., Result]
+CPU = torch.device("cpu")
 
 
 class Quiet:
-    """A report that remembers what was said."""
+    """A report that remembers what was said, and calls whom it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_progress: Callable[[str, int], None] = lambda phase, done: None) -> None:
         self.said: list[str] = []
-        self.on_progress: Callable[[str, int], None] = lambda phase, done: None
+        self.seen: list[tuple[str, int]] = []
+        self.on_progress = on_progress
 
     def progress(self, phase: str, done: int, total: int) -> None:
+        self.seen.append((phase, done))
         self.on_progress(phase, done)
 
     def say(self, text: str) -> None:
         self.said.append(text)
 
 
+def attempt(which: Cell, store: Store, report: Quiet | None = None, **fields: object) -> str:
+    """The state that a cell is brought to."""
+    return run_cell(which, store, options(**fields), report or Quiet(), StopSignals()).state
+
+
 def stopped(which: Cell, store: Store, phase: str, done: int, number: int = signal.SIGINT, **fields: object) -> None:
     """Runs a cell until a signal comes at the given step or image."""
-    signals, report = StopSignals(), Quiet()
+    signals = StopSignals()
 
     def stop(now: str, count: int) -> None:
         if (now, count) == (phase, done):
             signals.received = number
 
-    report.on_progress = stop
     with pytest.raises(Interrupted) as caught:
-        execute(which, store, options(**fields), report, signals)
+        run_cell(which, store, options(**fields), Quiet(stop), signals)
     assert caught.value.signal_number == number
 
 
@@ -71,7 +80,7 @@ def cell(method: str = "gaussian", plugin: Path | None = None, **changes: str) -
 
 
 def options(**fields: object) -> Options:
-    return Options(device=torch.device("cpu"), **fields)  # type: ignore[arg-type]
+    return Options(device=CPU, **fields)  # type: ignore[arg-type]
 
 
 def results_of(root: Path) -> dict[str, bytes]:
@@ -81,16 +90,42 @@ def results_of(root: Path) -> dict[str, bytes]:
 
 def undisturbed(tmp_path: Path, which: Cell) -> dict[str, bytes]:
     store = Store(tmp_path / "undisturbed")
-    assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
+    assert attempt(which, store) == "done"
     return results_of(store.root)
+
+
+def plugin(tmp_path: Path, old: str = "", new: str = "") -> Path:
+    path = tmp_path / "mine.py"
+    assert old in GOOD
+    path.write_text(GOOD.replace(old, new) if old else GOOD)
+    return path
+
+
+def finished(which: Cell, store: Store) -> tuple[Run, Certification]:
+    """The run of a cell that is done, and its certification."""
+    assert attempt(which, store) == "done"
+    run = store.run(which.spec)
+    return run, run.certification(which.certify)
+
+
+def flip(path: Path, place: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def keep_a_row(certification: Certification) -> None:
+    """As an interrupted certification leaves it."""
+    for path in (certification.evidence, certification.path / "times.csv"):
+        path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+    (certification.path / "finished.json").unlink()
 
 
 def test_a_run_folder_says_what_it_was(tmp_path: Path) -> None:
     which, store = cell("smoothmix"), Store(tmp_path)
-    assert state_of(which, store) == "missing"
-    assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
-    assert state_of(which, store) == "done"
-    run = store.run(which.spec)
+    assert store.run(which.spec).certification(which.certify).status().sound().state == "missing"
+    run, certification = finished(which, store)
+    assert certification.status().sound().state == "done"
     environment = run.environment()
     assert environment is not None
     assert environment["method_sha256"] == which.sources["method_sha256"]
@@ -104,184 +139,125 @@ def test_a_run_folder_says_what_it_was(tmp_path: Path) -> None:
         values = [float(value) for value in row.split(",")]
         assert values[5] == pytest.approx(values[3] + values[4])
     assert read_json(run.path / "timing.json")["pairs_per_image"] == 16
-    (certification,) = run.certifications()
-    assert [row.index for row in certification.rows()] == [0, 1, 2]
-    assert [row.label for row in certification.rows()] == [7, 2, 1]
+    assert [(row.index, row.label) for row in certification.rows()] == [(0, 7), (1, 2), (2, 1)]
     assert not run.checkpoint.exists()
 
 
 def test_stored_evidence_is_that_of_the_stored_weights(tmp_path: Path) -> None:
     """The counts on disk are those that the weights on disk give, and the radius is derived from them."""
-    import safetensors.torch
-
-    from bench.datasets import DATASETS
-    from bench.models import build, place
-
-    which, store = cell(), Store(tmp_path)
-    execute(which, store, options(), Quiet(), StopSignals())
-    run = store.run(which.spec)
-    model = build("lenet", DATASETS["mnist"], 1)
-    model.load_state_dict(safetensors.torch.load_file(run.weights))
-    sampler = Sampler(place(model, torch.device("cpu")), 0.25, 10, which.certify.seed)
+    which = cell()
+    run, certification = finished(which, Store(tmp_path))
+    model = load_weights(run, (run.training() or {})["weights_sha256"], CPU)
+    stored = safetensors.torch.load_file(run.weights)
+    assert stored
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in model.state_dict().items())
+    sampler = Sampler(model, 0.25, 10, which.certify.seed)
     test = load("mnist", "test")
-    for row in next(run.certifications()).rows():
+    for row in certification.rows():
         again = sampler.certify(test.images(torch.tensor([row.index]))[0], row.index, row.label, 20, 200)
         assert again == row
         assert row.radius(0.001, 0.25) == certified_radius(row.count, 200, 0.001, 0.25)
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4])
-def test_interrupted_training_continues_to_the_same_bytes(tmp_path: Path, step: int) -> None:
-    which, store = cell("smoothmix"), Store(tmp_path / "interrupted")
-    stopped(which, store, "training", step, signal.SIGTERM)
-    assert state_of(which, store) == "training"
-    assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
+@pytest.mark.parametrize(("phase", "done"), [("training", 1), ("training", 3), ("training", 4), ("certifying", 1), ("certifying", 2)])
+def test_what_was_interrupted_continues_to_the_same_bytes(tmp_path: Path, phase: str, done: int) -> None:
+    which, store, second = cell("smoothmix"), Store(tmp_path / "interrupted"), Quiet()
+    stopped(which, store, phase, done, signal.SIGTERM)
+    standing = store.run(which.spec).certification(which.certify).status().sound()
+    assert standing.state == phase
+    assert len(standing.columns) == (done if phase == "certifying" else 0)
+    assert attempt(which, store, second) == "done"
+    first = done + 1 if done < 4 else 1
+    assert second.seen[0] == (phase if done < 4 else "certifying", first), "no step and no row is computed again"
     assert results_of(store.root) == undisturbed(tmp_path, which)
-
-
-@pytest.mark.parametrize("image", [1, 2])
-def test_interrupted_certification_keeps_its_rows(tmp_path: Path, image: int) -> None:
-    which, store = cell(), Store(tmp_path / "interrupted")
-    stopped(which, store, "certifying", image)
-    kept = next(store.run(which.spec).certifications()).evidence.read_bytes()
-    assert kept.count(b"\n") == image
-    again: list[tuple[str, int]] = []
-    second = Quiet()
-    second.on_progress = lambda phase, done: again.append((phase, done))
-    assert execute(which, store, options(), second, StopSignals()) == "done"
-    assert again == [("certifying", done) for done in range(image + 1, 4)]
-    assert results_of(store.root) == undisturbed(tmp_path, which)
-
-
-def test_sigkill_at_any_moment_gives_the_same_bytes(tmp_path: Path) -> None:
-    """The real thing: a process killed in training and in certification, then the same line again."""
-    root = tmp_path / "killed"
-    sizes = "train.images=first:1600,train.batch=32,certify.images=first:3,certify.n=20000"
-    words = ["--protocol", "smoke", "--set", sizes, "--method", "smoothmix", "--sigma", "0.25"]
-    line = [sys.executable, "-c", "from bench.cli import app; app()", "run", *words, "--quiet", "--results"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def found(pattern: str) -> bool:
-        return any(path.stat().st_size > 0 for path in root.rglob(pattern))
-
-    # A checkpoint is due every 30 s; one every step here, so that a kill meets the writing of one.
-    for pattern in ("checkpoint.bin", "checkpoint.older.bin", "evidence.jsonl"):
-        script = "import bench.matrix.cells as r; r.Options.__init__.__kwdefaults__['checkpoint_seconds'] = 0.0\n"
-        process = subprocess.Popen([*line[:2], script + line[2], *line[3:], str(root)], env=environment)
-        limit = time.monotonic() + 120
-        while not found(pattern) and process.poll() is None and time.monotonic() < limit:
-            time.sleep(0.01)
-        assert process.poll() is None, f"ended before {pattern} was seen"
-        process.kill()
-        process.wait()
-    assert subprocess.run([*line, str(root)], env=environment, check=False).returncode == 0
-    other = tmp_path / "undisturbed"
-    assert subprocess.run([*line, str(other)], env=environment, check=False).returncode == 0
-    assert len(results_of(root)) == 8
-    assert results_of(root) == results_of(other)
-
-
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
-    which, store = cell(), Store(tmp_path / "damaged")
-    stopped(which, store, "training", 3, checkpoint_seconds=0.0)
-    run = store.run(which.spec)
-    content = bytearray(run.checkpoint.read_bytes())
-    content[-100] ^= 1
-    run.checkpoint.write_bytes(content)
-    steps: list[int] = []
-    second = Quiet()
-    second.on_progress = lambda phase, done: steps.append(done) if phase == "training" else None
-    assert execute(which, store, options(), second, StopSignals()) == "done"
-    assert any("checkpoint.bin is damaged" in text for text in second.said)
-    assert steps == [3, 4], "it continues behind step 2, the older checkpoint"
-    assert results_of(store.root) == undisturbed(tmp_path, which)
-
-
-def plugin(tmp_path: Path, old: str = "", new: str = "") -> Path:
-    path = tmp_path / "mine.py"
-    assert old in GOOD
-    path.write_text(GOOD.replace(old, new) if old else GOOD)
-    return path
-
-
-def begun(tmp_path: Path, store: Store) -> None:
-    """A training of the plug-in, stopped after two steps."""
-    stopped(cell("mine", plugin(tmp_path)), store, "training", 2)
 
 
 @pytest.mark.parametrize("name", ["checkpoint.bin", "checkpoint.older.bin"])
 def test_a_changed_source_is_not_mixed_in_silence(tmp_path: Path, name: str) -> None:
-    store = Store(tmp_path / "runs")
-    begun(tmp_path, store)
-    old = cell("mine", plugin(tmp_path))
+    store, old = Store(tmp_path / "runs"), cell("mine", plugin(tmp_path))
+    stopped(old, store, "training", 2)
     run = store.run(old.spec)
     run.checkpoint.rename(run.path / name)  # a kill between two renames leaves only the older one
     changed = cell("mine", plugin(tmp_path, "STATE = []", "STATE = [0]"))
     assert changed.spec.key == old.spec.key
     report = Quiet()
-    assert execute(changed, store, options(), report, StopSignals()) == "failed"
-    assert "another method_sha256" in report.said[0]
+    assert attempt(changed, store, report) == "failed"
     assert "--allow-changed-source" in report.said[0]
-    assert execute(changed, store, options(allow_changed_source=True), Quiet(), StopSignals()) == "done"
+    assert attempt(changed, store, allow_changed_source=True) == "done"
     environment = run.environment()
     assert environment is not None
     assert environment["method_sha256"] == changed.sources["method_sha256"]
     assert [entry["method_sha256"] for entry in environment["history"]] == [old.sources["method_sha256"]]
+    again = cell("mine", plugin(tmp_path), certify__n="300")
+    assert attempt(again, store) == "done", "a certification needs no source"
+    assert (run.environment() or {})["method_sha256"] == changed.sources["method_sha256"]
 
 
-def test_a_changed_source_does_not_stop_a_certification(tmp_path: Path) -> None:
-    store = Store(tmp_path / "runs")
-    old = cell("mine", plugin(tmp_path))
-    assert execute(old, store, options(), Quiet(), StopSignals()) == "done"
-    more = cell("mine", plugin(tmp_path, "STATE = []", "STATE = [0]"), certify__n="300")
-    assert more.spec.key == old.spec.key
-    assert execute(more, store, options(), Quiet(), StopSignals()) == "done"
-    environment = store.run(old.spec).environment()
-    assert environment is not None
-    assert environment["method_sha256"] == old.sources["method_sha256"]
+def relabel(certification: Certification) -> None:
+    certification.evidence.write_bytes(certification.evidence.read_bytes().replace(b'"label":7', b'"label":1'))
 
 
-def test_weights_that_were_changed_are_refused(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    assert execute(cell(), store, options(), Quiet(), StopSignals()) == "done"
-    weights = store.run(cell().spec).weights
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    report = Quiet()
-    assert execute(cell(certify__n="300"), store, options(), report, StopSignals()) == "failed"
+def recertify_others(certification: Certification) -> None:
+    certification.evidence.write_bytes(certification.evidence.read_bytes().splitlines(keepends=True)[0])
+    write_json(certification.path / "subject.json", {"weights_sha256": "0" * 64})
+
+
+def begin_anew(certification: Certification) -> None:
+    """A checkpoint that is whole, and of another release."""
+    run, buffer = certification.subject, io.BytesIO()
+    shutil.rmtree(run.path)
+    run.path.mkdir()
+    torch.save({"step": 1}, buffer)
+    (run.path / "checkpoint.bin").write_bytes(hashlib.sha256(buffer.getvalue()).hexdigest().encode() + buffer.getvalue())
+
+
+DAMAGES: dict[str, tuple[Callable[[Certification], object], str]] = {
+    "a label": (relabel, "line 1"),
+    "rows of other weights": (recertify_others, "were certified, but the run's are"),
+    "a checkpoint of another release": (begin_anew, "not a checkpoint of this release"),
+    **{
+        f"training.json {text}": (lambda found, text=text: (found.subject.path / "training.json").write_text(text), "training.json")  # type: ignore[misc]
+        for text in ("{}", '{"state":"banana"}', '{"state":"trained"}', '{"state":"trained","steps":"4","weights_sha256":"0"}', "[", "[]")
+    },
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_what_was_damaged_is_refused_and_kept(tmp_path: Path, what: str) -> None:
+    damage, told = DAMAGES[what]
+    store, report = Store(tmp_path), Quiet()
+    _, certification = finished(cell(), store)
+    damage(certification)
+    before = results_of(tmp_path)
+    assert attempt(cell(), store, report) == "failed"
+    assert told in report.said[0]
+    assert {name: content for name, content in results_of(tmp_path).items() if name in before} == before
+
+
+def test_weights_that_were_changed_are_refused_and_finished_evidence_needs_none(tmp_path: Path) -> None:
+    store, report = Store(tmp_path), Quiet()
+    run, _ = finished(cell(), store)
+    flip(run.weights)
+    assert attempt(cell(certify__n="300"), store, report) == "failed"
     assert "but training.json says" in report.said[0]
-    weights.unlink()
-    assert execute(cell(), store, options(), Quiet(), StopSignals()) == "done", "finished evidence needs no weights"
-    assert execute(cell(certify__n="300"), store, options(), report, StopSignals()) == "failed"
+    run.weights.unlink()
+    assert attempt(cell(), store) == "done"
+    assert attempt(cell(certify__n="300"), store, report) == "failed"
     assert "holds no weights (evidence only)" in report.said[1]
 
 
-def test_damaged_evidence_fails_the_cell_and_keeps_the_file(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    execute(cell(), store, options(), Quiet(), StopSignals())
-    evidence = next(store.run(cell().spec).certifications()).evidence
-    content = evidence.read_bytes().replace(b'"label":7', b'"label":1')
-    evidence.write_bytes(content)
-    report = Quiet()
-    assert execute(cell(), store, options(), report, StopSignals()) == "failed"
-    assert "line 1" in report.said[0]
-    assert evidence.read_bytes() == content
-
-
 def test_a_set_aside_run_is_kept(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    assert set_aside(cell(), store) is None
-    execute(cell(), store, options(), Quiet(), StopSignals())
-    before = results_of(tmp_path)
-    first, _ = set_aside(cell(), store), execute(cell(), store, options(), Quiet(), StopSignals())
-    second = set_aside(cell(), store)
-    assert first is not None
-    assert second is not None
-    assert first != second
-    assert (first / "spec.json").exists()
-    assert state_of(cell(), store) == "missing"
-    execute(cell(), store, options(), Quiet(), StopSignals())
+    store, which = Store(tmp_path), cell()
+    assert set_aside(store.run(which.spec), store) is None
+    moved = []
+    for _ in range(2):
+        run, _ = finished(which, store)
+        before = results_of(tmp_path)
+        moved.append(set_aside(run, store))
+        assert not run.path.exists()
+    assert len(set(moved)) == 2
+    assert all(path and (path / "spec.json").exists() for path in moved)
+    finished(which, store)
     assert results_of(tmp_path) == before
 
 
@@ -327,92 +303,36 @@ def test_a_failed_cell_is_tried_again_and_a_diverged_one_only_when_asked(tmp_pat
 def test_diverged_weights_are_never_certified(tmp_path: Path) -> None:
     store = Store(tmp_path / "runs")
     bad = cell("mine", plugin(tmp_path, "batch.y).mean()", "batch.y).mean() * (float('nan') if batch.epoch > 50 else 1.0)"))
-    report = Quiet()
-    assert execute(bad, store, options(checkpoint_seconds=0.0), report, StopSignals()) == "diverged"
+    assert attempt(bad, store, checkpoint_seconds=0.0) == "diverged"
     run = store.run(bad.spec)
     assert list(run.certifications()) == []
     assert not run.weights.exists()
     assert run.checkpoint.exists(), "the last good checkpoint is kept"
-    write_json(run.path / "training.json", {"state": "diverged", "reason": "x"})
-    assert execute(bad, store, options(), report, StopSignals()) == "diverged"
+    assert attempt(bad, store) == "diverged"
 
 
 def test_two_processes_on_one_cell_do_not_spoil_it(tmp_path: Path) -> None:
     """While one process certifies, a second one of the same line leaves the cell alone, and the evidence is whole."""
-    which, store = cell(), Store(tmp_path / "shared")
-    inner, report = Quiet(), Quiet()
+    which, store, inner = cell(), Store(tmp_path / "shared"), Quiet()
 
     def meanwhile(phase: str, done: int) -> None:
         if phase == "certifying" and done == 1:
-            assert execute(which, store, options(), inner, StopSignals()) == "running"
+            assert attempt(which, store, inner) == "running"
             with pytest.raises(BenchError, match="another process"):
-                set_aside(which, store)
+                set_aside(store.run(which.spec), store)
 
-    report.on_progress = meanwhile
-    assert execute(which, store, options(), report, StopSignals()) == "done"
+    assert attempt(which, store, Quiet(meanwhile)) == "done"
     assert "is being computed by another process" in inner.said[0]
     assert results_of(store.root) == undisturbed(tmp_path, which)
 
 
-def test_evidence_of_other_weights_is_never_continued(tmp_path: Path) -> None:
-    which, store = cell(), Store(tmp_path)
-    execute(which, store, options(), Quiet(), StopSignals())
-    run = store.run(which.spec)
-    evidence = next(run.certifications()).evidence
-    evidence.write_bytes(evidence.read_bytes().splitlines(keepends=True)[0])
-    write_json(next(run.certifications()).path / "subject.json", {"weights_sha256": "0" * 64})
-    report = Quiet()
-    assert execute(which, store, options(), report, StopSignals()) == "failed"
-    assert "were certified, but the run's are" in report.said[0]
-
-
-@pytest.mark.parametrize(
-    "record", ["{}", '{"state":"banana"}', '{"state":"trained"}', '{"state":"trained","steps":"4","weights_sha256":"0"}', "[", "[]"]
-)
-def test_a_damaged_training_record_is_not_believed(tmp_path: Path, record: str) -> None:
-    which, store = cell(), Store(tmp_path)
-    execute(which, store, options(), Quiet(), StopSignals())
-    (store.run(which.spec).path / "training.json").write_text(record)
-    report = Quiet()
-    assert execute(which, store, options(), report, StopSignals()) == "failed"
-    assert "training.json" in report.said[0]
-
-
 def test_another_environment_of_a_certification_is_recorded(tmp_path: Path) -> None:
     which, store = cell(), Store(tmp_path)
-    execute(which, store, options(), Quiet(), StopSignals())
-    certification = next(store.run(which.spec).certifications())
-    for path in (certification.evidence, certification.path / "times.csv"):
-        path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
-    (certification.path / "finished.json").unlink()
-    old = (certification.environment() or {}) | {"device": "another"}
-    write_json(certification.path / "environment.json", old)
-    assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
+    _, certification = finished(which, store)
+    keep_a_row(certification)
+    write_json(certification.path / "environment.json", (certification.environment() or {}) | {"device": "another"})
+    assert attempt(which, store) == "done"
     assert [entry["device"] for entry in (certification.environment() or {})["history"]] == ["another"]
-
-
-def test_leftovers_of_killed_writes_are_swept(tmp_path: Path) -> None:
-    which, store = cell(), Store(tmp_path)
-    path = store.run(which.spec).path
-    path.mkdir(parents=True)
-    (path / ".checkpoint.bin.999.tmp").write_text("x")
-    execute(which, store, options(), Quiet(), StopSignals())
-    assert list(path.rglob("*.tmp")) == []
-
-
-def test_a_checkpoint_of_another_release_is_refused(tmp_path: Path) -> None:
-    import hashlib
-    import io
-
-    which, store = cell(), Store(tmp_path)
-    run = store.run(which.spec)
-    buffer = io.BytesIO()
-    torch.save({"step": 1}, buffer)
-    run.path.mkdir(parents=True)
-    run.checkpoint.write_bytes(hashlib.sha256(buffer.getvalue()).hexdigest().encode() + buffer.getvalue())
-    report = Quiet()
-    assert execute(which, store, options(), report, StopSignals()) == "failed"
-    assert "not a checkpoint of this release" in report.said[0]
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
@@ -427,38 +347,12 @@ def test_an_ignored_signal_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_every_failing_write_is_told_and_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full at the Nth sync, for every N; one plain rerun gives the bytes of an undisturbed run."""
-    which = cell()
-    expected = undisturbed(tmp_path, which)
-    real = os.fsync
-    for fatal in range(1, 60):
-        store, calls = Store(tmp_path / f"full-{fatal}"), iter(range(1, 10_000))
-
-        def sync(handle: int, calls: Iterator[int] = calls, fatal: int = fatal) -> None:
-            if next(calls) == fatal:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            real(handle)
-
-        monkeypatch.setattr(os, "fsync", sync)
-        report = Quiet()
-        state = execute(which, store, options(), report, StopSignals())
-        monkeypatch.setattr(os, "fsync", real)
-        if state == "done" and next(calls) <= fatal:
-            break  # fewer syncs than that
-        if state == "failed":
-            assert "No space left on device" in report.said[0]
-        assert execute(which, store, options(), Quiet(), StopSignals()) == "done"
-        assert results_of(store.root) == expected
-    assert fatal > 15
-
-
 def test_a_folder_that_goes_while_a_write_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run's folder is deleted between the Nth check of the claim and the write that it lets through, for every N."""
     which = cell()
     real = claims.guard
     for fatal in range(1, 60):
-        store, calls = Store(tmp_path / f"gone-{fatal}"), iter(range(1, 10_000))
+        store, calls, report = Store(tmp_path / f"gone-{fatal}"), iter(range(1, 10_000)), Quiet()
         folder = store.run(which.spec).path
 
         def guard(path: Path, calls: Iterator[int] = calls, fatal: int = fatal, folder: Path = folder) -> Path | None:
@@ -467,10 +361,9 @@ def test_a_folder_that_goes_while_a_write_is_under_way(tmp_path: Path, monkeypat
                 shutil.rmtree(folder)
             return claimed
 
-        monkeypatch.setattr(claims, "guard", guard)
-        report = Quiet()
-        state = execute(which, store, options(), report, StopSignals())
-        monkeypatch.setattr(claims, "guard", real)
+        with monkeypatch.context() as patch:
+            patch.setattr(claims, "guard", guard)
+            state = attempt(which, store, report)
         if next(calls) <= fatal:
             break  # fewer checks than that
         assert state == "failed"
@@ -478,5 +371,5 @@ def test_a_folder_that_goes_while_a_write_is_under_way(tmp_path: Path, monkeypat
         assert not folder.exists(), "half a run is not made again"
         gone = store
     assert fatal > 15
-    assert execute(which, gone, options(), Quiet(), StopSignals()) == "done"
+    assert attempt(which, gone) == "done"
     assert results_of(gone.root) == undisturbed(tmp_path, which)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fake_store import CERTIFY, run_spec
 from forks import ROOT, SIZES, descendants, until
 from test_run import results_of
@@ -26,7 +27,7 @@ from bench.executors import slurm
 from bench.executors.resources import Resources
 from bench.executors.slurm import Slurm
 from bench.matrix.status import standings
-from bench.matrix.task import Task
+from bench.matrix.task import Options, Task
 from bench.store.runs import Store
 
 if not find_spec("submitit"):
@@ -50,8 +51,11 @@ def command(environment: dict[str, str], *words: str | Path, before: str = "") -
         return code, out.read().decode()
 
 
+OPTIONS = Options(device=torch.device("cpu"))
+
+
 def task(seed: int = 0, **fields: Any) -> Task:
-    return Task(spec=run_spec(seed=seed), certify=CERTIFY, results=Path("/x"), plugins=(), sources={}, options={}, **fields)
+    return Task(spec=run_spec(seed=seed), certify=CERTIFY, results=Path("/x"), plugins=(), sources={}, options=OPTIONS, **fields)
 
 
 def submitter(needs: Callable[[Task], Resources] = lambda task: Resources(), **fields: Any) -> Slurm:

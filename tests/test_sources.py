@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 from fake_store import add, run_spec
-from test_run import Quiet, begun, cell, options, plugin
+from test_run import Quiet, attempt, cell, plugin, stopped
 
 from bench.evidence.sources import compared, differs
 from bench.files.writing import write_json
-from bench.matrix.cells import execute
 from bench.registry import ROOT
 from bench.store.runs import Store
-from bench.system.signals import StopSignals
 from bench.system.sources import code
 from leaderboard.aggregate import collect
 
@@ -117,17 +115,17 @@ def test_a_table_is_split_by_code_alone(tmp_path: Path, one: dict[str, str], two
 def test_a_comment_does_not_stop_a_resume(tmp_path: Path, release: str, old: str, new: str, refused: set[str]) -> None:
     """Of an earlier release only the text is known, so that a changed text is refused as it was then, and the same one goes on."""
     store = Store(tmp_path / "runs")
-    begun(tmp_path, store)
+    stopped(cell("mine", plugin(tmp_path)), store, "training", 2)
     run = store.run(cell("mine", plugin(tmp_path)).spec)
     path = run.path / "environment.json"
     if release == "earlier":
         write_json(path, {name: value for name, value in json.loads(path.read_text()).items() if "_code_" not in name})
     report = Quiet()
     if refused & {release}:
-        assert execute(cell("mine", plugin(tmp_path, old, new)), store, options(), report, StopSignals()) == "failed"
+        assert attempt(cell("mine", plugin(tmp_path, old, new)), store, report) == "failed"
         assert "begun with another method_sha256" in report.said[-1]
         return
-    assert execute(cell("mine", plugin(tmp_path, old, new)), store, options(), report, StopSignals()) == "done"
+    assert attempt(cell("mine", plugin(tmp_path, old, new)), store, report) == "done"
     assert "history" not in (store.run(run.spec).environment() or {})
     assert json.loads(path.read_text())["plugins"].keys() == {"mine.py"}
     assert str(tmp_path) not in path.read_text()

@@ -166,8 +166,6 @@ def test_the_line_that_retries_a_cell_names_that_cell(bench: Call, tmp_path: Pat
         changes=changes.get("sets", {}),
     )
     (cell,) = make_plan(request, Registry()).cells
-    import shlex
-
     words = shlex.split(command(cell.spec, cell.certify))
     (found,) = json.loads(bench("run", *words, "--results", tmp_path, "--dry-run", "--json").stdout)["cells"]
     assert (found["key"], found["certification"]) == cell.id
@@ -247,8 +245,6 @@ def test_status_from_any_shell(bench: Call, tiny: Call, tmp_path: Path) -> None:
     assert f"  {row['retry']}" in result.output
     assert "tiny" not in row["retry"]
     path.write_text(GOOD)
-    import shlex
-
     assert row["retry"].startswith("bench run ")
     again = bench(*shlex.split(row["retry"])[1:])
     assert again.exit_code == 0, again.output
@@ -439,27 +435,24 @@ def test_an_index_forgets_the_runs_that_are_gone_and_is_written_no_more_often_th
     assert [row["key"] for row in Listing(indexed).rows()] == [row["key"] for row in without_index(indexed)]
 
 
-def test_what_was_changed_a_moment_ago_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "INDEXED_RUNS", 1)
-    store = Store(tmp_path)
-    add(store, run_spec())
+@pytest.mark.parametrize("least", [1, 2])
+def test_neither_what_was_changed_a_moment_ago_nor_a_small_folder_is_indexed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int
+) -> None:
+    monkeypatch.setattr(listing, "INDEXED_RUNS", least)
+    monkeypatch.setattr(listing, "SETTLED_SECONDS", 0.0 if least == 2 else listing.SETTLED_SECONDS)
     monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))
+    store = Store(tmp_path / "runs")
+    add(store, run_spec())
+    time.sleep(0.02)
     assert len(Listing(store).rows()) == 1
     assert not index()
+    assert sorted(p.name for p in store.root.iterdir()) == ["mnist"]
 
 
 def test_claims_do_not_spoil_the_index(indexed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     forge(folders(indexed)[0])
     assert read_anew(indexed, monkeypatch)[1] == 0
-
-
-def test_small_folders_get_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))
-    store = Store(tmp_path / "runs")
-    add(store, run_spec())
-    Listing(store).rows()
-    assert not index()
-    assert sorted(p.name for p in store.root.iterdir()) == ["mnist"]
 
 
 # ------------------------------------------------------------------------------------------------------------- cells with jobs

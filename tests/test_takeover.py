@@ -17,8 +17,9 @@ from bench.certify import Sampler
 from bench.cli import app
 from bench.errors import BenchError, Interrupted
 from bench.files.writing import sha256
-from bench.matrix.cells import Options, certify
+from bench.matrix.cells import certify
 from bench.matrix.resume import load_weights
+from bench.matrix.task import Options
 from bench.spec import CertifySpec
 from bench.store.runs import Run, Store
 from bench.store.subject import Certification

@@ -3,7 +3,6 @@
 own_model.py  certifies any torch module
 conduct.py    trains and certifies, as `bench run`
 matrix.py     the cells of a request: announced, handed to an executor, waited for
-planning.py   what both `bench run` and `bench.run` work out before anything runs
+request.py    what both `bench run` and `bench.run` are asked for, checked and planned
 progress.py, words.py  what is shown meanwhile
-surroundings.py  torch's settings, put back
 """

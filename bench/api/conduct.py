@@ -13,19 +13,16 @@ import pandas as pd
 from rich.console import Console
 
 from bench.api.matrix import Matrix
-from bench.api.planning import plan_of
-from bench.api.surroundings import as_before
-from bench.errors import BenchError, UsageError, nearest
+from bench.api.request import RunRequest
+from bench.errors import BenchError, UsageError
 from bench.executors.engine import Engine
-from bench.matrix.cells import Options, check_options
-from bench.matrix.plan import Request
-from bench.spec import PROTOCOL_ALIASES, Scalar, scalar_word
+from bench.spec import Scalar, scalar_word
 from bench.store.runs import Store
+from bench.system.guards import as_before
 from bench.system.signals import StopSignals
 from leaderboard.frame.arguments import level, number, path, seeds_of, several, whole, word
 from leaderboard.frame.load import read
 
-RERUN = ("diverged", "all")
 MANY_SEEDS = 1_000_000
 
 T = TypeVar("T")
@@ -98,54 +95,40 @@ def run(
             problems.append(str(error))
         return otherwise
 
-    paths = tuple(map(Path, checked(lambda: several(plugins, "plugins", (str, os.PathLike)), [])))
-    changed: dict[str, str] = checked(lambda: _words(changes), {})
-    timeout = checked(lambda: None if timeout is None else number(timeout, "timeout"), None)
-    engine = Engine(jobs=None if jobs is None else str(jobs), timeout=timeout, device=device)
-    problems += [problem.removeprefix("--") for problem in engine.problems()]
-    batch = checked(lambda: None if batch is None else whole(batch, "batch", 1), None)
-    micro_batch = checked(lambda: None if micro_batch is None else whole(micro_batch, "micro_batch", 1), None)
-    if rerun is not None and rerun not in RERUN:
-        problems.append(f"rerun {rerun!r} is unknown{nearest(str(rerun), RERUN)}")
-    checked(lambda: level(alpha), alpha)
-    request = Request(
+    limit = checked(lambda: None if timeout is None else number(timeout, "timeout"), None)
+    request = RunRequest(
         methods=checked(lambda: several(method, "method", str), []),
         datasets=checked(lambda: several(dataset, "dataset", str), []),
         sigmas=checked(lambda: [number(one, "sigma") for one in several(sigma, "sigma", Real)], []),
         seeds=checked(lambda: _seeds(seeds), []),
-        protocol=PROTOCOL_ALIASES.get(named := checked(lambda: word(protocol, "protocol"), "quick"), named),
+        protocol=checked(lambda: word(protocol, "protocol"), "quick"),
         recipe=checked(lambda: word(recipe, "recipe"), "official"),
-        changes=changed,
+        changes=checked(lambda: _words(changes), {}),
+        plugins=tuple(map(Path, checked(lambda: several(plugins, "plugins", (str, os.PathLike)), []))),
+        results=checked(lambda: path(results, "results"), Path()),
+        engine=Engine(jobs=None if jobs is None else str(jobs), timeout=limit, device=device),
+        batch=checked(lambda: None if batch is None else whole(batch, "batch", 1), None),
+        micro_batch=checked(lambda: None if micro_batch is None else whole(micro_batch, "micro_batch", 1), None),
+        graph=graph,
+        rerun=rerun,
+        allow_changed_source=allow_changed_source,
+        allow_other_data=allow_other_data,
+        data_dir=checked(lambda: None if data_dir is None else path(data_dir, "data_dir"), None),
     )
-    folder = checked(lambda: path(results, "results"), Path())
-    data = checked(lambda: None if data_dir is None else path(data_dir, "data_dir"), None)
+    checked(lambda: level(alpha), alpha)
     with as_before():
         try:
-            chosen = engine.pick_device()
-        except BenchError as error:
-            raise UsageError([*problems, str(error)]) from None
-        plan = plan_of(request, paths, None, problems, folder)
-        problems = problems or check_options(plan.cells, lambda cell: chosen, micro_batch)
-        if problems:
-            raise UsageError(problems)
-        options = Options(
-            device=chosen,
-            batch=batch,
-            micro_batch=micro_batch,
-            graph=graph,
-            allow_changed_source=allow_changed_source,
-            allow_other_data=allow_other_data,
-            data_dir=data,
-        )
-        console = Console(quiet=quiet, highlight=False, soft_wrap=True)
-        matrix = Matrix(plan, Store(folder), console, rerun, paths)
-        if missing := matrix.check_data(options.data_dir, allow_other=allow_other_data, read=True):
+            plan, options = request.prepare(problems)
+        except UsageError as error:
+            raise UsageError([problem.removeprefix("--") for problem in error.problems]) from None
+        matrix = Matrix(request, plan, options, Console(quiet=quiet, highlight=False, soft_wrap=True))
+        if missing := matrix.check_data(read=True):
             raise UsageError(missing)
-        matrix.announce(options, request.protocol, recipe, detail=False, isolated=engine.isolated)
-        folder.mkdir(parents=True, exist_ok=True)
-        if matrix.run(options, engine, StopSignals(ends=False)) >= 128:
+        matrix.announce()
+        request.results.mkdir(parents=True, exist_ok=True)
+        if matrix.run(StopSignals(ends=False)) >= 128:
             raise KeyboardInterrupt("interrupted; the same call continues")
-    return read(Store(folder), alpha, only={cell.id for cell in plan.cells}).frame()
+    return read(Store(request.results), alpha, only={cell.id for cell in plan.cells}).frame()
 
 
 def _seeds(seeds: Any) -> Sequence[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import shlex
 import signal
@@ -12,60 +11,58 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench.api.progress import Show
+from bench.api.request import RunRequest
 from bench.api.words import COLUMNS, clock, cost_columns, cost_total, plain
-from bench.errors import BenchError
+from bench.datasets import DATASETS
+from bench.datasets.check import folder_of
+from bench.errors import BenchError, Interrupted
+from bench.executors import Executor
 from bench.executors.engine import Engine
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from bench.api.progress import Show
-    from bench.executors import Executor
-    from bench.matrix.cells import Options
-    from bench.matrix.cost import Estimate
-    from bench.matrix.plan import Cell, Plan
-    from bench.matrix.report import Planned
-    from bench.matrix.task import Task
-    from bench.store.runs import Store
-    from bench.store.subject import State
-    from bench.system.signals import StopSignals
+from bench.files.claims import forget_dead, holder, present
+from bench.matrix.cost import Estimate, estimate
+from bench.matrix.plan import Cell, Plan
+from bench.matrix.report import Planned, announced, handed_over, line, withdraw
+from bench.matrix.status import in_hand
+from bench.matrix.task import Options, Task
+from bench.store.listing import INDEXED_RUNS, Listing, command, names
+from bench.store.runs import Store
+from bench.store.subject import State
+from bench.store.work import seal, set_aside
+from bench.system.guards import settings_kept
+from bench.system.signals import StopSignals
 
 AWAIT_SECONDS = 0.5
-
-
-def flags(options: Options, engine: Engine, cell: Cell) -> str:
-    """What continues a cell in the way that it was begun, beyond what its specs say."""
-    words = [] if engine.device == "auto" else ["--device", engine.device]
-    words += [] if options.batch is None else ["--batch", str(options.batch)]
-    words += [] if options.micro_batch is None else ["--micro-batch", str(options.micro_batch)]
-    words += [] if options.graph else ["--no-graph"]
-    words += [] if options.data_dir is None else ["--data-dir", str(options.data_dir.absolute())]
-    words += ["--allow-changed-source"] if options.allow_changed_source else []
-    words += ["--allow-other-data"] if options.allow_other_data else []
-    return shlex.join(words + engine.flags(cell.spec.row))
+OVER = ("done", "diverged")
 
 
 class Matrix:
-    """The cells of one `bench run`, where each of them stands, and what is said of them."""
+    """The cells of one `bench run`, where each of them stands, and what is said of them.
 
-    def __init__(self, plan: Plan, store: Store, console: Console, rerun: str | None, plugins: tuple[Path, ...] = ()) -> None:
-        from bench.store.listing import Listing
+    Args:
+        plan, options: those that the request was found to mean.
+    """
 
-        self.plan, self.store, self.console, self.rerun, self.plugins = plan, store, console, rerun, plugins
+    def __init__(self, request: RunRequest, plan: Plan, options: Options, console: Console) -> None:
+        self.request, self.plan, self.options, self.console = request, plan, options, console
+        self.engine, self.store = request.engine, Store(request.results)
         self.estimates: dict[tuple[str, str], Estimate] = {}
-        self._listing = Listing(store)
+        self._listing = Listing(self.store)
         self.sources: dict[tuple[str, str], str | None] = {}
         self.states = {cell.id: self._state(cell) for cell in plan.cells}
         self._listing.save()
         self.reasons: dict[tuple[str, str], str] = {}
+        rerun = request.rerun
         self.again = {c.id for c in plan.cells if rerun == "all" or (rerun == "diverged" and self.states[c.id] == "diverged")}
-        self.todo = [c for c in plan.cells if c.id in self.again or self.states[c.id] not in ("done", "diverged")]
+        self.todo = [c for c in plan.cells if c.id in self.again or self.states[c.id] not in OVER]
 
     def _state(self, cell: Cell) -> State:
-        from bench.files.claims import forget_dead
-
         folder = self.store.run(cell.spec).path
         if not folder.exists():
             return "missing"
@@ -80,23 +77,19 @@ class Matrix:
             forget_dead(folder)
         return state
 
-    def check_data(self, data_dir: Path | None, *, allow_other: bool, read: bool) -> list[str]:
+    def check_data(self, *, read: bool) -> list[str]:
         """What is wrong with the data sets of the cells to be done.
 
         Args:
             read: reads them, so that nothing is begun on a damaged one; else they are only looked for.
         """
-        from bench.data import load
-        from bench.datasets import DATASETS
-        from bench.datasets.check import folder_of
-
         problems = []
         for name in dict.fromkeys(cell.spec.dataset for cell in self.todo):
             trained = all(self.states[c.id] == "certifying" and c.id not in self.again for c in self.todo if c.spec.dataset == name)
             try:
-                folder_of(DATASETS[name], data_dir)
+                folder_of(DATASETS[name], self.options.data_dir)
                 for split in (("test",) if trained else ("train", "test")) if read else ():
-                    load(name, split, data_dir, allow_other=allow_other)
+                    self.options.images(name, split)
             except BenchError as error:
                 problems.append(str(error))
         return problems
@@ -104,18 +97,15 @@ class Matrix:
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
 
-    def announce(self, options: Options, protocol: str, recipe: str, *, detail: bool, isolated: bool = False) -> None:
+    def announce(self, *, detail: bool = False) -> None:
         """Says what will be done and how long it may take.
 
         An estimate runs the method's loss once. Where cells are isolated, a plug-in's is not run here, so its cells have none.
         """
-        from bench.matrix.cost import estimate
-        from bench.system.guards import settings_kept
-
-        cells = self.plan.cells
-        cells_here = [cell for cell in self.todo if not (isolated and self._plugin(cell))]
+        cells, options = self.plan.cells, self.options
+        here = [cell for cell in self.todo if not (self.engine.isolated and self._plugin(cell))]
         with settings_kept():
-            self.estimates = estimate(cells_here, self.store, options.device, options.micro_batch, self.again, graph=options.graph)
+            self.estimates = estimate(here, self.store, options.device, options.micro_batch, self.again, graph=options.graph)
         for note in self.plan.notes:
             self.say(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
@@ -126,7 +116,7 @@ class Matrix:
         sigmas, seed_count = len({c.spec.sigma for c in cells}), len({c.spec.seed for c in cells})
         self.say(
             f"{len(cells)} cells: rows {rows}, noise levels {sigmas}, seeds {seed_count}; "
-            f"protocol {protocol}, recipe {recipe}, device {options.device}"
+            f"protocol {self.request.protocol}, recipe {self.request.recipe}, device {options.device}"
         )
         tally = Counter(self.states.values())
         about = f"; about {clock(sum(found.seconds for found in self.estimates.values()))}, from timed passes" if self.estimates else ""
@@ -144,9 +134,6 @@ class Matrix:
         return self.sources.get(cell.id) not in (None, cell.sources["method_sha256"], cell.sources["method_code_sha256"])
 
     def _print_cells(self) -> None:
-        from rich.markup import escape
-        from rich.table import Table
-
         table = Table("row", "data set", "sigma", "seed", "state", "estimate", *COLUMNS, box=None, pad_edge=False)
         for cell in self.plan.cells:
             spec, found = cell.spec, self.estimates.get(cell.id)
@@ -154,34 +141,23 @@ class Matrix:
             table.add_row(*(escape(plain(text)) for text in (*texts, *cost_columns(found))))
         self.console.print(table)
 
-    def run(self, options: Options, engine: Engine, signals: StopSignals | None = None) -> int:
+    def run(self, signals: StopSignals | None = None) -> int:
         """Runs what is to do and waits for it; returns the exit code.
 
         Args:
             signals: what hears Ctrl-C meanwhile; None: as on a command line.
         """
-        from bench.api.progress import Show
-        from bench.errors import Interrupted
-        from bench.matrix.cells import seal
-        from bench.matrix.report import announced, withdraw
-        from bench.store.listing import INDEXED_RUNS, Listing
-        from bench.system.signals import StopSignals
-
         for cell in self.plan.cells:
             if self.states[cell.id] == "done" and cell.id not in self.again:
-                seal(cell, self.store)
-        cells = self._longest_first() if engine.isolated else self.todo
-        cells = self._set_aside(cells) if engine.cluster else cells
-        executor, room = engine.executor({cell.id: cell for cell in cells}, options, len(self.plan.cells), self.say)
-        tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
-        show = Show(
-            self.console,
-            [c.name for c in cells],
-            [self._seconds(c) or 0.0 for c in cells],
-            room,
-            [self.estimates[c.id].certifying_seconds if c.id in self.estimates else 0.0 for c in cells],
-        )
-        planned = [self._planned(cell, self._seconds(cell), flags(options, engine, cell)) for cell in cells]
+                seal(self.store.run(cell.spec).certification(cell.certify))
+        cells = self._longest_first() if self.engine.isolated else self.todo
+        cells = self._set_aside(cells) if self.engine.cluster else cells
+        executor, room = self.engine.executor({cell.id: cell for cell in cells}, self.options.device, len(self.plan.cells), self.say)
+        tasks = [self._task(cell) for cell in cells]
+        found = [self.estimates.get(cell.id) for cell in cells]
+        seconds = [[one.seconds if one else 0.0 for one in found], [one.certifying_seconds if one else 0.0 for one in found]]
+        show = Show(self.console, [cell.name for cell in cells], seconds[0], room, seconds[1])
+        planned = [self._planned(cell) for cell in cells]
         finished = self._finished(planned)
         interrupted = 0
         with contextlib.ExitStack() as stack:
@@ -192,10 +168,10 @@ class Matrix:
                 self._carry_out(executor, cells, tasks, show, signals)
             except (Interrupted, KeyboardInterrupt) as error:
                 interrupted = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
-            if announcement and not interrupted and all(self.states[cell.id] in ("done", "diverged") for cell in cells):
+            if announcement and not interrupted and all(self.states[cell.id] in OVER for cell in cells):
                 withdraw(announcement)
         for cell in cells:
-            if interrupted and self.states[cell.id] not in ("done", "diverged", "failed"):
+            if interrupted and self.states[cell.id] not in (*OVER, "failed"):
                 self.states[cell.id] = self._state(cell)
         if len(cells) >= INDEXED_RUNS:
             Listing(self.store).rows()  # keeps an index, for whoever lists the folder next
@@ -203,7 +179,7 @@ class Matrix:
         told = Counter(map(self._interrupted, self.plan.cells)) if interrupted else tally
         self.say(", ".join(f"{count} {state}" for state, count in sorted(told.items())) + f" of {len(self.plan.cells)} cells")
         if interrupted:
-            without = f" without --rerun {self.rerun}" if self.rerun else ""
+            without = f" without --rerun {self.request.rerun}" if self.request.rerun else ""
             self.say(f"interrupted; the same line again{without} continues")
             return 128 + interrupted
         if tally["diverged"]:
@@ -212,65 +188,54 @@ class Matrix:
 
     def _interrupted(self, cell: Cell) -> str:
         """What to call the state of a cell after an interruption: one that was begun is no longer at work here."""
-        from bench.files.claims import holder, present
-
         if self.states[cell.id] not in ("training", "certifying"):
             return {"missing": "not begun"}.get(self.states[cell.id], self.states[cell.id])
         other = holder(self.store.run(cell.spec).path, present(self.store.root))
         return "running elsewhere" if other and not other.stale else "interrupted"
 
-    def check_slurm(self, options: Options, engine: Engine) -> None:
+    def check_slurm(self) -> None:
         """UsageError if what is to do cannot be handed over to Slurm so."""
-        tasks = [self._task(cell, engine.options_for(cell, options)) for cell in self._without_job(self.todo)]
-        engine.slurm(self.store.root).check(tasks)
+        self.engine.slurm(self.store.root).check([self._task(cell) for cell in self._without_job(self.todo)])
 
     def _without_job(self, cells: Sequence[Cell]) -> list[Cell]:
         """Those that no job of Slurm has, as far as that can be told."""
-        from bench.matrix.status import in_hand
-
         has = {folder for folder, (cell, alive) in in_hand(self.store).items() if cell.job and alive != "no"}
         return [cell for cell in cells if self._folder(cell) not in has]
 
-    def submit(self, options: Options, engine: Engine) -> int:
+    def submit(self) -> int:
         """Hands what is to do over to Slurm, but for cells that its jobs have already; returns the exit code."""
-        from bench.matrix.report import handed_over, line
-
         cells = self._without_job(self._longest_first())
         if len(cells) < len(self.todo):
             self.say(f"{len(self.todo) - len(cells)} cells are with jobs that were submitted before")
         if not cells:
             return 0
         cells = self._set_aside(cells)
-        tasks = [self._task(cell, engine.options_for(cell, options)) for cell in cells]
-        planned = {cell.id: self._planned(cell, self._seconds(cell), flags(options, engine, cell)) for cell in cells}
-        slurm = engine.slurm(self.store.root)
+        planned = {cell.id: self._planned(cell) for cell in cells}
+        slurm = self.engine.slurm(self.store.root)
         finished = self._finished([planned[cell.id] for cell in cells])
         mine: list[Planned] = []
         path = None
-        for jobs in slurm.submit(tasks):  # what Slurm has is told at once: it may refuse the next array
+        for jobs in slurm.submit([self._task(cell) for cell in cells]):  # what Slurm has is told at once: it may refuse the next array
             mine += [replace(planned[cells[place].id], job=job) for place, job in sorted(jobs.items())]
             path = handed_over(self.store.root, mine, finished, path)
         self.say(f"submitted {len(cells)} cells as {len({cell.job for cell in mine})} jobs; their logs are in {slurm.folder}")
         self.say(f"next: {line('status', (), self.store.root)}; the same line again submits what is then unfinished")
         return 0
 
-    def lines(self, options: Options, engine: Engine) -> Iterator[str]:
-        """A shell line for each cell to be done, the long ones first."""
-        from bench.matrix.report import line
-
+    def lines(self) -> Iterator[str]:
+        """A shell line for each cell to be done on one machine, the long ones first."""
+        alone = replace(self.engine, name=None, address=None, resources=())
         for cell in self._longest_first():
-            rerun = f" --rerun {self.rerun}" if cell.id in self.again else ""
-            planned = self._planned(cell, None, flags(options, engine, cell))
+            rerun = f" --rerun {self.request.rerun}" if cell.id in self.again else ""
+            planned = self._planned(cell, alone)
             yield line(f"run {planned.words}", planned.plugins, self.store.root.absolute()) + rerun
 
     def _set_aside(self, cells: Sequence[Cell]) -> list[Cell]:
         """Moves what is to be computed anew away here and now, for a cluster may deliver a cell twice; returns those that can be run."""
-        from bench.matrix.cells import set_aside
-
         ready = []
         for cell in cells:
             try:
-                if cell.id in self.again and (moved := set_aside(cell, self.store)):
+                if cell.id in self.again and (moved := set_aside(self.store.run(cell.spec), self.store)):
                     self.say(f"moved the old run to {moved}")
                 self.again.discard(cell.id)
                 ready.append(cell)
@@ -282,11 +247,6 @@ class Matrix:
     def _longest_first(self) -> list[Cell]:
         """What is to do, so that side by side no long cell is left alone at the end."""
         return sorted(self.todo, key=lambda cell: -self.estimates[cell.id].seconds if cell.id in self.estimates else -math.inf)
-
-    def _seconds(self, cell: Cell) -> float | None:
-        """As estimated; None where it could not be."""
-        found = self.estimates.get(cell.id)
-        return None if found is None else found.seconds
 
     def _finished(self, planned: Sequence[Planned]) -> set[str]:
         """Folders of the runs that need nothing more."""
@@ -308,7 +268,7 @@ class Matrix:
                     continue
                 if outcome.state == "running":
                     elsewhere.append(place)
-                    tasks[place] = dataclasses.replace(tasks[place], anew=False)
+                    tasks[place] = replace(tasks[place], anew=False)
                     continue
                 ended.add(place)
                 self.states[cell.id] = outcome.state
@@ -326,8 +286,6 @@ class Matrix:
 
     def _await(self, cells: Sequence[Cell], signals: StopSignals) -> None:
         """Waits until one of the cells is free: finished, given up, or its claim expired."""
-        from bench.files.claims import holder, present
-
         occupied = True
         while occupied:
             signals.check()
@@ -339,31 +297,34 @@ class Matrix:
         return self.store.run(cell.spec).path.relative_to(self.store.root).as_posix()
 
     def _plugin(self, cell: Cell) -> tuple[Path, ...]:
-        return tuple(path.absolute() for path in self.plugins if path.stem in (cell.spec.method, cell.spec.dataset, cell.spec.train.arch))
+        wanted = (cell.spec.method, cell.spec.dataset, cell.spec.train.arch)
+        return tuple(path.absolute() for path in self.request.plugins if path.stem in wanted)
 
-    def _planned(self, cell: Cell, seconds: float | None, flags: str) -> Planned:
-        from bench.matrix.report import Planned
-        from bench.store.listing import command, names
-
-        plugins = tuple(map(str, self._plugin(cell)))
-        words = f"{command(cell.spec, cell.certify)} {flags}".rstrip()
-        folder, key = self._folder(cell), cell.certify.key
-        return Planned(folder=folder, certification=key, names=names(cell.spec), words=words, plugins=plugins, seconds=seconds)
-
-    def _task(self, cell: Cell, options: Options) -> Task:
-        from bench.executors.worker import as_words
-        from bench.matrix.task import Task
-
-        return Task(
-            spec=cell.spec,
-            certify=cell.certify,
-            results=self.store.root.absolute(),
-            plugins=self._plugin(cell),
-            sources=cell.sources,
-            options=as_words(options),
-            presets_of=cell.presets_of,
-            anew=cell.id in self.again,
+    def _planned(self, cell: Cell, engine: Engine | None = None) -> Planned:
+        """A cell in words that continue it in the way that it was begun. engine: None: that of the request."""
+        found, options, engine = self.estimates.get(cell.id), self.options, engine or self.engine
+        given = {
+            "--device": None if engine.device == "auto" else engine.device,
+            "--batch": options.batch,
+            "--micro-batch": options.micro_batch,
+            "--no-graph": not options.graph,
+            "--data-dir": options.data_dir and options.data_dir.absolute(),
+            "--allow-changed-source": options.allow_changed_source,
+            "--allow-other-data": options.allow_other_data,
+        }
+        flags = [word for flag, value in given.items() if value for word in ((flag,) if value is True else (flag, str(value)))]
+        return Planned(
+            folder=self._folder(cell),
+            certification=cell.certify.key,
+            names=names(cell.spec),
+            words=f"{command(cell.spec, cell.certify)} {shlex.join(flags + engine.flags(cell.spec.row))}".rstrip(),
+            plugins=tuple(map(str, self._plugin(cell))),
+            seconds=None if found is None else found.seconds,
         )
+
+    def _task(self, cell: Cell) -> Task:
+        options = replace(self.options, device=self.engine.device_of(cell, self.options.device))
+        return Task.of(cell, self.store.root, options, self._plugin(cell), anew=cell.id in self.again)
 
     def as_json(self, cell: Cell) -> dict[str, Any]:
         """A cell and its state, with the reason where it failed or diverged."""

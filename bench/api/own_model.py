@@ -17,7 +17,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from bench.api.surroundings import as_before
 from bench.certify import Sampler
 from bench.certify.predict import check_samples, predict
 from bench.datasets import DatasetInfo, facts_of
@@ -26,6 +25,7 @@ from bench.evidence.columns import Columns
 from bench.spec import CertifySpec, TrainSpec, canonical, check_sigma, derive, to_json
 from bench.store.checkpoints import Checkpoint, CheckpointSpec, check_row, row_of
 from bench.system.environment import describe
+from bench.system.guards import as_before
 from leaderboard.frame.arguments import level, number, whole
 from leaderboard.frame.load import record_of, words_of
 from leaderboard.frame.schema import Part, frame_of, images_of_counts

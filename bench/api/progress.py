@@ -25,18 +25,16 @@ class _Work:
 
     Attributes:
         since, first: when that report came and what was done by then; what a process does before its first step is nobody's pace.
+        at, done: of the last report. left: seconds of the cell's estimate.
     """
 
     begun: float
+    left: float
     phase: str = ""
     since: float = 0.0
     first: int = 0
+    at: float = 0.0
     done: int = 0
-    total: int = 1
-
-    def part(self, count: int) -> float:
-        """Steps or images as a part of what is estimated: a whole training, but no image that was certified before."""
-        return count / max(1, self.total - (0 if self.phase == "training" else self.first))
 
 
 class Show:
@@ -59,7 +57,7 @@ class Show:
         self.live = console.is_terminal and not console.quiet
         self.works: dict[int, _Work] = {}
         self.untouched = sum(estimates)  # of the cells that are not begun
-        self.foreseen = self.spent = 0.0  # of phases that ended: seconds as estimated, and as they were
+        self.foreseen = self.spent = 0.0  # seconds of what was done: as estimated, and as they were
         self.ended = 0
         self.last_line = time.monotonic()
         self.bars = Progress(
@@ -86,7 +84,7 @@ class Show:
     def begin(self, number: int) -> None:
         """Part of `bench.executors.Watch`."""
         place = self.numbers[number]
-        self.works[place] = _Work(time.monotonic())
+        self.works[place] = _Work(time.monotonic(), self.estimates[place])
         if place not in self.tasks:
             self.untouched -= self.estimates[place]
             self.tasks[place] = self.bars.add_task(escape(plain(self.names[place])), total=None, note="")
@@ -96,49 +94,35 @@ class Show:
         place, now = self.numbers[number], time.monotonic()
         if place not in self.works:
             self.begin(number)
-        work = self.works[place]
+        work, training = self.works[place], phase == "training"
+        later = self.certifying[place] if training else 0.0
+        seconds = self.estimates[place] - later if training else self.certifying[place]  # as this phase was estimated
         if work.phase != phase:
-            self._settle(place, work, now)
-            work.phase, work.since, work.first, work.total = phase, now, done, total
-        work.done = done
+            work.phase, work.since, work.first, work.at, work.done = phase, now, done, now, done
+            # A whole training was estimated, but of a certification the images that were left.
+            work.left = seconds * (1 - done / max(1, total) if training else 1) + later
+        if seconds:
+            gained = seconds * (done - work.done) / max(1, total if training else total - work.first)
+            work.left -= gained
+            self.foreseen += gained
+            self.spent += now - work.at
+        work.at, work.done = now, done
+        alone = (now - work.since) * (total - done) / max(1, done - work.first) if not seconds else 0.0  # no estimate, as of a plug-in's
+        text = f"about {clock(self._left() + alone / self.slots)} left"
         if self.live:
             self.bars.update(self.tasks[place], completed=done, total=total, note=phase)
-            self.bars.update(self.whole, completed=self.ended, note=f"about {clock(self._left(now))} left")
+            self.bars.update(self.whole, completed=self.ended, note=text)
         elif now - self.last_line > PLAIN_SECONDS:
             self.last_line = now
-            self.say(f"{self._head(place)}: {phase} {done}/{total}, about {clock(self._left(now))} left")
+            self.say(f"{self._head(place)}: {phase} {done}/{total}, {text}")
 
     def _head(self, place: int) -> str:
         return f"[{place + 1}/{len(self.names)}] {self.names[place]}"
 
-    def _estimate(self, place: int, phase: str) -> float:
-        """Seconds of one phase of a cell."""
-        certifying = self.certifying[place]
-        return self.estimates[place] - certifying if phase == "training" else certifying
-
-    def _settle(self, place: int, work: _Work, now: float) -> None:
-        """Keeps how a phase that ended compared with its estimate."""
-        foreseen = self._estimate(place, work.phase) * work.part(work.done - work.first)
-        if foreseen:
-            self.foreseen += foreseen
-            self.spent += now - work.since
-
-    def _left(self, now: float) -> float:
-        """Seconds until all is done, at the pace that was seen."""
-        foreseen, spent, left, alone = self.foreseen, self.spent, self.untouched, 0.0
-        for place, work in self.works.items():
-            of_phase, gone = self._estimate(place, work.phase), now - work.since
-            if not work.phase:
-                left += self.estimates[place]
-            elif of_phase:
-                foreseen += of_phase * work.part(work.done - work.first)
-                spent += gone
-                left += of_phase * work.part(work.total - work.done)
-            elif work.done > work.first:  # no estimate, as of a plug-in's
-                alone += gone * (work.total - work.done) / (work.done - work.first)
-            if work.phase == "training":
-                left += self.certifying[place]
-        return (left * (spent / foreseen if spent > PACE_SECONDS and foreseen else 1.0) + alone) / self.slots
+    def _left(self) -> float:
+        """Seconds until all that was estimated is done, at the pace that was seen."""
+        left = self.untouched + sum(work.left for work in self.works.values())
+        return left * (self.spent / self.foreseen if self.spent > PACE_SECONDS and self.foreseen else 1.0) / self.slots
 
     def end(self, number: int, state: str) -> None:
         """A cell ended."""
@@ -146,7 +130,6 @@ class Show:
         if place not in self.works:  # of what was done before it was delivered again, an engine may only tell that it is over
             self.begin(number)
         work, now = self.works.pop(place), time.monotonic()
-        self._settle(place, work, now)
         self.ended += 1
         self.say(f"{self._head(place)}: {state} in {clock(now - work.begun)}")
         self.bars.remove_task(self.tasks.pop(place))

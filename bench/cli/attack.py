@@ -89,8 +89,8 @@ def _attack(run: Run, key: str | None, images: str, spec: AttackSpec, device: st
     from bench import rules
     from bench.certify.attack import attack
     from bench.data import load
-    from bench.matrix.cells import pick_device
     from bench.matrix.resume import load_weights
+    from bench.matrix.task import pick_device
     from bench.spec import select_images
 
     found, every = finished_certification(run, key)

@@ -186,7 +186,7 @@ class _Job:
 
         from bench.checkpoints.load import Wanted, load
         from bench.data import load as load_data
-        from bench.matrix.cells import pick_device
+        from bench.matrix.task import pick_device
         from bench.spec import select_images
 
         self.console = Console(stderr=self.as_json, quiet=said["quiet"], highlight=False, soft_wrap=True, emoji=False)
@@ -238,8 +238,8 @@ class _Job:
         from bench.api.progress import Show
         from bench.cli.exchange import check_log, log_of
         from bench.executors.here import Numbered
-        from bench.matrix.cells import Options
         from bench.matrix.cells import certify as certify_images
+        from bench.matrix.task import Options
         from bench.models import place
         from bench.spec import CertifySpec
         from bench.store.checkpoints import Checkpoint as CertifiedElsewhere

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,10 +24,10 @@ from bench.cli.common import (
 )
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.devices import Devices, Precision, SyncBatchnorm, training_changes
-from bench.errors import BenchError, nearest
-from bench.spec import PROTOCOL_ALIASES
+from bench.errors import nearest
 
-RERUN = ("diverged", "all")
+if TYPE_CHECKING:
+    from bench.api.request import RunRequest
 
 
 def run(
@@ -141,111 +140,91 @@ def run(
 
     Exit codes: 0 all done, 1 some cells failed or diverged, 2 usage, 128 + signal when interrupted (130 for Ctrl-C).
     """
-    from bench.api.matrix import Matrix
-    from bench.api.words import estimate_json, total_json
+    from bench.api.request import RunRequest
     from bench.executors.engine import Engine
 
     problems: list[str] = []
-    protocol = PROTOCOL_ALIASES.get(protocol, protocol)
-    methods = words(method, "--method", problems)
-    datasets = words(dataset, "--dataset", problems)
-    sigmas = numbers(sigma, "--sigma", problems)
-    chosen_seeds = seeds(seed, problems)
     wanted = changes(change, problems)
     if skip_misclassified:
         wanted.setdefault("certify.skip_misclassified", "true")
     training_changes(devices_per_cell, precision, sync_batchnorm, wanted, problems)
-    paths = plugins(plugin, problems)
     check_folder(results, problems)
     check_data_dir(data_dir, problems)
-    if rerun is not None and rerun not in RERUN:
-        problems.append(f"--rerun {rerun} is unknown{nearest(rerun, RERUN)}")
-    if batch is not None and batch < 1:
-        problems.append(f"--batch {batch} must be at least 1")
-    if micro_batch is not None and micro_batch < 1:
-        problems.append(f"--micro-batch {micro_batch} must be at least 1")
-    if emit not in (None, "commands"):
-        problems.append(f"--emit {emit} is unknown{nearest(emit, ['commands'])}")
-    if emit and dry_run:
-        problems.append(f"--dry-run prints the plan and --emit {emit} the lines that carry it out; give one of them")
-    if emit and (as_json or jobs is not None):
-        flag = "--json" if as_json else f"--jobs {jobs}"
-        problems.append(f"--emit {emit} prints shell lines, which whoever takes them carries out side by side or not; leave out {flag}")
-    engine = Engine(
-        name=executor,
-        address=address,
-        jobs=jobs,
-        slots_per_gpu=slots_per_gpu,
-        timeout=timeout,
-        resources=tuple(resources or ()),
-        cells_per_job=cells_per_job,
-        device=device,
-    )
-    problems += engine.problems() or engine.missing()
-    if number is not None and (methods or datasets or sigmas):
-        problems.append("--table says which methods, data set and noise levels; leave out --method, --dataset and --sigma")
-
-    import torch
-    from rich.console import Console
-
-    from bench.api.planning import plan_of
-    from bench.matrix import report
-    from bench.matrix.cells import Options, check_options
-    from bench.matrix.plan import Request
-    from bench.store.runs import Store
-
-    chosen_device = torch.device("cpu")
-    try:
-        chosen_device = engine.pick_device()
-    except BenchError as error:
-        problems.append(str(error))
-    request = Request(
-        methods=methods, datasets=datasets, sigmas=sigmas, seeds=chosen_seeds, protocol=protocol, recipe=recipe, changes=wanted
-    )
-    plan = plan_of(request, paths, number, problems, results)
-    if not problems:
-        problems = check_options(
-            plan.cells, lambda cell: engine.device_of(cell, chosen_device), micro_batch, here=not engine.cluster
-        ) + engine.problems_of(plan.cells, chosen_device)
-    if problems:
-        stop(problems)
-    options = Options(
-        device=chosen_device,
+    request = RunRequest(
+        methods=words(method, "--method", problems),
+        datasets=words(dataset, "--dataset", problems),
+        sigmas=numbers(sigma, "--sigma", problems),
+        seeds=seeds(seed, problems),
+        protocol=protocol,
+        recipe=recipe,
+        changes=wanted,
+        table=number,
+        plugins=plugins(plugin, problems),
+        results=results,
+        engine=Engine(
+            name=executor,
+            address=address,
+            jobs=jobs,
+            slots_per_gpu=slots_per_gpu,
+            timeout=timeout,
+            resources=tuple(resources or ()),
+            cells_per_job=cells_per_job,
+            device=device,
+        ),
         batch=batch,
         micro_batch=micro_batch,
         graph=not no_graph,
+        rerun=rerun,
         allow_changed_source=allow_changed_source,
         allow_other_data=allow_other_data,
         data_dir=data_dir,
     )
-    submitted = executor == "slurm"
+    _carry_out(request, problems, dry_run, emit, quiet, as_json)
 
-    console = Console(stderr=as_json or emit is not None, quiet=quiet, highlight=False, soft_wrap=True)
-    matrix = Matrix(plan, Store(results), console, rerun, paths)
+
+def _carry_out(request: RunRequest, problems: list[str], dry_run: bool, emit: str | None, quiet: bool, as_json: bool) -> None:
+    """Plans and checks, and then prints the plan, prints the lines that carry it out, submits it or carries it out."""
+    from rich.console import Console
+
+    from bench.api.matrix import Matrix
+    from bench.api.words import estimate_json, total_json
+    from bench.matrix.report import line
+
+    engine, results = request.engine, request.results
+    if emit not in (None, "commands"):
+        problems.append(f"--emit {emit} is unknown{nearest(emit, ['commands'])}")
+    if emit and dry_run:
+        problems.append(f"--dry-run prints the plan and --emit {emit} the lines that carry it out; give one of them")
+    if emit and (as_json or engine.jobs is not None):
+        flag = "--json" if as_json else f"--jobs {engine.jobs}"
+        problems.append(f"--emit {emit} prints shell lines, which whoever takes them carries out side by side or not; leave out {flag}")
+    plan, chosen = guarded(lambda: request.prepare(problems))
+    matrix = Matrix(request, plan, chosen, Console(stderr=as_json or emit is not None, quiet=quiet, highlight=False, soft_wrap=True))
+    submitted = engine.name == "slurm"
     if submitted and not emit:
-        guarded(lambda: matrix.check_slurm(options, engine))
-    missing = matrix.check_data(data_dir, allow_other=allow_other_data, read=not (dry_run or engine.cluster or emit))
+        guarded(matrix.check_slurm)
+    missing = matrix.check_data(read=not (dry_run or engine.cluster or emit))
     if missing and not dry_run:
         stop(missing)
     for sentence in missing:
         matrix.say(f"note: {sentence}")
-    matrix.announce(options, protocol, recipe, detail=dry_run, isolated=engine.isolated)
+    matrix.announce(detail=dry_run)
     if dry_run:
         if as_json:
             cells = [matrix.as_json(cell) | estimate_json(matrix.estimates.get(cell.id)) for cell in plan.cells]
             print_json({"results": str(results), "cells": cells, "total": total_json(matrix.estimates.values())})
         return
     if emit:
-        for line in matrix.lines(options, replace(engine, name=None, address=None, resources=())):
-            typer.echo(line)
+        for text in matrix.lines():
+            typer.echo(text)
         return
     try:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
-    code = guarded(lambda: matrix.submit(options, engine) if submitted else matrix.run(options, engine))
+    code = guarded(matrix.submit if submitted else matrix.run)
     if not code and not submitted:
-        matrix.say(f"next: {report.line('table', (), results)} --protocol {protocol}")
+        matrix.say(f"next: {line('table', (), results)} --protocol {request.protocol}")
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     raise typer.Exit(code)

@@ -142,7 +142,7 @@ def _recertify(report: Report, rows: int, seed: int | None, device: str) -> Rece
     from rich.console import Console
     from rich.progress import Progress
 
-    from bench.matrix.cells import pick_device
+    from bench.matrix.task import pick_device
     from bench.verify.recertify import recertify
 
     chosen, console = pick_device(device), Console(stderr=True)

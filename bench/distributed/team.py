@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import select
 import signal
 import subprocess
-import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -20,12 +18,8 @@ from bench.distributed.group import Group, Lost, check_fabric, joined, rendezvou
 from bench.errors import BenchError
 from bench.evidence.certificate import Certificate, from_line
 from bench.spec import TrainSpec
-from bench.system.processes import search_path
+from bench.system.processes import Child
 
-if TYPE_CHECKING:
-    from bench.matrix.task import Task
-
-HELPER = ("-P", "-m", "bench.executors.helper")
 POLL_SECONDS = 0.2
 DEATH_SECONDS = 5.0
 """From a broken connection until it is known whose process has ended."""
@@ -65,32 +59,14 @@ def threads_shared(devices: int, device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Helper:
-    """One helping process: commands go in as lines of JSON, events come back as such."""
+class _Helper:
+    """One helping process."""
 
-    def __init__(self, rank: int, task: Task) -> None:
+    def __init__(self, rank: int, task: str) -> None:
         self.rank = rank
-        self.events, theirs = os.pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, *HELPER, str(theirs)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,  # a method prints the same in the first process
-            env=os.environ | {"PYTHONPATH": search_path(), "OMP_NUM_THREADS": str(torch.get_num_threads())},
-            pass_fds=[theirs],
-        )
-        os.close(theirs)
-        self._lines = b""
-        self._write(task.to_text())
-        self.send(rank=rank)
-
-    def send(self, **command: Any) -> None:
-        self._write(json.dumps(command))
-
-    def _write(self, line: str) -> None:
-        assert self.process.stdin
-        with contextlib.suppress(OSError):  # one that is gone is noticed where its answer is waited for
-            self.process.stdin.write(line.encode() + b"\n")
-            self.process.stdin.flush()
+        self.child = Child({"OMP_NUM_THREADS": str(torch.get_num_threads())})  # a method prints the same in the first process
+        self.child.send(help=task, rank=rank)
+        self._said: deque[dict[str, Any]] = deque()
 
     def event(self, seconds: float) -> dict[str, Any] | None:
         """What it says next; None if it says nothing for so long.
@@ -98,25 +74,21 @@ class Helper:
         Raises:
             BenchError: it failed, or ended without a word.
         """
-        while b"\n" not in self._lines:
-            if not select.select([self.events], [], [], seconds)[0]:
+        while not self._said:
+            if not select.select([self.child.events], [], [], seconds)[0]:
                 return None
-            if not (data := os.read(self.events, 65_536)):
-                raise BenchError(f"the process of device {self.rank} {_end_of(self.process)}")
-            self._lines += data
-        line, _, self._lines = self._lines.partition(b"\n")
-        event: dict[str, Any] = json.loads(line)
+            if (events := self.child.read()) is None:
+                raise BenchError(f"the process of device {self.rank} {_end_of(self.child.process)}")
+            self._said += events
+        event = self._said.popleft()
         if "error" in event:
             raise BenchError(f"device {self.rank}: {event['error']}")
         return event
 
     def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.events)
-        assert self.process.stdin
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
+        self.child.process.kill()
+        self.child.process.wait()
+        self.child.close()
 
 
 def _end_of(process: subprocess.Popen[bytes]) -> str:
@@ -131,14 +103,14 @@ class Team:
     """The helpers of a cell. They start when they are first needed, keep nothing, and are killed when the block ends, however it ends.
 
     Args:
-        task: the cell and its options, in the words in which helpers get them.
+        task: the cell and its options, as `bench.matrix.task.Task` writes them; its results folder is that of the run.
         size: processes, this one included.
         check: raises if this process is to stop; called while it waits.
     """
 
-    def __init__(self, task: Task, size: int, device: torch.device, check: Callable[[], None]) -> None:
+    def __init__(self, task: str, size: int, device: torch.device, check: Callable[[], None]) -> None:
         self.task, self.size, self.device, self.check = task, size, device, check
-        self.helpers: list[Helper] = []
+        self.helpers: list[_Helper] = []
 
     def __enter__(self) -> Team:
         return self
@@ -148,14 +120,17 @@ class Team:
             helper.end()
         self.helpers.clear()
 
-    def _send(self, **command: Any) -> None:
+    def _start(self) -> None:
         if not self.helpers:
             for rank in range(1, self.size):  # one by one, so that those that did start are ended if one does not
-                self.helpers.append(Helper(rank, self.task))
-        for helper in self.helpers:
-            helper.send(**command)
+                self.helpers.append(_Helper(rank, self.task))
 
-    def _event(self, helper: Helper) -> dict[str, Any]:
+    def _send(self, **command: Any) -> None:
+        self._start()
+        for helper in self.helpers:
+            helper.child.send(**command)
+
+    def _event(self, helper: _Helper) -> dict[str, Any]:
         while (event := helper.event(POLL_SECONDS)) is None:
             self.check()
         return event
@@ -196,21 +171,20 @@ class Team:
         return None
 
     def rows(
-        self, run: Path, weights_sha256: str, images: Sequence[int], own: Iterator[tuple[Certificate, float]]
+        self, weights_sha256: str, images: Sequence[int], own: Iterator[tuple[Certificate, float]]
     ) -> Iterator[tuple[Certificate, float]]:
         """Evidence of images and the seconds that each took, in order. The processes count them in turn, this one first.
 
         Args:
-            run: the folder of the weights, whose hash must be that.
-            images: their indices.
+            weights_sha256: of the run's weights. images: their indices.
             own: what this process counts, every `size`-th from the first on.
 
         Raises:
             BenchError: a helper failed or died.
         """
-        self._send(certify=[str(run.absolute()), weights_sha256])
+        self._start()
         for helper in self.helpers:
-            helper.send(images=list(images[helper.rank :: self.size]))
+            helper.child.send(count=list(images[helper.rank :: self.size]), weights=weights_sha256)
         for place, index in enumerate(images):
             self.check()
             if not (rank := place % self.size):

@@ -2,7 +2,7 @@
 
 A task says in plain words what a cell is, so that another process or another machine can act on it; plug-ins travel as paths.
 An executor takes tasks in order, as places become free, and yields an outcome for each. A new one needs `outcomes` and, where its
-cells run, `bench.executors.worker.carry_out`.
+cells run, `bench.executors.here.carry_out`.
 """
 
 from __future__ import annotations

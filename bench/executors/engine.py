@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from bench.errors import BenchError, UsageError, nearest
-
-if TYPE_CHECKING:
-    import torch
-
-    from bench.executors import Executor
-    from bench.executors.resources import Resources
-    from bench.executors.slurm import Slurm
-    from bench.matrix.cells import Options
-    from bench.matrix.plan import Cell
-    from bench.matrix.task import Task
+from bench.executors import Executor
+from bench.executors import ray as on_ray
+from bench.executors import slurm as on_slurm
+from bench.executors.here import Here
+from bench.executors.local import LocalExecutor, slots_here
+from bench.executors.resources import Resources, fits, resources_for, unfit
+from bench.matrix.plan import Cell
+from bench.matrix.task import Task, pick_device
 
 CLUSTERS = ("ray", "slurm")
 
@@ -86,8 +84,6 @@ class Engine:
 
     def flags(self, row: str) -> list[str]:
         """The words that hand a cell of a row to the same cluster again."""
-        from bench.executors.resources import fits
-
         found = [] if self.name is None else ["--executor", self.name]
         found += [] if self.address is None else ["--address", self.address]
         found += [part for word in self.resources if fits(row, word) for part in ("--resources", word)]
@@ -99,8 +95,6 @@ class Engine:
         Raises:
             UsageError: `--resources` that make no sense.
         """
-        from bench.executors.resources import Resources, resources_for
-
         # Slurm gives whole GPUs, which the slots of a job share.
         share = 0.0 if self.device != "cuda" else float(devices) if devices > 1 or self.name == "slurm" else 1 / self.slots_per_gpu
         return resources_for(row, self.resources, Resources(cpus=devices, gpus=share))
@@ -123,28 +117,16 @@ class Engine:
         Raises:
             BenchError: one that is not here.
         """
-        import torch
-
-        from bench.matrix.cells import pick_device
-
         return torch.device("cuda") if self.cluster and self.device == "cuda" else pick_device("cpu" if self.cluster else self.device)
 
     def device_of(self, cell: Cell, device: torch.device) -> torch.device:
         """The device of a cell, of which only the kind is known on a cluster. device: what `pick_device` found."""
-        import torch
-
         if not self.cluster or self.device != "auto":
             return device
         return torch.device("cuda" if self.needs_of(cell.spec.row).gpus else "cpu")
 
-    def options_for(self, cell: Cell, options: Options) -> Options:
-        """Options with the device of a cell."""
-        return dataclasses.replace(options, device=self.device_of(cell, options.device))
-
     def problems_of(self, cells: Sequence[Cell], device: torch.device) -> list[str]:
         """What is wrong with the resources that these cells ask of a cluster. device: as of `device_of`."""
-        from bench.executors.resources import unfit
-
         if not self.cluster:
             return []
         shared = {(cell.spec.row, cell.devices): cell for cell in cells if cell.devices > 1}
@@ -156,57 +138,46 @@ class Engine:
         return found
 
     def executor(
-        self, cells: Mapping[tuple[str, str], Cell], options: Options, planned: int, say: Callable[[str], None]
+        self, cells: Mapping[tuple[str, str], Cell], device: torch.device, planned: int, say: Callable[[str], None]
     ) -> tuple[Executor, int]:
         """What carries cells out while this process waits, and how many at a time, as far as that is known.
 
         Args:
-            cells: those to do, by `Cell.id`. planned: cells of the whole matrix.
+            cells: those to do, by `Cell.id`. device: as of `device_of`. planned: cells of the whole matrix.
 
         Raises:
             BenchError: it is not there, or cannot be had so.
         """
-        from bench.executors.here import Here
-        from bench.executors.local import LocalExecutor, slots_here
-
         if self.name == "ray":
-            from bench.executors.ray import RayExecutor
-
-            executor = RayExecutor(self.needs(), self.address, self.count, self.timeout)
+            executor = on_ray.RayExecutor(self.needs(), self.address, self.count, self.timeout)
             say(f"Ray: {executor.describe()}")
             return executor, self.count or executor.room()
         if not self.isolated:
-            return Here(cells, options), 1
+            return Here(cells), 1
         devices = max((cell.devices for cell in cells.values()), default=1)
-        slots = slots_here(self.count, options.device, self.slots_per_gpu, planned, devices)
+        slots = slots_here(self.count, device, self.slots_per_gpu, planned, devices)
         say(f"{len(slots)} cells side by side, {slots[0].environment['OMP_NUM_THREADS']} CPU threads each")
         return LocalExecutor(slots, self.timeout), len(slots)
 
-    def slurm(self, results: Path) -> Slurm:
+    def slurm(self, results: Path) -> on_slurm.Slurm:
         """What submits cells to Slurm."""
-        from bench.executors import slurm
-
-        return slurm.Slurm(
+        return on_slurm.Slurm(
             needs=self.needs(),
-            folder=slurm.folder_of(results),
+            folder=on_slurm.folder_of(results),
             cells_per_job=self.cells_per_job,
             slots=self.slots_per_gpu,
             cap=self.count,
             timeout=self.timeout,
-            cluster=slurm.CLUSTER,
+            cluster=on_slurm.CLUSTER,
         )
 
     def missing(self) -> list[str]:
         """What this machine lacks for it, told before anything is planned."""
         try:
             if self.name == "slurm":
-                from bench.executors import slurm
-
-                slurm.check_installed()
+                on_slurm.check_installed()
             if self.name == "ray":
-                from bench.executors import ray
-
-                ray.check_installed(self.address)
+                on_ray.check_installed(self.address)
         except BenchError as error:
             return [str(error)]
         return []

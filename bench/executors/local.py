@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import selectors
 import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bench.errors import BenchError, Interrupted, UsageError
+from bench.errors import Interrupted, UsageError
 from bench.executors import Watch
 from bench.matrix.cells import smaller_batch
 from bench.matrix.task import Outcome, Task
 from bench.store.runs import Store
-from bench.system.processes import search_path
+from bench.store.work import record_failure
+from bench.system.processes import WORKER, Child
 from bench.system.signals import GRACE_SECONDS, StopSignals
 
-WORKER = (sys.executable, "-P", "-m", "bench.executors.worker")
 START_SECONDS = 600.0
 """For the start of a worker, which imports torch from a disk that may be slow."""
 LOG_BYTES = 16_384
@@ -97,8 +93,7 @@ def thread_limit() -> int | None:
 class _Worker:
     """A process in a slot, and what it is at."""
 
-    process: subprocess.Popen[bytes]
-    events: int
+    child: Child
     output: int
     plugins: tuple[Path, ...]
     number: int = -1  # of the task at hand; -1: idle
@@ -108,19 +103,39 @@ class _Worker:
     trace: str = ""
     oom_kills: int = 0
     log: bytes = b""
-    lines: bytes = field(default=b"", repr=False)
 
     def tell(self, number: int) -> None:
         """Sends a signal to the worker."""
         self.asked = self.asked or time.monotonic()
         with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
+            self.child.process.send_signal(number)
 
     def kill(self) -> None:
         """Ends the worker and whatever it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+            os.killpg(self.child.process.pid, signal.SIGKILL)
+        self.child.process.wait()
+
+    def hear(self, watch: Watch) -> None:
+        """Takes in what it says."""
+        for event in self.child.read() or ():
+            if "say" in event:
+                watch.say(event["say"])
+            elif "progress" in event:
+                watch.progress(self.number, *event["progress"])
+            elif "begin" in event:
+                self.begun = time.monotonic()
+            elif "outcome" in event:
+                self.outcome, self.trace = Outcome(**event["outcome"]), event["trace"]
+
+    def take_log(self, watch: Watch) -> bool:
+        """Takes in what it prints; whether there was anything."""
+        try:
+            data = os.read(self.output, 65_536)
+        except BlockingIOError:
+            return False
+        self.log = (self.log + data)[-LOG_BYTES:]
+        return bool(data)
 
 
 class LocalExecutor:
@@ -128,8 +143,7 @@ class LocalExecutor:
 
     Args:
         timeout: seconds that a cell may take once its worker is up; it then fails, and continues in the next run.
-        command: starts a worker; the number of the file that its events go to is added. -P: a folder of the user's that is named like
-            one of ours must not be taken for it.
+        command: starts a worker, see `bench.system.processes.Child`.
     """
 
     def __init__(self, slots: Sequence[Slot], timeout: float | None = None, command: Sequence[str] = WORKER) -> None:
@@ -145,7 +159,7 @@ class LocalExecutor:
             while waiting or any(worker and worker.number >= 0 for worker in self.workers):
                 stop.check()
                 for place, worker in enumerate(self.workers):
-                    if worker and worker.number < 0 and worker.process.poll() is not None:
+                    if worker and worker.number < 0 and worker.child.process.poll() is not None:
                         self._retire(place)
                     if waiting and (worker is None or worker.number < 0):
                         self._hand_out(place, *waiting.popleft(), watch)
@@ -156,15 +170,15 @@ class LocalExecutor:
                     number, worker.number = worker.number, -1
                     if outcome.state not in ("done", "diverged") or worker.asked:
                         self._retire(place)
-                    if outcome.kind == "oom" and worker.process.returncode == -signal.SIGKILL and number not in retried:
+                    if outcome.kind == "oom" and worker.child.process.returncode == -signal.SIGKILL and number not in retried:
                         retried.add(number)
                         smaller = _smaller_batch(tasks[number])
                         watch.say(f"{tasks[number].name}: {outcome.reason}; tried again with {smaller} samples per certification pass")
-                        options = dict(tasks[number].options) | {"batch": smaller}
+                        options = dataclasses.replace(tasks[number].options, batch=smaller)
                         waiting.appendleft((number, dataclasses.replace(tasks[number], options=options, anew=False)))
                         continue
                     if outcome.state == "failed":
-                        outcome = record(tasks[number], outcome, worker.trace, worker.log.decode(errors="replace"))
+                        outcome = recorded(tasks[number], outcome, worker.trace, worker.log.decode(errors="replace"))
                     yield number, outcome
         except (Interrupted, KeyboardInterrupt) as error:
             self.stop_all(error.signal_number if isinstance(error, Interrupted) else signal.SIGINT, watch)
@@ -180,30 +194,19 @@ class LocalExecutor:
             worker = self._start(place, task.plugins)
         worker.number, worker.begun, worker.outcome, worker.log = number, time.monotonic() + START_SECONDS, None, b""
         worker.oom_kills = _oom_kills()
-        assert worker.process.stdin
-        with contextlib.suppress(OSError):  # a worker that is gone is noticed below
-            worker.process.stdin.write(task.to_text().encode() + b"\n")
-            worker.process.stdin.flush()
+        worker.child.send(task=task.to_text())
         watch.begin(number)
 
     def _start(self, place: int, plugins: tuple[Path, ...]) -> _Worker:
         ours, theirs = os.pipe()
-        printed, out = os.pipe()
-        process = subprocess.Popen(
-            [*self.command, str(theirs)],
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=out,
-            env=os.environ | {"PYTHONPATH": search_path(), "PYTHONUNBUFFERED": "1"} | dict(self.slots[place].environment),
-            pass_fds=[theirs],
-            start_new_session=True,  # Ctrl-C is for the parent, which passes it on
-        )
+        environment = {"PYTHONUNBUFFERED": "1"} | dict(self.slots[place].environment)
+        # Ctrl-C is for this process, which passes it on.
+        child = Child(environment, theirs, own_session=True, command=self.command)
         os.close(theirs)
-        os.close(out)
-        worker = self.workers[place] = _Worker(process, ours, printed, plugins)
-        for handle, kind in ((ours, "events"), (printed, "output")):
-            os.set_blocking(handle, False)
-            self.selector.register(handle, selectors.EVENT_READ, (worker, kind))
+        os.set_blocking(ours, False)
+        worker = self.workers[place] = _Worker(child, ours, plugins)
+        self.selector.register(child.events, selectors.EVENT_READ, worker.hear)
+        self.selector.register(ours, selectors.EVENT_READ, worker.take_log)
         return worker
 
     def _retire(self, place: int) -> None:
@@ -211,45 +214,27 @@ class LocalExecutor:
             return
         worker.kill()
         self.workers[place] = None
-        for handle in (worker.events, worker.output):
-            self.selector.unregister(handle)
-            os.close(handle)
-        assert worker.process.stdin
-        with contextlib.suppress(OSError):
-            worker.process.stdin.close()
+        self.selector.unregister(worker.child.events)
+        self.selector.unregister(worker.output)
+        worker.child.close()
+        os.close(worker.output)
 
     def _pump(self, watch: Watch, seconds: float) -> None:
         """Reads what workers say, waiting for some time."""
         for key, _ in self.selector.select(seconds):
-            worker, kind = key.data
-            self._read(worker, kind, watch)
+            key.data(watch)
         if not self.selector.get_map():
             time.sleep(seconds)
 
-    def _read(self, worker: _Worker, kind: str, watch: Watch) -> bool:
-        """Whether there was anything."""
-        try:
-            data = os.read(worker.events if kind == "events" else worker.output, 65_536)
-        except BlockingIOError:
-            return False
-        if kind == "output":
-            worker.log = (worker.log + data)[-LOG_BYTES:]
-            return bool(data)
-        *lines, worker.lines = (worker.lines + data).split(b"\n")
-        for line in lines:
-            _understand(worker, json.loads(line), watch)
-        return bool(data)
-
     def _outcome(self, worker: _Worker, watch: Watch) -> Outcome | None:
         """How the task of a worker ended, None while it has not."""
-        code = worker.process.poll()
+        code = worker.child.process.poll()
         if code is not None:  # what it still said is in the pipes
-            for kind in ("events", "output"):
-                while self._read(worker, kind, watch):
-                    pass
-        if worker.outcome is not None:
-            while self._read(worker, "output", watch):
+            worker.hear(watch)
+        if code is not None or worker.outcome is not None:
+            while worker.take_log(watch):
                 pass
+        if worker.outcome is not None:
             return worker.outcome
         now = time.monotonic()
         overdue = self.timeout is not None and now - worker.begun > self.timeout
@@ -274,38 +259,22 @@ class LocalExecutor:
         for worker in filter(None, self.workers):
             worker.tell(number)
         limit = time.monotonic() + GRACE_SECONDS + LAST_SECONDS
-        while any(worker and worker.number >= 0 and worker.process.poll() is None for worker in self.workers) and time.monotonic() < limit:
+        while (
+            any(worker and worker.number >= 0 and worker.child.process.poll() is None for worker in self.workers)
+            and time.monotonic() < limit
+        ):
             self._pump(watch, 0.1)
 
 
-def _understand(worker: _Worker, event: Mapping[str, Any], watch: Watch) -> None:
-    if "say" in event:
-        watch.say(event["say"])
-    elif "progress" in event:
-        watch.progress(worker.number, *event["progress"])
-    elif "begin" in event:
-        worker.begun = time.monotonic()
-    elif "outcome" in event:
-        state, kind, reason = event["outcome"]
-        worker.outcome, worker.trace = Outcome(state=state, kind=kind, reason=reason), event["trace"]
-
-
-def record(task: Task, outcome: Outcome, trace: str = "", log: str = "") -> Outcome:
-    """Writes a failure that the cell's own process could not write, with the end of its log."""
-    run = Store(task.results).run(task.spec)
-    try:
-        with run.claimed():
-            if outcome.kind in ("crash", "timeout") and run.certification(task.certify).status().state == "done":
-                return Outcome(state="done")  # it died after the last row
-            before = run.failure() or {}
-            run.fail(outcome.kind, outcome.reason, trace or str(before.get("trace", "")), log)
-    except (BenchError, OSError):
-        pass  # the reason is printed all the same
-    return outcome
+def recorded(task: Task, outcome: Outcome, trace: str = "", log: str = "") -> Outcome:
+    """The outcome, with a failure written down that the cell's own process could not write; done where it died after the last row."""
+    certification = Store(task.results).run(task.spec).certification(task.certify)
+    state = record_failure(certification, outcome.kind, outcome.reason, trace, log)
+    return outcome if state == "failed" else Outcome(state=state)
 
 
 def _smaller_batch(task: Task) -> int:
-    return smaller_batch(task.options["batch"], Store(task.results).run(task.spec).info, torch.device(task.options["device"]))
+    return smaller_batch(task.options.batch, Store(task.results).run(task.spec).info, task.options.device)
 
 
 def _oom_kills() -> int:

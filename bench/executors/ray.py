@@ -18,7 +18,7 @@ from typing import Any
 from bench.errors import BenchError, Interrupted
 from bench.executors import Watch
 from bench.executors.job import Job
-from bench.executors.local import record
+from bench.executors.local import recorded
 from bench.executors.resources import Resources, threads_of
 from bench.files import claims
 from bench.matrix.task import Outcome, Task
@@ -100,7 +100,7 @@ class RayExecutor:
         except self.ray.exceptions.RayError as error:
             kind = "oom" if isinstance(error, self.ray.exceptions.OutOfMemoryError) else "crash"
             reason = f"Ray gave it up: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            return record(task, Outcome(state="failed", kind=kind, reason=reason))
+            return recorded(task, Outcome(state="failed", kind=kind, reason=reason))
         for text in data.pop("said"):
             watch.say(text)
         return Outcome(**data)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.datasets import DATASETS, DatasetInfo, recipe_train
 from bench.errors import BenchError, UsageError, nearest
@@ -23,7 +23,6 @@ from bench.spec import (
     PROTOCOLS,
     RECIPES,
     CertifySpec,
-    Protocol,
     RunSpec,
     Scalar,
     TrainSpec,
@@ -34,6 +33,8 @@ from bench.spec import (
     select_images,
 )
 
+T = TypeVar("T")
+S = TypeVar("S")
 WHERE_ALPHA = "alpha is applied when evidence is read, by `bench table --alpha`"
 
 
@@ -69,12 +70,17 @@ class Cell:
     @property
     def name(self) -> str:
         """What a person calls it."""
-        return f"{self.spec.row} {self.spec.dataset} sigma {self.spec.sigma} seed {self.spec.seed}"
+        return name_of(self.spec)
 
     @cached_property
     def id(self) -> tuple[str, str]:
         """Keys of its training and of its certification."""
         return self.spec.key, self.certify.key
+
+
+def name_of(spec: RunSpec) -> str:
+    """What a person calls a cell."""
+    return f"{spec.row} {spec.dataset} sigma {spec.sigma} seed {spec.seed}"
 
 
 @dataclass(frozen=True)
@@ -91,80 +97,141 @@ def make_plan(request: Request, registry: Registry) -> Plan:
     Raises:
         UsageError: everything that is wrong with it, one sentence each.
     """
-    # What is wrong is told and replaced by something valid, so that the rest can be checked as well.
-    problems: list[str] = []
-    notes: list[str] = []
-    protocol = PROTOCOLS[DEFAULT_PROTOCOL]
-    if request.protocol in PROTOCOLS:
-        protocol = PROTOCOLS[request.protocol]
-    else:
-        problems.append(f"unknown protocol {request.protocol!r}{nearest(request.protocol, PROTOCOLS)}")
-    recipe = request.recipe
-    if recipe not in RECIPES:
-        problems.append(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
-        recipe = RECIPES[0]
-    infos = _datasets(request.datasets, registry, problems)
-    plugins = tuple(path.absolute() for path in registry.plugins)
-    problems += [f"seed {seed} must lie in 0 .. 2**63 - 1" for seed in request.seeds if not 0 <= seed < 2**63]
-    sigmas = _sigmas(request.sigmas, problems)
-    problems += [
-        f"--set {name}: write name=value, train.name=value or certify.name=value"
-        for name in request.changes
-        if "." in name and not name.startswith(("train.", "certify."))
-    ]
-    rows = _rows(request.methods, registry, problems)
-
-    found: list[Cell] = []
-    for info in infos or [DATASETS["mnist"]]:
-        own = info.protocol(protocol)
-        certify = _certify_spec(own, request.changes, problems)
-        _check_images(certify.images, info.test_size, "test", info, problems)
-        if not rows:
-            _train_spec(info, info.sigmas[0], recipe, 1, own, request.changes, registry, problems)
-        for sigma in sigmas or info.sigmas:
-            for row in rows:
-                preset, presets_of, problem = _preset_for(row, recipe, info, sigma)
-                if preset is None:
-                    skipped = row.by_pattern or (not request.sigmas and any(_preset_for(row, recipe, info, s)[0] for s in info.sigmas))
-                    (notes if skipped else problems).append(problem)
-                elif resolved := _resolve(row, preset, info, sigma, recipe, own, request.changes, registry, problems):
-                    sources = registry.sources(row.loaded, info.name, resolved[0].train.arch)
-                    found.append(Cell(resolved[0], certify, resolved[1], sources, presets_of, plugins))
-                    if presets_of:
-                        notes.append(f"no published hyperparameters for {info.name}: those for {presets_of} are taken")
-    if not problems and not found:
-        problems.append("nothing to run: " + "; ".join(notes))
-    if problems:
-        raise UsageError(list(dict.fromkeys(problems)))
-    cells: dict[tuple[str, str], Cell] = {}
-    for first in found:
-        for seed in request.seeds or protocol.seeds:
-            cell = dataclasses.replace(first, spec=dataclasses.replace(first.spec, seed=seed))
-            cells.setdefault(cell.id, cell)
-    return Plan(tuple(cells.values()), tuple(dict.fromkeys(notes)))
+    return _Planner(request, registry).plan()
 
 
-def _datasets(names: Sequence[str], registry: Registry, problems: list[str]) -> list[DatasetInfo]:
-    infos = []
-    for name in names:
+class _Planner:
+    """One request on its way to cells. What is wrong is told and replaced by something valid, so that the rest can be checked as well."""
+
+    def __init__(self, request: Request, registry: Registry) -> None:
+        self.request, self.registry = request, registry
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.protocol = PROTOCOLS.get(request.protocol, PROTOCOLS[DEFAULT_PROTOCOL])
+        self.recipe = request.recipe if request.recipe in RECIPES else RECIPES[0]
+
+    def plan(self) -> Plan:
+        """See `make_plan`."""
+        asked, problems, notes = self.request, self.problems, self.notes
+        if asked.protocol not in PROTOCOLS:
+            problems.append(f"unknown protocol {asked.protocol!r}{nearest(asked.protocol, PROTOCOLS)}")
+        if asked.recipe not in RECIPES:
+            problems.append(f"unknown recipe {asked.recipe!r}{nearest(asked.recipe, RECIPES)}")
+        infos = [info for name in asked.datasets if (info := self.told(partial(self.registry.load_dataset, name)))]
+        plugins = tuple(path.absolute() for path in self.registry.plugins)
+        problems += [f"seed {seed} must lie in 0 .. 2**63 - 1" for seed in asked.seeds if not 0 <= seed < 2**63]
+        sigmas = [sigma for sigma in asked.sigmas if self.told(partial(_sigma, sigma))]
+        problems += [
+            f"--set {name}: write name=value, train.name=value or certify.name=value"
+            for name in asked.changes
+            if "." in name and not name.startswith(("train.", "certify."))
+        ]
+        rows = _rows(asked.methods, self.registry, problems)
+
+        found: list[Cell] = []
+        for info in infos or [DATASETS["mnist"]]:
+            certify = self.certify_spec(info)
+            if not rows:
+                self.train_spec(info, info.sigmas[0], 1)
+            for sigma in sigmas or info.sigmas:
+                for row in rows:
+                    preset, presets_of, problem = _preset_for(row, self.recipe, info, sigma)
+                    if preset is None:
+                        other = not asked.sigmas and any(_preset_for(row, self.recipe, info, s)[0] for s in info.sigmas)
+                        (notes if row.by_pattern or other else problems).append(problem)
+                    elif resolved := self.resolve(row, preset, info, sigma):
+                        sources = self.registry.sources(row.loaded, info.name, resolved[0].train.arch)
+                        found.append(Cell(resolved[0], certify, resolved[1], sources, presets_of, plugins))
+                        if presets_of:
+                            notes.append(f"no published hyperparameters for {info.name}: those for {presets_of} are taken")
+        if not problems and not found:
+            problems.append("nothing to run: " + "; ".join(notes))
+        if problems:
+            raise UsageError(list(dict.fromkeys(problems)))
+        cells: dict[tuple[str, str], Cell] = {}
+        for first in found:
+            for seed in asked.seeds or self.protocol.seeds:
+                cell = dataclasses.replace(first, spec=dataclasses.replace(first.spec, seed=seed))
+                cells.setdefault(cell.id, cell)
+        return Plan(tuple(cells.values()), tuple(dict.fromkeys(notes)))
+
+    def told(self, work: Callable[[], T]) -> T | None:
+        """What the work gives; None where it fails, which is told."""
         try:
-            infos.append(registry.load_dataset(name))
+            return work()
         except UsageError as error:
-            problems += error.problems
-        except BenchError as error:
-            problems.append(str(error))
-    return infos
+            self.problems += error.problems
+        except (BenchError, ValueError) as error:
+            self.problems.append(str(error))
+        return None
 
+    def checked(self, spec: S, words: Mapping[str, Any], what: str, *more: Any) -> tuple[S, bool]:
+        """A spec with changes, and whether they are right; what is wrong is told."""
+        changed, found = replace_checked(spec, words, what, *more)
+        self.problems += found
+        return changed, not found
 
-def _sigmas(values: Sequence[float], problems: list[str]) -> list[float]:
-    good = []
-    for sigma in values:
+    def check_images(self, images: str, size: int, split: str, info: DatasetInfo) -> None:
+        if not len(select_images(images, size)):
+            self.problems.append(f"images={images} selects none of the {size} {split} images of {info.name}")
+
+    def certify_spec(self, info: DatasetInfo) -> CertifySpec:
+        """The certification on a data set."""
+        base, own = info.protocol(self.protocol).certify, _split(self.request.changes, "certify.")
+        if own.pop("alpha", None) is not None:
+            self.problems.append("certify.alpha cannot be set: " + WHERE_ALPHA)
+        if own.pop("changes", None) is not None:
+            self.problems.append("certify.changes cannot be set: it records what --set changed")
+        spec, right = self.checked(base, own, "certify")
+        self.check_images(spec.images, info.test_size, "test", info)
+        return dataclasses.replace(spec, changes=_differing(base, spec, list(own)) if right else {})
+
+    def train_spec(self, info: DatasetInfo, sigma: float, chunks: int) -> tuple[TrainSpec, dict[str, Scalar]]:
+        """The training, and what --set changed of it."""
+        base = protocol_train(recipe_train(info, self.recipe, chunks), info.protocol(self.protocol))
+        own = _split(self.request.changes, "train.")
+        train, right = self.checked(base, own, "train")
+        self.check_images(train.images, info.train_size, "training", info)
+        known = info.source.augments if info.source else AUGMENTS
+        if right and train.augment not in known:
+            self.problems.append(f"train: augment={train.augment} is not for {info.name}; there is {', '.join(known)}")
         try:
-            check_sigma(sigma)
-            good.append(sigma)
-        except ValueError as error:
-            problems.append(str(error))
-    return good
+            self.registry.load_network(train.arch)
+            check_arch(train.arch, info, sigma)
+        except BenchError as error:
+            known_arch = is_known(train.arch)
+            self.problems.append(str(error) if known_arch else f"{error}{self.registry.hint(NETWORK.word, train.arch)}")
+        return train, _differing(base, train, list(own), "train.") if right else {}
+
+    def resolve(self, row: _Row, preset: Method, info: DatasetInfo, sigma: float) -> tuple[RunSpec, Method] | None:
+        """The spec (of seed 0) and the method of one row at one sigma; None if anything is wrong."""
+        before = len(self.problems)
+        own = dict(row.changes) | {k: v for k, v in self.request.changes.items() if "." not in k}
+        # Every field goes through the check, so that a preset's 5 and a user's 5.0 give one key.
+        whole = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
+        method, _ = self.checked(preset, whole | own, f"method {row.loaded.name!r}", partial(_meant, own))
+        chunks = method.chunks if isinstance(method.chunks, int) else getattr(method, method.chunks)
+        train, train_changes = self.train_spec(info, sigma, chunks)
+        if len(self.problems) > before:
+            return None
+        spec = RunSpec(
+            method=row.loaded.name,
+            variant=row.variant,
+            hyperparameters={name: getattr(method, name) for name in whole},
+            dataset=info.name,
+            sigma=sigma,
+            seed=0,
+            recipe=self.recipe,
+            protocol=info.protocol(self.protocol).name,
+            train=train,
+            changes=_differing(preset, method, list(own)) | train_changes,
+        )
+        return spec, method
+
+
+def _sigma(sigma: float) -> float:
+    check_sigma(sigma)
+    return sigma
 
 
 @dataclass(frozen=True)
@@ -270,86 +337,3 @@ def _meant(changes: Mapping[str, str], name: str, fields: Iterable[str]) -> str:
 
 def _differing(old: object, new: object, names: Sequence[str], prefix: str = "") -> dict[str, Scalar]:
     return {prefix + name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
-
-
-def _certify_spec(protocol: Protocol, changes: Mapping[str, str], problems: list[str]) -> CertifySpec:
-    own = _split(changes, "certify.")
-    if "alpha" in own:
-        problems.append("certify.alpha cannot be set: " + WHERE_ALPHA)
-    if "changes" in own:
-        problems.append("certify.changes cannot be set: it records what --set changed")
-    own = {name: value for name, value in own.items() if name not in ("alpha", "changes")}
-    spec, found = replace_checked(protocol.certify, own, "certify")
-    problems += found
-    changed = _differing(protocol.certify, spec, list(own)) if not found else {}
-    checked: CertifySpec = dataclasses.replace(spec, changes=changed)
-    return checked
-
-
-def _train_spec(
-    info: DatasetInfo,
-    sigma: float,
-    recipe: str,
-    chunks: int,
-    protocol: Protocol,
-    changes: Mapping[str, str],
-    registry: Registry,
-    problems: list[str],
-) -> tuple[TrainSpec, dict[str, Scalar]]:
-    """The training, and what --set changed of it."""
-    base = protocol_train(recipe_train(info, recipe, chunks), protocol)
-    own = _split(changes, "train.")
-    train, found = replace_checked(base, own, "train")
-    problems += found
-    _check_images(train.images, info.train_size, "training", info, problems)
-    known = info.source.augments if info.source else AUGMENTS
-    if not found and train.augment not in known:
-        problems.append(f"train: augment={train.augment} is not for {info.name}; there is {', '.join(known)}")
-    try:
-        registry.load_network(train.arch)
-        check_arch(train.arch, info, sigma)
-    except BenchError as error:
-        problems.append(str(error) if is_known(train.arch) else f"{error}{registry.hint(NETWORK.word, train.arch)}")
-    return train, {} if found else _differing(base, train, list(own), "train.")
-
-
-def _check_images(images: str, size: int, split: str, info: DatasetInfo, problems: list[str]) -> None:
-    if not len(select_images(images, size)):
-        problems.append(f"images={images} selects none of the {size} {split} images of {info.name}")
-
-
-def _resolve(
-    row: _Row,
-    preset: Method,
-    info: DatasetInfo,
-    sigma: float,
-    recipe: str,
-    protocol: Protocol,
-    changes: Mapping[str, str],
-    registry: Registry,
-    problems: list[str],
-) -> tuple[RunSpec, Method] | None:
-    """The spec (of seed 0) and the method of one row at one sigma; None if anything is wrong, which is then in `problems`."""
-    before = len(problems)
-    own = dict(row.changes) | {k: v for k, v in changes.items() if "." not in k}
-    # Every field goes through the check, so that a preset's 5 and a user's 5.0 give one key.
-    whole = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
-    method, found = replace_checked(preset, whole | own, f"method {row.loaded.name!r}", partial(_meant, own))
-    problems += found
-    chunks = method.chunks if isinstance(method.chunks, int) else getattr(method, method.chunks)
-    train, train_changes = _train_spec(info, sigma, recipe, chunks, protocol, changes, registry, problems)
-    if len(problems) > before:
-        return None
-    spec = RunSpec(
-        method=row.loaded.name,
-        variant=row.variant,
-        hyperparameters={name: getattr(method, name) for name in whole},
-        dataset=info.name,
-        sigma=sigma,
-        seed=0,
-        recipe=recipe,
-        protocol=protocol.name,
-        train=train,
-        changes=_differing(preset, method, list(own)) | train_changes,
-    )
-    return spec, method

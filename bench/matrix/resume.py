@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -15,49 +14,39 @@ from torch import nn
 
 from bench.datasets import DATASETS
 from bench.errors import BenchError
-from bench.files import claims, disk
-from bench.files.writing import sha256, write_atomically
+from bench.files.writing import sha256
 from bench.models import build, place
-from bench.store.runs import Run, checkpoints
 from bench.store.subject import Subject
+from bench.store.work import Work
 from bench.train.loop import Trainer
 
 
-def save(trainer: Trainer, run: Run, seconds: float) -> None:
-    """A checkpoint behind its SHA-256; the one before it is kept."""
+def save(trainer: Trainer, work: Work, seconds: float) -> None:
+    """A checkpoint, after so many seconds of training."""
     buffer = io.BytesIO()
     torch.save(trainer.state() | {"seconds": seconds}, buffer)
-    payload = buffer.getvalue()
-    if run.checkpoint.exists():
-        claims.guard(run.checkpoint)
-        run.checkpoint.replace(run.older_checkpoint)
-    write_atomically(run.checkpoint, hashlib.sha256(payload).hexdigest().encode() + payload)
+    work.save_checkpoint(buffer.getvalue())
 
 
-def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
-    """What a checkpoint holds, None if it is damaged."""
-    content = disk.read(path)
-    digest, payload = content[:64], content[64:]
-    if hashlib.sha256(payload).hexdigest().encode() != digest:
-        return None
+def read_state(payload: bytes, device: torch.device) -> dict[str, Any]:
+    """What `save` wrote."""
     state: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True, map_location=device)
     return state
 
 
-def restore(trainer: Trainer, run: Run, say: Callable[[str], None]) -> tuple[float, Path | None]:
+def restore(trainer: Trainer, work: Work, say: Callable[[str], None]) -> tuple[float, Path | None]:
     """Continues from the newest checkpoint that is whole; returns the seconds of training behind it, and which it was."""
-    for path in checkpoints(run.path):
-        if (state := read_checkpoint(path, trainer.device)) is None:
+    for path, payload in work.checkpoints():
+        if payload is None:
             say(f"{path} is damaged and was left out")
             continue
         try:
+            state = read_state(payload, trainer.device)
             trainer.restore(state)
             seconds = float(state["seconds"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BenchError(f"{path} is not a checkpoint of this release ({error}); --rerun all starts over") from None
-        if path != run.checkpoint:  # the next one to be saved must not push a damaged one over this one
-            claims.guard(run.checkpoint)
-            run.checkpoint.unlink(missing_ok=True)
+        work.continue_from(path)
         return seconds, path
     return 0.0, None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import inspect
+import io
 import math
 import traceback
 from collections.abc import Callable, Iterator
@@ -127,6 +129,28 @@ class Trainer:
         now(self.device)
         self._stopwatch.read()
         return self._stopwatch.attack_seconds / self._stopwatch.seconds if self._stopwatch.seconds else None
+
+    def notes(self) -> list[str]:
+        """What pieces and shares of steps do that the result would not show."""
+        kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+        found = {type(module).__name__ for module in self.model.modules() if isinstance(module, kinds)}
+        train = self.spec.train
+        largest = len(share(train.batch, 0, train.devices))
+        piece = min(self.micro_batch or largest, largest) * (train.devices if train.sync_batchnorm else 1)
+        if piece == train.batch or not found:
+            return []
+        seen = " and ".join(sorted(found))
+        return [f"{seen} see pieces of {piece} images, so the training differs from one with whole steps of {train.batch}"]
+
+    def curve_csv(self) -> str:
+        """The training curve as a table: a column per term, `loss` last."""
+        columns = list(dict.fromkeys(name for row in self.curve for name in row))
+        columns.append(columns.pop(columns.index("loss")))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.curve)
+        return text.getvalue()
 
     def run(self, after_step: Callable[[Trainer], None]) -> nn.Module:
         """Trains to the end; whatever `after_step` raises ends it early.

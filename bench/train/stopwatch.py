@@ -1,9 +1,12 @@
-"""How long training steps take, and the attacks in them."""
+"""What a training takes: seconds of its steps and of the attacks in them, and the largest memory."""
 
 from __future__ import annotations
 
 import contextlib
+import resource
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,3 +63,24 @@ class Stopwatch:
 
     def _between(self, begun: Any, ended: Any) -> float:
         return float(begun.elapsed_time(ended) / 1e3 if self.device.type == "cuda" else ended - begun)
+
+
+class PeakMemory:
+    """The largest memory in use since it was made: of the device on CUDA, else of the process, in bytes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that since the process began
+                Path("/proc/self/clear_refs").write_text("5")
+
+    def read(self) -> int:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        with contextlib.suppress(OSError, StopIteration, ValueError):
+            line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+            return int(line.split()[1]) * 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
