@@ -178,8 +178,7 @@ def format_of(named: str | None, out: Path | None, problems: list[str]) -> str:
     endings = {format.suffix: name for name, format in FORMATS.items()}
     ending = out.suffix.lower() if out else ""
     if ending and ending not in endings:
-        known = ", ".join(endings)
-        problems.append(f"--out {out}: no format has the ending {ending}{nearest(ending, endings)}; there is {known}, or say --format")
+        problems.append(f"--out {out}: no format has the ending {ending}, and no --format is named{nearest(ending, endings)}")
     return endings.get(ending, "terminal")
 
 
