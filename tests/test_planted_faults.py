@@ -327,7 +327,7 @@ FAULTS: dict[str, Fault] = {
         where=models.build,
         old="nn.Sequential(Normalize(info.mean, info.std), network)",
         new="nn.Sequential(nn.Identity(), network)",
-        check=check(test_models.test_normalisation_is_the_first_layer_and_travels_with_the_weights),
+        check=check(test_models.test_normalisation_is_the_first_layer_and_travels_with_the_weights, "lenet", test_models.MNIST),
     ),
     # ---- the metrics
     "label -1 accepted": Fault(
@@ -338,7 +338,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "ACR over certified images only": Fault(
         where=metrics.average_certified_radius,
-        old="/ _images(o)",
+        old="/ o.index.size",
         new="/ max(1, int(o.correct.sum()))",
         check=check(test_metrics.test_acr_counts_every_image),
     ),
