@@ -333,3 +333,14 @@ def test_only_the_command_line_prints(path: Path) -> None:
         return
     for node in ast.walk(parse(path)):
         assert not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"), f"{short(path)}, line {node.lineno}"
+
+
+def test_the_page_names_what_is_there() -> None:
+    """Every path of docs/architecture.md, but those of a new file and of a results folder of one's own."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"\b(?:bench|methods|leaderboard|results|tests)/[\w./-]+", text))
+    named = {path.rstrip(".") for path in paths if "NAME" not in path and not path.startswith("results/runs")}
+    assert len(named) > 40
+    assert not [path for path in named if not (ROOT / path).exists()]
+    rooms = {path.name for path in (ROOT / "bench").iterdir() if (path / "__init__.py").exists()}
+    assert not [room for room in rooms if f"bench/{room}" not in text]
