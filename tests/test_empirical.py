@@ -6,7 +6,8 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,33 @@ def test_a_contradiction_needs_significance_and_a_radius_above_eps() -> None:
         assert len(summarise([attacked(0, 0.5, 0, counts=counts)], spec).contradictions) == number, counts
     assert summarise([attacked(0, 0.5, 0, radius=0.5)], spec).contradictions == ()
     assert summarise([attacked(0, 0.5, 0, radius=None)], spec).contradictions == ()
+
+
+def shares(n: int, parts: int, largest: int) -> Iterator[list[int]]:
+    """All ways to share n samples among classes, whatever their order, none with more than `largest`."""
+    if parts == 1:
+        yield from [[n]] if n <= largest else []
+        return
+    for first in range(min(n, largest), -(-n // parts) - 1, -1):
+        yield from ([first, *rest] for rest in shares(n - first, parts - 1, first))
+
+
+@pytest.mark.parametrize(("classes", "n"), [(2, 100), (3, 60), (10, 24)])
+def test_classes_that_tie_contradict_no_more_often_than_the_test_says(classes: int, n: int) -> None:
+    """Exact: every outcome of n samples of classes that are equally likely. The certified class is likeliest, if not alone."""
+    p_values, weights = [], []
+    for counts in shares(n, classes, n):
+        ways = math.factorial(n) // math.prod(map(math.factorial, counts))  # of samples, for one order of the classes
+        orders = math.factorial(classes) // math.prod(math.factorial(times) for times in Counter(counts).values())
+        for own, times in Counter(counts).items():
+            place = counts.index(own)
+            named = {1: own} | {2 + at: k for at, k in enumerate(counts) if at != place}
+            p_values.append(attacked(0, 0.5, 1, counts=named).p_change())
+            weights.append(ways * orders * times / classes / classes**n)
+    assert sum(weights) == pytest.approx(1)
+    for level in (0.001, 0.01, 0.05):
+        chance = sum(weight for p, weight in zip(p_values, weights, strict=True) if p <= level)
+        assert chance <= level, (level, chance / level)
 
 
 @pytest.mark.parametrize("changes", [{"eps": ()}, {"eps": (0.0,)}, {"eps": (math.nan,)}, {"steps": 0}, {"restarts": -1}, {"alpha": 0.5}])
