@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from fake_store import certificate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import hypergeom
 
 from bench.errors import BenchError
 from bench.evidence.columns import Columns
 from bench.rules.bounds import certified_radius, lower_confidence_bound
+from bench.spec import CertifySpec
+from bench.store.runs import Store
+from leaderboard.aggregate import Filters, collect
 from leaderboard.metrics import (
     DEFAULT,
     METRICS,
@@ -25,6 +33,7 @@ from leaderboard.metrics import (
     metric,
     outcomes,
 )
+from leaderboard.metrics.known import bound_accuracy, budget_acr, radius_quantile
 
 FULL = 2.463262615  # radius at sigma 1 of 1000 of 1000 samples, alpha 0.001
 RIGHT, WRONG, ABSTAINS = (1000, None), (1000, 7), (549, None)  # 550 is the least count that certifies
@@ -128,6 +137,63 @@ def test_quantiles_are_over_all_images_with_wrong_ones_as_zero() -> None:
     assert middle == high == lower_confidence_bound(1000, 1000, 0.001)
 
 
+@given(st.lists(st.tuples(st.integers(0, 300), st.sampled_from([None, None, 7])), min_size=1), st.floats(0, 1, exclude_max=True))
+def test_accuracy_at_a_threshold_of_the_bound_is_accuracy_at_its_radius(cases: list[tuple[int, int | None]], threshold: float) -> None:
+    """Under the one-sided bound pA says the radius; nothing is certified below a half."""
+    o = outcomes(Columns.of([certificate(i, 3, count, 300, chosen) for i, (count, chosen) in enumerate(cases)]), 0.01, 0.5)
+    right = sum(
+        chosen is None and lower_confidence_bound(count, 300, 0.01) > max(threshold, np.nextafter(0.5, 0)) for count, chosen in cases
+    )
+    assert bound_accuracy(o, threshold) == pytest.approx(100 * right / len(cases))
+
+
+def test_the_median_is_the_middle_quantile() -> None:
+    o = outcomes(images(*[RIGHT] * 3, ABSTAINS, WRONG), 0.001, 0.5)
+    assert value("median", o) == radius_quantile(o, 50) == pytest.approx(0.5 * FULL, rel=1e-9)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_the_acr_of_a_smaller_budget_is_the_mean_over_sub_samples(data: st.DataObject) -> None:
+    """By the definition: each possible count of the sub-sample with its probability; wrong images count 0 and stay in the denominator."""
+    total = data.draw(st.integers(1, 400))
+    n = data.draw(st.integers(1, total))
+    counts = data.draw(st.lists(st.integers(0, total), min_size=1, max_size=5))
+    rows = [certificate(i, 3, count, total) for i, count in enumerate(counts)] + [certificate(9, 3, total, total, selected=7)]
+    found = budget_acr(outcomes(Columns.of(rows), 0.2, 0.5), n)
+    radii = [certified_radius(k, n, 0.2, 0.5) or 0.0 for k in range(n + 1)]
+    expected = sum(hypergeom.pmf(np.arange(n + 1), total, count, n) @ radii for count in counts) / len(rows)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    if n == total:
+        assert found == pytest.approx(average_certified_radius(outcomes(Columns.of(rows), 0.2, 0.5)), rel=1e-12)
+
+
+def test_the_smaller_budgets_of_the_reference() -> None:
+    """The numbers that docs/tables.md states."""
+    chosen = Filters(sigmas=[1.0], methods=["gaussian"], protocols=["full"])
+    store = Store(Path(__file__).resolve().parent.parent / "results/reference")
+    ((section,),) = (group.sections for group in collect(store, chosen, metrics=["budget", "ACR", "norms"]))
+    found = {name: round(stat.mean, 4) for name, stat in section.rows[0].stats.items()}
+    assert found == {"ACR-n-1000": 1.3805, "ACR-n-10000": 1.5471, "ACR": 1.6045, "ACR-L1": 1.6045, "ACR-Linf": round(1.6045 / 28, 4)}
+    (group,) = collect(store, chosen, rule="two-sided", metrics=["budget"])
+    assert not group.sections[0].rows[0].stats
+
+
+def test_what_no_smaller_budget_can_be_read_from() -> None:
+    o = outcomes(images(RIGHT, ABSTAINS), 0.001, 0.5)
+    assert budget_acr(o, 1001) is None
+    assert budget_acr(outcomes(Columns.of([certificate(0, 3, 900), certificate(1, 3, 900, n=2000)]), 0.001, 0.5), 100) is None
+    stopping = outcomes(images(RIGHT), 0.001, 0.5, CertifySpec(n0=10, n=1000, rule="curtailed"))
+    assert budget_acr(stopping, 100) is None
+    assert budget_acr(outcomes(images(WRONG), 0.001, 0.5), 10) == 0
+
+
+def test_an_acr_in_linf_needs_the_shape_of_the_images() -> None:
+    o = outcomes(images(RIGHT, WRONG), 0.001, 0.5)
+    assert [value("norms", o, k) for k in (0, 1)] == [average_certified_radius(o), None]
+    assert value("norms", dataclasses.replace(o, dimension=784), 1) == pytest.approx(average_certified_radius(o) / 28)
+
+
 def test_acr_by_class() -> None:
     o = outcomes(Columns.of([certificate(0, 3, 1000), certificate(1, 3, 549), certificate(2, 8, 1000)]), 0.001, 0.5)
     assert value("classes", o, number=3) == pytest.approx(0.5 * FULL / 2, rel=1e-9)
@@ -145,7 +211,7 @@ def test_cost_is_what_was_recorded() -> None:
 def test_what_imported_logs_cannot_say_is_not_said() -> None:
     o = outcomes(images(RIGHT, ABSTAINS), 0.001, 0.5)
     rounded = Outcomes(o.index, o.label, o.correct, o.abstained, o.radius)
-    assert [value(word, rounded) for word in ("clean", "bound")] == [None, None]
+    assert [value(word, rounded) for word in ("clean", "bound", "pa", "budget")] == [None] * 4
     assert value("abstention", rounded) == 50
 
 
@@ -170,7 +236,7 @@ def test_words_for_columns() -> None:
     assert names("accuracy", "0.5", "r=0.75", "1e-3") == ["0.00", "0.50", "0.75", "0.001"]
     assert names("classes", "ACR") == ["ACR-class-0", "ACR-class-1", "ACR"]
     assert names("-0.0") == ["0.00"]
-    assert len(names("all")) == 3 + 1 + 1 + 3 + 2 + 3 + 3 + 2
+    assert len(names("all")) == 3 + 1 + 1 + 3 + 2 + 2 + 2 + 3 + 4 + 3 + 2
     for word, told in (("clear", "did you mean 'clean'"), ("-1", "from 0 up"), ("nan", "finite"), ("inf", "finite")):
         with pytest.raises(BenchError, match=told):
             names(word)

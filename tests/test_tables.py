@@ -16,8 +16,9 @@ from fake_store import CERTIFY, N, add, new_store, run_spec
 from typer.testing import Result
 
 from bench.errors import BenchError
+from bench.rules.bounds import certified_radius
 from bench.store.runs import Store
-from leaderboard.aggregate import Filters, Group, Row, Stat, collect
+from leaderboard.aggregate import Filters, Group, Row, Stat, collect, with_constant
 from leaderboard.formats import FORMATS, Cell
 from leaderboard.metrics import columns_of
 from leaderboard.tables import caption, cells, render
@@ -298,3 +299,39 @@ def test_footnotes_reach_every_format(store: Store) -> None:
         assert "a mixture of method sources: gaussian was trained from aaaaaaaa, bbbbbbbb" in render(groups, format)
     assert "gaussian (a)" in render(groups, "terminal")
     assert "gaussian <sup>a</sup>" in render(groups, "markdown")
+
+
+# ---- the constant classifier
+
+
+def test_the_constant_classifier_is_shown_and_ranks_nothing(store: Store) -> None:
+    """It is better than both rows here; what these show stays, and its own row has no mark in any format."""
+    fill(store, gaussian=(900, 500, 500, 500), macer=(500, 900, 500, 500))
+    (before,) = collect(store)
+    after = with_constant(before)
+    (section,) = after.sections
+    *others, own = cells(after, section)
+    assert others == cells(before, before.sections[0])
+    radius = certified_radius(N, N, 0.001, 0.5)
+    assert radius
+    assert section.rows[-1].stats["ACR"].mean == pytest.approx(radius / 4)  # the four labels differ, so that a quarter is right
+    assert own == [Cell(text, grey=True) for text in (f"{radius / 4:.4f}", *["25.00"] * 3, *["0.00"] * 3)]
+    for format in FORMATS:
+        text = " ".join(render([after], format).split())
+        assert "(constant classifier)" in text
+        assert f"largest radius, {radius:.4f} at sigma 0.5" in text
+    found = json.loads(render([after], "json"))["groups"][0]["sections"][0]["rows"]
+    assert [(row["constant"], row["improves"], row["best"], row["status"]) for row in found][-1] == (True, [], [], "computed")
+    assert not any(row["constant"] for row in found[:-1])
+    assert '<span class="grey">' in render([after], "html")
+    assert caption(after) == caption(before)
+
+
+def test_the_command_shows_the_constant_classifier_if_asked(store: Store, bench: Callable[..., Result]) -> None:
+    fill(store, gaussian=BEST)
+    words = ("table", "--results", store.root, "--format", "csv")
+    assert "constant" not in bench(*words).output
+    lines = list(csv.DictReader(io.StringIO(bench(*words, "--constant", "--metric", "all").output)))
+    assert {line["row"] for line in lines} == {"gaussian", "(constant classifier)"}
+    for more in (("--mix",), ("--table", "4")):
+        assert bench(*words, "--constant", *more).exit_code == 2

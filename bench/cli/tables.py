@@ -61,13 +61,16 @@ def table(
         typer.Option(
             "--metric",
             metavar="NAME",
-            help="Columns: ACR, accuracy, a radius such as 0.75, clean, abstention, quantiles, classes, bound, cost, errors or all. "
-            "Default: ACR,accuracy.",
+            help="Columns: ACR, accuracy, a radius such as 0.75, clean, abstention, quantiles, median, classes, bound, pa, budget, "
+            "norms, cost, errors or all. Default: ACR,accuracy.",
         ),
     ] = None,
     ties: Annotated[bool, typer.Option("--ties", help="Mark rows whose ACR cannot be told from the best (paired bootstrap).")] = False,
     mix: Annotated[
         bool, typer.Option("--mix", help="Let rows that are not comparable share a table, each difference a footnote; nothing is ranked.")
+    ] = False,
+    constant: Annotated[
+        bool, typer.Option("--constant", help="A row for the constant classifier: the commonest class everywhere; never ranked.")
     ] = False,
     status: Annotated[
         bool, typer.Option("--status", help="What each row rests on: claimed, log, evidence, weights checked, or recertified on K images.")
@@ -100,8 +103,10 @@ def table(
     if number is not None and (len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1):
         problems.append("--table takes one --protocol and one --recipe")
     columns = words(metric, "--metric", problems)
-    if number is not None and (columns or ties or mix or rule or status):
-        problems.append("--table has the paper's columns, rows and rule; leave out --metric, --ties, --mix, --rule and --status")
+    if number is not None and (columns or ties or mix or rule or status or constant):
+        problems.append("--table has the paper's columns, rows and rule; leave out --metric, --ties, --mix, --rule, --status, --constant")
+    if constant and mix:
+        problems.append("--constant needs rows of one n; leave out --mix")
     if ties and columns and not {"ACR", "all"} & set(columns):
         problems.append("--ties marks the column ACR; add ACR to --metric")
     if problems:
@@ -112,7 +117,7 @@ def table(
     use_plugins(plugin, "data set", "metric", metrics=columns)
 
     from bench.store.runs import Store
-    from leaderboard.aggregate import Filters, collect
+    from leaderboard.aggregate import Filters, collect, with_constant
     from leaderboard.formats import render
     from leaderboard.metrics import DEFAULT
     from leaderboard.tables import document
@@ -147,6 +152,7 @@ def table(
             from leaderboard.compare import mark_ties
 
             groups = tuple(map(mark_ties, groups))
+        groups = tuple(map(with_constant, groups)) if constant else groups
         groups = tuple(dataclasses.replace(group, show_trust=status) for group in groups)
         terminal = form == "terminal" and out is None
         width = os.get_terminal_size().columns if terminal and sys.stdout.isatty() else 120

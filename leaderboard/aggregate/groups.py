@@ -69,6 +69,7 @@ class Row:
         refused: why there is no mean although every seed is done.
         unit: what its trainings are called, see UNITS.
         conditions: those that differ from the rest of a mixed table.
+        constant: no network but the constant classifier, see `leaderboard.aggregate.constant`; it is never ranked or marked.
         tied: its ACR cannot be told from the best of its section, see `compare.mark_ties`; False also where nobody asked.
         notes: what a reader of the table must know about the row.
     """
@@ -82,6 +83,7 @@ class Row:
     refused: str = ""
     unit: str = "seed"
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    constant: bool = False
     tied: bool = False
     notes: tuple[str, ...]
 
@@ -98,6 +100,8 @@ class Row:
     @property
     def trust(self) -> str:
         """What its numbers rest on: that of the training of which least is known; `unfinished` where there is none."""
+        if self.constant:
+            return "computed"
         return str(weakest(seed.trust for seed in self.seeds if seed.trust and seed.outcomes) or "unfinished")
 
     @property

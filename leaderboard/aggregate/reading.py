@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,8 +61,11 @@ class Reading:
             BenchError: as `metrics.outcomes`.
         """
         if isinstance(columns, Printed):
-            return Outcomes(columns.index, columns.label, columns.correct, columns.predict < 0, columns.radius)
-        return metrics.outcomes(columns, self.alpha, certification.subject.sigma, certification.spec, self.rule)
+            found = Outcomes(columns.index, columns.label, columns.correct, columns.predict < 0, columns.radius)
+        else:
+            found = metrics.outcomes(columns, self.alpha, certification.subject.sigma, certification.spec, self.rule)
+        info = known_info(certification.subject)
+        return dataclasses.replace(found, dimension=math.prod(info.shape) if info else None)
 
 
 def conditions_of(certification: Certification, reading: Reading | None = None) -> dict[str, Any]:

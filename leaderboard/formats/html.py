@@ -15,7 +15,7 @@ section { margin-bottom: 3rem } h2 { font-size: 1.05rem }
 table { border-collapse: collapse; border-block: 2px solid #444; margin: .8rem 0; font-variant-numeric: tabular-nums }
 caption { text-align: left; font-weight: 600; padding-bottom: .4rem }
 th, td { padding: .2rem .7rem; text-align: right; white-space: pre }
-sup { line-height: 0 }
+sup { line-height: 0 } .grey { color: #888 }
 th { font-weight: normal } thead th { font-weight: 600 } .word { text-align: left }
 tbody { border-top: 1px solid #999 }
 p { max-width: 60rem; margin: .35rem 0; color: #555; font-size: .9rem }
@@ -68,6 +68,7 @@ def _grid(grid: Grid, caption: str) -> str:
 def _cell(cell: Cell) -> str:
     text = escape(cell.text)
     text = f"<code>{text}</code>" if cell.code else text
+    text = f'<span class="grey">{text}</span>' if cell.grey else text
     text = f"<u>{text}</u>" if cell.underlined else text
     text = f"<strong>{text}</strong>" if cell.bold else text
     text += SIGNS["tied"] if cell.tied else ""

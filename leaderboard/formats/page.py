@@ -18,6 +18,7 @@ class Cell:
         text: words, or a mean as printed. std: its deviation as printed, empty where there is none.
         bold: the mean is better than the baseline's. underlined: it is the best. tied: it cannot be told from the best.
         state: the text says how far an unfinished row is. code: it is a name as one types it.
+        grey: it belongs to no method; formats without colours show it like the others.
         letters: of its footnotes.
     """
 
@@ -28,6 +29,7 @@ class Cell:
     tied: bool = False
     state: bool = False
     code: bool = False
+    grey: bool = False
     letters: tuple[str, ...] = ()
 
 

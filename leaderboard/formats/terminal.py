@@ -115,7 +115,10 @@ def _rich_table(grid: Grid, color: bool, *, fold: bool, stacked: bool) -> Table:
     ends = [end - 1 for end in itertools.accumulate(grid.blocks)]
     for place, line in enumerate(grid.lines):
         names = [_fold(cell.text) if fold and n == 1 else clean(cell.text) for n, cell in enumerate(line[: grid.words])]
-        words = [Styled(name + "".join(f" ({c})" for c in cell.letters)) for name, cell in zip(names, line, strict=False)]
+        words = [
+            Styled(name + "".join(f" ({c})" for c in cell.letters), style="dim" if cell.grey and color else "")
+            for name, cell in zip(names, line, strict=False)
+        ]
         numbers = [_rich_cell(cell, color, stacked, pad) for cell, pad in zip(line, pads, strict=True)][grid.words :]
         table.add_row(*words, *numbers, end_section=place in ends)
     return table
@@ -124,7 +127,7 @@ def _rich_table(grid: Grid, color: bool, *, fold: bool, stacked: bool) -> Table:
 def _rich_cell(cell: Cell, color: bool, stacked: bool, pad: int) -> Styled:
     from rich.text import Text as Styled
 
-    style = " ".join(word for word, on in (("bold", cell.bold), ("underline", cell.underlined)) if on and color)
+    style = " ".join(word for word, on in (("bold", cell.bold), ("underline", cell.underlined), ("dim", cell.grey)) if on and color)
     signs = (TIE * cell.tied if color else _signs(cell)).ljust(pad, HARD_SPACE)
     mean = Styled().append(cell.text.replace(", ", "\n"), style=style)
     if not cell.std:

@@ -49,7 +49,8 @@ def summary(
     Args:
         frame: of `load_results`, whole or filtered.
         metrics: one or several of ACR; certified accuracy at a radius, as `r=0.5`, `0.5` or a number; accuracy (at the radii of the
-            paper's table); clean, abstention, quantiles, classes, bound, cost, errors or all, as of `bench table --metric`.
+            paper's table); clean, abstention, quantiles, median, classes, bound, pa, budget, norms, cost, errors or all, as of
+            `bench table --metric`.
         seeds: the seeds that each row must have, and over which it is averaged; empty: all that any comparable run of the folder
             has. A frame that you filtered by seed needs it.
         mix: average trainings from several sources of a method all the same.

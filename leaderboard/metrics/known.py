@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bench import rules
 from bench.errors import BenchError
+from bench.rules.bounds import certified_radii, lower_confidence_bounds
 from leaderboard.metrics.metric import ACCURACY, metric
-from leaderboard.metrics.outcomes import Outcomes
+from leaderboard.metrics.outcomes import Floats, Outcomes
 
 ACR = "ACR"
 _COST = (
@@ -87,6 +89,63 @@ def radius_quantile(o: Outcomes, percent: int) -> float:
     return float(np.quantile(o.values, percent / 100, method="inverted_cdf"))
 
 
+@metric("median", name="radius-50", heading="median radius", decimals=3, of_radii=True)
+def median_radius(o: Outcomes) -> float:
+    """median radius: over all images, 0 where wrong or abstained; the column `radius 50 %` under its own name."""
+    return radius_quantile(o, 50)
+
+
+@metric("budget", each=(1_000, 10_000), name="ACR-n-{}", heading="ACR n={}", decimals=4, of_radii=True)
+def budget_acr(o: Outcomes, n: int) -> float | None:
+    """ACR n=k: the ACR to expect from k of the n samples, drawn without replacement from those that were counted; selection as it was.
+
+    Of a class with `count` of N samples such a draw holds K ~ Hypergeometric(N, count, n), and its radius is that of K of n under the
+    Clopper-Pearson bound at the same alpha, 0 where that abstains and where the selected class is wrong.
+
+    None for other rules, for imported logs, and where fewer than n samples were drawn of an image or not of all images the same number.
+    """
+    if o.counts is None or o.selected is None or o.alpha is None or o.sigma is None or o.rule is None:
+        return None
+    if o.rule.name != rules.DEFAULT:
+        return None
+    right = o.selected == o.label
+    drawn = np.unique(o.counts.n[right])
+    if drawn.size != 1 or drawn[0] < n:
+        return None if drawn.size else 0.0
+    counts, images = np.unique(o.counts.count[right].astype(np.int64), return_counts=True)
+    found = np.arange(n + 1)
+    radii = np.nan_to_num(certified_radii(lower_confidence_bounds(found, np.full(n + 1, n), o.alpha), o.sigma))
+    values = [_expectation(radii, int(count), int(drawn[0])) for count in counts]
+    return float(np.dot(values, images)) / o.index.size
+
+
+def _expectation(values: Floats, count: int, total: int) -> float:
+    """The mean of values[K] for K ~ Hypergeometric(total, count, n), n = len(values) - 1.
+
+    K within sqrt(20 n) of its mean: by Hoeffding's inequality (1963, sections 4 and 6) the rest has a probability below 1e-17.
+    """
+    n = len(values) - 1
+    mean, reach = n * count / total, math.sqrt(20 * n)
+    low, high = max(0, n - total + count, math.floor(mean - reach)), min(n, count, math.ceil(mean + reach))
+    k = np.arange(low, high)
+    # The probability of k + 1 over that of k; logarithms, because their product may leave the range of a double.
+    steps = np.log((count - k) / (k + 1)) + np.log((n - k) / (total - count - n + k + 1))
+    weights = np.concatenate([[0.0], np.cumsum(steps)])
+    weights = np.exp(weights - weights.max())
+    return float(weights @ values[low : high + 1] / weights.sum())
+
+
+@metric("norms", each=("L1", "Linf"), name="ACR-{}", decimals=5, of_radii=True)
+def norm_acr(o: Outcomes, norm: str) -> float | None:
+    """ACR-L1, ACR-Linf: ACR in other norms; an L2 radius r holds an L1 radius of r and an Linf radius of r / sqrt(d), d numbers per image.
+
+    None for Linf where the data set is not known.
+    """
+    if norm == "L1":
+        return average_certified_radius(o)
+    return None if o.dimension is None else average_certified_radius(o) / math.sqrt(o.dimension)
+
+
 @metric("classes", each="classes", name="ACR-class-{}", heading="class {}", decimals=4, of_radii=True)
 def class_acr(o: Outcomes, label: int) -> float | None:
     """class k: ACR over the images of true class k.
@@ -104,6 +163,15 @@ def bound_quantile(o: Outcomes, percent: int) -> float | None:
     None for imported logs.
     """
     return None if o.bound is None else float(np.quantile(o.bound, percent / 100, method="inverted_cdf"))
+
+
+@metric("pa", each=(0.5, 0.75, 0.9, 0.99), name="pA>{}")
+def bound_accuracy(o: Outcomes, threshold: float) -> float | None:
+    """pA>t: certified accuracy at a threshold, the share of all images in % that are certified right with a lower bound on pA above t.
+
+    A probability is the same scale at every sigma. None as for `bound`.
+    """
+    return None if o.bound is None else 100 * int(np.count_nonzero(o.correct & (o.bound > threshold))) / o.index.size
 
 
 @metric("cost", name="pairs", decimals=1, better=None, meaning=_COST)

@@ -50,7 +50,7 @@ def metric(
     heading: str = "",
     decimals: int = 2,
     better: Better = "more",
-    each: Literal["radii", "classes"] | Sequence[int] | None = None,
+    each: Literal["radii", "classes"] | Sequence[float | str] | None = None,
     of_row: bool = False,
     of_radii: bool = False,
     meaning: str | None = None,
@@ -59,7 +59,7 @@ def metric(
 
     Args:
         word: what `--metric` calls it; several functions may share one. name, heading: of the column; the word if empty.
-        each: a column for each of these values (the radii of the data set's tables, its classes, or some numbers), which the function
+        each: a column for each of these values (the radii of the data set's tables, its classes, or some values), which the function
             takes as its second argument and which stands in name and heading in place of `{}`.
         of_row: it is a function of the evidence of all trainings of a row, which has no deviation.
         meaning: a sentence for the caption; None: the first line of the docstring.

@@ -11,7 +11,7 @@ from bench import rules
 from bench.errors import BenchError
 from bench.evidence.columns import Columns
 from bench.rules.bounds import Integers
-from bench.rules.rule import Rule
+from bench.rules.rule import Counts, Rule
 from bench.spec import CertifySpec
 
 Floats = NDArray[np.float64]
@@ -42,6 +42,9 @@ class Outcomes:
         samples: mean per image; None for imported logs. drawn: those of them that count the class.
         rule: that read the counts; None for imported logs.
         cost: of the training.
+        selected: I, class chosen by the selection samples. counts: of I images, what the rule read. alpha: chance that a certificate is
+            wrong. sigma: noise level, in pixels of [0, 1]. All four are None for imported logs.
+        dimension: numbers in one image (channels x height x width); None where the data set is not known.
     """
 
     index: Integers
@@ -56,6 +59,11 @@ class Outcomes:
     drawn: float | None = None
     rule: type[Rule] | None = None
     cost: Cost = Cost()
+    selected: Integers | None = None
+    counts: Counts | None = None
+    alpha: float | None = None
+    sigma: float | None = None
+    dimension: int | None = None
 
     @property
     def has_acr(self) -> bool:
@@ -107,4 +115,8 @@ def outcomes(columns: Columns, alpha: float, sigma: float, certify: CertifySpec 
         samples=float(np.mean(columns.n0 + columns.n)),
         drawn=float(np.mean(columns.n)),
         rule=type(reading),
+        selected=columns.selected,
+        counts=columns.counts,
+        alpha=alpha,
+        sigma=sigma,
     )

@@ -71,7 +71,7 @@ def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, first: bool =
     """
     sign = -1 if metric.better == "less" else 1
     printed = {n: f"{row.stats[metric.name].mean:.{metric.decimals}f}" for n, row in enumerate(rows) if metric.name in row.stats}
-    values = [sign * float(text) for text in printed.values()]
+    values = [sign * float(text) for n, text in printed.items() if not rows[n].constant]
     # One row alone is not the best of anything, and a column of zeros has no best.
     best = max(values) if len(values) > 1 and any(values) and ranked and metric.better else None
     base = next((n for n, row in enumerate(rows) if row.label == baseline and n in printed), None) if ranked and metric.better else None
@@ -81,6 +81,9 @@ def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, first: bool =
             column.append(Cell(row.status, state=True) if first and row.status else Cell(EMPTY))
             continue
         stat = row.stats[metric.name]
+        if row.constant:
+            column.append(Cell(printed[n], grey=True))
+            continue
         better = base is not None and sign * (stat.mean - rows[base].stats[metric.name].mean) > 0 and printed[n] != printed[base]
         std = "" if stat.std is None else f"{stat.std:.{metric.decimals}f}"
         best_here = best is not None and sign * float(printed[n]) == best
@@ -95,8 +98,8 @@ def page(group: Group, number: int = 1) -> Page:
     lines = [
         (
             Cell("" if place else sigma_text(section.sigma)),
-            Cell(row.label, letters=tuple(letters[note] for note in row.notes)),
-            *(Cell(row.trust),) * group.show_trust,
+            Cell(row.label, letters=tuple(letters[note] for note in row.notes), grey=row.constant),
+            *(Cell(row.trust, grey=row.constant),) * group.show_trust,
             *shown,
         )
         for section, grid in zip(group.sections, grids, strict=True)
@@ -188,6 +191,7 @@ def _row(row: Row, shown: Sequence[Cell], group: Group) -> dict[str, Any]:
         "metrics": {name: dataclasses.asdict(stat) for name, stat in row.stats.items()},
         "improves": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.bold],
         "tied": row.tied,
+        "constant": row.constant,
         "conditions": dict(row.conditions),
         "drawn": row.drawn,
         "best": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.underlined],

@@ -29,7 +29,7 @@ def _trainings(group: Group) -> list[str]:
     if group.seeds:
         numbers = [seed for seed in group.seeds if isinstance(seed, int)]
         return [f"seed {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} seeds ({_spans(numbers)})"]
-    counts = sorted({len(row.seeds) for section in group.sections for row in section.rows if row.finished})
+    counts = sorted({len(row.seeds) for section in group.sections for row in section.rows if row.finished and not row.constant})
     if group.mixed or not counts:
         return []
     return [f"1 {group.unit}" if counts == [1] else f"{' or '.join(map(str, counts))} {group.unit}s"]
