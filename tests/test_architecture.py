@@ -1,4 +1,4 @@
-"""Who may import whom: the three laws of the design, read from the source text and by importing."""
+"""Who may import whom: the laws of the design, read from the source text and by importing."""
 
 from __future__ import annotations
 

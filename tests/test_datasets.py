@@ -596,10 +596,10 @@ def test_logs_of_a_data_set_that_is_not_here_are_imported(bench: Call, tmp_path:
     assert DATASETS["cifar10"].known_labels() is None
     with pytest.raises(BenchError, match="test labels of cifar10 are not known"):
         DATASETS["cifar10"].test_labels()
-    log = tmp_path / "logs" / "cifar10" / "cohen" / "cifar_resnet110" / "noise_0.50_2341"
+    log = tmp_path / "logs" / "cifar10" / "cohen" / "cifar_densenet40" / "noise_0.50_2341"
     log.parent.mkdir(parents=True)
     rows = [f"{index}\t{index % 10}\t{index % 10}\t0.5\t1\t0:00:01" for index in range(10_000)]
     log.write_text("\n".join(["idx\tlabel\tpredict\tradius\tcorrect\ttime", *rows, ""]))
-    result = bench("import", tmp_path / "logs", "--results", tmp_path / "runs")
+    result = bench("import", tmp_path / "logs", "--manifest", "smoothmix-logs", "--results", tmp_path / "runs")
     assert result.exit_code == 0, result.output
     assert "0 refused" in " ".join(result.output.split())

@@ -8,7 +8,7 @@ import pytest
 from fake_store import CERTIFY, add, certificate, run_spec
 
 from bench.evidence.certificate import Certificate
-from bench.store import runs as stores
+from bench.store import subject
 from bench.store.runs import Store
 from bench.store.subject import Certification
 
@@ -44,7 +44,7 @@ def killed(certification: Certification, index: int, monkeypatch: pytest.MonkeyP
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(stores, "to_line", kill)
+        patch.setattr(subject, "to_line", kill)
         with pytest.raises(Killed):
             certification.append(row(index), 0.5)
 
