@@ -213,7 +213,7 @@ def test_an_acr_that_is_nearly_blind_is_not_ranked(bench: Call, tmp_path: Path) 
         assert not {name for name in marked if name.startswith(("ACR", "radius"))}, marked
         assert not row["tied"]
     assert not any(row.tied for section in mark_ties(blind).sections for row in section.rows)
-    assert any(row.tied for section in mark_ties(usual).sections for row in section.rows)
+    assert (mark_ties(blind).ties, mark_ties(usual).ties[:10]) == ("", "not tested")
     with pytest.raises(BenchError, match="confidence-sequence"):
         compare(store, "gaussian", "macer", rule="confidence-sequence")
     assert bench("table", "--ties", "--results", store.root).exit_code == 0

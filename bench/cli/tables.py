@@ -65,7 +65,7 @@ def table(
             "norms, cost, errors or all. Default: ACR,accuracy.",
         ),
     ] = None,
-    ties: Annotated[bool, typer.Option("--ties", help="Mark rows whose ACR cannot be told from the best (paired bootstrap).")] = False,
+    ties: Annotated[bool, typer.Option("--ties", help="Mark rows whose ACR cannot be told from the best, by a test over images.")] = False,
     mix: Annotated[
         bool, typer.Option("--mix", help="Let rows that are not comparable share a table, each difference a footnote; nothing is ranked.")
     ] = False,

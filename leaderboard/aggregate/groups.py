@@ -70,7 +70,7 @@ class Row:
         unit: what its trainings are called, see UNITS.
         conditions: those that differ from the rest of a mixed table.
         constant: no network but the constant classifier, see `leaderboard.aggregate.constant`; it is never ranked or marked.
-        tied: its ACR cannot be told from the best of its section, see `compare.mark_ties`; False also where nobody asked.
+        tied: its ACR cannot be told from the best of its section, see `compare.mark_ties`; None where that was not tested.
         notes: what a reader of the table must know about the row.
     """
 
@@ -84,7 +84,7 @@ class Row:
     unit: str = "seed"
     conditions: Mapping[str, Any] = field(default_factory=dict)
     constant: bool = False
-    tied: bool = False
+    tied: bool | None = None
     notes: tuple[str, ...]
 
     @property
@@ -154,6 +154,7 @@ class Group:
         baseline: the row that others are compared with.
         mixed: whether rows differ in conditions, or average several sources of a method; nothing is ranked then.
         show_trust: whether a table for people has a column `status`, on what the numbers of each row rest.
+        ties: how its rows were tested for ties, or why they were not; empty where nobody asked.
         notes: what concerns the whole table.
     """
 
@@ -168,6 +169,7 @@ class Group:
     sections: tuple[Section, ...]
     mixed: bool = False
     show_trust: bool = False
+    ties: str = ""
     notes: tuple[str, ...]
 
     @property

@@ -17,7 +17,7 @@ from typing import cast
 from bench.errors import BenchError
 from bench.store.runs import Store
 from leaderboard import layouts
-from leaderboard.aggregate import Filters, Group, Row, Section, Source, collect, require_one_source
+from leaderboard.aggregate import Filters, Group, Row, Source, collect, require_one_source
 from leaderboard.compare.statistics import (
     LEVEL,
     AccuracyDifference,
@@ -29,7 +29,6 @@ from leaderboard.compare.statistics import (
     compare_seeds,
     holm,
     runs_needed,
-    separable_from_best,
 )
 from leaderboard.paper import RULES
 from leaderboard.tables import conditions, headline
@@ -134,27 +133,6 @@ def compare(
 def title(group: Group) -> str:
     """What all rows share, in one line."""
     return f"{headline(group)}; {' '.join(conditions(group)).rstrip('.')}"
-
-
-def mark_ties(group: Group) -> Group:
-    """The group with `tied` set for the finished rows of each section that cannot be separated from its best mean ACR.
-
-    Nothing is set under a rule whose ACR is not ranked.
-
-    Raises:
-        BenchError: a mixed group, whose rows are not ranked.
-    """
-    if group.mixed:
-        raise BenchError("rows of a mixture are not ranked, so there are no ties to mark; leave out --mix or --ties")
-    if group.rule and group.rule.acr != "ranked":
-        return group  # its notes say why
-
-    def marked(section: Section) -> Section:
-        finished = [row for row in section.rows if row.finished]
-        tied = separable_from_best([Evidence.of(row) for row in finished]) if len(finished) > 1 else ()
-        return dataclasses.replace(section, rows=tuple(dataclasses.replace(row, tied=row.label in tied) for row in section.rows))
-
-    return dataclasses.replace(group, sections=tuple(map(marked, group.sections)))
 
 
 def _corrected(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:

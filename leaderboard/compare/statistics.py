@@ -259,6 +259,14 @@ def bootstrap_means(differences: Floats, resamples: int = RESAMPLES) -> Floats:
     return means
 
 
+def require_same_images(rows: Sequence[Evidence]) -> None:
+    """Raises BenchError for rows that were certified on different test images."""
+    first = rows[0]
+    for row in rows:
+        if not (np.array_equal(row.index, first.index) and np.array_equal(row.truth, first.truth)):
+            raise BenchError(f"{first.label} and {row.label} were certified on different test images, so they are not compared")
+
+
 def compare_images(pairs: Sequence[tuple[Evidence, Evidence]]) -> list[ImageDifference]:
     """Across test images: one result per pair (A, B), with Holm's correction over the pairs.
 
@@ -267,10 +275,8 @@ def compare_images(pairs: Sequence[tuple[Evidence, Evidence]]) -> list[ImageDiff
     """
     if not pairs:
         return []
+    require_same_images([*itertools.chain.from_iterable(pairs)])
     first = pairs[0][0]
-    for row in itertools.chain.from_iterable(pairs):
-        if not (np.array_equal(row.index, first.index) and np.array_equal(row.truth, first.truth)):
-            raise BenchError(f"{first.label} and {row.label} were certified on different test images, so they are not compared")
     if (images := len(first.index)) < 2:
         raise BenchError(f"{first.label} was certified on one image, and a comparison needs at least two")
     differences = np.stack([b.values.mean(axis=0) - a.values.mean(axis=0) for a, b in pairs])  # P I
@@ -318,21 +324,3 @@ def holm(p: Sequence[float | None]) -> list[float]:
         for number, value in zip(tested, multipletests([p[n] for n in tested], alpha=LEVEL, method="holm")[1], strict=True):
             result[number] = float(value)
     return result
-
-
-def separable_from_best(rows: Sequence[Evidence]) -> tuple[str, ...]:
-    """The labels of the rows of one section that CANNOT be separated from the best mean ACR, the best itself included, in order.
-
-    Paired image bootstrap of each row against the best, Holm's correction over them at 0.05. It speaks of these trainings on
-    another test sample, not of other trainings; that the best was chosen by the same images makes it separate a little too easily.
-
-    Raises:
-        BenchError: rows of different images.
-    """
-    if len(rows) < 2:
-        return tuple(row.label for row in rows)
-    best = max(rows, key=lambda row: float(row.values.mean()))
-    others = [row for row in rows if row is not best]
-    found = compare_images([(best, row) for row in others])
-    tied = {id(row) for row, result in zip(others, found, strict=True) if result.p_holm > LEVEL} | {id(best)}
-    return tuple(row.label for row in rows if id(row) in tied)

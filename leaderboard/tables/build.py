@@ -14,7 +14,6 @@ from leaderboard.metrics import ACR, Metric
 from leaderboard.tables.captions import details, headline, letters_of, rule, sigma_text
 
 EMPTY = "-"
-TIED = "ACR not separable from the best of the sigma (paired bootstrap over test images, Holm's correction, 0.05)."
 WORDS: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined", "tied": "~"}
 CONDITIONS = {
     "source": "source",
@@ -87,7 +86,7 @@ def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, first: bool =
         better = base is not None and sign * (stat.mean - rows[base].stats[metric.name].mean) > 0 and printed[n] != printed[base]
         std = "" if stat.std is None else f"{stat.std:.{metric.decimals}f}"
         best_here = best is not None and sign * float(printed[n]) == best
-        column.append(Cell(printed[n], std, better, best_here, tied=metric.name == ACR and row.tied))
+        column.append(Cell(printed[n], std, better, best_here, tied=metric.name == ACR and bool(row.tied)))
     return column
 
 
@@ -114,9 +113,10 @@ def page(group: Group, number: int = 1) -> Page:
     marks: dict[Mark, str] = {
         "bold": f"better than {group.baseline} at the same sigma.",
         "underlined": "best of the sigma and column.",
-        "tied": TIED,
+        "tied": group.ties,
     }
-    legend = tuple((mark, text) for mark, text in marks.items() if any(getattr(cell, mark) for line in lines for cell in line))
+    used = {mark for mark in marks for line in lines for cell in line if getattr(cell, mark) or (mark == "tied" and group.ties)}
+    legend = tuple((mark, text) for mark, text in marks.items() if mark in used)
     notes = [Text(text=note) for note in group.notes] + [Text(text=note, letter=letter) for note, letter in letters.items()]
     about = Text(text=details(group), legend=legend, about=True)
     return Page(title=(Cell(headline(group)),), parts=(grid, about, *notes), label=f"certbench-{number}", fitted=True)
@@ -178,6 +178,7 @@ def _data(group: Group) -> dict[str, Any]:
         ],
         "notes": group.notes,
         "footnotes": group.footnotes,
+        "ties": group.ties,
     }
 
 
