@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from fake_store import CERTIFY, N, add, new_store, run_spec
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import Result
 
 import bench
@@ -21,7 +23,7 @@ from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
 from bench.store.runs import Store
 from leaderboard import plots
-from leaderboard.aggregate import Filters
+from leaderboard.aggregate import Filters, collect
 
 pytest.importorskip("matplotlib")
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
@@ -68,6 +70,59 @@ def test_the_band_by_hand() -> None:
     assert band.std is not None
     assert band.std == pytest.approx(np.array([20, 60, 20, 0]) / 2**0.5)  # ddof=1: the difference of two by the root of 2
     assert plots.over_seeds([one]).std is None
+
+
+@given(st.data())
+def test_the_envelope_is_the_best_mean_at_every_radius(data: st.DataObject) -> None:
+    trainings = data.draw(st.integers(1, 3))
+    images = st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.3, 0.5, 1.0, 2.0])), min_size=4, max_size=4)
+
+    def training() -> plots.Steps:
+        correct, radius = zip(*data.draw(images), strict=True)
+        return plots.certified_steps(np.array(correct), np.array(radius))
+
+    found = {
+        sigma: [training() for _ in range(trainings)] for sigma in data.draw(st.sampled_from([(0.25,), (0.25, 0.5), (0.25, 0.5, 1.0)]))
+    }
+    best, spans = plots.envelope(found)
+    assert len(best) == trainings
+    start = 0.0
+    for sigma, end in spans:
+        for r in {start, min((start + end) / 2, 9.0), np.nextafter(min(end, 9.0), 0)}:
+            means = {s: np.mean([one.at(np.array([r])) for one in steps]) for s, steps in found.items()}
+            assert means[sigma] == pytest.approx(max(means.values()))
+            assert [one.at(np.array([r])) for one in best] == [one.at(np.array([r])) for one in found[sigma]]
+        assert start < end
+        start = end
+    assert start == np.inf
+
+
+def test_the_envelope_says_which_sigma_and_needs_all(store: Store) -> None:
+    for row in ("gaussian", "macer"):
+        add(store, run_spec(row, sigma=0.25), (N, N, N, 900))
+    add(store, run_spec(sigma=1.0), (N, N, 600, 500))
+    picture = plots.build("envelope", store)
+    assert (picture.best_of, list(picture.panels)) == ((0.25, 1.0), [1.0])
+    ((one,),) = picture.panels.values()
+    # At 0.25 all four images have a radius; at 1 two have the larger ones, and none of the others reaches that of 0.25 with N.
+    reach = certified_radius(N, N, 0.001, 0.25)
+    assert f"gaussian: sigma 0.25 below r = {reach:.3f}, 1 beyond." in picture.notes
+    assert one.seeds[0].steps.at(np.array([0.0, 0.5, 1.0, 3.0])).tolist() == [100.0, 75.0, 50.0, 0.0]
+    assert any("macer at sigma 1 (" in note for note in picture.notes)
+
+
+def test_accuracy_against_pa_is_the_metric_at_every_threshold(store: Store) -> None:
+    add(store, run_spec(), (N, 950, 700, 300))
+    (one,) = plots.build("pa", store).panels[0.5]
+    ((section,),) = (group.sections for group in collect(store, metrics=["pa"]))
+    for threshold in (0.5, 0.75, 0.9, 0.99):
+        assert one.seeds[0].steps.at(np.array([threshold])) == section.rows[0].stats[f"pA>{threshold}"].mean
+    add(store, run_spec(protocol="smoke"), certify=CertifySpec(n0=10, n=N, images="first:4", rule="curtailed"))
+    with pytest.raises(BenchError, match="no lower bound on pA of every image"):
+        plots.build("pa", store, Filters(protocols=["smoke"]))
+    for kind in ("pa", "envelope"):
+        with pytest.raises(BenchError, match="leave out --from published"):
+            plots.build(kind, store, source="published")
 
 
 def test_a_picture_of_runs_has_the_values_of_the_table(store: Store) -> None:
@@ -129,7 +184,7 @@ def test_a_damaged_curve_is_named(store: Store, text: str) -> None:
 # ---- what is left out, and what never mixes
 
 
-@pytest.mark.parametrize("kind", ["curves", "tradeoff", "training"])
+@pytest.mark.parametrize("kind", ["curves", "envelope", "pa", "tradeoff", "training"])
 def test_unfinished_rows_are_left_out_and_named(store: Store, kind: plots.Kind) -> None:
     """A training is finished without its certificates; nothing is where a seed is missing that another row has."""
     for seed in (0, 1):
@@ -174,7 +229,7 @@ def full(store: Store) -> None:
     curve(store)
 
 
-@pytest.mark.parametrize("kind", ["curves", "tradeoff", "training"])
+@pytest.mark.parametrize("kind", ["curves", "envelope", "pa", "tradeoff", "training"])
 def test_every_format_is_written_and_repeats_in_every_byte(store: Store, kind: plots.Kind) -> None:
     full(store)
     picture = plots.build(kind, store)
@@ -209,7 +264,7 @@ def test_pyplot_is_never_loaded() -> None:
 HOSTILE = ("_x", "a$b$c", "a\\frac{", "<b>&amp;--></b>", "$\\undefined{$", "%s {0}", "\x1b[31m", "漢字 \U0001f600", "x" * 300)
 
 
-@pytest.mark.parametrize("kind", ["curves", "tradeoff", "training"])
+@pytest.mark.parametrize("kind", ["curves", "envelope", "pa", "tradeoff", "training"])
 def test_names_with_markup_are_harmless(kind: plots.Kind) -> None:
     steps = plots.Steps(np.array([0.0, 1.0]), np.array([50.0, 0.0]))
 
@@ -276,7 +331,7 @@ def test_imported_logs_have_bands_and_say_that_they_are_rounded(tmp_path: Path, 
 def test_the_command(store: Store, bench: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full(store)
     monkeypatch.chdir(tmp_path)
-    for kind in ("curves", "tradeoff", "training"):
+    for kind in ("curves", "envelope", "pa", "tradeoff", "training"):
         result = bench("plot", kind, "--results", store.root, "--sigma", "1", "--method", "ma*")
         assert result.exit_code == 0, result.output
         assert f"wrote {kind}-mnist-quick.svg" in result.output

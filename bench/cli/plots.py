@@ -28,7 +28,7 @@ from bench.errors import nearest
 if TYPE_CHECKING:
     from leaderboard.aggregate import Source
 
-KINDS = ("curves", "tradeoff", "training")
+KINDS = ("curves", "envelope", "pa", "tradeoff", "training")
 SOURCES = ("checkpoints", "imported", "runs", "published")
 SUFFIXES = (".svg", ".pdf", ".png")
 
@@ -37,8 +37,9 @@ def plot(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="curves|tradeoff|training",
-            help="Certified accuracy against radius; average certified radius against certified accuracy at r = 0; the loss and its terms.",
+            metavar="curves|envelope|pa|tradeoff|training",
+            help="Certified accuracy against radius; the best of all sigmas at each radius; against a threshold of pA; average certified "
+            "radius against certified accuracy at r = 0; the loss and its terms.",
         ),
     ],
     dataset: options.Datasets = None,
@@ -110,7 +111,7 @@ def plot(
     target, data, picture = guarded(work)
     write_file(target, "--out", data)
     rows = len({series.label for panel in picture.panels.values() for series in panel})
-    levels = ", ".join(f"{s:g}" for s in picture.panels)
+    levels = ", ".join(f"{s:g}" for s in picture.best_of or picture.panels)
     typer.echo(f"wrote {target}: {plain(picture.headline)}; {rows} row{'s' if rows != 1 else ''} at sigma {levels}")
     for note in picture.notes[1:]:
         typer.echo(plain(note))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -113,18 +114,23 @@ def budget_acr(o: Outcomes, n: int) -> float | None:
     if drawn.size != 1 or drawn[0] < n:
         return None if drawn.size else 0.0
     counts, images = np.unique(o.counts.count[right].astype(np.int64), return_counts=True)
+    values = [_expected_radius(count, int(drawn[0]), n, o.alpha) for count in counts.tolist()]
+    return o.sigma * float(np.dot(values, images)) / o.index.size
+
+
+@lru_cache(maxsize=8)
+def _radii(n: int, alpha: float) -> Floats:
+    """n + 1: the radius at sigma 1 by count, 0 where it abstains."""
     found = np.arange(n + 1)
-    radii = np.nan_to_num(certified_radii(lower_confidence_bounds(found, np.full(n + 1, n), o.alpha), o.sigma))
-    values = [_expectation(radii, int(count), int(drawn[0])) for count in counts]
-    return float(np.dot(values, images)) / o.index.size
+    return np.nan_to_num(certified_radii(lower_confidence_bounds(found, np.full(n + 1, n), alpha), 1.0))
 
 
-def _expectation(values: Floats, count: int, total: int) -> float:
-    """The mean of values[K] for K ~ Hypergeometric(total, count, n), n = len(values) - 1.
+@lru_cache(maxsize=2**17)  # a leaderboard of many cells meets the same counts again and again
+def _expected_radius(count: int, total: int, n: int, alpha: float) -> float:
+    """The mean radius at sigma 1 of K of n for K ~ Hypergeometric(total, count, n).
 
     K within sqrt(20 n) of its mean: by Hoeffding's inequality (1963, sections 4 and 6) the rest has a probability below 1e-17.
     """
-    n = len(values) - 1
     mean, reach = n * count / total, math.sqrt(20 * n)
     low, high = max(0, n - total + count, math.floor(mean - reach)), min(n, count, math.ceil(mean + reach))
     k = np.arange(low, high)
@@ -132,7 +138,7 @@ def _expectation(values: Floats, count: int, total: int) -> float:
     steps = np.log((count - k) / (k + 1)) + np.log((n - k) / (total - count - n + k + 1))
     weights = np.concatenate([[0.0], np.cumsum(steps)])
     weights = np.exp(weights - weights.max())
-    return float(weights @ values[low : high + 1] / weights.sum())
+    return float(weights @ _radii(n, alpha)[low : high + 1] / weights.sum())
 
 
 @metric("norms", each=("L1", "Linf"), name="ACR-{}", decimals=5, of_radii=True)

@@ -1,4 +1,4 @@
-"""Pictures of comparable rows: certified accuracy against radius, ACR against certified accuracy at r = 0, training curves.
+"""Pictures of comparable rows: certified accuracy against radius or pA, ACR against certified accuracy at r = 0, training curves.
 
 picture.py   from a store to numbers
 draw.py      from numbers to a file; the only part that imports matplotlib, and only to draw
@@ -6,7 +6,7 @@ labels.py    where labels of points stand
 """
 
 from leaderboard.plots.draw import FORMATS, draw_curves, render, require_matplotlib, styles
-from leaderboard.plots.picture import Band, Kind, Picture, Seed, Series, Steps, build, certified_steps, over_seeds, picture_of
+from leaderboard.plots.picture import Band, Kind, Picture, Seed, Series, Steps, build, certified_steps, envelope, over_seeds, picture_of
 
 __all__ = [
     "FORMATS",
@@ -19,6 +19,7 @@ __all__ = [
     "build",
     "certified_steps",
     "draw_curves",
+    "envelope",
     "over_seeds",
     "picture_of",
     "render",

@@ -100,7 +100,13 @@ def render(picture: Picture, suffix: str) -> bytes:
         ".pdf": {"CreationDate": None, "Creator": "certbench", "Producer": None, "Title": _show(picture.headline)},
         ".png": {"Software": None, "Title": "certbench"},
     }
-    draw: dict[Kind, Callable[[Picture], Figure]] = {"curves": _curves, "tradeoff": _tradeoff, "training": _training}
+    draw: dict[Kind, Callable[[Picture], Figure]] = {
+        "curves": _curves,
+        "envelope": _curves,
+        "pa": _curves,
+        "tradeoff": _tradeoff,
+        "training": _training,
+    }
     file = io.BytesIO()
     with context(["default", SETTINGS]):
         draw[picture.kind](picture).savefig(file, format=suffix[1:], dpi=150, metadata=dates[suffix])
@@ -163,8 +169,8 @@ def _curves(picture: Picture) -> Figure:
     size = (2.45, 2.75) if columns > 1 else (4.4, 3.2)
     figure, panels, looks = _sheet(picture, len(picture.panels), columns, size, sharey=True)
     for number, (axes, (sigma, series)) in enumerate(zip(panels, picture.panels.items(), strict=True)):
-        _draw_curves(axes, {one.label: one for one in series}, looks)
-        axes.set_title(f"sigma = {sigma:g}")
+        _draw_curves(axes, {one.label: one for one in series}, looks, picture.kind)
+        axes.set_title(f"best of sigma = {', '.join(f'{s:g}' for s in picture.best_of)}" if picture.best_of else f"sigma = {sigma:g}")
         if number % columns:
             axes.set_ylabel("")
     return figure
@@ -196,21 +202,22 @@ def draw_curves(picture: Picture, axes: Axes | None = None) -> Axes:
     return axes
 
 
-def _draw_curves(axes: Axes, series: Mapping[str, Series], looks: Mapping[str, Style]) -> None:
-    """Certified accuracy against radius: a line per row."""
-    end = 1.03 * max(map(_last_radius, series.values())) or 1.0
+def _draw_curves(axes: Axes, series: Mapping[str, Series], looks: Mapping[str, Style], kind: Kind = "curves") -> None:
+    """Certified accuracy against radius, or against a threshold of pA: a line per row."""
+    start, end = (0.5, 1.0) if kind == "pa" else (0.0, 1.03 * max(map(_last_radius, series.values())) or 1.0)
+    below = "threshold of the lower bound on pA" if kind == "pa" else "radius r (L2, pixels in [0, 1])"
     for label, one in series.items():
         if one.points:
             _draw_points(axes, one.points, looks[label])
         else:
-            _draw_steps(axes, over_seeds([seed.steps for seed in one.seeds]), end, looks[label])
-    axes.set(xlim=(0, end), ylim=(0, 101), xlabel="radius r (L2, pixels in [0, 1])", ylabel="certified accuracy (%)")
+            _draw_steps(axes, over_seeds([seed.steps for seed in one.seeds]), start, end, looks[label])
+    axes.set(xlim=(start, end), ylim=(0, 101), xlabel=below, ylabel="certified accuracy (%)")
 
 
-def _draw_steps(axes: Axes, band: Band, end: float, style: Style) -> None:
+def _draw_steps(axes: Axes, band: Band, start: float, end: float, style: Style) -> None:
     x, mean = np.append(band.x, end), np.append(band.mean, band.mean[-1])
     # Steps closer than a 500th of the panel look like one; the last of them is kept, so every drawn value is exact.
-    keep = np.append(np.diff(np.floor(x / end * 500)) > 0, True)
+    keep = np.append(np.diff(np.floor(x / (end - start) * 500)) > 0, True)
     keep[0] = True
     axes.plot(x[keep], mean[keep], drawstyle="steps-post", color=style.color, linestyle=style.dash, linewidth=1.5, zorder=style.order)
     if band.std is not None:
@@ -219,7 +226,7 @@ def _draw_steps(axes: Axes, band: Band, end: float, style: Style) -> None:
         axes.fill_between(x[keep], low, high, step="post", color=style.color, alpha=0.22, linewidth=0, zorder=style.order - 1)
     if style.marker:
         # Markers of different rows stand at different radii, so that they never hide each other where curves meet.
-        places = end * (np.arange(5) + 0.25 + (style.place % 10) / 10) / 5.5
+        places = start + (end - start) * (np.arange(5) + 0.25 + (style.place % 10) / 10) / 5.5
         y = mean[np.searchsorted(x, places, side="right") - 1]
         axes.plot(places[y > 0], y[y > 0], color=style.color, zorder=style.order + 1, linestyle="none", **style.points)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import math
@@ -21,11 +22,12 @@ from bench.store.runs import Run, Store
 from leaderboard import layouts
 from leaderboard.aggregate import EVERYTHING, Filters, Group, Source, collect, require_one_source
 from leaderboard.aggregate.mix import WORDS
-from leaderboard.metrics import ACR, average_certified_radius
+from leaderboard.metrics import ACR, Outcomes, average_certified_radius
 from leaderboard.tables import conditions, headline
 
-Kind = Literal["curves", "tradeoff", "training"]
+Kind = Literal["curves", "envelope", "pa", "tradeoff", "training"]
 MAIN_TABLES = (4, 5, 6, 7)  # of the paper; 8 to 11 are ablations
+ROUNDED = "radii rounded as printed"
 FILTERS = "--dataset, --protocol, --recipe, --sigma, --method or --rule"
 
 
@@ -59,7 +61,7 @@ class Seed:
 
     Attributes:
         acr: average certified radius, in pixels of [0, 1]; NaN for curves of a rule that gives none.
-        steps: certified accuracy in % against radius.
+        steps: certified accuracy in % against radius; of kind `pa` against a threshold of the lower bound pA.
         terms: `loss` and the terms against epochs of the recipe's clock.
     """
 
@@ -94,7 +96,8 @@ class Picture:
         headline: what the picture is about, in one line.
         notes: paragraphs below it.
         baseline: label of the row that is drawn grey.
-        panels: noise level -> finished rows, ascending.
+        panels: noise level -> finished rows, ascending; an envelope has one, at the largest.
+        best_of: the noise levels of which an envelope takes the best at each radius.
     """
 
     kind: Kind
@@ -103,6 +106,7 @@ class Picture:
     notes: tuple[str, ...]
     baseline: str
     panels: Mapping[float, tuple[Series, ...]]
+    best_of: tuple[float, ...] = ()
 
 
 # ---- numbers
@@ -120,6 +124,28 @@ def over_seeds(steps: Sequence[Steps]) -> Band:
     x = np.unique(np.concatenate([s.x for s in steps]))
     y = np.stack([s.at(x) for s in steps])
     return Band(x, y.mean(axis=0), y.std(axis=0, ddof=1) if len(steps) > 1 else None)
+
+
+def envelope(trainings: Mapping[float, Sequence[Steps]]) -> tuple[tuple[Steps, ...], list[tuple[float, float]]]:
+    """At each radius the noise level at which the mean over the trainings is the largest; the one before it where several are.
+
+    Args:
+        trainings: noise level -> certified accuracies of as many trainings, T, at each.
+
+    Returns:
+        T accuracies, whose mean is the envelope; (noise level, radius until before which it is taken), ascending, infinity at last.
+    """
+    x = np.unique(np.concatenate([s.x for steps in trainings.values() for s in steps]))
+    y = np.stack([[s.at(x) for s in steps] for steps in trainings.values()])  # noise level, training, radius
+    mean, parts, spans, start = y.mean(axis=1), [], [], 0
+    while start < x.size:
+        best = int(mean[:, start].argmax())
+        worse = np.flatnonzero(mean[best, start:] < mean[:, start:].max(axis=0) - 1e-9)  # equal means may differ in the last bit
+        end = start + int(worse[0]) if worse.size else x.size
+        parts.append(y[best, :, start:end])
+        spans.append((list(trainings)[best], float(x[end]) if end < x.size else math.inf))
+        start = end
+    return tuple(Steps(x, one) for one in np.concatenate(parts, axis=1)), spans
 
 
 def training_terms(run: Run) -> dict[str, Steps]:
@@ -169,6 +195,8 @@ def build(
             what = {"imported": "imported logs", "checkpoints": "checkpoints from outside"}.get(source, "published tables")
             raise BenchError(f"{what} have no training curves; leave out --from {source}")
         source = "runs"
+    if source == "published" and kind not in ("curves", "tradeoff"):
+        raise BenchError(f"a picture of kind {kind} needs every image, and printed numbers are means; leave out --from published")
     if source == "published":
         if alpha is not None or rule is not None or filters.protocols or filters.recipes or filters.seeds:
             raise BenchError("printed numbers are fixed; leave out --alpha, --rule, --protocol, --recipe and --seeds")
@@ -208,12 +236,48 @@ def picture_of(kind: Kind, groups: Sequence[Group], choose: str = "") -> Picture
                 left_out.append(f"{row.label} at sigma {section.sigma:g} ({row.status})")
                 continue
             acrs = [average_certified_radius(o) if o.has_acr or kind == "tradeoff" else math.nan for o in row.outcomes]
-            found = [Seed(acr, certified_steps(o.correct, o.radius)) for acr, o in zip(acrs, row.outcomes, strict=True)]
-            series.append(Series(row.label, tuple(found)))
+            steps = [certified_steps(o.correct, _bounds(row.label, o) if kind == "pa" else o.radius) for o in row.outcomes]
+            series.append(Series(row.label, tuple(Seed(acr, one) for acr, one in zip(acrs, steps, strict=True))))
         panels[section.sigma] = tuple(series)
-    radii = "radii rounded as printed" if group.source == "imported" else "exact radii"
+    if kind == "envelope":
+        return _of_envelope(group, panels, left_out)
+    radii = ROUNDED if group.source == "imported" else "exact radii"
     about = [*conditions(group), _rule(kind, radii, group.unit, _several(panels))]
     return _picture(kind, group, about, panels, left_out)
+
+
+def _bounds(label: str, o: Outcomes) -> NDArray[np.float64]:
+    if o.bound is None:
+        raise BenchError(f"{label} has no lower bound on pA of every image, because its evidence holds no counts or a part of them")
+    return o.bound
+
+
+def _of_envelope(group: Group, panels: Mapping[float, tuple[Series, ...]], left_out: list[str]) -> Picture:
+    """One panel; a row that is unfinished at any noise level is left out, for its envelope would lie too low."""
+    rows: dict[str, dict[float, Series]] = defaultdict(dict)
+    for sigma, found in panels.items():
+        for one in found:
+            rows[one.label][sigma] = one
+    series, said = [], []
+    for label, levels in rows.items():
+        if len(levels) < len(panels):
+            continue  # named as unfinished where it is
+        if len(sizes := {len(one.seeds) for one in levels.values()}) > 1:
+            raise BenchError(
+                f"{label} has {' or '.join(map(str, sorted(sizes)))} {group.unit}s, and an envelope needs as many at each sigma"
+            )
+        steps, spans = envelope({sigma: [seed.steps for seed in one.seeds] for sigma, one in levels.items()})
+        series.append(Series(label, tuple(Seed(math.nan, one) for one in steps)))
+        ends = [f"{sigma:g} {'beyond' if end == math.inf else f'below r = {end:.3f}'}" for sigma, end in spans]
+        said.append(f"{label}: sigma {', '.join(ends)}.")
+    text = "At each radius the noise level with the largest certified accuracy in the mean. It is no classifier: each radius has its own."
+    about = [
+        *conditions(group),
+        text,
+        _rule("curves", "exact radii" if group.source != "imported" else ROUNDED, group.unit, _several(panels)),
+    ]
+    picture = _picture("envelope", group, about, {max(panels): tuple(series)}, left_out)
+    return dataclasses.replace(picture, best_of=tuple(panels), notes=(picture.notes[0], *said, *picture.notes[1:]))
 
 
 def _picture(kind: Kind, group: Group, about: Sequence[str], panels: Mapping[float, tuple[Series, ...]], left_out: list[str]) -> Picture:
@@ -327,8 +391,9 @@ def _training_state(run: Run | None) -> str:
 
 def _rule(kind: Kind, radii: str, unit: str, several: bool) -> str:
     spread = f"± sample standard deviation over the {unit}s."
-    if kind == "curves":
+    if kind != "tradeoff":
         text = f"Certified accuracy: share of all images that are correct with radius > r ({radii})."
+        text = "Share of all images that are certified right with a lower bound on pA above the threshold." if kind == "pa" else text
         return f"{text} {f'Line: mean over the {unit}s. Band: {spread}' if several else f'One {unit}, so no band.'}"
     text = f"ACR: average certified radius over all images ({radii})."
     return f"{text} {f'Bars: {spread}' if several else f'One {unit}, so no bars.'}"
