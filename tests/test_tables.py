@@ -160,7 +160,7 @@ def test_caption_says_what_was_done(store: Store) -> None:
     text = caption(collect(store, Filters(protocols=["smoke"]))[0])
     assert "±" not in text
     assert "seed 0." in text
-    assert "Bold: better than gaussian at the same sigma. Underlined: best of the sigma and column." in text
+    assert "Bold: better than gaussian at the same sigma (no test). Underlined: best of the sigma and column (no test)." in text
 
 
 # ---- formats
@@ -191,7 +191,7 @@ def test_marks_and_states_in_every_format(store: Store) -> None:
     text = render(groups, "terminal")
     assert "\x1b" not in text
     assert "0.9237+*" in text
-    assert "+: better than gaussian at the same sigma. *: best of the sigma and column." in text
+    assert "+: better than gaussian at the same sigma (no test). *: best of the sigma and column (no test)." in text
     plain, marked = (next(line for line in text.splitlines() if number in line) for number in ("0.6158", "0.9237"))
     assert plain.index("0.6158") == marked.index("0.9237")
     colored = render(groups, "terminal", color=True)

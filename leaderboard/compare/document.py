@@ -20,7 +20,8 @@ MEANINGS = {
 LEGEND = (
     "All differences are B - A; ACR in pixels of [0, 1]. ±: sample standard deviation (ddof=1). effect: mean / std of paired differences, "
     "or Hedges' g (g) of unpaired runs. p: exact permutation test across seeds, paired bootstrap across images, McNemar's exact test of an "
-    "accuracy (one training of each row only); Holm: corrected over all tests of its kind in this call; the intervals are not."
+    "accuracy (one training of each row only); Holm: corrected over all tests of its kind in this call; the intervals are not. "
+    "A p across seeds speaks of the two methods, a p across images or of an accuracy only of these networks."
 )
 FIELDS = (
     *("title", "source", "sigma", "a", "b", "uncertainty", "metric", "runs_a", "runs_b", "paired", "images", "value_a", "value_b"),

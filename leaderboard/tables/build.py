@@ -111,8 +111,8 @@ def page(group: Group, number: int = 1) -> Page:
         blocks=tuple(len(section.rows) for section in group.sections),
     )
     marks: dict[Mark, str] = {
-        "bold": f"better than {group.baseline} at the same sigma.",
-        "underlined": "best of the sigma and column.",
+        "bold": f"better than {group.baseline} at the same sigma (no test).",
+        "underlined": "best of the sigma and column (no test).",
         "tied": group.ties,
     }
     used = {mark for mark in marks for line in lines for cell in line if getattr(cell, mark) or (mark == "tied" and group.ties)}
