@@ -37,7 +37,7 @@ from bench.spec import CertifySpec, canonical, to_json
 from bench.store.runs import Store
 from bench.verify import verify
 from leaderboard import metrics
-from leaderboard.aggregate import Filters, collect
+from leaderboard.aggregate import Filters, collect, with_constant
 from leaderboard.frame.load import read
 from leaderboard.frame.schema import COLUMNS, NULLABLE, WORDS
 from leaderboard.tables import render
@@ -315,6 +315,10 @@ def test_logs_and_checkpoints_give_the_tables_that_the_store_gives(store: Store,
     frame = bench.load_results(store.root)
     for mix, format in itertools.product((False, True), ("terminal", "markdown", "latex", "csv", "json")):
         assert bench.table(frame, format, metrics=["all"], mix=mix) == render(collect(store, metrics=["all"], mix=mix), format)
+    constant = [with_constant(group) for group in collect(store, metrics=["all"])]
+    assert bench.table(frame, "csv", metrics=["all"], constant=True) == render(constant, "csv")
+    with pytest.raises(BenchError, match="mixture"):
+        bench.table(frame, mix=True, constant=True)
 
 
 def test_files_that_the_suite_did_not_write_are_noted(store: Store) -> None:

@@ -328,10 +328,13 @@ def test_the_constant_classifier_is_shown_and_ranks_nothing(store: Store) -> Non
 
 
 def test_the_command_shows_the_constant_classifier_if_asked(store: Store, bench: Callable[..., Result]) -> None:
-    fill(store, gaussian=BEST)
+    fill(store, gaussian=(N,))
     words = ("table", "--results", store.root, "--format", "csv")
+    assert "no constant classifier, because no row is finished" in bench(*words, "--constant").output
+    fill(store, macer=BEST)
     assert "constant" not in bench(*words).output
     lines = list(csv.DictReader(io.StringIO(bench(*words, "--constant", "--metric", "all").output)))
-    assert {line["row"] for line in lines} == {"gaussian", "(constant classifier)"}
+    assert {line["row"] for line in lines} == {"gaussian", "macer", "(constant classifier)"}
+    add(store, run_spec(protocol="smoke"))
     for more in (("--mix",), ("--table", "4")):
         assert bench(*words, "--constant", *more).exit_code == 2

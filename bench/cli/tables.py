@@ -105,8 +105,6 @@ def table(
     columns = words(metric, "--metric", problems)
     if number is not None and (columns or ties or mix or rule or status or constant):
         problems.append("--table has the paper's columns, rows and rule; leave out --metric, --ties, --mix, --rule, --status, --constant")
-    if constant and mix:
-        problems.append("--constant needs rows of one n; leave out --mix")
     if ties and columns and not {"ACR", "all"} & set(columns):
         problems.append("--ties marks the column ACR; add ACR to --metric")
     if problems:

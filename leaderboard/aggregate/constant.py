@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from bench import rules
+from bench.errors import BenchError
 from bench.evidence.columns import Columns
 from bench.spec import CertifySpec
 from leaderboard.aggregate.groups import Group, Row, Section, Seed, row
@@ -19,11 +20,16 @@ def with_constant(group: Group) -> Group:
     """The group with a row at the end of each section for a classifier that says the commonest class everywhere.
 
     All its n samples agree, so it has the largest radius of the rule on every image of that class, and no image is without a certificate.
-    Nothing is added to a mixture, whose rows differ in n, and where no row is finished, which would tell the labels.
+    Where no row is finished, nothing tells the labels, which a note says instead.
+
+    Raises:
+        BenchError: a mixed group, whose rows differ in n.
     """
+    if group.mixed:
+        raise BenchError("rows of a mixture differ in n, so there is no one constant classifier; leave out --mix or --constant")
     known = next((o for section in group.sections for row in section.rows for o in row.outcomes), None)
-    if known is None or group.mixed:
-        return group
+    if known is None:
+        return dataclasses.replace(group, notes=(*group.notes, "no constant classifier, because no row is finished to tell the labels"))
     return dataclasses.replace(group, sections=tuple(dataclasses.replace(s, rows=(*s.rows, _row(group, s, known))) for s in group.sections))
 
 

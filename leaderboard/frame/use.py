@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.errors import BenchError
+from leaderboard.aggregate import with_constant
 from leaderboard.frame.arguments import several, word
 from leaderboard.frame.memory import groups_of
 from leaderboard.metrics import DEFAULT, columns_of
@@ -96,6 +97,7 @@ def table(
     seeds: Sequence[int] = (),
     mix: bool = False,
     ties: bool = False,
+    constant: bool = False,
     width: int = 120,
     color: bool = False,
 ) -> str:
@@ -107,10 +109,11 @@ def table(
         metrics, seeds: as of `summary`. None: ACR and accuracy; in JSON all.
         mix: let rows that are not comparable share a table, each difference a footnote; nothing is ranked then.
         ties: mark rows whose ACR cannot be told from the best.
+        constant: a row for the constant classifier, which is never ranked.
         width: characters per line of the terminal. color: whether the terminal shows bold and underlined.
 
     Raises:
-        BenchError: as `summary`; an unknown format; nothing to show; `ties` of a mixture.
+        BenchError: as `summary`; an unknown format; nothing to show; `ties` or `constant` of a mixture.
     """
     word(format, "format")
     words = _words(metrics) if metrics is not None else ["all"] if format == "json" else list(DEFAULT)
@@ -119,6 +122,8 @@ def table(
         from leaderboard.compare import mark_ties
 
         groups = tuple(map(mark_ties, groups))
+    if constant:
+        groups = tuple(map(with_constant, groups))
     return render(groups, format, width=width, color=color)
 
 
