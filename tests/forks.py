@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 # Of a second or so: the architecture is that of tests/crash.py.
 SIZES = {"train.arch": "tiny", "train.images": "first:320", "train.batch": "16", "certify.images": "first:20", "certify.n": "400"}
 WORDS = ["run", "--protocol", "smoke", "--device", "cpu"]
-LIMIT = 60.0
+LIMIT = 300.0
 
 
 def memory_folder() -> Path | None:
