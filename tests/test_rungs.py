@@ -103,5 +103,10 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     assert spec.key == CertifySpec(n0=1, n=10_000, rule="rungs", radii="0,0.5").key
     stop = rules.of(spec).stop(SIGMA)
     assert stop
+    close = CertifySpec(n0=1, n=10_000, rule="rungs", radii="0.1234561,0.1234562")
+    assert close.radii == "0.1234561,0.1234562", "no radius is rounded to another"
+    assert "every radius" in rules.needless_radii(rules.DEFAULT, "1")
+    assert not rules.needless_radii("rungs", "1")
+    assert not rules.needless_radii(rules.DEFAULT, "")
     with pytest.raises(BenchError, match="520"):
         list(stop.looks(10_000, 40))

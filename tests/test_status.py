@@ -150,6 +150,7 @@ def test_a_forged_announcement_puts_no_line_into_anybodys_shell(tmp_path: Path, 
         {},
         {"method": "smoothmix.eta1", "sets": {"step_size": "0.5", "train.epochs": "2", "certify.n": "300"}},
         {"method": "smoothmix.eta1[steps=1]", "sets": {"train.images": "first:64", "certify.images": "10-20"}},
+        {"sets": {"certify.rule": "rungs", "certify.radii": "0,0.25,0.5", "train.epochs": "2"}},
         {"method": "macer", "sets": {"train.weight_decay": "1e-07", "train.nesterov": "true"}, "recipe": "paper", "sigma": "1.0"},
     ],
 )
@@ -176,6 +177,7 @@ def test_the_line_that_retries_a_cell_names_that_cell(bench: Call, tmp_path: Pat
     [
         ["--images", "every:20", "--n", "300", "--n0", "20"],
         ["--images", "0-5", "--n", "300", "--seed", "4", "--rule", "curtailed", "--alpha", "0.01", "--skip-misclassified"],
+        ["--images", "0-5", "--n", "300", "--rule", "rungs", "--radii", "0,0.25"],
     ],
 )
 def test_the_line_that_continues_a_certification_names_that_certification(

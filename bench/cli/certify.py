@@ -29,7 +29,7 @@ Checkpoint = Annotated[
     str,
     typer.Argument(
         metavar="CHECKPOINT",
-        help="A weights file (.pth, .pth.tar, .pt, .safetensors), a run's folder or key, a network of --plugin, or module:factory: a "
+        help="A weights file (.pth, .pth.tar, .pt, .safetensors), a run's folder or key, a network of --plugin, or module:factory, a "
         "function of info, sigma, both or neither that returns an nn.Module for pixels of [0, 1]. That is code: it is imported and run, "
         "with your rights.",
     ),
@@ -251,6 +251,8 @@ class _Job:
                 settings["stop_alpha"] = self.alpha
             if chosen.takes_radii and not settings["radii"]:
                 settings["radii"] = ",".join(layouts.of_dataset(self.base.info.name).radii)
+            if reason := rules.needless_radii(name, settings["radii"]):
+                raise ValueError(reason)
             spec = CertifySpec(images=self.images, rule=chosen.stored_as, **settings)
         except ValueError as error:
             raise BenchError(f"--{error}") from None
@@ -319,8 +321,8 @@ class _Job:
         base, spec, run = self.base, certification.spec, certification.subject
         o = metrics.outcomes(certification.columns(), self.alpha, base.sigma, spec, rule.name)
         largest, step = rule.largest_radius(self.alpha, base.sigma), 0.25 if base.sigma <= 0.5 else 0.5
-        radii = [float(word) for word in spec.radii.split(",")] if spec.radii else [k * step for k in range(1 + int(largest / step))]
-        accuracies = {f"{r:.2f}": metrics.certified_accuracy(o, r) for r in radii}
+        radii = rule.given_radii or [k * step for k in range(1 + int(largest / step))]
+        accuracies = {f"{r:.2f}" if round(r, 2) == r else repr(r): metrics.certified_accuracy(o, r) for r in radii}
         acr = None if rule.acr == "none" else metrics.average_certified_radius(o)
         abstained = metrics.abstention_rate(o)
         if self.as_json:

@@ -45,9 +45,13 @@ def guarded(work: Callable[[], T]) -> T:
         stop([f"{error.filename}: {error.strerror}"])
 
 
-def words(values: Sequence[str] | None, flag: str, problems: list[str]) -> list[str]:
+BETWEEN_WORDS = r",(?![^\[]*\])"  # not within brackets
+BETWEEN_CHANGES = BETWEEN_WORDS + r"(?!\s*[\d.]+\s*(?:,|$))"  # nor before a bare number, which is more of a list such as 0,0.5,1
+
+
+def words(values: Sequence[str] | None, flag: str, problems: list[str], between: str = BETWEEN_WORDS) -> list[str]:
     """Comma-separated and repeated values as one list, in order, without repeats. A flag that is given but empty is a problem."""
-    parts = [part.strip() for value in values or () for part in re.split(r",(?![^\[]*\])", value)]  # not within brackets
+    parts = [part.strip() for value in values or () for part in re.split(between, value)]
     found = list(dict.fromkeys(part for part in parts if part))
     if values and not found:
         problems.append(f"{flag} is empty; give it a value, or leave it out for the default")
@@ -108,7 +112,7 @@ def seeds(values: Sequence[str] | None, problems: list[str]) -> list[int]:
 def changes(values: Sequence[str] | None, problems: list[str]) -> dict[str, str]:
     """`name=value` words as a dict; a name given twice with two values is a problem."""
     result: dict[str, str] = {}
-    for word in words(values, "--set", problems):
+    for word in words(values, "--set", problems, BETWEEN_CHANGES):
         name, equals, value = word.partition("=")
         if not (name and equals and value):
             problems.append(f"--set {word} is not of the form name=value, such as step_size=0.5 or train.epochs=3")

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bench import rules
 from bench.datasets import DATASETS, DatasetInfo, recipe_train
 from bench.errors import BenchError, UsageError, nearest
 from bench.method import Method
@@ -183,6 +184,8 @@ class _Planner:
         if own.pop("changes", None) is not None:
             self.problems.append("certify.changes cannot be set: it records what --set changed")
         spec, right = self.checked(base, own, "certify")
+        if right and (reason := rules.needless_radii(spec.rule, spec.radii)):
+            self.problems.append(f"certify: {reason}")
         self.check_images(spec.images, info.test_size, "test", info)
         return dataclasses.replace(spec, changes=_differing(base, spec, list(own)) if right else {})
 

@@ -55,6 +55,12 @@ def check_spec(spec: CertifySpec) -> None:
         named(spec.rule).check_spec(spec)
 
 
+def needless_radii(rule: str, radii: str) -> str:
+    """Why nobody should give radii to a rule that certifies any: they would only change the key. Empty where they make sense."""
+    told = f"radii={radii} is for a rule that certifies given radii only; {rule} certifies every radius, so leave it out"
+    return told if radii and not named(rule).takes_radii else ""
+
+
 def of(spec: CertifySpec, wanted: str | None = None) -> Rule:
     """The rule that reads the evidence of a certification.
 

@@ -98,6 +98,11 @@ class Rule(ABC):
         """What captions call it."""
         return f"{cls.name} bound"
 
+    @property
+    def given_radii(self) -> tuple[float, ...]:
+        """The only radii at which it says whether an image is certified; empty where that is any."""
+        return tuple(map(float, self.spec.radii.split(","))) if self.takes_radii else ()
+
     # ---- how sampling stops
 
     def stop(self, sigma: float) -> Stopping | None:

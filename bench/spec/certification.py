@@ -73,4 +73,4 @@ def _ascending(radii: str) -> str:
         found = [math.nan]
     if not all(low < high for low, high in zip([-1.0, *found], [*found, math.inf], strict=True)) or any(radius < 0 for radius in found):
         raise ValueError(f"radii={radii} must be ascending numbers of at least 0 with commas between, such as 0,0.5,1")
-    return ",".join(f"{radius:g}" for radius in found)
+    return ",".join(text if float(text := f"{radius:g}") == radius else repr(radius) for radius in found)

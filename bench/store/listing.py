@@ -211,8 +211,8 @@ def _line(spec: RunSpec, certify: CertifySpec, *, trained: bool) -> str | None:
     words = ["--images", certify.images, "--n", f"{certify.n}", "--n0", f"{certify.n0}", "--seed", f"{certify.seed}"]
     own = CertifySpec(images=certify.images, n=certify.n, n0=certify.n0, seed=certify.seed)
     if certify.rule != own.rule:
-        own = replace(own, rule=certify.rule, stop_alpha=certify.stop_alpha)
-        words += ["--rule", certify.rule, "--alpha", repr(certify.stop_alpha)]
+        own = replace(own, rule=certify.rule, stop_alpha=certify.stop_alpha, radii=certify.radii)
+        words += ["--rule", certify.rule, "--alpha", repr(certify.stop_alpha), *(["--radii", certify.radii] if certify.radii else [])]
     if certify.skip_misclassified:
         own = replace(own, skip_misclassified=True)
         words += ["--skip-misclassified"]

@@ -56,8 +56,9 @@ def certified_accuracy(o: Outcomes, r: float) -> float:
 
 
 @metric(ACCURACY, each="radii", name="{}", heading="r={}", meaning="")  # captions say it, with the rule
-def _accuracy(o: Outcomes, radius: str) -> float:
-    return 100 * certified_accuracy(o, float(radius))
+def _accuracy(o: Outcomes, radius: str) -> float | None:
+    known = not o.radii or float(radius) in o.radii
+    return 100 * certified_accuracy(o, float(radius)) if known else None
 
 
 @metric("clean")

@@ -40,7 +40,7 @@ class Outcomes:
         right: I, whether most estimation samples fell on the label; None as for `bound`.
         complete: whether it is known of every image if it abstains; not so where misclassified ones were skipped.
         samples: mean per image; None for imported logs. drawn: those of them that count the class.
-        rule: that read the counts; None for imported logs.
+        rule: that read the counts; None for imported logs. radii: the only ones that it certifies; empty where it certifies any.
         cost: of the training.
         selected: I, class chosen by the selection samples. counts: of I images, what the rule read. alpha: chance that a certificate is
             wrong. sigma: noise level, in pixels of [0, 1]. All four are None for imported logs.
@@ -58,6 +58,7 @@ class Outcomes:
     samples: float | None = None
     drawn: float | None = None
     rule: type[Rule] | None = None
+    radii: tuple[float, ...] = ()
     cost: Cost = Cost()
     selected: Integers | None = None
     counts: Counts | None = None
@@ -119,4 +120,5 @@ def outcomes(columns: Columns, alpha: float, sigma: float, certify: CertifySpec 
         counts=columns.counts,
         alpha=alpha,
         sigma=sigma,
+        radii=reading.given_radii,
     )

@@ -86,7 +86,7 @@ class Rungs(Rule):
 
     def __init__(self, spec: CertifySpec) -> None:
         super().__init__(spec)
-        self.rungs = np.array([float(word) for word in spec.radii.split(",")])
+        self.rungs = np.array(self.given_radii)
         self.ends = looks(spec.first_look, spec.n)
 
     @classmethod
