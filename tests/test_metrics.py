@@ -53,6 +53,25 @@ def test_acr_counts_every_image() -> None:
     assert certified_accuracy(o, 0.0) == 0.5
 
 
+def test_a_rule_that_certifies_given_radii_tells_accuracy_at_these_only() -> None:
+    spec = CertifySpec(n0=100, n=1000, rule="rungs", radii="0,0.5")
+    o = outcomes(images(RIGHT, WRONG, ABSTAINS, RIGHT), 0.001, 0.5, spec)
+    asked = columns_of(["0", "0.25", "0.5", "0.75"], (), 10)
+    assert [column.of_seed and column.of_seed(o) for column in asked] == [50, None, 50, None]
+
+
+@pytest.mark.parametrize(("value", "said"), [("nan", "gives nan"), ("'x'", "gives 'x'"), ("1 / 0", "ZeroDivisionError"), ("None", "")])
+def test_a_metric_that_gives_no_number_is_named(value: str, said: str) -> None:
+    own = metric("own")(lambda o: eval(value, {"nan": math.nan}))
+    (column,) = own.__metric__[1]((), 1)  # type: ignore[attr-defined]
+    o = outcomes(images(RIGHT), 0.001, 0.5)
+    if not said:
+        assert column.of_seed(o) is None
+        return
+    with pytest.raises(BenchError, match=f"metric 'own' .*{said}"):
+        column.of_seed(o)
+
+
 def test_all_wrong_is_zero() -> None:
     o = outcomes(images(WRONG, ABSTAINS), 0.001, 0.5)
     assert (average_certified_radius(o), certified_accuracy(o, 0.0), abstention_rate(o)) == (0.0, 0.0, 0.5)

@@ -36,7 +36,11 @@ def groups_of(
         seeds: the expected seeds of runs; empty: those that any run of the group has.
         words: metrics, see `metrics.columns_of`.
         mix: whether a row may average trainings from several sources of its method; such a group is a mixture.
+
+    Raises:
+        BenchError: an unknown metric.
     """
+    columns_of(words, (), 1)  # a word that is unknown is a problem of the call, not of each group
     left_out: dict[str, list[Certification]] = defaultdict(list)
     notes: list[str] = []
     groups = []
@@ -55,7 +59,7 @@ def groups_of(
                     groups.append(_group(family, certified, shown, expected, reading, words, mix))
                 except BenchError as error:  # a problem of one group is no problem of the others
                     notes.append(f"a group is left out: {error}")
-    return _tell_apart(sorted(groups, key=_order)), [*_unread(left_out), *notes]
+    return _tell_apart(sorted(groups, key=_order)), [*_unread(left_out), *dict.fromkeys(notes)]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
@@ -70,7 +71,15 @@ def metric(
 
         def column(value: Any = None, *more: Any) -> Metric:
             def of(evidence: Any) -> float | None:
-                return function(evidence, *more)
+                try:
+                    found: object = function(evidence, *more)
+                except BenchError:
+                    raise
+                except Exception as error:  # whatever a metric of the user's does
+                    raise BenchError(f"metric {word!r} cannot be computed: {type(error).__name__}: {error}") from error
+                if found is None or (isinstance(found, Real) and math.isfinite(found)):
+                    return None if found is None else float(found)
+                raise BenchError(f"metric {word!r} gives {found!r}, which is neither a finite number nor None")
 
             return Metric(
                 name=(name or word).format(value),
