@@ -98,6 +98,8 @@ def test_list_and_show_a_method(bench: Call) -> None:
     assert bench("--version").output.startswith("certbench 0.")
     assert {row["name"] for row in json.loads(bench("list", "methods", "--json").stdout)} >= SIX
     assert json.loads(bench("list", "datasets", "--json").stdout)[0]["sigmas"] == "0.25, 0.5, 1"
+    assert all(row["summary"] for row in json.loads(bench("list", "metrics", "--json").stdout))
+    assert "module:factory," in bench("certify", "--help").output  # Rich draws `:factory:` as a picture of one
     assert [row["name"] for row in json.loads(bench("list", "protocols", "--json").stdout)] == ["full", "quick", "smoke"]
     assert "eta5-onestep" in bench("list", "methods").output
     text = bench("show", "smoothmix").output
@@ -219,6 +221,8 @@ NO_FOLDER = "bench: --data-dir {tmp}/nowhere: there is no such folder"
 REFUSED: list[tuple[str, str]] = [
     *((f"{DRY} {flag} '{value}'", f"{flag} is empty") for flag in ("--method", "--plugin") for value in ("", ",", " , ")),
     *((f"{DRY} {flag} ','", f"{flag} is empty") for flag in ("--dataset", "--seeds", "--sigma", "--set")),
+    (f"{DRY} --set train.epochs=3,0.5", "epochs=3,0.5"),
+    (f"{DRY} --set certify.radii=0,0.5", "radii=0,0.5 is for a rule that certifies given radii"),
     *((f"{DRY} --sigma {word}", f"--sigma {word} is not a number") for word in ("inf", "nan", "1_0", "٣", "0x1")),
     (f"{DRY} --sigma 1e999", "sigma inf must be a finite number"),
     (f"{DRY} --seeds 0", "bench: --seeds 0 asks for no seed"),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from bench.store.runs import Store
 
 Rows = list[dict[str, Any]]
+ACCURACY = "r: certified accuracy in % at the radii of the data set's tables; write a radius such as 0.75 instead for that one."
+"""Captions of tables say it with the rule and the rounding of radii."""
 
 
 class What(StrEnum):
@@ -78,7 +80,7 @@ def _known(what: What, plugins: tuple[Path, ...]) -> Rows:
 
         for entry in Registry(plugins).entries(NETWORK if what is What.NETWORKS else METRIC).values():
             own = what is What.METRICS and entry.name in METRICS
-            told = METRICS[entry.name][0](("0.5",), 2)[0].meaning if own else entry.describe()[0]
+            told = METRICS[entry.name][0](("0.5",), 2)[0].meaning or ACCURACY if own else entry.describe()[0]
             rows.append({"name": entry.name, "origin": entry.origin, "summary": told})
     else:
         for p in PROTOCOLS.values():

@@ -83,7 +83,7 @@ def plot(
     if out is not None:
         check_out(out, "curves.svg", problems)
         if out.suffix.lower() not in SUFFIXES:
-            problems.append(f"--out {out}: pictures are {', '.join(SUFFIXES)}{nearest(out.suffix, SUFFIXES) if out.suffix else ''}")
+            problems.append(f"--out {out}: pictures are {', '.join(SUFFIXES)}")
     if problems:
         stop(problems)
     if source != "published":

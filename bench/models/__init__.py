@@ -59,11 +59,6 @@ def fault(factory: object) -> str | None:
     return f"it wants {odd[0]}" if odd else None
 
 
-def takes_sigma(arch: str) -> bool:
-    """Whether a network is another for another noise level."""
-    return arch in ARCHITECTURES and "sigma" in inspect.signature(ARCHITECTURES[arch]).parameters
-
-
 def call(factory: Factory, info: DatasetInfo, sigma: float | None) -> nn.Module:
     """The network that a factory gives for a data set and a noise level, in float32.
 

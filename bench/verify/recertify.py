@@ -169,7 +169,9 @@ def recertify(
     drawn = draw(pool, rows, seed)
     result = Recertification(seed=seed, total=sum(evidence.rows for evidence in pool))
     if not drawn:
-        report.fail(report.top, "no finished certification in it has weights, so nothing can be certified again")
+        there = any(evidence.weights for evidence in report.finished)
+        why = "no finished certification in it with weights can be certified again here" if there else ""
+        report.fail(report.top, why or "no finished certification in it has weights, so nothing can be certified again")
         return result
     pairs: list[tuple[Again, Again]] = []
     for certification, group in groupby(drawn, key=lambda item: item[0]):
