@@ -286,7 +286,7 @@ def test_every_picture_is_drawn_or_refused_in_a_sentence(three: Store, bench: Ca
 @pytest.mark.parametrize("format", ["terminal", "markdown", "latex", "csv", "json"])
 def test_every_format_and_metric(three: Store, bench: Call, tmp_path: Path, format: str) -> None:
     out = tmp_path / "table"
-    ties = ["--ties"] if format == "json" else []
+    ties = ["--marks", "test"] if format == "json" else []
     result = bench("table", "--from", "checkpoints", "--format", format, "--metric", "all", *ties, "--out", out, "--results", three.root)
     assert result.exit_code == 0, result.output
     text = out.read_text()
@@ -307,7 +307,7 @@ def test_words_that_do_not_apply_are_refused(three: Store, bench: Call) -> None:
     for words, told in (
         (("--seeds", "2"), "certified checkpoints have no protocol, recipe or seeds"),
         (("--table", "4"), "the paper's tables are filled by imported logs or our own runs; leave out --from checkpoints"),
-        (("--mix", "--ties", "--method", "mine"), ""),
+        (("--mix", "--marks", "test", "--method", "mine"), ""),
     ):
         result = bench("table", "--from", "checkpoints", *words, "--results", three.root)
         assert (result.exit_code, told in result.output, "Traceback" in result.output) == (2 if told else 0, True, False), result.output

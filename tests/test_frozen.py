@@ -30,7 +30,7 @@ COMMANDS = {
     "table.tex": (*TABLE, "--format", "latex"),
     "table-full.txt": (*TABLE, "--protocol", "full"),
     "table-all.csv": (*TABLE, "--metric", "all", "--format", "csv"),
-    "table-alpha-ties.txt": (*TABLE, "--alpha", "0.01", "--ties", "--protocol", "quick"),
+    "table-alpha-ties.txt": (*TABLE, "--alpha", "0.01", "--marks", "test", "--protocol", "quick"),
     "table-mix.txt": (*TABLE, "--mix", "--metric", "ACR,0.25,0.75"),
     "table-4.txt": (*TABLE, "--table", "4", "--protocol", "quick", "--compat", "3sig"),
     "compare.txt": (*QUICK, "gaussian", "smoothmix*"),

@@ -125,9 +125,10 @@ def test_words_of_the_command(store: Store, bench: Callable[..., Result]) -> Non
     for words, code, told in (
         (("--metric", "all"), 0, "abstain"),
         (("--metric", "errors", "--metric", "cost"), 0, "t 95 %"),
-        (("--ties",), 0, "~: not tested (4 images"),
-        (("--ties", "--mix"), 0, "not tested"),
-        (("--ties", "--metric", "clean"), 2, "--ties marks the column ACR; add ACR to --metric"),
+        (("--marks", "test"), 0, "~: not tested (4 images"),
+        (("--marks", "test", "--mix"), 0, "not tested"),
+        (("--marks", "test", "--metric", "clean"), 2, "--marks test marks the column ACR; add ACR to --metric"),
+        (("--marks", "tests"), 2, "--marks tests is unknown"),
         (("--metric", "clear"), 2, "did you mean 'clean'"),
         (("--metric", ""), 2, "--metric is empty"),
         (("--table", "4", "--metric", "ACR"), 2, "--table has the paper's columns"),
@@ -136,7 +137,7 @@ def test_words_of_the_command(store: Store, bench: Callable[..., Result]) -> Non
         assert result.exit_code == code, (words, result.output)
         assert told in result.output, (words, result.output)
     add(store, run_spec("stability", protocol="smoke"))
-    result = bench("table", "--results", store.root, "--ties", "--mix")
+    result = bench("table", "--results", store.root, "--marks", "test", "--mix")
     assert result.exit_code == 2
     assert "not ranked" in result.output
 

@@ -216,7 +216,7 @@ def test_an_acr_that_is_nearly_blind_is_not_ranked(bench: Call, tmp_path: Path) 
     assert (mark_ties(blind).ties, mark_ties(usual).ties[:10]) == ("", "not tested")
     with pytest.raises(BenchError, match="confidence-sequence"):
         compare(store, "gaussian", "macer", rule="confidence-sequence")
-    assert bench("table", "--ties", "--results", store.root).exit_code == 0
+    assert bench("table", "--marks", "test", "--results", store.root).exit_code == 0
     # One group, chosen by its rule.
     assert [group.rule for group in collect(store, rule="confidence-sequence")] == [blind.rule]
     result = bench("plot", "tradeoff", "--rule", "confidence-sequence", "--out", tmp_path / "x.svg", "--results", store.root)

@@ -11,15 +11,18 @@ import pytest
 from scipy.special import ndtr
 from scipy.stats import binom, binomtest
 
+from bench.errors import BenchError
 from bench.rules.bounds import certified_radii, lower_confidence_bounds
 from bench.store.runs import Store
-from leaderboard.aggregate import collect
-from leaderboard.compare import mark_ties
-from leaderboard.compare.separability import FLIPS, pair_tests, reason_not_to_test
+from leaderboard.aggregate import Filters, collect
+from leaderboard.compare import mark_ties, with_marks
+from leaderboard.compare.separability import FLIPS, MARKS, pair_tests, reason_not_to_test
 from leaderboard.compare.statistics import Floats
+from leaderboard.tables.build import cells
 
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
 LEVEL = 0.05
+REFERENCE = Store(Path(__file__).resolve().parent.parent / "results" / "reference")
 
 
 def radii(rows: int, images: int, spread: float, rng: np.random.Generator, sigma: float = 0.5, n: int = 10_000) -> Floats:
@@ -138,7 +141,7 @@ def test_few_images_and_few_that_differ_are_not_tested() -> None:
 
 def test_marks_of_the_reference_rows() -> None:
     """500 images tell rows apart at sigma 0.5; at sigma 0.25 most of them tie; 100 images are not tested at all."""
-    groups = collect(Store(Path(__file__).resolve().parent.parent / "results" / "reference"), metrics=("ACR",))
+    groups = collect(REFERENCE, metrics=("ACR",))
     shown = {}
     for group in map(mark_ties, groups):
         name = f"{group.conditions['protocol']}{' changed' if group.conditions.get('changes') else ''}"
@@ -157,3 +160,18 @@ def test_marks_of_the_reference_rows() -> None:
     assert "not of methods" in ties
     assert f"{FLIPS:,} flips, seed 0" in ties
     assert "Not tested at sigma 0.25 (" in ties
+
+
+def test_each_kind_of_marks_and_no_other() -> None:
+    """Numbers stay; `paper` marks what is better and best, `test` what cannot be told from the best, `none` nothing."""
+    (group,) = (g for g in collect(REFERENCE, Filters(protocols=["full"]), metrics=("ACR",)) if not g.conditions.get("changes"))
+    shown = {}
+    for marks in MARKS:
+        marked = with_marks(group, marks)
+        found = [cell for section in marked.sections for line in cells(marked, section) for cell in line]
+        shown[marks] = [cell.text for cell in found]
+        assert any(cell.bold for cell in found) == any(cell.underlined for cell in found) == (marks == "paper")
+        assert any(cell.tied for cell in found) == (marks == "test")
+    assert shown["paper"] == shown["test"] == shown["none"]
+    with pytest.raises(BenchError):
+        with_marks(group, "tests")

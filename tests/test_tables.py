@@ -207,7 +207,7 @@ def test_latex_compiles_as_pasted(store: Store, tmp_path: Path, bench: Callable[
     parts = [render(hostile(store), "latex")]
     for words in (
         ("table", "--table", "4", "--against", "published", "--protocol", "quick"),
-        ("table", "--metric", "all", "--ties"),
+        ("table", "--metric", "all", "--marks", "test"),
         ("compare", "gaussian", "*"),
     ):
         result = bench(*words, "--results", store.root, "--format", "latex")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from leaderboard.aggregate import Source
 
 SOURCES = ("checkpoints", "imported", "runs")
+MARKS = ("paper", "test", "none")
 COMPATS = ("exact", "3sig")
 From = Annotated[
     str | None,
@@ -65,7 +66,14 @@ def table(
             "norms, cost, errors or all. Default: ACR,accuracy.",
         ),
     ] = None,
-    ties: Annotated[bool, typer.Option("--ties", help="Mark rows whose ACR cannot be told from the best, by a test over images.")] = False,
+    marks: Annotated[
+        str,
+        typer.Option(
+            "--marks",
+            metavar="test|paper|none",
+            help="test: ~ at rows whose ACR cannot be told from the best, by a test over images; paper: better and best, without a test.",
+        ),
+    ] = "paper",
     mix: Annotated[
         bool, typer.Option("--mix", help="Let rows that are not comparable share a table, each difference a footnote; nothing is ranked.")
     ] = False,
@@ -103,10 +111,12 @@ def table(
     if number is not None and (len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1):
         problems.append("--table takes one --protocol and one --recipe")
     columns = words(metric, "--metric", problems)
-    if number is not None and (columns or ties or mix or rule or status or constant):
-        problems.append("--table has the paper's columns, rows and rule; leave out --metric, --ties, --mix, --rule, --status, --constant")
-    if ties and columns and not {"ACR", "all"} & set(columns):
-        problems.append("--ties marks the column ACR; add ACR to --metric")
+    if number is not None and (columns or marks != "paper" or mix or rule or status or constant):
+        problems.append("--table has the paper's columns, rows and rule; leave out --metric, --marks, --mix, --rule, --status, --constant")
+    if marks not in MARKS:
+        problems.append(f"--marks {marks} is unknown{nearest(marks, MARKS)}")
+    if marks == "test" and columns and not {"ACR", "all"} & set(columns):
+        problems.append("--marks test marks the column ACR; add ACR to --metric")
     if problems:
         stop(problems)
     if not (number is not None and against):
@@ -146,10 +156,10 @@ def table(
             metrics=columns or (("all",) if form == "json" else DEFAULT),
             mix=mix,
         )
-        if ties:
-            from leaderboard.compare import mark_ties
+        if marks != "paper":
+            from leaderboard.compare import with_marks
 
-            groups = tuple(map(mark_ties, groups))
+            groups = tuple(with_marks(group, marks) for group in groups)
         groups = tuple(map(with_constant, groups)) if constant else groups
         groups = tuple(dataclasses.replace(group, show_trust=status) for group in groups)
         terminal = form == "terminal" and out is None

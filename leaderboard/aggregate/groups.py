@@ -154,6 +154,7 @@ class Group:
         baseline: the row that others are compared with.
         mixed: whether rows differ in conditions, or average several sources of a method; nothing is ranked then.
         show_trust: whether a table for people has a column `status`, on what the numbers of each row rest.
+        ranked: whether better and best numbers are marked, which no test stands behind.
         ties: how its rows were tested for ties, or why they were not; empty where nobody asked.
         notes: what concerns the whole table.
     """
@@ -169,6 +170,7 @@ class Group:
     sections: tuple[Section, ...]
     mixed: bool = False
     show_trust: bool = False
+    ranked: bool = True
     ties: str = ""
     notes: tuple[str, ...]
 

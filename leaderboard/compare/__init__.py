@@ -10,6 +10,6 @@ document.py     what is printed of both
 from leaderboard.compare.document import document
 from leaderboard.compare.logs import Paired, compare_with_logs
 from leaderboard.compare.rows import Report, compare
-from leaderboard.compare.separability import mark_ties
+from leaderboard.compare.separability import mark_ties, with_marks
 
-__all__ = ["Paired", "Report", "compare", "compare_with_logs", "document", "mark_ties"]
+__all__ = ["Paired", "Report", "compare", "compare_with_logs", "document", "mark_ties", "with_marks"]

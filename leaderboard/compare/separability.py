@@ -14,11 +14,12 @@ import dataclasses
 
 import numpy as np
 
-from bench.errors import BenchError
+from bench.errors import BenchError, nearest
 from bench.spec import derive
 from leaderboard.aggregate import Group, Section
 from leaderboard.compare.statistics import CHUNK, LEVEL, TIE, Evidence, Floats, require_same_images
 
+MARKS = ("paper", "test", "none")
 FLIPS = 9_999
 SEED = 0
 LEAST_IMAGES = 500
@@ -74,6 +75,20 @@ def reason_not_to_test(values: Floats) -> str:
     return ""
 
 
+def with_marks(group: Group, marks: str) -> Group:
+    """The group with the marks asked for.
+
+    Args:
+        marks: `paper`: better than the baseline and best, as the paper marks them, without a test; `test`: see `mark_ties`; `none`.
+
+    Raises:
+        BenchError: another word; as `mark_ties`.
+    """
+    if marks not in MARKS:
+        raise BenchError(f"marks {marks!r} is unknown{nearest(marks, MARKS)}")
+    return group if marks == "paper" else dataclasses.replace(mark_ties(group) if marks == "test" else group, ranked=False)
+
+
 def mark_ties(group: Group) -> Group:
     """The group with `tied` set for the finished rows of each section, and `ties` saying how they were tested, or why they were not.
 
@@ -83,7 +98,7 @@ def mark_ties(group: Group) -> Group:
         BenchError: a mixed group, whose rows are not ranked; rows of different images.
     """
     if group.mixed:
-        raise BenchError("rows of a mixture are not ranked, so there are no ties to mark; leave out --mix or --ties")
+        raise BenchError("rows of a mixture are not ranked, so there are no ties to mark; leave out --mix or --marks test")
     if group.rule and group.rule.acr != "ranked":
         return group  # its notes say why
     sections, untested = [_marked(section) for section in group.sections], dict[str, list[str]]()

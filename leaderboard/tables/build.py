@@ -57,7 +57,7 @@ def cells(group: Group, section: Section) -> list[list[Cell]]:
     """The cells of a section, one list per row, in the order of `group.metrics`."""
 
     def ranked(metric: Metric) -> bool:
-        return not group.mixed and not (metric.of_radii and group.rule and group.rule.acr != "ranked")
+        return group.ranked and not group.mixed and not (metric.of_radii and group.rule and group.rule.acr != "ranked")
 
     columns = [_column(section.rows, metric, group.baseline, first=not n, ranked=ranked(metric)) for n, metric in enumerate(group.metrics)]
     return [[column[number] for column in columns] for number in range(len(section.rows))]
