@@ -16,16 +16,19 @@ import test_audit
 import test_bounds
 import test_certify
 import test_columns
+import test_empirical
 import test_metrics
 import test_models
 import test_paper
 import test_records
 import test_reduced
+import test_separability
 import test_store
 from planting import plant
 
 from bench import models
 from bench.certify import Sampler
+from bench.certify.attack import Attacked
 from bench.certify.audit import Audit, largest
 from bench.certify.margin import leads, moves
 from bench.certify.network import Network, _check_modes
@@ -36,6 +39,7 @@ from bench.store.runs import Store
 from bench.store.subject import Certification
 from bench.system import environment
 from leaderboard import metrics
+from leaderboard.compare.separability import pair_tests
 from leaderboard.paper.build import _share as share_of_paper
 from leaderboard.paper.build import _values as values_of_paper
 
@@ -383,6 +387,24 @@ FAULTS: dict[str, Fault] = {
         old="float(metric)",
         new="round(float(metric) / 0.05) * 0.05",
         check=check(radii_of_logs_meet_the_columns_of_tables),
+    ),
+    "each pair of rows tested as if it were alone": Fault(
+        where=pair_tests,
+        old="exceeded += (largest[:, None] >= seen - 1e-9).sum(axis=0)",
+        new="exceeded += (np.abs(flipped[:, first] - flipped[:, second]) / root >= seen - 1e-9).sum(axis=0)",
+        check=check(test_separability.test_equal_rows_are_told_apart_no_more_often_than_the_level_says, 9),
+    ),
+    "signs of their own for each row": Fault(
+        where=pair_tests,
+        old="flipped = signs @ centred.T",
+        new="flipped = np.stack([signs @ row * rng.choice([-1.0, 1.0], len(signs)) for row in centred], axis=1)",
+        check=check(test_separability.test_pairs_against_all_sign_flips),
+    ),
+    "a one-sided test of the class that the attack found": Fault(
+        where=Attacked.p_change,
+        old="binomtest(first, first + max(own, second))",
+        new="binomtest(first, first + own, alternative='greater')",
+        check=check(test_empirical.test_classes_that_tie_contradict_no_more_often_than_the_test_says, 3, 60),
     ),
 }
 
