@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from bench.rules.bounds import anytime_bounds
+from bench.rules.bounds import Integers, anytime_bounds
 from bench.rules.rule import Acr, Counts, Floats, Recomputed, Rule, Stopping
 
 
@@ -27,12 +27,13 @@ class ConfidenceSequence(Rule):
 
     def stop(self, sigma: float) -> Stopping:
         alpha, step, n = self.spec.stop_alpha, self.spec.radius_step, np.array([self.spec.n])
-        best = float(anytime_bounds(n, n, alpha)[0][0])  # no count of n samples reaches beyond this
+        best = float(self.lower(n, n, alpha)[0])  # no count of n samples reaches beyond this
         # The probabilities of the selected class at which the certified radius is a multiple of the step.
         ladder = np.array(list(itertools.takewhile(lambda p: p < best, (float(ndtr(k * step / sigma)) for k in itertools.count()))))
 
         def decided(count: int, drawn: int) -> bool:
-            (lower,), (upper,) = anytime_bounds(np.array([count]), np.array([drawn]), alpha)
+            counts = np.array([count]), np.array([drawn])
+            lower, upper = self.lower(*counts, alpha)[0], anytime_bounds(*counts, alpha)[1][0]  # an upper bound only ends the wait
             return not bool(((ladder >= lower) & (ladder < upper)).any())
 
         return Stopping(decided)
@@ -40,8 +41,12 @@ class ConfidenceSequence(Rule):
     def may_stop(self, counts: Counts) -> NDArray[np.bool_]:
         return np.ones(len(counts.n), dtype=np.bool_)
 
+    def lower(self, counts: Integers, n: Integers, alpha: float) -> Floats:
+        """I: lower bounds that hold at every number of samples."""
+        return anytime_bounds(counts, n, alpha)[0]
+
     def bounds(self, counts: Counts, alpha: float) -> Floats:
-        return anytime_bounds(counts.count, counts.n, alpha)[0]
+        return self.lower(counts.count, counts.n, alpha)
 
 
 RULE = ConfidenceSequence
