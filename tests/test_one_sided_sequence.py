@@ -12,12 +12,12 @@ from bench.rules.bounds import anytime_bounds
 from bench.rules.known.one_sided_sequence import lower_bounds
 
 
-@pytest.mark.parametrize("p", [0.5, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("p", [0.5, 0.9])
 @pytest.mark.parametrize("alpha", [0.05, 0.4])
 def test_the_chance_of_ever_being_above_the_probability_is_at_most_alpha(p: float, alpha: float) -> None:
-    """Exactly: a recursion over 400 samples with a look after each."""
+    """Exactly: a recursion over 200 samples with a look after each."""
     alive, false = np.ones(1), 0.0
-    for n in range(1, 401):
+    for n in range(1, 201):
         alive = np.append(alive * (1 - p), 0) + np.append(0, alive * p)
         above = lower_bounds(np.arange(n + 1), np.full(n + 1, n), alpha) > p
         false += float(alive[above].sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import json
 import re
 import subprocess
@@ -108,11 +109,12 @@ def test_radii_grow_with_the_count_up_to_the_largest(name: str, sigma: float, al
 def simulated(rule: Rule, p: float, sigma: float, *, block: int, images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Counts and samples drawn of many images whose class has probability p, with the looks and ends of the sampler."""
     rng, stop, n = np.random.default_rng(0), rule.stop(sigma), rule.spec.n
+    enough = functools.cache(stop.enough) if stop else None  # images often meet the same counts
     found = []
     for _ in range(images):
         count = drawn = 0
         for look in [n] if stop is None else stop.looks(n, block):
-            if drawn and stop and stop.enough(count, drawn):
+            if drawn and enough and enough(count, drawn):
                 break
             count, drawn = count + int(rng.binomial(look - drawn, p)), look
         found.append((count, drawn))
