@@ -173,13 +173,6 @@ class Base(Method):
 """
 
 
-def test_the_case_of_a_helper_beside_a_plugin() -> None:
-    case = Path("/work/shared/cases/plugins/with-helper/withhelper.py")
-    if not case.exists():
-        pytest.skip("the shared cases are not here")
-    assert Registry((case,)).load("withhelper").cls.__name__ == "Withhelper"
-
-
 def test_a_hash_covers_code_and_helpers_but_no_comment(tmp_path: Path) -> None:
     text = GOOD.replace("import random", "import random\nfrom utils import scale")
     before = hash_of(tmp_path, text, utils="def scale(x):\n    return x\n")
