@@ -7,6 +7,7 @@ Source: Cohen, Rosenfeld and Kolter, "Certified Adversarial Robustness via Rando
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv, betaln, ndtri, xlog1py, xlogy
 
 Integers = NDArray[np.int32] | NDArray[np.int64]
+Floats = NDArray[np.float64]
 LARGEST_TABLE = 10_000_000  # samples; 80 MB
 
 
@@ -85,9 +87,7 @@ def lower_confidence_bounds(counts: Integers, n: Integers, alpha: float) -> NDAr
     Raises:
         ValueError: as `lower_confidence_bound`.
     """
-    check_alpha(alpha)
-    if (wrong := np.flatnonzero((n < 1) | (counts < 0) | (counts > n))).size:
-        lower_confidence_bound(int(counts[wrong[0]]), int(n[wrong[0]]), alpha)
+    check_counts(counts, n, alpha)
     if len(n) and (n == n[0]).all():
         return _bounds_of(counts, int(n[0]), alpha)
     result = np.empty(len(counts))
@@ -95,6 +95,13 @@ def lower_confidence_bounds(counts: Integers, n: Integers, alpha: float) -> NDAr
         mine = n == size
         result[mine] = _bounds_of(counts[mine], size, alpha)
     return result
+
+
+def check_counts(counts: Integers, n: Integers, alpha: float) -> None:
+    """ValueError as `lower_confidence_bound`, for counts and n of I images each."""
+    check_alpha(alpha)
+    if (wrong := np.flatnonzero((n < 1) | (counts < 0) | (counts > n))).size:
+        lower_confidence_bound(int(counts[wrong[0]]), int(n[wrong[0]]), alpha)
 
 
 def _bounds_of(counts: Integers, n: int, alpha: float) -> NDArray[np.float64]:
@@ -159,19 +166,25 @@ def anytime_bounds(counts: Integers, n: Integers, alpha: float) -> tuple[NDArray
     Raises:
         ValueError: as `lower_confidence_bound`.
     """
-    check_alpha(alpha)
-    if (wrong := np.flatnonzero((n < 1) | (counts < 0) | (counts > n))).size:
-        lower_confidence_bound(int(counts[wrong[0]]), int(n[wrong[0]]), alpha)
+    check_counts(counts, n, alpha)
     k, total = counts.astype(np.float64), n.astype(np.float64)
     return _anytime_lower(k, total, alpha), 1.0 - _anytime_lower(total - k, total, alpha)
 
 
-def _anytime_lower(k: NDArray[np.float64], n: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+def _anytime_lower(k: Floats, n: Floats, alpha: float) -> Floats:
     mixture = betaln(k + 0.5, n - k + 0.5) - betaln(0.5, 0.5)
+    return least_not_excluded(k, n, lambda p: mixture - (xlogy(k, p) + xlog1py(n - k, -p)) >= -math.log(alpha))
+
+
+def least_not_excluded(k: Floats, n: Floats, excluded: Callable[[Floats], NDArray[np.bool_]]) -> Floats:
+    """I: the least probability below k / n that is not excluded, rounded down; 0 where k is 0.
+
+    Args:
+        k, n: I each. excluded: I probabilities -> I, true below a limit and false above it.
+    """
     low, high = np.zeros(len(k)), k / n
     for _ in range(60):  # a double has 52 bits; the lower end is always on the safe side
         middle = (low + high) / 2
-        likelihood = xlogy(k, middle) + xlog1py(n - k, -middle)
-        excluded = mixture - likelihood >= -math.log(alpha)
-        low, high = np.where(excluded, middle, low), np.where(excluded, high, middle)
+        below = excluded(middle)
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
     return np.where(k > 0, low, 0.0)

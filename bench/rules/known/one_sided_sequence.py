@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import betaincc, betaln, xlog1py, xlogy
 
-from bench.rules.bounds import Integers, check_alpha
+from bench.rules.bounds import Integers, check_counts, least_not_excluded
 from bench.rules.known.confidence_sequence import ConfidenceSequence
 from bench.rules.rule import Floats
 
@@ -27,19 +28,16 @@ def lower_bounds(counts: Integers, n: Integers, alpha: float) -> Floats:
     Raises:
         ValueError: impossible counts; alpha outside (0, 1/2).
     """
-    check_alpha(alpha)
-    if (wrong := (n < 1) | (counts < 0) | (counts > n)).any():
-        raise ValueError(f"count {counts[wrong][0]} of n {n[wrong][0]} samples is impossible: 0 <= count <= n and n >= 1")
+    check_counts(counts, n, alpha)
     k, total = counts.astype(np.float64), n.astype(np.float64)
     whole = betaln(k + 0.5, total - k + 0.5) - betaln(0.5, 0.5)
-    low, high = np.zeros(len(k)), k / total
-    for _ in range(60):  # a double has 52 bits; the lower end is always on the safe side
-        q = (low + high) / 2
+
+    def excluded(q: Floats) -> NDArray[np.bool_]:
         with np.errstate(divide="ignore", invalid="ignore"):
             cut = np.log(betaincc(k + 0.5, total - k + 0.5, q)) - np.log(betaincc(0.5, 0.5, q))
-        excluded = whole + cut - xlogy(k, q) - xlog1py(total - k, -q) >= -math.log(alpha)
-        low, high = np.where(excluded, q, low), np.where(excluded, high, q)
-    return np.where(k > 0, low, 0.0)
+        return np.asarray(whole + cut - xlogy(k, q) - xlog1py(total - k, -q) >= -math.log(alpha))
+
+    return least_not_excluded(k, total, excluded)
 
 
 class OneSidedSequence(ConfidenceSequence):
