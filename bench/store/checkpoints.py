@@ -26,7 +26,7 @@ from bench.files.walk import CHECKPOINTS, What
 from bench.files.writing import read_json_if_there, write_atomically, write_json
 from bench.spec import NAME, canonical, check_sigma, digest, parse_json, to_json
 from bench.spec.stored import LATER
-from bench.store.subject import Source, Subject
+from bench.store.subject import Source, Subject, folder_name
 
 COUNTER = "num_batches_tracked"
 """Of batch norm: evaluation never reads it, and files before PyTorch 0.4.1 lack it."""
@@ -111,7 +111,7 @@ def row_of(name: str) -> str:
     stem = Path(name)
     while stem.suffix.lower() in SUFFIXES:
         stem = stem.with_suffix("")
-    return re.sub(r"[^a-z0-9._-]+", "_", str(stem).lower()).strip("._-")[:64] or "checkpoint"
+    return folder_name(str(stem).lower()).strip("._-")[:64] or "checkpoint"
 
 
 def read_in_a_pass(header: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -151,7 +151,7 @@ class Checkpoint(Subject):
 
     @staticmethod
     def place(spec: CheckpointSpec) -> Path:
-        arch = re.sub(r"[^a-z0-9._-]+", "_", spec.arch.lower())[:64]
+        arch = folder_name(spec.arch.lower())[:64]
         return Path(CHECKPOINTS, spec.dataset, arch, f"{spec.sigma:g}-{spec.key}")
 
     @property

@@ -21,7 +21,7 @@ from bench.files import disk
 from bench.files.walk import IMPORTED, What, strangers
 from bench.rules.bounds import check_alpha
 from bench.spec import MOST_SAMPLES, NAME, Scalar, canonical, check_sigma, digest, row_name, select_images, to_json
-from bench.store.subject import Certification, Damaged, Source, Status, Subject
+from bench.store.subject import Certification, Damaged, Source, Status, Subject, folder_name
 
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -114,7 +114,7 @@ class Import(Subject):
 
     @staticmethod
     def place(spec: ImportSpec) -> Path:
-        row = re.sub(r"[^a-z0-9._-]+", "_", spec.row)[:100]
+        row = folder_name(spec.row)[:100]
         return Path(IMPORTED, spec.collection, row, f"{spec.sigma:g}-{spec.run}-{spec.key}")
 
     @property

@@ -24,7 +24,6 @@ Names are for people; what a run is stands in its spec.json and is checked again
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
@@ -40,7 +39,7 @@ from bench.spec import RunSpec, from_json, select_images
 from bench.store.checkpoints import Checkpoint, CheckpointSpec
 from bench.store.imports import Import, doubled
 from bench.store.presets import changes_of
-from bench.store.subject import DAMAGE, Damaged, Source, State, Subject
+from bench.store.subject import DAMAGE, Damaged, Source, State, Subject, folder_name
 
 DEFAULT_ROOT = Path("results/runs")
 S = TypeVar("S", bound=Subject)
@@ -63,7 +62,7 @@ class Run(Subject):
 
     @staticmethod
     def place(spec: RunSpec) -> Path:
-        row = re.sub(r"[^a-z0-9._-]+", "_", f"{spec.method}.{spec.variant}")
+        row = folder_name(f"{spec.method}.{spec.variant}")
         return Path(spec.dataset, row, f"{spec.sigma:g}-seed{spec.seed}-{spec.key}")
 
     @property

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
@@ -543,6 +544,11 @@ class Certification:
             file.seek(max(file.tell() - 1, 0))
             torn = file.read(1) not in (b"", b"\n")
             file.write(b"\n" * torn + f"{index},{seconds:.6f}\n".encode())
+
+
+def folder_name(word: str) -> str:
+    """A word as part of a path: what is no small letter, digit, dot, underscore or hyphen becomes an underscore."""
+    return re.sub(r"[^a-z0-9._-]+", "_", word)
 
 
 def labels_of(info: DatasetInfo) -> tuple[int, ...] | None:
