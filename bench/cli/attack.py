@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import Json, Results, existing_folder, guarded, numbers, print_json, stop, use_plugins, write_file
+from bench.cli.common import existing_folder, guarded, numbers, print_json, stop, use_plugins, write_file
 from bench.cli.exchange import finished_certification
 from bench.errors import BenchError
 
@@ -37,9 +37,9 @@ def attack(
     certification: options.Certification = None,
     device: options.Device = "auto",
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write every image at every radius to a file.")] = None,
-    results: Results = Path("results/runs"),
+    results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Attack a smoothed classifier by PGD and compare with its certificates: robust accuracy lies between the two.
 

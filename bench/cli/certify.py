@@ -12,7 +12,7 @@ import typer
 
 import bench.cli.options as options
 from bench import rules
-from bench.cli.common import Json, Results, check_folder, clock, guarded, plain, print_json, stop, use_plugins, write_file
+from bench.cli.common import check_folder, clock, guarded, plain, print_json, stop, use_plugins, write_file
 from bench.cli.data import DataDir, check_data_dir
 from bench.errors import BenchError, Interrupted
 
@@ -97,12 +97,12 @@ def certify(
         ),
     ] = None,
     device: options.Device = "auto",
-    results: Results = Path("results/runs"),
+    results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
     tsv: Tsv = None,
     data_dir: DataDir = None,
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Certify a base classifier by randomized smoothing (CERTIFY). The same line again continues where it stopped.
 
@@ -127,12 +127,12 @@ def predict(
     arch: Arch = None,
     normalize: NormalizeOption = None,
     device: options.Device = "auto",
-    results: Results = Path("results/runs"),
+    results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
     tsv: Tsv = None,
     data_dir: DataDir = None,
     quiet: Quiet = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Predict with the smoothed classifier (PREDICT): its class, or abstention where the samples do not show it.
 

@@ -12,11 +12,6 @@ import typer
 
 from bench.api.words import clock as clock
 from bench.api.words import plain as plain
-from bench.cli.options import Format as Format
-from bench.cli.options import Json as Json
-from bench.cli.options import Plugins as Plugins
-from bench.cli.options import ReadBy as ReadBy
-from bench.cli.options import Results as Results
 from bench.errors import BenchError, UsageError, nearest
 from bench.spec import PROTOCOL_ALIASES
 
@@ -76,8 +71,13 @@ def filters(
 
 def check_alpha(alpha: float | None, problems: list[str]) -> None:
     """A failure probability lies in (0, 1/2), if one is given."""
-    if alpha is not None and not 0 < alpha < 0.5:
-        problems.append(f"--alpha {alpha} must lie between 0 and 0.5, both excluded; 0.001 is usual")
+    from bench.rules.bounds import check_alpha as check
+
+    try:
+        if alpha is not None:
+            check(alpha)
+    except ValueError as error:
+        problems.append(f"--{error}")
 
 
 def numbers(values: Sequence[str] | None, flag: str, problems: list[str]) -> list[float]:

@@ -9,20 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import (
-    Format,
-    ReadBy,
-    Results,
-    check_alpha,
-    check_out,
-    deliver,
-    existing_folder,
-    format_of,
-    guarded,
-    numbers,
-    stop,
-    use_plugins,
-)
+from bench.cli.common import check_alpha, check_out, deliver, existing_folder, format_of, guarded, numbers, stop, use_plugins
 from bench.cli.tables import SOURCES, From
 from bench.errors import nearest
 
@@ -44,11 +31,11 @@ def compare(
     protocol: Annotated[str | None, typer.Option("--protocol", help="The protocol of our runs.")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="The recipe of our runs.")] = None,
     alpha: options.Alpha = None,
-    rule: ReadBy = None,
+    rule: options.ReadBy = None,
     source: From = None,
-    format_: Format = None,
+    format_: options.Format = None,
     out: options.Out = None,
-    results: Results = Path("results/runs"),
+    results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
 ) -> None:
     """Compare row A with row B: differences across seeds and across test images, two kinds of uncertainty that are never pooled.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.common import Json, Plugins, guarded, plain, plugins, print_json, stop
+import bench.cli.options as options
+from bench.cli.common import guarded, plain, plugins, print_json, stop
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def check(
     name: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Data sets to look for. Default: all.")] = None,
     data_dir: DataDir = None,
     every_image: Annotated[bool, typer.Option("--every-image", help="Decode every image file (hours for large data sets).")] = False,
-    plugin: Plugins = None,
-    as_json: Json = False,
+    plugin: options.Plugins = None,
+    as_json: options.Json = False,
 ) -> None:
     """Say what is there, what is missing, what is not the published file, and where it was looked for. Exit code 1 unless all is well."""
     problems: list[str] = []

@@ -13,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.common import Plugins, guarded, plain, plugins, stop
+import bench.cli.options as options
+from bench.cli.common import guarded, plain, plugins, stop
 from bench.cli.data import DataDir, check_data_dir
 from bench.spec import NAME
 
@@ -53,7 +54,7 @@ def new_method(
 
 def check(
     method: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A method, data set, network or metric: its name or its .py file.")],
-    plugin: Plugins = None,
+    plugin: options.Plugins = None,
     data_dir: DataDir = None,
 ) -> None:
     """Check a method or a data set against its public contract; a network or a metric is loaded. Exit code 1 if a promise is broken."""

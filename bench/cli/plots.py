@@ -8,21 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import (
-    ReadBy,
-    Results,
-    check_alpha,
-    check_out,
-    existing_folder,
-    filters,
-    guarded,
-    numbers,
-    plain,
-    seeds,
-    stop,
-    use_plugins,
-    write_file,
-)
+from bench.cli.common import check_alpha, check_out, existing_folder, filters, guarded, numbers, plain, seeds, stop, use_plugins, write_file
 from bench.errors import nearest
 
 if TYPE_CHECKING:
@@ -51,7 +37,7 @@ def plot(
     protocol: options.Protocols = None,
     recipe: options.Recipes = None,
     alpha: options.Alpha = None,
-    rule: ReadBy = None,
+    rule: options.ReadBy = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -64,7 +50,7 @@ def plot(
         Path | None,
         typer.Option("--out", metavar="FILE", help="A .svg, .pdf or .png file. Default: such as curves-mnist-quick.svg, in this folder."),
     ] = None,
-    results: Results = Path("results/runs"),
+    results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
 ) -> None:
     """Draw the finished rows of a results folder; what is unfinished is left out and named below the picture.

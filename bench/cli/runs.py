@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import (
-    Json,
-    Plugins,
-    Results,
-    changes,
-    check_folder,
-    guarded,
-    numbers,
-    plugins,
-    print_json,
-    seeds,
-    stop,
-    words,
-)
+from bench.cli.common import changes, check_folder, guarded, numbers, plugins, print_json, seeds, stop, words
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.devices import Devices, Precision, SyncBatchnorm, training_changes
 from bench.errors import nearest
@@ -61,7 +48,7 @@ def run(
             "--set", metavar="NAME=VALUE", help="Change a hyperparameter (step_size=0.5) or the protocol (train.epochs=3, certify.n=1000)."
         ),
     ] = None,
-    plugin: Plugins = None,
+    plugin: options.Plugins = None,
     device: options.Device = "auto",
     batch: Annotated[int | None, typer.Option("--batch", help="Samples per certification pass; never changes a count.")] = None,
     micro_batch: Annotated[
@@ -114,7 +101,7 @@ def run(
         str | None,
         typer.Option("--emit", metavar="commands", help="Print one shell line per cell to be done, for any scheduler, and stop."),
     ] = None,
-    results: Results = Path("results/runs"),
+    results: options.Results = Path("results/runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     number: Annotated[
         int | None, typer.Option("--table", metavar="N", help="The rows and noise levels of table 4 to 11 of the paper.")
@@ -134,7 +121,7 @@ def run(
         bool, typer.Option("--allow-other-data", help="Take data files that are not the published ones; recorded, and tables tell.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train and certify the matrix method x sigma x seed. The same line again continues where it stopped.
 

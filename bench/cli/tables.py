@@ -12,9 +12,6 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.common import (
-    Format,
-    ReadBy,
-    Results,
     check_alpha,
     check_out,
     deliver,
@@ -50,8 +47,8 @@ def table(
     protocol: options.Protocols = None,
     recipe: options.Recipes = None,
     alpha: options.Alpha = None,
-    rule: ReadBy = None,
-    format_: Format = None,
+    rule: options.ReadBy = None,
+    format_: options.Format = None,
     out: options.Out = None,
     number: Annotated[int | None, typer.Option("--table", metavar="N", help="Table 4 to 11 of the paper, in its layout.")] = None,
     against: Annotated[
@@ -85,7 +82,7 @@ def table(
     ] = False,
     compat: Annotated[str, typer.Option("--compat", help="With --table: exact, or 3sig as the paper compared radii.")] = "exact",
     source: From = None,
-    results: Results = Path("results/runs"),
+    results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
 ) -> None:
     """Average certified radius and certified accuracy per row: mean and sample standard deviation over seeds.

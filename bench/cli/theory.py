@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.cli.common import Json, guarded, print_json, stop
+import bench.cli.options as options
+from bench.cli.common import guarded, print_json, stop
 from bench.errors import BenchError
 
 RATIOS = (1.02, 1.05, 1.06, 1.1, 2.0)
@@ -32,7 +33,7 @@ def theory(
     image: Annotated[int, typer.Option("--image", metavar="I", help="MNIST test image around which the ball lies.")] = 0,
     n: Annotated[int, typer.Option("--n", help="Noise samples of that image.")] = 10_000,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Draw the two pictures into this folder.")] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show why one noise level must serve all inputs: Theorem 1 and Lemma 2 of the SmoothMix paper."""
     problems = [f"--image {image} must be from 0 to 9999"] if not 0 <= image < 10_000 else []
