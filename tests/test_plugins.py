@@ -14,11 +14,11 @@ from typer.testing import Result
 
 from bench import models
 from bench.datasets import BUILT_IN, DATASETS
-from bench.registry import ROOT
 from bench.store.runs import Store
 from leaderboard.metrics import METRICS
 
 Call = Callable[..., Result]
+ROOT = Path(__file__).resolve().parent.parent
 
 NETWORK = '''"""A small network behind a shrinkage that depends on the noise level, as a denoiser does."""
 
