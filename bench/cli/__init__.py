@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import attack, certify, compare, data, exchange, make, plots, runs, show, status, tables, theory, verify
+from bench.cli import attack, certify, compare, data, exchange, make, plots, runs, show, site, status, tables, theory, verify
 from bench.cli.list import list_
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ app.command("certify")(certify.certify)
 app.command("predict")(certify.predict)
 app.command("compare")(compare.compare)
 app.command("plot")(plots.plot)
+app.command("site")(site.site)
 app.command("status")(status.status)
 app.command("list")(list_)
 app.command("show")(show.show)

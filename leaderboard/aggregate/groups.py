@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from bench import rules
 from bench.rules.rule import Rule
-from bench.store.subject import Source
+from bench.store.subject import Certification, Source
 from bench.store.verified import Trust, weakest
 from leaderboard.metrics import Metric, Outcomes
 
@@ -31,6 +31,7 @@ class Seed:
         key: the run's or checkpoint's key, empty for a missing one and for imported logs.
         reason: why it is damaged or a copy.
         trust: what its numbers rest on; None where it has none.
+        certification: the folder of its evidence; None for a missing one.
         counts: `bench.store.copies.fingerprint` of its evidence, None where that tells nothing.
     """
 
@@ -42,6 +43,7 @@ class Seed:
     counts: str | None = field(default=None, repr=False, compare=False)
     outcomes: Outcomes | None = field(default=None, repr=False, compare=False)
     trust: Trust | None = None
+    certification: Certification | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

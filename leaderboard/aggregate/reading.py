@@ -140,7 +140,8 @@ def _seed(certification: Certification, reading: Reading) -> Seed:
     """How far a training is, and its outcomes if it is done."""
     subject, status = certification.subject, certification.status()
     number: int | str = subject.training_name if subject.seed is None else subject.seed
-    plain = Seed(seed=number, state=status.state, done=len(status.columns), key="" if isinstance(subject, Import) else subject.key)
+    key = "" if isinstance(subject, Import) else subject.key
+    plain = Seed(seed=number, state=status.state, done=len(status.columns), key=key, certification=certification)
     if status.fault:
         return dataclasses.replace(plain, reason=subject.damage or str(status.fault))
     if status.state != "done":

@@ -1,0 +1,249 @@
+"""The page of `bench site`: its numbers are the API's, its script computes what Python computes, and names from files stay text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import zlib
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_store import add, new_store, run_spec
+from numpy.typing import NDArray
+from typer.testing import Result
+
+import bench as api
+from bench import rules
+from bench.rules.rule import Counts
+from bench.spec import CertifySpec
+from bench.store.runs import Store
+from leaderboard.site import Content, read, render
+from leaderboard.site.content import METRICS, RECOMPUTED, ranks
+from leaderboard.site.page import text_of
+
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def content() -> Content:
+    return read(Store(REFERENCE))
+
+
+@pytest.fixture(scope="module")
+def page(content: Content) -> str:
+    return render(content)
+
+
+def embedded(page: str) -> Any:
+    return json.loads(page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
+
+
+def unpacked(text: str, kind: str = "<i4") -> NDArray[Any]:
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(np.dtype(kind).itemsize, -1)
+    return np.ascontiguousarray(planes.T).view(kind).ravel()
+
+
+def test_every_number_in_the_page_is_the_apis(page: str) -> None:
+    """Statistics, statuses, notes and ties of every row, under every rule; and the statistics once more from `bench.summary`."""
+    data, checked = embedded(page), 0
+    for rule in (None, "two-sided"):
+        frame = api.load_results(REFERENCE, rule=rule)
+        wanted = json.loads(api.table(frame, "json", metrics=METRICS, marks="test", constant=True))["groups"]
+        summary = api.summary(frame, METRICS)
+        tables = [table for table in data["tables"] if (table["rule"] == "two-sided") == (rule is not None)]
+        assert len(tables) == len(wanted)
+        for number, (table, group) in enumerate(zip(tables, wanted, strict=True), start=1):
+            assert (table["ties"], table["dataset"]) == (group["ties"], group["dataset"])
+            assert [section["sigma"] for section in table["sections"]] == [section["sigma"] for section in group["sections"]]
+            for section, other in zip(table["sections"], group["sections"], strict=True):
+                rows = {row["label"]: row for row in other["rows"]}
+                assert rows.keys() == {row["label"] for row in section["rows"]}
+                for row in section["rows"]:
+                    same = rows[row["label"]]
+                    assert row["stats"] == same["metrics"]
+                    assert [row[k] for k in ("status", "notes", "tied", "constant")] == [
+                        same[k] for k in ("status", "notes", "tied", "constant")
+                    ]
+                    assert (row["state"] or "done") == same["state"]
+                    lines = summary[
+                        (summary["table"] == number) & (summary["sigma"] == section["sigma"]) & (summary["row"] == row["label"])
+                    ]
+                    told = {line.metric.removeprefix("r="): (line.mean, line.std, line.n) for line in lines.itertuples() if line.n}
+                    own = {k: (s["mean"], np.nan if s["std"] is None else s["std"], s["n"]) for k, s in row["stats"].items()}
+                    np.testing.assert_equal({} if row["constant"] else own, told)
+                    checked += len(own)
+    assert checked > 800
+
+
+def test_every_count_in_the_page_is_the_frames(page: str) -> None:
+    data, frame = embedded(page), api.load_results(REFERENCE)
+    parts = dict(list(frame.groupby(["key", "certification"], observed=True)))
+    seen = set()
+    for table in data["tables"]:
+        index, labels = unpacked(table["index"]), unpacked(table["labels"])
+        for training in (t for s in table["sections"] for row in s["rows"] if not row["constant"] for t in row["trainings"] if t["images"]):
+            part, images = parts[training["key"], training["certification"]].sort_values("image"), data["images"][training["images"]]
+            count, right = unpacked(images["count"]), part["selected"].to_numpy() == part["label"].to_numpy()
+            assert (np.where(count < 0, ~count, count) == part["count"]).all()
+            assert ((count >= 0) == right).all()
+            assert (unpacked(images["runner_up"]) == part["runner_up"]).all()
+            assert (part["n"] == images["n"]).all()
+            assert (index == part["image"]).all()
+            assert (labels == part["label"]).all()
+            seen.add((training["key"], training["certification"]))
+    assert seen == set(parts)
+
+
+def test_the_table_that_one_sees_has_the_embedded_numbers(page: str) -> None:
+    places = [(table, row) for table in embedded(page)["tables"] for section in table["sections"] for row in section["rows"]]
+    for table, row in places:
+        line = page.partition(f'data-row="{row["id"]}"')[2].partition("</tr>")[0]
+        cells = {
+            name: re.sub("<[^>]*>", "", text).strip() for name, text in re.findall(r'<td data-metric="([^"]*)">(.*?)</td>', line, re.S)
+        }
+        decimals = {metric["name"]: metric["decimals"] for metric in table["metrics"]}
+        shown = {name: s for name, s in row["stats"].items() if name in ("ACR", "clean", "pairs", *table["radii"])}
+        printed = {
+            k: f"{s['mean']:.{decimals[k]}f}" + (f" ± {s['std']:.{decimals[k]}f}" if s["std"] is not None else "") for k, s in shown.items()
+        }
+        assert {name: text for name, text in cells.items() if text != "–"} == printed
+
+
+def test_a_rank_interval_holds_the_rank_and_what_the_test_leaves() -> None:
+    rng = np.random.default_rng(0)
+    for size in range(2, 9):
+        p = rng.uniform(0, 0.1, (size, size))
+        found = ranks(size, np.maximum(p, p.T))
+        assert all(low <= place <= high for place, ((low, high), _) in enumerate(found, start=1))
+        assert [band for _, band in found] == sorted(band for _, band in found)
+        assert ranks(size, np.ones((size, size))) == ranks(size, None) == [((1, size), 0)] * size
+        assert ranks(size, np.zeros((size, size))) == [((n, n), n - 1) for n in range(1, size + 1)]
+
+
+def grid() -> list[tuple[int, int, int, float]]:
+    """count, n, runner-up, alpha."""
+    rng = np.random.default_rng(1)
+    found = []
+    for n in (1, 2, 10, 100, 1_000, 10_000, 100_000):
+        counts = {0, 1, n - 1, n // 2, n // 2 + 1, n, *rng.integers(0, n + 1, 6).tolist(), *(n - rng.integers(0, n // 50 + 1, 4)).tolist()}
+        found += [(c, n, int(rng.integers(0, n - c + 1)), a) for c in sorted(counts) for a in (1e-9, 1e-5, 0.001, 0.05, 0.3, 0.499)]
+    return found
+
+
+def check_radii(found: list[list[float | None]], cases: list[tuple[int, int, int, float]], sigma: float) -> None:
+    """found: radius by clopper-pearson and two-sided, None for abstain, as the script gives them."""
+    two_sided = rules.named("two-sided")(CertifySpec(n0=1, n=1))
+    for (count, n, other, alpha), (one, two) in zip(cases, found, strict=True):
+        wanted = api.certified_radius(count, n, alpha, sigma)
+        assert abs((one or 0.0) - wanted) <= 1e-9
+        wanted = float(two_sided.radii(Counts(np.array([count]), np.array([n]), np.array([other])), alpha, sigma)[0])
+        assert np.isnan(wanted) == (two is None)
+        assert two is None or abs(two - wanted) <= 1e-9
+
+
+def test_the_script_computes_the_radii_of_python() -> None:
+    if not (node := shutil.which("node")):
+        pytest.skip("no node here; tests/test_site_browser.py asks a browser the same")
+    script = text_of("certificate.js") + (
+        'const cases = JSON.parse(require("fs").readFileSync(0));'
+        f"const read = ([c, n, other, alpha]) => {json.dumps(RECOMPUTED)}.map((rule) => RULES[rule](c, n, other, alpha, 0.5)[0]);"
+        "console.log(JSON.stringify(cases.map(read)));"
+    )
+    cases = grid()
+    done = subprocess.run([node, "-e", script], input=json.dumps(cases), capture_output=True, text=True, check=True)
+    check_radii(json.loads(done.stdout), cases, 0.5)
+
+
+class Elements(HTMLParser):
+    """Names and attributes of the elements of a page, and the texts of its scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.raw: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.found and self.found[-1][0] in ("script", "style") and self.cdata_elem:
+            self.raw.append(data)
+
+
+def hostile(folder: Path) -> Content:
+    """Results whose texts want to be more than texts; the reader lets no such name of a row pass, so that one is put in behind it."""
+    store = new_store(folder)
+    environment = {
+        "method_sha256": "a" * 64,
+        "device": f"</script>{HOSTILE}",
+        "suite": {"commit": '"><script>alert(1)</script>', "dirty": True},
+    }
+    for row in ("gaussian", "stability", "macer"):
+        add(store, run_spec(row), environment=environment)
+    content = read(store, title=f"</title>{HOSTILE}\x1b[2J")
+    for table in content.data["tables"]:
+        for section in table["sections"]:
+            section["rows"][1]["label"] = HOSTILE
+            section["pairs"] = []
+    return content
+
+
+def test_texts_from_files_stay_texts(tmp_path: Path, page: str) -> None:
+    content, reference = hostile(tmp_path), page
+    page = render(content)
+    assert "\x1b" not in page
+    elements = Elements(page)
+    assert {tag for tag, _ in elements.found} <= {tag for tag, _ in Elements(reference).found}
+    for tag, attributes in elements.found:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+        assert tag != "img" or str(attributes["src"]).startswith("data:image/png;base64,")
+        assert not str(attributes.get("href", "#")).startswith(("http", "//", "javascript"))
+    style, *scripts = elements.raw
+    assert len(scripts) == 3, "what runs first, the data, and the script"
+    assert json.loads(scripts[1])["title"] == content.data["title"]
+    policy = next(
+        str(attributes["content"]) for _, attributes in elements.found if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    rules_of = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert (rules_of["default-src"], rules_of["img-src"]) == ("'none'", "data:")
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in (style, scripts[0], scripts[2])]
+    assert (rules_of["style-src"], rules_of["script-src"]) == (hashes[0], " ".join(hashes[1:]))
+
+
+def test_the_command_writes_one_file_that_is_the_same_again(bench: Callable[..., Result], tmp_path: Path, page: str) -> None:
+    assert len(page.encode()) < 5_000_000
+    store, out = new_store(tmp_path), tmp_path / "page.html"
+    add(store, run_spec("gaussian"))
+    result = bench("site", store.root, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert out.read_text() == render(read(store))
+    for words in (
+        (tmp_path / "nothing", "--out", out),
+        (store.root, "--out", tmp_path / "no" / "page.html"),
+        (store.root, "--alpha", "0.5"),
+    ):
+        assert bench("site", *words).exit_code == 2
+    assert out.read_text() == render(read(store))
+
+
+def test_unfinished_and_refused_results_are_shown_as_such(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    add(store, run_spec("gaussian"))
+    add(store, run_spec("stability"), counts=None, failure=True)
+    add(store, run_spec("macer"), counts=(100, 100))
+    content = read(store)
+    (section,) = content.data["tables"][0]["sections"]
+    found = {row["label"]: (row["state"], row["rank"], bool(row["stats"])) for row in section["rows"] if not row["constant"]}
+    assert found == {"gaussian": ("", [1, 1], True), "stability": ("failed", None, False), "macer": ("2/4 images", None, False)}
+    assert not any(t["images"] for row in section["rows"] if row["state"] for t in row["trainings"])
+    assert "2/4 images" in render(content)
