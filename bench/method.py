@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from bench.smoothing import SmoothedClassifier
@@ -25,11 +27,34 @@ class Batch:
     Attributes:
         x: images, B C H W in [0, 1]. y: labels, B (int64).
         epoch: on the recipe's clock (0 .. 89 for MNIST), however short the training is; a method never sees the protocol.
+        epochs: the length of the training on that clock (90 for MNIST), so that epoch / epochs is its progress.
+        index: places of the images in the training set, B (int64). Of a batch made by hand that does not say: 0 .. B-1.
     """
 
     x: Tensor
     y: Tensor
     epoch: float
+    epochs: float = 0.0
+    index: Tensor = None  # type: ignore[assignment]  # never None once it is made
+
+    def __post_init__(self) -> None:
+        if self.index is None:
+            object.__setattr__(self, "index", torch.arange(len(self.y), device=self.y.device))
+        if not self.epochs:  # the last epoch of a training that is no longer than that
+            object.__setattr__(self, "epochs", float(self.epoch) + 1)
+
+    def rows(self, rows: slice) -> Batch:
+        """Some of its images."""
+        return dataclasses.replace(self, x=self.x[rows], y=self.y[rows], index=self.index[rows])
+
+    def cloned(self) -> Batch:
+        """The same in memory of its own."""
+        return dataclasses.replace(self, x=self.x.clone(), y=self.y.clone(), index=self.index.clone())
+
+    def take(self, other: Batch) -> None:
+        """Overwrites its tensors with those of a batch of the same shape and epoch."""
+        for own, new in ((self.x, other.x), (self.y, other.y), (self.index, other.index)):
+            own.copy_(new)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.attacks import ascend, project_l2
+from bench.attacks import ascend, climb, mislead, project_l2
 from bench.smoothing import SmoothedClassifier
 
 
@@ -141,6 +141,77 @@ def test_modes_flags_and_running_statistics_come_back(fails: bool) -> None:
     assert {name: p.requires_grad for name, p in base.named_parameters()} == flags
     assert all(torch.equal(b, buffers[name]) for name, b in base.named_buffers())
     assert set(modes.values()) == {True, False}
+
+
+# ------------------------------------------------------------------------------------------------- any objective, any variable
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(st.floats(0.1, 4.0), st.integers(1, 4), st.booleans())
+def test_ascend_is_a_climb_on_the_smoothed_label(step_size: float, steps: int, clip: bool) -> None:
+    g, x, y, noise = setup()
+    restrict = (lambda z: z.clamp(0, 1)) if clip else None
+
+    def objective(point: Tensor) -> Tensor:
+        return -g.logits(point, noise).softmax(-1).mean(0)[range(3), y].log().sum()
+
+    ours = climb(g, x, objective, steps=steps, step_size=step_size, restrict=restrict)
+    theirs = ascend(g, x, y, noise, steps=steps, step_size=step_size, restrict=restrict)
+    assert all((one - other).abs().max() < 1e-5 for one, other in zip(ours, theirs, strict=True))
+
+
+def test_a_climb_in_the_noise_moves_every_copy_on_its_own() -> None:
+    g, x, _, noise = setup(slope=2.0)
+    path = climb(g, noise, lambda n: g.logits(x, n)[..., 1].sum(), steps=3, step_size=0.5)
+    for before, after in pairwise(path):
+        assert after.shape == noise.shape
+        assert (after - before).flatten(2).norm(dim=2) == pytest.approx(torch.full((2, 3), 0.5).numpy(), rel=1e-4)
+
+
+def test_what_is_held_stays_to_the_bit() -> None:
+    g, x, _, noise = setup(slope=2.0)
+    held = torch.tensor([[True, False, False], [False, False, True]])
+    last = climb(g, noise, lambda n: (g.logits(x, n)[..., 1].sum(), held), steps=2, step_size=0.5, restrict=lambda z: 2 * z)[-1]
+    assert [[bool(torch.equal(a, b)) for a, b in zip(*copies, strict=True)] for copies in zip(last, noise, strict=True)] == held.tolist()
+
+
+class Halves(nn.Module):
+    """Class 1 where the first of two pixels is above `line`, by a margin that is linear in it."""
+
+    def __init__(self, line: float) -> None:
+        super().__init__()
+        self.line = nn.Parameter(torch.tensor(line, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        over = x[:, 0, 0, 0] - self.line
+        return torch.stack([-over, over], 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "steps", "expected"),
+    [
+        (-1.0, 3, (0.0, 1.0)),  # misclassified from the start, so the noise is kept as it is
+        (0.5, 1, (0.7071067811865476, 0.7071067811865476)),  # a step of 1 along (1, 0), back to length 1: 45 degrees
+        (0.5, 3, (0.7071067811865476, 0.7071067811865476)),  # over the line after one step, and kept there
+        (0.8, 2, (0.9238795325112867, 0.3826834323650898)),  # 45 degrees are not enough; half of what was left is
+        (0.999, 2, (0.9238795325112867, 0.3826834323650898)),  # the last iterate is not looked at
+    ],
+)
+def test_noise_is_turned_until_it_misleads(line: float, steps: int, expected: tuple[float, float]) -> None:
+    """By hand, in the plane: an image of two black pixels, its noise (0, 1), steps of length 1."""
+    g = SmoothedClassifier(Halves(line).train(), 1.0, torch.Generator())
+    x, noise = torch.zeros(1, 1, 1, 2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(1, 1, 1, 1, 2)
+    turned = mislead(g, x, torch.tensor([0]), noise, steps=steps, step_size=1.0)
+    assert turned.flatten().tolist() == pytest.approx(expected, rel=1e-7, abs=1e-12)
+
+
+def test_turned_noise_keeps_its_length_and_each_copy_its_own() -> None:
+    g, x, y, noise = setup(0.3, slope=0.5)
+    turned = mislead(g, x, y, noise, steps=3, step_size=1.0)
+    assert turned.flatten(2).norm(dim=2) == pytest.approx(noise.flatten(2).norm(dim=2).numpy(), rel=1e-5)
+    assert not torch.equal(turned, noise)
+    alone = mislead(g, x[1:2], y[1:2], noise[1:, 1:2], steps=3, step_size=1.0)
+    assert torch.allclose(alone[0, 0], turned[1, 1], atol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------------------- projection

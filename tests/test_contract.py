@@ -52,8 +52,8 @@ def load(tmp_path: Path, text: str) -> list[str]:
     return [result.promise for result in check(loaded) if result.problem]
 
 
-def test_there_are_six_methods() -> None:
-    assert METHODS == ["consistency", "gaussian", "macer", "smoothadv", "smoothmix", "stability"]
+def test_these_are_the_methods() -> None:
+    assert METHODS == ["consistency", "gaussian", "macer", "smoothadv", "smoothmix", "sphere", "stability"]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -16,7 +16,7 @@ import torch
 from planting import plant
 from torch import Tensor, nn
 
-from bench.attacks import ascend
+from bench.attacks import ascend, climb, mislead
 from bench.method import Batch, Method
 from bench.smoothing import SmoothedClassifier
 from methods.consistency import Consistency
@@ -24,6 +24,7 @@ from methods.gaussian import Gaussian
 from methods.macer import Macer
 from methods.smoothadv import SmoothAdv
 from methods.smoothmix import SmoothMix
+from methods.sphere import Sphere
 from methods.stability import Stability
 
 SIGMA = 0.5
@@ -143,6 +144,12 @@ def ref_gaussian(method: Gaussian, model: nn.Module, x: Tensor, y: Tensor, epoch
 
 
 def ref_stability(method: Stability, model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
+    if method.two_copies:
+        p = votes(model, x, Draws().noise(x, 2))
+        first, second = p[0], p[1]
+        divergence = (first * (first / second).log()).sum()
+        total: Tensor = label_ce(first, y).sum() + method.strength * divergence
+        return total / len(x)
     d = Draws().noise(x, 1)[0]
     target = softmax(model(x))
     noisy = softmax(model(x + d))
@@ -230,9 +237,36 @@ def ref_smoothmix(method: SmoothMix, model: nn.Module, x: Tensor, y: Tensor, epo
     return (label_ce(p, y).sum() + method.strength * ramp * total) / (m * len(x))
 
 
+def turned(model: nn.Module, x: Tensor, y: Tensor, noise: Tensor, steps: int, size: float) -> Tensor:
+    """Each copy of each image on its own: kept where it is first misclassified, else a step uphill and back to its length."""
+    model.eval()
+    found = noise.clone()
+    for i in range(len(noise)):
+        for b in range(len(x)):
+            d = noise[i, b]
+            n = d
+            for _ in range(steps):
+                point = n.clone().requires_grad_(True)
+                p = softmax(model((x[b] + point)[None]))[0]
+                if int(p.argmax()) != int(y[b]):
+                    break
+                (gradient,) = torch.autograd.grad(-p[y[b]].log(), point)
+                n = n + size * gradient / ((gradient**2).sum().sqrt() + 1e-8)
+                n = (d**2).sum().sqrt() * n / ((n**2).sum().sqrt() + 1e-8)
+            found[i, b] = n
+    model.train()
+    return found
+
+
+def ref_sphere(method: Sphere, model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
+    noise = turned(model, x, y, Draws().noise(x, method.copies), method.steps, method.epsilon)
+    return label_ce(votes(model, x, noise), y).sum() / (method.copies * len(x))
+
+
 REFERENCES: dict[type[Method], Callable[..., Tensor]] = {
     Gaussian: ref_gaussian,
     Stability: ref_stability,
+    Sphere: ref_sphere,
     Consistency: ref_consistency,
     Macer: ref_macer,
     SmoothAdv: ref_smoothadv,
@@ -316,6 +350,10 @@ METHODS: dict[str, Method] = {
     "gaussian": Gaussian(),
     "stability": Stability.presets["official", "default", "mnist", 0.5],
     "stability 1": Stability.presets["paper", "default", "cifar10", 1.0],
+    "stability two-copy": Stability.presets["official", "two-copy", "mnist", 0.5],
+    "sphere": Sphere.presets["official", "default", "mnist", 1.0],
+    "sphere, long steps": Sphere(copies=2, steps=6, epsilon=4.0),
+    "sphere, one step": Sphere(copies=1, steps=1, epsilon=0.25),
     "consistency": Consistency.presets["official", "default", "mnist", 0.25],
     "consistency 3 copies": Consistency(copies=3, strength=5.0, entropy_strength=0.1),
     "consistency 1 copy": Consistency(copies=1),
@@ -346,6 +384,14 @@ PLANTED: list[tuple[str, int, Callable[..., Any], str, str]] = [  # a case of ME
     ("stability", 0, Stability.loss, "clean.softmax(-1)", "clean.softmax(-1).detach()"),
     ("stability", 0, Stability.loss, "cross_entropy(clean, batch.y)", "cross_entropy(noisy, batch.y)"),
     ("stability", 0, Stability.loss, "noisy, clean.softmax(-1)).mean()", "noisy - clean, clean.softmax(-1)).mean()"),
+    ("stability two-copy", 0, Stability.loss, "logits[0].softmax(-1), logits[1:]", "logits[1].softmax(-1), logits[:1]"),
+    ("stability two-copy", 0, Stability.loss, "logits[0].softmax(-1)", "logits[0].softmax(-1).detach()"),
+    ("sphere", 0, Sphere.loss, "batch.y, noise,", "batch.y + 0 * batch.index, g.noise(batch.x, self.copies),"),
+    ("sphere", 0, mislead, ", logits.argmax(-1) != y", ", logits.argmax(-1) == y"),
+    ("sphere", 0, mislead, "length * turned", "turned"),
+    ("sphere", 0, mislead, "l2_norm(noise)", "1.1 * l2_norm(noise)"),
+    ("sphere", 0, mislead, "cross_entropy(logits, y)", "cross_entropy(logits.mean(0, keepdim=True).expand_as(logits), y)"),
+    ("sphere", 0, climb, "torch.where(held[..., None, None, None], point, moved)", "moved"),
     ("consistency", 0, Consistency.loss, "kl(mean, logits)", "kl(mean.detach(), logits)"),
     ("consistency", 0, Consistency.loss, "kl(mean, logits)", "kl(logits.softmax(-1), mean.log().expand_as(logits))"),
     ("consistency", 0, Consistency.loss, "self.entropy_strength *", "-self.entropy_strength *"),
@@ -409,8 +455,8 @@ PLANTED: list[tuple[str, int, Callable[..., Any], str, str]] = [  # a case of ME
         (f"{name} official", epoch, where, old, new)
         for name, epoch in (("smoothadv", 89), ("smoothmix", 3))
         for where, old, new in (
-            (ascend, "point + step_size", "point - step_size"),
-            (ascend, "norm = _norm", "gradient = gradient.sign(); norm = _norm"),
+            (climb, "point + step_size", "point - step_size"),
+            (climb, "norm = l2_norm", "gradient = gradient.sign(); norm = l2_norm"),
             (ascend, "gather(log_soft_vote(g.logits(point, noise)), y)", "g.logits(point, noise).log_softmax(-1)[:, range(8), y].mean(0)"),
             (SmoothedClassifier.frozen, "self.base.eval()", "pass"),
         )
@@ -444,7 +490,7 @@ def test_detaching_the_target_changes_gradients_only() -> None:
 
 # ---------------------------------------------------------------------------------------------- modes, statistics, names
 
-TRAINING_PASSES = {Gaussian: 1, Stability: 2, Consistency: 1, Macer: 1, SmoothAdv: 1, SmoothMix: 2}
+TRAINING_PASSES = {Gaussian: 1, Stability: 2, Consistency: 1, Macer: 1, SmoothAdv: 1, SmoothMix: 2, Sphere: 1}
 
 
 @pytest.mark.parametrize("cls", TRAINING_PASSES)
@@ -470,6 +516,7 @@ TERMS = {
     Consistency: ["cross_entropy", "consistency", "entropy"],
     Macer: ["classification", "robustness"],
     SmoothAdv: ["cross_entropy"],
+    Sphere: ["cross_entropy"],
     SmoothMix: ["cross_entropy", "mix"],
 }
 

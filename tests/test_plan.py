@@ -36,7 +36,7 @@ def test_the_rows_of_table_4_by_sigma_and_seed() -> None:
     ("methods", "fields", "rows"),
     [
         (["smoothmix"], {}, ["smoothmix.eta5"]),  # the default variant
-        (["s*"], {}, ["smoothadv", "smoothmix.eta5", "stability"]),
+        (["s*"], {}, ["smoothadv", "smoothmix.eta5", "sphere", "stability"]),
         (["smoothmix", "smoothmix.eta5", "smoothmix.eta5*"], {}, ["smoothmix.eta5", "smoothmix.eta5-onestep"]),  # each once
         (["gaussian"], {"protocol": "full"}, ["gaussian"] * 5),  # a protocol has seeds of its own
         (["gaussian"], {"sigmas": (0.3,)}, ["gaussian"]),  # without presets any sigma will do

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.datasets import DATASETS, recipe_train
 from bench.method import Method
+from bench.registry import Registry
 from bench.spec import RECIPES
 from bench.train.passes import pairs_per_image
 from methods.consistency import Consistency
@@ -16,6 +19,7 @@ from methods.gaussian import Gaussian
 from methods.macer import Macer
 from methods.smoothadv import SmoothAdv
 from methods.smoothmix import SmoothMix
+from methods.sphere import Sphere
 from methods.stability import Stability
 
 STABILITY = {  # lambda
@@ -54,6 +58,11 @@ CONSISTENCY = {  # lambda, eta
     ("imagenet", 0.5): (5.0, 0.5),
     ("imagenet", 1.0): (5.0, 0.1),
 }
+SPHERE = {  # T, eps; the MNIST rows are ours
+    (dataset, sigma): values
+    for dataset in ("cifar10", "mnist")
+    for sigma, values in {0.25: (3, 0.25), 0.5: (6, 0.25), 1.0: (4, 0.5)}.items()
+}
 SMOOTHMIX = {  # m, T, alpha, eta, one step, norm limit, limit of the replacement
     ("eta1", "mnist", 0.25): (4, 3, 1.0, 1.0, False, None, None),
     ("eta1", "mnist", 0.5): (4, 4, 1.0, 1.0, False, None, None),
@@ -90,7 +99,12 @@ def expected(cls: type[Method]) -> dict[tuple[str, str, str, float], dict[str, o
     rows: dict[tuple[str, str, str, float], dict[str, object]] = {}
     for recipe in ("official", "paper"):
         if cls is Stability:
-            rows |= {(recipe, "default", *where): {"strength": strength} for where, strength in STABILITY.items()}
+            for where, strength in STABILITY.items():
+                rows[recipe, "default", *where] = {"strength": strength, "two_copies": False}
+                rows[recipe, "two-copy", *where] = {"strength": 6.0, "two_copies": True}
+        if cls is Sphere:
+            for (dataset, sigma), (steps, epsilon) in SPHERE.items():
+                rows[recipe, "default", dataset, sigma] = {"copies": 4, "steps": steps, "epsilon": epsilon}
         if cls is SmoothAdv:
             start: dict[str, object] = {"warmup_epochs": 10, "warmup_first": {"official": 1.0, "paper": 0.0}[recipe]}
             for where, (copies, steps) in SMOOTHADV.items():
@@ -121,7 +135,7 @@ def expected(cls: type[Method]) -> dict[tuple[str, str, str, float], dict[str, o
     return rows
 
 
-@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix])
+@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix, Sphere])
 def test_presets_are_the_published_hyperparameters(cls: type[Method]) -> None:
     assert {key: dataclasses.asdict(preset) for key, preset in cls.presets.items()} == expected(cls)
 
@@ -129,11 +143,12 @@ def test_presets_are_the_published_hyperparameters(cls: type[Method]) -> None:
 def test_default_variants_and_the_field_defaults() -> None:
     assert SmoothMix.variants[0] == "eta5"
     assert set(SmoothMix.variants) == {variant for variant, *_ in SMOOTHMIX}
-    for cls in (Gaussian, Stability, SmoothAdv, Macer, Consistency):
+    assert Stability.variants == ("default", "two-copy")
+    for cls in (Gaussian, SmoothAdv, Macer, Consistency, Sphere):
         assert cls.variants == ("default",)
 
 
-CHUNKS = {Gaussian: 1, Stability: 1, SmoothAdv: 4, Macer: 1, Consistency: 2, SmoothMix: 4}
+CHUNKS = {Gaussian: 1, Stability: 1, SmoothAdv: 4, Macer: 1, Consistency: 2, SmoothMix: 4, Sphere: 4}
 
 
 @pytest.mark.parametrize("cls", CHUNKS)
@@ -181,6 +196,8 @@ COSTS: list[tuple[Method, float]] = [
     (SmoothMix(copies=4, steps=8, one_step=True), 40),
     (SmoothMix(copies=2, steps=4), 12),
     (SmoothMix(copies=1, steps=1), 3),
+    (Stability(two_copies=True), 2),
+    (Sphere(copies=4, steps=6), 28),
 ]
 
 
@@ -188,6 +205,19 @@ COSTS: list[tuple[Method, float]] = [
 def test_forward_and_backward_pairs_per_image(method: Method, pairs: float) -> None:
     """Gaussian 1, Stability 2, Consistency m, MACER m, SmoothAdv m(T+1), SmoothMix m(T+2)."""
     assert pairs_per_image(method, DATASETS["mnist"]) == pairs
+
+
+def test_the_page_of_methods_names_every_one_with_what_it_costs() -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    told = {row: float(pairs) for row, pairs in re.findall(r"^\| `([^`]+)` \|[^|]*\| ([\d.]+) \|", text, re.M)}
+    registry = Registry()
+    built_in = {name for name, entry in registry.entries().items() if entry.origin == "built in"}
+    assert {row.partition(".")[0] for row in told} == built_in
+    for row, pairs in told.items():
+        name, _, variant = row.partition(".")
+        cls = registry.load(name).cls
+        preset = cls.presets.get(("official", variant or "default", "mnist", 0.5)) or cls()
+        assert pairs_per_image(preset, DATASETS["mnist"]) == pairs, row
 
 
 @pytest.mark.parametrize(
@@ -203,6 +233,8 @@ def test_forward_and_backward_pairs_per_image(method: Method, pairs: float) -> N
         (SmoothAdv, {"steps": 0}),
         (SmoothAdv, {"epsilon": -1.0}),
         (SmoothMix, {"steps": 0}),
+        (Sphere, {"steps": 0}),
+        (Sphere, {"epsilon": -0.1}),
         (SmoothMix, {"step_size": 0.0}),
         (SmoothMix, {"guard": -1e-8}),
         (SmoothMix, {"norm_limit": 0.0}),
@@ -214,7 +246,7 @@ def test_impossible_hyperparameters_are_refused(cls: type[Method], wrong: dict[s
         cls(**wrong)
 
 
-@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix])
+@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix, Sphere])
 def test_methods_are_frozen_and_keyword_only(cls: type[Method]) -> None:
     assert all(f.kw_only for f in dataclasses.fields(cls))
     for f in dataclasses.fields(cls):

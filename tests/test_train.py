@@ -51,6 +51,8 @@ class Seen:
     epochs: list[float] = field(default_factory=list)
     labels: list[list[int]] = field(default_factory=list)
     modes: list[bool] = field(default_factory=list)
+    places: list[list[int]] = field(default_factory=list)
+    lengths: set[float] = field(default_factory=set)
 
 
 SEEN = Seen()
@@ -69,6 +71,8 @@ class Plain(Method):
         self.log.epochs.append(batch.epoch)
         self.log.labels.append(batch.y.tolist())
         self.log.modes.append(g.base.training)
+        self.log.places.append(batch.index.tolist())
+        self.log.lengths.add(batch.epochs)
         logits = g.logits(batch.x, g.noise(batch.x, 2))
         weight = g.uniform(len(batch.x), like=batch.x)
         loss = -(logits.log_softmax(-1)[:, torch.arange(len(batch.y)), batch.y].mean(0) * weight).mean()
@@ -236,6 +240,8 @@ def test_every_chosen_image_once_per_epoch(images: str, expected: list[int], bat
     for rows, labels in zip(log.images, log.labels, strict=True):
         assert labels == [image % 3 for image in rows]
     assert all(log.modes)
+    assert log.places == log.images  # the first pixel names the image
+    assert log.lengths == {float(t.spec.train.clock)}
 
 
 @pytest.mark.parametrize(("epochs", "clock"), [(4, 4), (1, 90), (3, 90), (1, 4), (5, 4)])

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.method import Method
 from bench.registry import Registry
-from bench.spec import replace_checked
+from bench.spec import hyperparameters, replace_checked
 
 FILE = Path(__file__).resolve().parent.parent / "bench" / "assets" / "presets.json"
 
@@ -23,7 +23,7 @@ def values(preset: Method) -> dict[str, Any]:
     whole = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
     checked, problems = replace_checked(preset, whole, "preset")
     assert not problems, problems
-    return {name: getattr(checked, name) for name in whole}
+    return hyperparameters(checked, checked)
 
 
 def text() -> str:

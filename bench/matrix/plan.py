@@ -29,6 +29,7 @@ from bench.spec import (
     TrainSpec,
     canonical,
     check_sigma,
+    hyperparameters,
     protocol_train,
     replace_checked,
     select_images,
@@ -220,7 +221,7 @@ class _Planner:
         spec = RunSpec(
             method=row.loaded.name,
             variant=row.variant,
-            hyperparameters={name: getattr(method, name) for name in whole},
+            hyperparameters=hyperparameters(method, preset),
             dataset=info.name,
             sigma=sigma,
             seed=0,

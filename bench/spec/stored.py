@@ -26,6 +26,15 @@ def to_json(spec: Any) -> dict[str, Any]:
     return {"schema": SCHEMA, **_plain(spec)}
 
 
+def hyperparameters(method: Any, preset: Any) -> dict[str, Any]:
+    """Every field of a method as a spec holds them. One that came later is left out where method and preset have its default."""
+
+    def told(f: dataclasses.Field[Any]) -> bool:
+        return not f.metadata.get("later") or {getattr(method, f.name), getattr(preset, f.name)} != {f.default}
+
+    return {f.name: getattr(method, f.name) for f in dataclasses.fields(method) if told(f)}
+
+
 def _plain(value: Any) -> Any:
     if type(value) in _SCALARS:
         return value

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from bench.method import Batch, Terms
 
@@ -44,12 +43,10 @@ class Recording:
     """A recorded step of one batch size, at one epoch.
 
     Attributes:
-        x, y: the images and labels that it reads. terms: those of the last replay.
+        batch: the images and what else of them it reads. terms: those of the last replay.
     """
 
-    epoch: float
-    x: Tensor
-    y: Tensor
+    batch: Batch
     replay: Work
     terms: Terms = field(default_factory=dict)
 
@@ -60,14 +57,13 @@ class Recording:
         Raises:
             Unrecordable: it cannot be recorded.
         """
-        x, y, terms = batch.x.clone(), batch.y.clone(), {}
-        replay = recorder.record(lambda: terms.update(step(Batch(x=x, y=y, epoch=batch.epoch))), generator)
-        return cls(batch.epoch, x, y, replay, terms)
+        own, terms = batch.cloned(), {}
+        replay = recorder.record(lambda: terms.update(step(own)), generator)
+        return cls(own, replay, terms)
 
     def __call__(self, batch: Batch) -> Terms:
         """The step on these images; its terms are overwritten by the next."""
-        self.x.copy_(batch.x)
-        self.y.copy_(batch.y)
+        self.batch.take(batch)
         self.replay()
         return self.terms
 

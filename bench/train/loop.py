@@ -107,7 +107,7 @@ class Trainer:
         self.curve: list[CurveRow] = []
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
-        self._batches: Iterator[tuple[Tensor, Tensor]] | None = None
+        self._batches: Iterator[tuple[Tensor, Tensor, Tensor]] | None = None
         self._forked = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=self._forked):
             torch.manual_seed(derive(spec.seed, "ambient"))
@@ -187,8 +187,9 @@ class Trainer:
         lr = self.spec.train.lr_at(epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        x, y = self._next()
-        for name, term in self._take(Batch(x=x, y=y, epoch=float(epoch))).items():
+        index, x, y = self._next()
+        batch = Batch(x=x, y=y, epoch=float(epoch), epochs=float(self.spec.train.clock), index=index)
+        for name, term in self._take(batch).items():
             self._sums[name] = self._sums.get(name, 0) + term
         self._summed += 1
         self.step += 1
@@ -215,7 +216,7 @@ class Trainer:
         """
         if len(batch.y) < self.spec.train.batch:
             return None
-        if self._recording is not None and self._recording.epoch == batch.epoch:
+        if self._recording is not None and self._recording.batch.epoch == batch.epoch:
             return self._recording
         self._recording = None
         clock = self.spec.train.clock
@@ -266,8 +267,7 @@ class Trainer:
         for part in parts:
             g.take(part.rows)
             rows = slice(part.rows.start - own.start, part.rows.stop - own.start)
-            piece = Batch(x=batch.x[rows], y=batch.y[rows], epoch=batch.epoch)
-            terms = {name: part.weight * term for name, term in check_terms(self.method.loss(g, piece)).items()}
+            terms = {name: part.weight * term for name, term in check_terms(self.method.loss(g, batch.rows(rows))).items()}
             self._backward(terms)
             for name, term in terms.items():
                 total[name] = total.get(name, 0) + term.detach()
@@ -286,8 +286,8 @@ class Trainer:
         group.sum([*gradients, *(value.mul_(weight) for value in statistics), *values])
         return terms
 
-    def _next(self) -> tuple[Tensor, Tensor]:
-        """The coming batch, or this process's share of it, images and labels: a fresh shuffle per epoch, the last batch kept."""
+    def _next(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The coming batch, or this process's share of it, as places, images and labels: a fresh shuffle per epoch, the last batch kept."""
         epoch, position = divmod(self.step, self.per_epoch)
         if self._batches is None or not position:
             train, seed = self.spec.train, derive(self.spec.seed, "augment", epoch)
@@ -298,7 +298,9 @@ class Trainer:
                 shares = [share(len(batch), self.group.rank, self.group.size) for batch in batches]
                 order = torch.cat([batch[own.start : own.stop] for batch, own in zip(batches, shares, strict=True)])
                 size = len(shares[0])
-            self._batches = self.data.batches(order, size, augment=train.augment, seed=seed, first=position)
+            found = self.data.batches(order, size, augment=train.augment, seed=seed, first=position)
+            places = torch.split(order, size)[position:]
+            self._batches = ((place.to(y.device), x, y) for place, (x, y) in zip(places, found, strict=True))
         return next(self._batches)
 
     def _close_row(self, epoch: int, lr: float) -> None:

@@ -49,7 +49,12 @@ def passes_per_image(method: Method, info: DatasetInfo) -> Passes:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         base = _Counter(info)
-        batch = Batch(x=torch.rand(2, *info.shape), y=torch.arange(2) % info.classes, epoch=float(info.train.clock - 1))
+        batch = Batch(
+            x=torch.rand(2, *info.shape),
+            y=torch.arange(2) % info.classes,
+            epoch=float(info.train.clock - 1),
+            epochs=float(info.train.clock),
+        )
         method.loss(SmoothedClassifier(base, info.sigmas[0], generator), batch)
     return Passes(trained=base.trained / 2, attacked=sum(base.attacked) / 2, at_once=max(base.attacked, default=0) / 2)
 
