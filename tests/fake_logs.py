@@ -27,8 +27,8 @@ def manifest(*paths: str, **cells: object) -> Manifest:
 MANIFEST = manifest("plain/noise_0.5_*", "other/noise_0.5_*", "short/noise_0.5_*")
 
 
-def write_log(path: Path, radii: Sequence[float]) -> None:
+def write_log(path: Path, radii: Sequence[float], labels: Sequence[int] = LABELS) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = enumerate(zip(LABELS, radii, strict=False))
+    rows = enumerate(zip(labels, radii, strict=False))
     lines = [f"{index}\t{label}\t{label if r else -1}\t{r:.3g}\t{int(r > 0)}\t0:00:01" for index, (label, r) in rows]
     path.write_text("\n".join(["idx\tlabel\tpredict\tradius\tcorrect\ttime", *lines, ""]))

@@ -16,12 +16,10 @@ from fake_store import CERTIFY, N, add, new_store, run_spec, write_evidence
 from typer.testing import Result
 
 from bench.datasets import DATASETS
-from bench.errors import BenchError
 from bench.logs import import_logs
 from bench.store.runs import Store
 from leaderboard.aggregate import Group, collect
-from leaderboard.compare import mark_ties
-from leaderboard.tables import caption, render
+from leaderboard.tables import caption, mark_ties, render
 
 
 @pytest.fixture
@@ -125,9 +123,10 @@ def test_words_of_the_command(store: Store, bench: Callable[..., Result]) -> Non
     for words, code, told in (
         (("--metric", "all"), 0, "abstain"),
         (("--metric", "errors", "--metric", "cost"), 0, "t 95 %"),
-        (("--marks", "test"), 0, "~: not tested (4 images"),
+        ((), 0, "Nothing is marked: not tested (4 images"),
         (("--marks", "test", "--mix"), 0, "not tested"),
-        (("--marks", "test", "--metric", "clean"), 2, "--marks test marks the column ACR; add ACR to --metric"),
+        (("--marks", "test", "--metric", "clean"), 0, "not tested (there is no column ACR)"),
+        (("--marks", "paper"), 0, "(no test)"),
         (("--marks", "tests"), 2, "--marks tests is unknown"),
         (("--metric", "clear"), 2, "did you mean 'clean'"),
         (("--metric", ""), 2, "--metric is empty"),
@@ -137,9 +136,9 @@ def test_words_of_the_command(store: Store, bench: Callable[..., Result]) -> Non
         assert result.exit_code == code, (words, result.output)
         assert told in result.output, (words, result.output)
     add(store, run_spec("stability", protocol="smoke"))
-    result = bench("table", "--results", store.root, "--marks", "test", "--mix")
-    assert result.exit_code == 2
-    assert "not ranked" in result.output
+    result = bench("table", "--results", store.root, "--mix")
+    assert result.exit_code == 0
+    assert "not tested (rows of a mixture are not comparable)" in " ".join(result.output.split())
 
 
 def test_a_method_of_several_sources_is_ranked_by_no_flag(store: Store) -> None:
@@ -154,8 +153,7 @@ def test_a_method_of_several_sources_is_ranked_by_no_flag(store: Store) -> None:
     assert "1.2316" in text
     assert not {"+", "*"} & set(text.replace("±", ""))
     assert "aaaaaaaa, bbbbbbbb" in text
-    with pytest.raises(BenchError, match="not ranked"):
-        mark_ties(group)
+    assert "not tested (rows of a mixture" in mark_ties(group).ties
 
 
 def test_a_run_that_failed_before_training_has_no_source_to_mix(store: Store) -> None:

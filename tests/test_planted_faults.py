@@ -39,7 +39,7 @@ from bench.store.runs import Store
 from bench.store.subject import Certification
 from bench.system import environment
 from leaderboard import metrics
-from leaderboard.compare.separability import pair_tests
+from leaderboard.flips import flip_each, flip_pairs
 from leaderboard.paper.build import _share as share_of_paper
 from leaderboard.paper.build import _values as values_of_paper
 
@@ -389,16 +389,22 @@ FAULTS: dict[str, Fault] = {
         check=check(radii_of_logs_meet_the_columns_of_tables),
     ),
     "each pair of rows tested as if it were alone": Fault(
-        where=pair_tests,
+        where=flip_pairs,
         old="exceeded += (largest[:, None] >= seen - 1e-9).sum(axis=0)",
         new="exceeded += (np.abs(flipped[:, first] - flipped[:, second]) / root >= seen - 1e-9).sum(axis=0)",
         check=check(test_separability.test_equal_rows_are_told_apart_no_more_often_than_the_level_says, 9),
     ),
     "signs of their own for each row": Fault(
-        where=pair_tests,
+        where=flip_pairs,
         old="flipped = signs @ centred.T",
-        new="flipped = np.stack([signs @ row * rng.choice([-1.0, 1.0], len(signs)) for row in centred], axis=1)",
+        new="flipped = np.stack([(signs * (1 - 2 * n % 3)) @ row for n, row in enumerate(centred)], axis=1)",
         check=check(test_separability.test_pairs_against_all_sign_flips),
+    ),
+    "an interval of the images that a flip leaves alone": Fault(
+        where=flip_each,
+        old="np.where(whole, np.inf, pair.max(axis=0))",
+        new="np.where(whole, np.inf, pair[1])",
+        check=check(test_separability.test_the_interval_holds_what_is_not_rejected, 60),
     ),
     "a one-sided test of the class that the attack found": Fault(
         where=Attacked.p_change,

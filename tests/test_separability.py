@@ -1,9 +1,10 @@
-"""Which rows cannot be told from the best: the test's level on rows that exchange within images, its power, and where it is silent."""
+"""Sign flips of rows: their level and power, the interval that inverts them, where they are silent, and what a table marks by them."""
 
 from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,12 @@ from bench.errors import BenchError
 from bench.rules.bounds import certified_radii, lower_confidence_bounds
 from bench.store.runs import Store
 from leaderboard.aggregate import Filters, collect
-from leaderboard.compare import mark_ties, with_marks
-from leaderboard.compare.separability import FLIPS, MARKS, pair_tests, reason_not_to_test
-from leaderboard.compare.statistics import Floats
+from leaderboard.flips import FLIPS, LEVEL, Floats, flip_each, flip_pairs, reason_not_to_test
+from leaderboard.tables import MARKS, mark_ties, with_marks
 from leaderboard.tables.build import cells
 
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
-LEVEL = 0.05
+needs_logs = pytest.mark.skipif(not GOLDEN, reason="CERTBENCH_GOLDEN names no folder of third-party logs")
 REFERENCE = Store(Path(__file__).resolve().parent.parent / "results" / "reference")
 
 
@@ -36,22 +36,56 @@ def radii(rows: int, images: int, spread: float, rng: np.random.Generator, sigma
     return np.nan_to_num(certified_radii(bounds, sigma)).reshape(rows, images)
 
 
-def published() -> Floats:
-    """Ten trainings of two rows at sigma 0.25, where 83 % of the images tie: the logs of the golden folder. 10 x 10,000."""
-    found = sorted(Path(GOLDEN or "").glob("smoothmix-logs/mnist/**/noise_0.25*"))
+def published(sigma: str) -> Floats:
+    """Five trainings each of two rows, from the logs of the golden folder: 10 x 10,000. At sigma 0.25 two rows differ on 17 %."""
+    found = sorted(Path(GOLDEN or "").glob(f"smoothmix-logs/mnist/**/noise_{sigma}*"))
     assert len(found) == 10
     columns = (np.loadtxt(path, skiprows=1, usecols=(3, 4), unpack=True) for path in found)
     return np.stack([radius * correct for radius, correct in columns])
 
 
-def rejected(values: Floats, images: int, draws: int, rng: np.random.Generator, *, exchanged: bool, flips: int = 199) -> int:
-    """In how many draws of so many images any two rows are told apart; exchanged within each image, or left as they are."""
+def reference(protocol: str, sigma: float) -> Floats:
+    """The finished rows of results/reference at a noise level: 9 x 100 of protocol quick, 4 x 500 of full at sigma 0.5."""
+    groups = collect(REFERENCE, Filters(protocols=[protocol], sigmas=[sigma]), metrics=("ACR",))
+    (section,) = next(group for group in groups if not group.conditions.get("changes")).sections
+    return np.stack([row.outcomes[0].values for row in section.rows if row.finished])
+
+
+def all_pairs(values: Floats, seed: int) -> bool:
+    """Whether any two rows are told apart."""
+    return bool((flip_pairs(values, 199, seed) <= LEVEL).any())
+
+
+def first_and_last(values: Floats, seed: int) -> bool:
+    """Whether these two rows are, as `bench compare` does it."""
+    return bool(flip_each(values[-1:] - values[:1], 199, seed).p[0] <= LEVEL)
+
+
+def rejected(
+    values: Floats,
+    images: int,
+    draws: int,
+    rng: np.random.Generator,
+    *,
+    exchanged: bool,
+    differ: Callable[[Floats, int], bool] = all_pairs,
+    silent: bool = False,
+) -> int:
+    """In how many draws of so many images rows are told apart; exchanged within each image, or left as they are.
+
+    silent: where a table would not test, nothing is told apart.
+    """
     count = 0
     for _ in range(draws):
         drawn = values[:, rng.integers(0, values.shape[1], images)]
         drawn = rng.permuted(drawn, axis=0) if exchanged else drawn
-        count += bool((pair_tests(drawn, flips, int(rng.integers(2**31))) <= LEVEL).any())
+        count += not (silent and reason_not_to_test(drawn)) and differ(drawn, int(rng.integers(2**31)))
     return count
+
+
+def told(what: str, count: int, draws: int) -> None:
+    low, high = binomtest(count, draws).proportion_ci()
+    print(f"{what:<74} {count:>4}/{draws} = {count / draws:.3f} [{low:.3f}, {high:.3f}]")
 
 
 @pytest.mark.parametrize("rows", [2, 9])
@@ -63,20 +97,67 @@ def test_equal_rows_are_told_apart_no_more_often_than_the_level_says(rows: int) 
     assert rejected(values, 500, 20, rng, exchanged=False) >= 18
 
 
+# ---- the simulation: `pytest -m slow -s tests/test_separability.py` prints it
+
+SOURCES = ["counts", *(pytest.param(sigma, marks=needs_logs) for sigma in ("0.25", "0.50", "1.00"))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["counts", pytest.param("logs", marks=pytest.mark.skipif(not GOLDEN, reason="no CERTBENCH_GOLDEN"))])
-@pytest.mark.parametrize(("images", "draws"), [(500, 4000), (2000, 2000), (10_000, 600)])
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("images", "draws"), [(100, 4000), (500, 3000), (10_000, 600)])
 def test_error_rates(source: str, images: int, draws: int) -> None:
-    """Of nine rows of counts, or of ten published trainings; printed with exact 95 % intervals."""
+    """Of the marks of a table and of the p of a comparison, with exact 95 % intervals: nine rows of counts or ten published trainings.
+
+    Type I errors from rows that are exchanged within images; where so many images of a row tie that nothing is tested, none is made.
+    """
     rng = np.random.default_rng(images)
-    values = published() if source == "logs" else radii(9, 10_000, 0.03, rng)
-    found = {exchanged: rejected(values, images, draws if exchanged else 50, rng, exchanged=exchanged) for exchanged in (True, False)}
-    for (exchanged, count), n in zip(found.items(), (draws, 50), strict=True):
-        low, high = binomtest(count, n).proportion_ci()
-        what = "type I error" if exchanged else "power"
-        print(f"\n{source}, {images:,} images, {len(values)} rows: {what} {count}/{n} = {count / n:.3f} [{low:.3f}, {high:.3f}]")
-    assert found[True] <= binom.ppf(0.999, draws, LEVEL)
-    assert found[False] >= 25
+    values = radii(9, 10_000, 0.03, rng) if source == "counts" else published(source)
+    where = "made-up counts" if source == "counts" else f"published logs at sigma {source}"
+    silent = bool(reason_not_to_test(values[:, :images]))
+    print(f"\n{where}, {images:,} images" + ": not tested" * silent)
+    for name, differ in (("any two of all rows", all_pairs), ("the first and the last row", first_and_last)):
+        for exchanged, n in ((True, draws), (False, 50)):
+            count = rejected(values, images, n, rng, exchanged=exchanged, differ=differ, silent=True)
+            told(f"  {'type I error' if exchanged else 'told apart as they are'}, {name}", count, n)
+            assert not exchanged or count <= binom.ppf(0.999, n, LEVEL)
+            assert exchanged or silent or count >= n / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("protocol", "sigma"), [("full", 0.5), ("quick", 0.5), ("quick", 1.0)])
+def test_power(protocol: str, sigma: float) -> None:
+    """On images drawn from the reference rows: silence would pass the simulation above."""
+    rng = np.random.default_rng(7)
+    values = reference(protocol, sigma)
+    print(f"\nresults/reference, protocol {protocol}, sigma {sigma:g}, {values.shape[1]} images, {len(values)} rows")
+    for name, differ in (("any two of all rows", all_pairs), ("the first and the last row", first_and_last)):
+        count = rejected(values, values.shape[1], 300, rng, exchanged=False, differ=differ, silent=True)
+        told(f"  told apart, {name}", count, 300)
+        assert count >= 240
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("images", [100, 500, 2000])
+def test_coverage(source: str, images: int) -> None:
+    """How often the interval of a comparison holds the difference on all 10,000 images, where the difference is not 0."""
+    rng = np.random.default_rng(images)
+    values = radii(9, 10_000, 0.03, rng) if source == "counts" else published(source)
+    difference = values[-1] - values[0]
+    held = made = 0
+    for _ in range(1000):
+        drawn = rng.integers(0, 10_000, images)
+        if not reason_not_to_test(values[[0, -1]][:, drawn]):
+            found = flip_each(difference[None, drawn], 999, int(rng.integers(2**31)))
+            made += 1
+            held += bool(found.low[0] <= difference.mean() <= found.high[0])
+    print(f"\n{'made-up counts' if source == 'counts' else f'published logs at sigma {source}'}, {images:,} images; intervals made: {made}")
+    if made:
+        told("  the interval holds the difference", held, made)
+        assert held >= binom.ppf(0.001, made, 0.93)
+
+
+# ---- against other ways to compute it
 
 
 def by_enumeration(values: Floats) -> Floats:
@@ -102,23 +183,66 @@ def by_enumeration(values: Floats) -> Floats:
 def test_pairs_against_all_sign_flips() -> None:
     rng = np.random.default_rng(4)
     values = rng.exponential(0.5, (3, 10)).round(1) + np.array([[0.0], [0.0], [0.5]])
-    assert pair_tests(values, 20_000) == pytest.approx(by_enumeration(values), abs=0.015)
+    assert flip_pairs(values, 20_000) == pytest.approx(by_enumeration(values), abs=0.015)
+
+
+def test_a_pair_alone_is_a_table_of_two_rows() -> None:
+    rng = np.random.default_rng(8)
+    values = radii(4, 300, 0.01, rng)
+    values[3] = values[0]
+    pairs = list(itertools.combinations(range(4), 2))
+    found = flip_each(np.stack([values[b] - values[a] for a, b in pairs]), 999)
+    assert found.p.tolist() == [flip_pairs(values[[a, b]], 999)[0, 1] for a, b in pairs]
+    assert (found.p[2], found.low[2], found.high[2]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("images", [7, 60])
+def test_the_interval_holds_what_is_not_rejected(images: int) -> None:
+    """Each value around the ends, moved to 0, has a p above the level where the interval holds it, and there alone."""
+    rng = np.random.default_rng(images)
+    differences = rng.exponential(0.2, (3, images)) * (rng.random((3, images)) < 0.7)
+    found = flip_each(differences, 1999)
+    assert (found.low < differences.mean(axis=1)).all()
+    ends = np.concatenate([found.low, found.high])
+    for value in (ends[:, None] + np.array([-1e-7, 1e-7, *rng.normal(0, 0.02, 6)])).ravel():
+        kept = flip_each(differences - value, 1999).p > LEVEL
+        assert kept.tolist() == ((found.low <= value) & (value <= found.high)).tolist()
+
+
+def test_five_images_reject_nothing() -> None:
+    """Of six, two of 64 flips do: p = 0.031."""
+    for images, least in ((5, 0.0625), (6, 0.03125)):
+        found = flip_each(np.linspace(1, 2, images)[None], 20_000)
+        assert found.p[0] == pytest.approx(least, abs=0.005)
+        assert np.isfinite([found.low[0], found.high[0]]).all() == (least <= LEVEL)
+
+
+@pytest.mark.parametrize(("images", "least"), [(100, 0.91), (500, 0.925)])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(images: int, least: float) -> None:
+    """Skewed differences with ties, true mean 0.1; 600 draws, from which the bounds are three deviations below what they should be."""
+    rng = np.random.default_rng(0)
+    d = rng.exponential(0.2, (600, images)) * (rng.random((600, images)) < 0.5)
+    found = flip_each(d, 999)
+    assert least <= float(((found.low <= 0.1) & (found.high >= 0.1)).mean()) <= 0.98
 
 
 def test_what_does_not_change_a_p() -> None:
     """The order of rows, their sign, a shift and a scale of all; equal rows tie; the same call says the same."""
     rng = np.random.default_rng(5)
     values = radii(4, 600, 0.02, rng)
-    p = pair_tests(values, 999)
+    p = flip_pairs(values, 999)
     order = rng.permutation(4)
     assert (np.diag(p) == 1).all()
     assert np.array_equal(p, p.T)
-    assert np.array_equal(pair_tests(values, 999), p)
-    assert np.array_equal(pair_tests(values[order], 999), p[np.ix_(order, order)])
-    assert np.array_equal(pair_tests(-3 * values + rng.normal(size=600), 999), p)
+    assert np.array_equal(flip_pairs(values, 999), p)
+    assert np.array_equal(flip_pairs(values[order], 999), p[np.ix_(order, order)])
+    assert np.array_equal(flip_pairs(-3 * values + rng.normal(size=600), 999), p)
     twins = np.stack([values[0], values[0] + 1e-14, values[1] + 1])
-    assert pair_tests(twins, 999)[0] == pytest.approx([1, 1, 0.001])
-    assert pair_tests(values[:2], 999)[0, 1] <= p[0, 1], "more rows, more pairs to correct for"
+    assert flip_pairs(twins, 999)[0] == pytest.approx([1, 1, 0.001])
+    assert flip_pairs(values[:2], 999)[0, 1] <= p[0, 1], "more rows, more pairs to correct for"
+
+
+# ---- where nothing is tested, and what a table shows
 
 
 def test_few_images_and_few_that_differ_are_not_tested() -> None:
@@ -128,50 +252,55 @@ def test_few_images_and_few_that_differ_are_not_tested() -> None:
         return np.stack([base[:images], base[:images] + (np.arange(images) < share * images)])
 
     for images, share, tested in (
-        (499, 1.0, False),
-        (500, 1.0, True),
-        (500, 0.6, True),
-        (500, 0.4, False),
-        (2000, 0.2, False),
-        (10_000, 0.2, True),
+        (99, 1.0, False),
+        (100, 1.0, True),
+        (100, 0.5, True),
+        (100, 0.49, False),
+        (499, 0.49, False),
+        (500, 0.1, True),
+        (10_000, 0.005, True),
+        (10_000, 0.004, False),
     ):
         assert bool(reason_not_to_test(differing(images, share))) != tested, (images, share)
     assert FLIPS > 20 / LEVEL
 
 
 def test_marks_of_the_reference_rows() -> None:
-    """500 images tell rows apart at sigma 0.5; at sigma 0.25 most of them tie; 100 images are not tested at all."""
+    """500 images tell rows apart at every noise level, and 100 where not most of them tie, as they do at sigma 0.25."""
     groups = collect(REFERENCE, metrics=("ACR",))
     shown = {}
     for group in map(mark_ties, groups):
         name = f"{group.conditions['protocol']}{' changed' if group.conditions.get('changes') else ''}"
         shown[name] = group.ties, {(s.sigma, row.label): row.tied for s in group.sections for row in s.rows if row.finished}
+    for ties, _ in (shown["quick"], shown["full"]):
+        assert "not of methods" in ties
+        assert f"{FLIPS:,} flips, seed 0" in ties
     ties, tied = shown["quick"]
-    assert set(tied.values()) == {None}
-    assert ties.startswith("not tested (100 images")
-    ties, tied = shown["full"]
-    assert {label: value for (sigma, label), value in tied.items() if sigma == 0.5} == {
-        "gaussian": False,
-        "stability": False,
-        "macer": False,
-        "consistency": True,
-    }
     assert {value for (sigma, _), value in tied.items() if sigma == 0.25} == {None}
-    assert "not of methods" in ties
-    assert f"{FLIPS:,} flips, seed 0" in ties
-    assert "Not tested at sigma 0.25 (" in ties
+    assert "not tested at sigma 0.25: two rows differ on 20 of 100 images on average" in ties
+    ties, tied = shown["full"]
+    assert "not tested" not in ties
+    assert [tied[0.25, label] for label in ("gaussian", "stability")] == [False, True]
+    assert [label for (sigma, label), value in tied.items() if sigma == 0.5 and value] == ["consistency"]
+    assert {label: tied[0.5, label] for label in ("gaussian", "stability", "macer")} == dict.fromkeys(
+        ("gaussian", "stability", "macer"), False
+    )
+    assert shown["full changed"][0] == "Nothing is marked: not tested (one finished row)."
 
 
 def test_each_kind_of_marks_and_no_other() -> None:
-    """Numbers stay; `paper` marks what is better and best, `test` what cannot be told from the best, `none` nothing."""
-    (group,) = (g for g in collect(REFERENCE, Filters(protocols=["full"]), metrics=("ACR",)) if not g.conditions.get("changes"))
+    """Numbers stay; `test` has bold what cannot be told from the best, `paper` marks what is better and best, `none` nothing."""
+    (group,) = (g for g in collect(REFERENCE, Filters(protocols=["full"]), metrics=("ACR", "0.5")) if not g.conditions.get("changes"))
     shown = {}
     for marks in MARKS:
         marked = with_marks(group, marks)
-        found = [cell for section in marked.sections for line in cells(marked, section) for cell in line]
-        shown[marks] = [cell.text for cell in found]
-        assert any(cell.bold for cell in found) == any(cell.underlined for cell in found) == (marks == "paper")
-        assert any(cell.tied for cell in found) == (marks == "test")
+        found = [(row, cell) for s in marked.sections for row, line in zip(s.rows, cells(marked, s), strict=True) for cell in line]
+        shown[marks] = [cell.text for _, cell in found]
+        assert any(cell.underlined for _, cell in found) == (marks == "paper")
+        bold = [(row.label, cell.text) for row, cell in found if cell.bold]
+        assert bool(bold) == (marks != "none")
+        if marks == "test":
+            assert bold == [("stability", "0.9034"), ("consistency", "1.6312"), ("stability", "1.6204")]
     assert shown["paper"] == shown["test"] == shown["none"]
     with pytest.raises(BenchError):
         with_marks(group, "tests")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from leaderboard.aggregate import Source
 
 SOURCES = ("checkpoints", "imported", "runs")
-MARKS = ("paper", "test", "none")
+MARKS = ("test", "paper", "none")
 COMPATS = ("exact", "3sig")
 From = Annotated[
     str | None,
@@ -64,13 +64,14 @@ def table(
         ),
     ] = None,
     marks: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--marks",
             metavar="test|paper|none",
-            help="test: ~ at rows whose ACR cannot be told from the best, by a test over images; paper: better and best, without a test.",
+            help="Bold is, by default (test), an ACR that cannot be told from the best, by a test over images; paper: better and best, "
+            "without a test.",
         ),
-    ] = "paper",
+    ] = None,
     mix: Annotated[
         bool, typer.Option("--mix", help="Let rows that are not comparable share a table, each difference a footnote; nothing is ranked.")
     ] = False,
@@ -108,12 +109,10 @@ def table(
     if number is not None and (len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1):
         problems.append("--table takes one --protocol and one --recipe")
     columns = words(metric, "--metric", problems)
-    if number is not None and (columns or marks != "paper" or mix or rule or status or constant):
+    if number is not None and (columns or marks or mix or rule or status or constant):
         problems.append("--table has the paper's columns, rows and rule; leave out --metric, --marks, --mix, --rule, --status, --constant")
-    if marks not in MARKS:
+    if marks is not None and marks not in MARKS:
         problems.append(f"--marks {marks} is unknown{nearest(marks, MARKS)}")
-    if marks == "test" and columns and not {"ACR", "all"} & set(columns):
-        problems.append("--marks test marks the column ACR; add ACR to --metric")
     if problems:
         stop(problems)
     if not (number is not None and against):
@@ -125,7 +124,7 @@ def table(
     from leaderboard.aggregate import Filters, collect, with_constant
     from leaderboard.formats import render
     from leaderboard.metrics import DEFAULT
-    from leaderboard.tables import document
+    from leaderboard.tables import document, with_marks
 
     def paper_table() -> str:
         from leaderboard import paper
@@ -153,10 +152,7 @@ def table(
             metrics=columns or (("all",) if form == "json" else DEFAULT),
             mix=mix,
         )
-        if marks != "paper":
-            from leaderboard.compare import with_marks
-
-            groups = tuple(with_marks(group, marks) for group in groups)
+        groups = tuple(with_marks(group, marks or "test") for group in groups)
         groups = tuple(map(with_constant, groups)) if constant else groups
         groups = tuple(dataclasses.replace(group, show_trust=status) for group in groups)
         terminal = form == "terminal" and out is None

@@ -72,7 +72,7 @@ class Row:
         unit: what its trainings are called, see UNITS.
         conditions: those that differ from the rest of a mixed table.
         constant: no network but the constant classifier, see `leaderboard.aggregate.constant`; it is never ranked or marked.
-        tied: its ACR cannot be told from the best of its section, see `compare.mark_ties`; None where that was not tested.
+        tied: its ACR cannot be told from the best of its section, see `tables.mark_ties`; None where that was not tested.
         notes: what a reader of the table must know about the row.
     """
 

@@ -10,26 +10,46 @@ from typing import Any
 from leaderboard.compare.logs import Paired
 from leaderboard.compare.rows import Comparison, Report
 from leaderboard.compare.statistics import SeedDifference
+from leaderboard.flips import DRAWN, FLIPS, SEED
 from leaderboard.formats import Cell, Document, Grid, Page, Text
 from leaderboard.tables import sigma_text
 
 MEANINGS = {
-    "seeds": "Across seeds: the 95 % interval is where the difference would lie after another training of both rows, on these test images.",
-    "images": "Across images: the 95 % interval is where the difference would lie on another sample of test images, for these trainings.",
+    "seeds": "Across seeds: the 95 % interval is where the difference would lie after another training of both rows, on these test images; "
+    "p speaks of the two methods.",
+    "images": "Across images: the 95 % interval is where the difference would lie on another sample of test images, for these trainings; "
+    "p speaks of these networks, not of methods.",
 }
+SPEAKS_OF = {"seeds": "methods", "images": "networks"}
 LEGEND = (
     "All differences are B - A; ACR in pixels of [0, 1]. ±: sample standard deviation (ddof=1). effect: mean / std of paired differences, "
-    "or Hedges' g (g) of unpaired runs. p: exact permutation test across seeds, paired bootstrap across images, McNemar's exact test of an "
-    "accuracy (one training of each row only); Holm: corrected over all tests of its kind in this call; the intervals are not. "
-    "A p across seeds speaks of the two methods, a p across images or of an accuracy only of these networks."
+    "or Hedges' g (g) of unpaired runs. p of methods: exact permutation test across seeds. p of networks: sign flips of the differences of "
+    f"images ({DRAWN}), which the interval inverts; of an accuracy McNemar's exact test, for one training of each row only. Two trainings "
+    "of one method often differ by a p of networks. Holm: corrected over all tests of its kind in this call; the intervals are not."
 )
 FIELDS = (
-    *("title", "source", "sigma", "a", "b", "uncertainty", "metric", "runs_a", "runs_b", "paired", "images", "value_a", "value_b"),
+    *(
+        "title",
+        "source",
+        "sigma",
+        "a",
+        "b",
+        "uncertainty",
+        "metric",
+        "speaks_of",
+        "runs_a",
+        "runs_b",
+        "paired",
+        "images",
+        "value_a",
+        "value_b",
+    ),
     *("std_a", "std_b", "difference", "std_difference", "error", "low", "high", "effect", "p", "p_least", "p_holm"),
     *("more_a", "more_b", "tie", "note"),
 )
 MEANING_OF_LOGS = (
-    "95 % interval: of the mean difference on another sample of test images, for these trainings (paired bootstrap, 10,000 resamples). "
+    "95 % interval: of the mean difference on another sample of test images, for these trainings (sign "
+    f"flips, inverted; {DRAWN}), - where so few images have none. "
     "one more: where, around the mean of the logs, Student's 95 % prediction interval expects one more training on these images; "
     "- where they all have the same value."
 )
@@ -48,7 +68,8 @@ def document(report: Report | Paired) -> Document:
         title = Cell(f"{where}, n={report.n:,}, alpha={report.alpha:g}: {_who(report)}")
         page = Page(title=(title,), parts=tuple(_parts_of_logs(report)))
         return Document(pages=(page,), fields=FIELDS_OF_LOGS, lines=list(_lines_of_logs(report)), data=data)
-    data = {"schema": 1, "meanings": MEANINGS, "differences": "B - A", **dataclasses.asdict(report)}
+    data = {"schema": 1, "meanings": MEANINGS, "p_speaks_of": SPEAKS_OF | {"accuracies": SPEAKS_OF["images"]}}
+    data |= {"flips": FLIPS, "flips_seed": SEED, "differences": "B - A", **dataclasses.asdict(report)}
     named = Cell("A = "), Cell(report.comparisons[0].a, code=True), Cell(f": {report.title}")
     page = Page(title=named, parts=tuple(_parts_of_rows(report)))
     return Document(pages=(page,), fields=FIELDS, lines=[line for c in report.comparisons for line in _lines_of_rows(report, c)], data=data)
@@ -64,30 +85,28 @@ def _grid(head: Iterable[str], lines: Iterable[Sequence[str | Cell]], words: int
 
 def _parts_of_rows(report: Report) -> Iterator[Grid | Text]:
     rows = [(sigma_text(c.sigma), Cell(c.b, code=True), c) for c in report.comparisons]
-    head: Iterable[str] = ("sigma", "B", "runs", "ACR of A", "ACR of B", "B - A", "95 % interval", "effect", "p", "Holm")
+    head: Iterable[str] = ("sigma", "B", "runs", "ACR of A", "ACR of B", "B - A", "95 % interval", "effect", "p of methods", "Holm")
     yield _grid(head, [(sigma, name, *_of_seeds(c.seeds)) for sigma, name, c in rows], 3, "Across seeds")
     yield Text(text=MEANINGS["seeds"])
-    told: dict[str, list[str]] = {}
-    for sigma, _, c in rows:
-        told.setdefault(c.seeds.note, []).append(f"{c.b} at sigma {sigma}")
-    yield from (Text(text=f"{'All' if len(told) == 1 else ', '.join(who)}: {note}.") for note, who in told.items() if note)
+    yield from _notes([(c, c.seeds.note) for c in report.comparisons])
     lines: list[tuple[str | Cell, ...]] = [
         (
-            *(sigma, name, f"{c.images.difference:+.4f}", f"{c.images.error:.4f}", f"{c.images.low:+.4f} to {c.images.high:+.4f}"),
+            *(sigma, name, f"{c.images.difference:+.4f}", f"{c.images.error:.4f}", _interval(c.images.low, c.images.high)),
             *(f"{100 * share:.2f} %" for share in (c.images.more_a, c.images.more_b, c.images.tie)),
             *(_p(c.images.p), _p(c.images.p_holm)),
         )
         for sigma, name, c in rows
     ]
-    head = ("sigma", "B", "B - A", "std. error", "95 % interval", "A > B", "B > A", "tie", "p", "Holm")
+    head = ("sigma", "B", "B - A", "std. error", "95 % interval", "A > B", "B > A", "tie", "p of networks", "Holm")
     yield _grid(head, lines, 2, "Across images")
-    total = f"{report.comparisons[0].images.images:,} images, radius where correct, averaged over the seeds of each row; 10,000 resamples."
+    total = f"{report.comparisons[0].images.images:,} images, radius where correct, averaged over the seeds of each row; {DRAWN}."
     yield Text(text=f"{MEANINGS['images']} {total}")
+    yield from _notes([(c, c.images.note) for c in report.comparisons])
     accuracies: list[tuple[str | Cell, ...]] = []
     for sigma, name, c in rows:
         accuracies.append((sigma, name, "B - A", *(f"{x.difference:+.2f}" if x.accuracy_a or x.accuracy_b else "-" for x in c.accuracies)))
         if any(x.p is not None for x in c.accuracies):
-            accuracies.append(("", "", "p", *(_p(x.p) for x in c.accuracies)))
+            accuracies.append(("", "", "p of networks", *(_p(x.p) for x in c.accuracies)))
             accuracies.append(("", "", "Holm", *(_p(x.p_holm) for x in c.accuracies)))
     head = ("sigma", "B", "", *(f"r={x.radius}" for x in report.comparisons[0].accuracies))
     yield _grid(head, accuracies, 3, "Certified accuracy")
@@ -99,8 +118,19 @@ def _of_seeds(s: SeedDifference) -> list[str]:
     runs = f"{len(s.runs_a)} paired" if s.paired and len(s.runs_a) > 1 else f"{len(s.runs_a)} and {len(s.runs_b)}"
     means = [f"{mean:.4f}" + ("" if std is None else f" ± {std:.4f}") for mean, std in ((s.mean_a, s.std_a), (s.mean_b, s.std_b))]
     effect = "-" if s.effect is None else f"{s.effect:+.2f}" + ("" if s.paired else " (g)")
-    interval = "-" if s.low is None or s.high is None else f"{s.low:+.4f} to {s.high:+.4f}"
-    return [runs, *means, f"{s.difference:+.4f}", interval, effect, _p(s.p), _p(s.p_holm)]
+    return [runs, *means, f"{s.difference:+.4f}", _interval(s.low, s.high), effect, _p(s.p), _p(s.p_holm)]
+
+
+def _notes(told: Sequence[tuple[Comparison, str]]) -> Iterator[Text]:
+    """Each note once, and of which rows it is true."""
+    of: dict[str, list[str]] = {}
+    for c, note in told:
+        of.setdefault(note, []).append(f"{c.b} at sigma {sigma_text(c.sigma)}")
+    yield from (Text(text=f"{'All' if len(of) == 1 else ', '.join(who)}: {note}.") for note, who in of.items() if note)
+
+
+def _interval(low: float | None, high: float | None, digits: int = 4) -> str:
+    return "-" if low is None or high is None else f"{low:+.{digits}f} to {high:+.{digits}f}"
 
 
 def _p(p: float | None) -> str:
@@ -109,11 +139,19 @@ def _p(p: float | None) -> str:
 
 def _lines_of_rows(report: Report, c: Comparison) -> Iterator[dict[str, Any]]:
     """One line per metric and uncertainty."""
-    shared = {"title": report.title, "source": report.source, "sigma": c.sigma, "a": c.a, "b": c.b, "uncertainty": "images"}
+    shared = {
+        "title": report.title,
+        "source": report.source,
+        "sigma": c.sigma,
+        "a": c.a,
+        "b": c.b,
+        "uncertainty": "images",
+        "speaks_of": SPEAKS_OF["images"],
+    }
     shared |= {"runs_a": " ".join(c.seeds.runs_a), "runs_b": " ".join(c.seeds.runs_b), "paired": c.seeds.paired, "images": c.images.images}
     acr = shared | {"metric": "ACR", "value_a": c.seeds.mean_a, "value_b": c.seeds.mean_b}
     of_seeds = {name: value for name, value in dataclasses.asdict(c.seeds).items() if name in FIELDS and not name.startswith("runs")}
-    yield acr | of_seeds | {"uncertainty": "seeds"}
+    yield acr | of_seeds | {"uncertainty": "seeds", "speaks_of": SPEAKS_OF["seeds"]}
     yield acr | dataclasses.asdict(c.images)
     for x in c.accuracies:
         found = {"value_a": x.accuracy_a, "value_b": x.accuracy_b, "difference": x.difference, "p": x.p, "p_holm": x.p_holm}
@@ -134,8 +172,7 @@ def _parts_of_logs(report: Paired) -> Iterator[Grid | Text]:
     for m in report.metrics:
         name, digits = ("ACR", 4) if m.metric == "ACR" else (f"accuracy at {m.metric}, %", 2)
         numbers = [f"{m.run:.{digits}f}", *_mean_and_range(m.logs, digits), f"{m.difference:+.{digits}f}"]
-        interval = f"{m.low:+.{digits}f} to {m.high:+.{digits}f}"
-        lines.append([name, *numbers, interval, "-" if m.predicted is None else f"±{m.predicted:.{digits}f}"])
+        lines.append([name, *numbers, _interval(m.low, m.high, digits), "-" if m.predicted is None else f"±{m.predicted:.{digits}f}"])
     head: Iterable[str] = ("", "run", "logs", "lowest to highest", "run - logs", "95 % interval", "one more")
     yield _grid(head, lines, 1, "The run and the logs")
     yield Text(text=MEANING_OF_LOGS)
@@ -154,15 +191,20 @@ def _parts_of_logs(report: Paired) -> Iterator[Grid | Text]:
 def _verdict(report: Paired) -> str:
     if report.spread is None:
         return "One log shows no spread among trainings, so nothing is said about whether the run is one of them."
-    limit, count = report.spread + report.half_width, len(report.runs)
+    count = len(report.runs)
     looks = sum(m.predicted is not None for m in report.metrics)
     names = [name if name == "ACR" else f"accuracy at {name}" for name in report.outside]
     said = f"lies outside for {', '.join(names)}" if names else "lies inside everywhere"
-    return (
+    inside = (
         f"As one more training of the {count} logs' kind, the run {said}. That nothing lies outside would not prove that it is one: "
-        f"{count} logs leave the interval wide, and of {looks} such looks one in twenty lies outside by chance. "
-        f"The ACR's difference is {'within' if report.within else 'NOT within'} {limit:.4f}, the largest distance of a log from the mean "
-        f"of the logs ({report.spread:.4f}) plus half the interval across images ({report.half_width:.4f})."
+        f"{count} logs leave the interval wide, and of {looks} such looks one in twenty lies outside by chance."
+    )
+    if report.half_width is None:
+        return inside
+    half, limit = report.half_width, report.spread + report.half_width
+    return (
+        f"{inside} The ACR's difference is {'within' if report.within else 'NOT within'} {limit:.4f}, the largest distance of a log from "
+        f"the mean of the logs ({report.spread:.4f}) plus half the interval across images ({half:.4f})."
     )
 
 

@@ -29,7 +29,7 @@ from bench.store.runs import Run, Store
 from bench.store.subject import Certification
 from leaderboard import layouts
 from leaderboard.aggregate.sources import runs_of_row
-from leaderboard.compare.statistics import LEVEL, Floats, bootstrap_means
+from leaderboard.flips import LEVEL, Floats, flip_each, reason_not_to_test
 from leaderboard.metrics import outcomes
 
 SIGNIFICANT = 3  # digits of a radius in the field's logs, as a rule
@@ -55,7 +55,8 @@ class MetricDifference:
     Attributes:
         metric: ACR or a radius.
         run: of the run. logs: K values, on the same images.
-        difference: the run minus the mean of the logs. low, high: 95 % paired bootstrap interval of it across images.
+        difference: the run minus the mean of the logs. low, high: 95 % interval of it across images, by sign flips; None
+            where so few images have none.
         predicted: half the width of the 95 % prediction interval for one more training on these images, from the logs (Student); None
             for a single log, and for logs that all have the same value.
     """
@@ -64,8 +65,8 @@ class MetricDifference:
     run: float
     logs: tuple[float, ...]
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     predicted: float | None
 
 
@@ -119,17 +120,19 @@ class Paired:
         return tuple(m.metric for m in self.metrics if m.predicted is not None and abs(m.difference) > m.predicted)
 
     @property
-    def half_width(self) -> float:
-        """Of the interval of the ACR across images: to the end that is farther from the difference."""
-        return max(self.acr.high - self.acr.difference, self.acr.difference - self.acr.low)
+    def half_width(self) -> float | None:
+        """Of the interval of the ACR across images: to the end that is farther from the difference; None where there is none."""
+        low, high = self.acr.low, self.acr.high
+        return None if low is None or high is None else max(high - self.acr.difference, self.acr.difference - low)
 
     @property
     def within(self) -> bool | None:
-        """Whether the ACR's difference lies within the spread among the logs plus the paired interval; None without a spread.
+        """Whether the ACR's difference lies within the spread among the logs plus the paired interval; None where one is missing.
 
         Weaker than `outside`: run and logs share their images, so that the interval across images allows for what does not differ.
         """
-        return None if self.spread is None else abs(self.acr.difference) <= self.spread + self.half_width
+        half = self.half_width
+        return None if self.spread is None or half is None else abs(self.acr.difference) <= self.spread + half
 
 
 def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
@@ -171,7 +174,13 @@ def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
     beyond = [(100.0 * (mine.values > float(r)), 100.0 * (values > float(r))) for r in reached]
     by_metric = list(zip(["ACR", *reached], [(mine.values, values), *beyond], strict=True))  # I and K I each
     differences = np.stack([own - logs.mean(axis=0) for _, (own, logs) in by_metric])
-    ends = np.quantile(bootstrap_means(differences), (LEVEL / 2, 1 - LEVEL / 2), axis=1).T.tolist()
+    found = flip_each(differences)
+    ends = [
+        (low, high) if math.isfinite(high - low) else (None, None)
+        for low, high in zip(found.low.tolist(), found.high.tolist(), strict=True)
+    ]
+    if reason := reason_not_to_test(np.stack([mine.values, values.mean(axis=0)])):
+        notes.append(f"The intervals across images are no test, which so few images do not allow ({reason}).")
     pairs = list(itertools.combinations(theirs, 2))
     return Paired(
         dataset=run.spec.dataset,

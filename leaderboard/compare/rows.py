@@ -1,7 +1,7 @@
 """Row A against one or more rows B of a comparable group of the store.
 
 Across seeds: what another training of both rows would give on the same test images (t-interval, exact permutation test).
-Across images: what another sample of test images would give for the same trainings (paired bootstrap).
+Across images: what another sample of test images would give for the same trainings (sign flips and their inversion).
 Every difference is B minus A: how much more B has than the row it is compared with.
 """
 
@@ -19,7 +19,6 @@ from bench.store.runs import Store
 from leaderboard import layouts
 from leaderboard.aggregate import Filters, Group, Row, Source, collect, require_one_source
 from leaderboard.compare.statistics import (
-    LEVEL,
     AccuracyDifference,
     Evidence,
     ImageDifference,
@@ -30,10 +29,9 @@ from leaderboard.compare.statistics import (
     holm,
     runs_needed,
 )
+from leaderboard.flips import LEVEL
 from leaderboard.paper import RULES
 from leaderboard.tables import conditions, headline
-
-FEW_IMAGES = 500  # skewed simulated differences: the interval covers 93 % with 100 images, 94.4 % with 500, 94.6 % with 2,000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +112,6 @@ def compare(
     if not found:
         raise BenchError("; ".join([f"there is nothing to compare {a} with {b} at", *(n for n in notes if n.startswith("left out"))]))
     images = compare_images([(x, y) for _, x, y in found])
-    if (count := images[0].images) < FEW_IMAGES:
-        notes.append(
-            f"{count} images are few: where differences are skewed, the interval across images covers a little less than 95 %, and where "
-            "most images tie, equal rows have a p across images below 0.05 more often than once in twenty."
-        )
     radii = layouts.of_dataset(dataset).radii
     comparisons = [
         Comparison(sigma=sigma, a=x.label, b=y.label, seeds=compare_seeds(x, y), images=image, accuracies=compare_accuracy(x, y, radii))

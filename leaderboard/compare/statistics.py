@@ -1,6 +1,6 @@
 """Differences between two rows at one sigma, across seeds and across test images.
 
-Seeds: Student, Welch (1947), Hedges (1981); images: Efron (1979), percentile interval; several tests: Holm (1979).
+Seeds: Student, Welch (1947), Hedges (1981); images: see `leaderboard.flips`; several tests: Holm (1979).
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ from bench.errors import BenchError
 from bench.rules.bounds import Integers
 from bench.spec import derive
 from leaderboard.aggregate import Row
+from leaderboard.flips import LEVEL, TIE, flip_each, reason_not_to_test, require_same_images
 
 Floats = NDArray[np.float64]
 
-LEVEL = 0.05  # of the tests; the intervals have 1 - LEVEL
-RESAMPLES = 10_000
-CHUNK = 2_000_000  # drawn images at a time: 16 MB per array
 PERMUTATIONS = 100_000  # up to this many are enumerated, beyond it as many are drawn
-TIE = 1e-12  # pixels: differences of this size are what the order of a sum leaves
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,22 +117,24 @@ class ImageDifference:
 
     Attributes:
         error: standard error of the mean difference.
-        low, high: 95 % paired percentile bootstrap.
-        p: two-sided, of the same bootstrap; not below 2 / 10,001.
-        p_holm: p corrected over all pairs of the call.
+        low, high: 95 %: the differences that the test does not reject; it speaks, as the test does, of these networks on other images.
+        p: two-sided, by sign flips; not below 1 / 10,000.
+        p_holm: p corrected over all tested pairs of the call.
+        note: why nothing was tested; low, high, p and p_holm are None then.
         more_a, more_b, tie: shares of the images, in [0, 1].
     """
 
     images: int
     difference: float
     error: float
-    low: float
-    high: float
-    p: float
-    p_holm: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
     more_a: float
     more_b: float
     tie: float
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,35 +237,6 @@ def runs_needed(paired: bool, tests: int = 1) -> int:
     return next(n for n in itertools.count(2) if tests * least_p(n, n, paired) <= LEVEL)
 
 
-def bootstrap_means(differences: Floats, resamples: int = RESAMPLES) -> Floats:
-    """Means over resampled images, with the same resamples for every row of the array and in every call.
-
-    Args:
-        differences: P I, one row per pair, one column per image.
-
-    Returns:
-        P R: the mean of each pair in each of R resamples.
-    """
-    pairs, images = differences.shape
-    rng = np.random.default_rng(derive(0, "bootstrap", images))
-    means = np.empty((pairs, resamples))
-    step = max(1, CHUNK // images)
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        drawn = rng.integers(0, images, (size, images)) + images * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * images).reshape(size, images)
-        means[:, start : start + size] = differences @ counts.T.astype(np.float64) / images
-    return means
-
-
-def require_same_images(rows: Sequence[Evidence]) -> None:
-    """Raises BenchError for rows that were certified on different test images."""
-    first = rows[0]
-    for row in rows:
-        if not (np.array_equal(row.index, first.index) and np.array_equal(row.truth, first.truth)):
-            raise BenchError(f"{first.label} and {row.label} were certified on different test images, so they are not compared")
-
-
 def compare_images(pairs: Sequence[tuple[Evidence, Evidence]]) -> list[ImageDifference]:
     """Across test images: one result per pair (A, B), with Holm's correction over the pairs.
 
@@ -275,31 +245,32 @@ def compare_images(pairs: Sequence[tuple[Evidence, Evidence]]) -> list[ImageDiff
     """
     if not pairs:
         return []
-    require_same_images([*itertools.chain.from_iterable(pairs)])
-    first = pairs[0][0]
-    if (images := len(first.index)) < 2:
-        raise BenchError(f"{first.label} was certified on one image, and a comparison needs at least two")
-    differences = np.stack([b.values.mean(axis=0) - a.values.mean(axis=0) for a, b in pairs])  # P I
+    rows = [*itertools.chain.from_iterable(pairs)]
+    require_same_images([(row.label, row.index, row.truth) for row in rows])
+    if (images := len(rows[0].index)) < 2:
+        raise BenchError(f"{rows[0].label} was certified on one image, and a comparison needs at least two")
+    values = np.stack([[row.values.mean(axis=0) for row in pair] for pair in pairs])  # P 2 I
+    differences = values[:, 1] - values[:, 0]
     differences[np.abs(differences) <= TIE] = 0.0
-    means = bootstrap_means(differences)
-    ends = np.quantile(means, (LEVEL / 2, 1 - LEVEL / 2), axis=1)  # 2 P
-    tail = np.minimum((means <= 0).sum(axis=1), (means >= 0).sum(axis=1))
-    p = np.minimum(1.0, 2 * (1 + tail) / (1 + means.shape[1]))
-    return [
-        ImageDifference(
+    notes = [reason_not_to_test(pair) for pair in values]
+    found = flip_each(differences)
+    corrected = holm([None if note else p for note, p in zip(notes, found.p.tolist(), strict=True)])
+    results = []
+    for n, d in enumerate(differences):
+        seen = ImageDifference(
             images=images,
             difference=float(d.mean()),
             error=float(d.std(ddof=1)) / math.sqrt(images),
-            low=float(ends[0, number]),
-            high=float(ends[1, number]),
-            p=float(p[number]),
-            p_holm=corrected,
             more_a=float((d < 0).mean()),
             more_b=float((d > 0).mean()),
             tie=float((d == 0).mean()),
+            note=f"not tested across images ({notes[n]})" if notes[n] else "",
         )
-        for number, (d, corrected) in enumerate(zip(differences, holm(p.tolist()), strict=True))
-    ]
+        if not notes[n]:
+            low, high, p = (float(values[n]) for values in (found.low, found.high, found.p))
+            seen = dataclasses.replace(seen, low=low, high=high, p=p, p_holm=corrected[n])
+        results.append(seen)
+    return results
 
 
 def compare_accuracy(a: Evidence, b: Evidence, radii: Sequence[str]) -> tuple[AccuracyDifference, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape as escape_html
 
-from leaderboard.formats.page import TIE, Cell, Grid, Mark, Page, Text, clean, legend_of
+from leaderboard.formats.page import Cell, Grid, Mark, Page, Text, clean, legend_of
 
-SIGNS: dict[Mark, str] = {"bold": "<strong>Bold</strong>", "underlined": "<u>Underlined</u>", "tied": f"<sup>{TIE}</sup>"}
+SIGNS: dict[Mark, str] = {"bold": "<strong>Bold</strong>", "underlined": "<u>Underlined</u>"}
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
 section { margin-bottom: 3rem } h2 { font-size: 1.05rem }
@@ -71,5 +71,4 @@ def _cell(cell: Cell) -> str:
     text = f'<span class="grey">{text}</span>' if cell.grey else text
     text = f"<u>{text}</u>" if cell.underlined else text
     text = f"<strong>{text}</strong>" if cell.bold else text
-    text += SIGNS["tied"] if cell.tied else ""
     return text + (f" ± {cell.std}" if cell.std else "") + "".join(f" <sup>{letter}</sup>" for letter in cell.letters)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leaderboard.formats.page import TIE, Cell, Grid, Mark, Page, Text, clean, legend_of
+from leaderboard.formats.page import Cell, Grid, Mark, Page, Text, clean, legend_of
 
-SIGNS: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined", "tied": TIE}
+SIGNS: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined"}
 SMALL = r"\footnotesize\setlength{\tabcolsep}{3pt}"
 CHARACTERS = {
     "\\": r"\textbackslash{}",
@@ -79,7 +79,6 @@ def _grid(grid: Grid) -> str:
 def _cell(cell: Cell) -> str:
     text = rf"\textbf{{{escape(cell.text)}}}" if cell.bold else escape(cell.text)
     text = rf"\underline{{{text}}}" if cell.underlined else text
-    text += r"\textsuperscript{\textasciitilde}" if cell.tied else ""
     return text + (rf" $\pm$ {cell.std}" if cell.std else "") + _letters(cell.letters)
 
 

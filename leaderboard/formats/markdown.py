@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leaderboard.formats.page import TIE, Cell, Grid, Mark, Page, Text, clean, legend_of
+from leaderboard.formats.page import Cell, Grid, Mark, Page, Text, clean, legend_of
 
-SIGNS: dict[Mark, str] = {"bold": "**Bold**", "underlined": "<u>Underlined</u>", "tied": f"<sup>{TIE}</sup>"}
+SIGNS: dict[Mark, str] = {"bold": "**Bold**", "underlined": "<u>Underlined</u>"}
 MARKUP = {c: f"\\{c}" for c in "\\`*_[]|~$#"}
 PROSE = str.maketrans({**MARKUP, "<": r"\<", ">": r"\>"})
 CAPTION = str.maketrans({**MARKUP, "&": "&amp;", "<": "&lt;", ">": "&gt;"})
@@ -48,5 +48,4 @@ def _cell(cell: Cell, escapes: dict[int, str]) -> str:
     text = clean(cell.text).translate(escapes)
     text = f"<u>{text}</u>" if cell.underlined else text
     text = f"**{text}**" if cell.bold else text
-    text += SIGNS["tied"] if cell.tied else ""
     return text + (f" ± {cell.std}" if cell.std else "") + "".join(f" <sup>{letter}</sup>" for letter in cell.letters)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Mark = Literal["bold", "underlined", "tied"]
-TIE = "~"
+Mark = Literal["bold", "underlined"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +15,7 @@ class Cell:
 
     Attributes:
         text: words, or a mean as printed. std: its deviation as printed, empty where there is none.
-        bold: the mean is better than the baseline's. underlined: it is the best. tied: it cannot be told from the best.
+        bold, underlined: a mark, whose meaning the legend says.
         state: the text says how far an unfinished row is. code: it is a name as one types it.
         grey: it belongs to no method; formats without colours show it like the others.
         letters: of its footnotes.
@@ -26,7 +25,6 @@ class Cell:
     std: str = ""
     bold: bool = False
     underlined: bool = False
-    tied: bool = False
     state: bool = False
     code: bool = False
     grey: bool = False

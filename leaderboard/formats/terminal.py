@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from leaderboard.formats.page import TIE, Cell, Grid, Mark, Page, Text, clean, legend_of
+from leaderboard.formats.page import Cell, Grid, Mark, Page, Text, clean, legend_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 HARD_SPACE = "\N{BRAILLE PATTERN BLANK}"  # rich strips real spaces at the end of a cell
 NAME_WIDTH = 26
-SIGNS: dict[Mark, str] = {"bold": "+", "underlined": "*", "tied": TIE}
-IN_COLOR: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined", "tied": TIE}
+SIGNS: dict[Mark, str] = {"bold": "+", "underlined": "*"}
+IN_COLOR: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined"}
 
 
 def render(pages: Sequence[Page], width: int, color: bool) -> str:
@@ -110,7 +110,7 @@ def _rich_table(grid: Grid, color: bool, *, fold: bool, stacked: bool) -> Table:
     for name in grid.head[: grid.words]:
         table.add_column(name, no_wrap=True)
     for number, name in enumerate(grid.head[grid.words :], start=grid.words):
-        pads.append(max(len(TIE * line[number].tied if color else _signs(line[number])) for line in grid.lines))
+        pads.append(0 if color else max(len(_signs(line[number])) for line in grid.lines))
         table.add_column(name + HARD_SPACE * pads[-1], justify="right", no_wrap=True)
     ends = [end - 1 for end in itertools.accumulate(grid.blocks)]
     for place, line in enumerate(grid.lines):
@@ -128,7 +128,7 @@ def _rich_cell(cell: Cell, color: bool, stacked: bool, pad: int) -> Styled:
     from rich.text import Text as Styled
 
     style = " ".join(word for word, on in (("bold", cell.bold), ("underline", cell.underlined), ("dim", cell.grey)) if on and color)
-    signs = (TIE * cell.tied if color else _signs(cell)).ljust(pad, HARD_SPACE)
+    signs = "" if color else _signs(cell).ljust(pad, HARD_SPACE)
     mean = Styled().append(cell.text.replace(", ", "\n"), style=style)
     if not cell.std:
         return mean.append(signs)
@@ -146,4 +146,4 @@ def _fold(label: str) -> str:
 
 
 def _signs(cell: Cell) -> str:
-    return "+" * cell.bold + "*" * cell.underlined + TIE * cell.tied
+    return "+" * cell.bold + "*" * cell.underlined

@@ -13,7 +13,7 @@ from leaderboard.aggregate import with_constant
 from leaderboard.frame.arguments import several, word
 from leaderboard.frame.memory import groups_of
 from leaderboard.metrics import DEFAULT, columns_of
-from leaderboard.tables import records, render
+from leaderboard.tables import records, render, with_marks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +96,7 @@ def table(
     metrics: str | float | Sequence[str | float] | None = None,
     seeds: Sequence[int] = (),
     mix: bool = False,
-    marks: str = "paper",
+    marks: str = "test",
     constant: bool = False,
     width: int = 120,
     color: bool = False,
@@ -108,20 +108,18 @@ def table(
         format: terminal, markdown, latex, html, csv or json.
         metrics, seeds: as of `summary`. None: ACR and accuracy; in JSON all.
         mix: let rows that are not comparable share a table, each difference a footnote; nothing is ranked then.
-        marks: `paper`: what is better and best, without a test; `test`: rows whose ACR cannot be told from the best; `none`.
+        marks: `test`: bold is an ACR that cannot be told from the best, by a test over images; `paper`: what is better and best,
+            without a test; `none`.
         constant: a row for the constant classifier, which is never ranked.
         width: characters per line of the terminal. color: whether the terminal shows bold and underlined.
 
     Raises:
-        BenchError: as `summary`; an unknown format; nothing to show; `marks="test"` or `constant` of a mixture.
+        BenchError: as `summary`; an unknown format; nothing to show; `constant` of a mixture.
     """
     word(format, "format")
     words = _words(metrics) if metrics is not None else ["all"] if format == "json" else list(DEFAULT)
     groups = groups_of(frame, words, seeds, mix)
-    if marks != "paper":
-        from leaderboard.compare import with_marks
-
-        groups = tuple(with_marks(group, marks) for group in groups)
+    groups = tuple(with_marks(group, marks) for group in groups)
     if constant:
         groups = tuple(map(with_constant, groups))
     return render(groups, format, width=width, color=color)

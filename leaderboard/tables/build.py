@@ -14,7 +14,7 @@ from leaderboard.metrics import ACR, Metric
 from leaderboard.tables.captions import details, headline, letters_of, rule, sigma_text
 
 EMPTY = "-"
-WORDS: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined", "tied": "~"}
+WORDS: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined"}
 CONDITIONS = {
     "source": "source",
     "protocol": "protocol",
@@ -66,7 +66,8 @@ def cells(group: Group, section: Section) -> list[list[Cell]]:
 def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, first: bool = True, ranked: bool = True) -> list[Cell]:
     """One cell per row; the first column says how far an unfinished row is.
 
-    Bold: better than the baseline, exactly and as printed. Underlined: no other row prints better, and it is not 0.
+    Bold: where it was tested, an ACR that cannot be told from the best; of ranked rows, better than the baseline, exactly and as printed.
+    Underlined: no other row prints better, and it is not 0.
     """
     sign = -1 if metric.better == "less" else 1
     printed = {n: f"{row.stats[metric.name].mean:.{metric.decimals}f}" for n, row in enumerate(rows) if metric.name in row.stats}
@@ -86,7 +87,7 @@ def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, first: bool =
         better = base is not None and sign * (stat.mean - rows[base].stats[metric.name].mean) > 0 and printed[n] != printed[base]
         std = "" if stat.std is None else f"{stat.std:.{metric.decimals}f}"
         best_here = best is not None and sign * float(printed[n]) == best
-        column.append(Cell(printed[n], std, better, best_here, tied=metric.name == ACR and bool(row.tied)))
+        column.append(Cell(printed[n], std, better or (metric.name == ACR and bool(row.tied)), best_here))
     return column
 
 
@@ -111,14 +112,14 @@ def page(group: Group, number: int = 1) -> Page:
         blocks=tuple(len(section.rows) for section in group.sections),
     )
     marks: dict[Mark, str] = {
-        "bold": f"better than {group.baseline} at the same sigma (no test).",
+        "bold": group.ties or f"better than {group.baseline} at the same sigma (no test).",
         "underlined": "best of the sigma and column (no test).",
-        "tied": group.ties,
     }
-    used = {mark for mark in marks for line in lines for cell in line if getattr(cell, mark) or (mark == "tied" and group.ties)}
+    used = {mark for mark in marks for line in lines for cell in line if getattr(cell, mark)}
+    words = details(group) + f" {group.ties}" * bool(group.ties and "bold" not in used)
     legend = tuple((mark, text) for mark, text in marks.items() if mark in used)
     notes = [Text(text=note) for note in group.notes] + [Text(text=note, letter=letter) for note, letter in letters.items()]
-    about = Text(text=details(group), legend=legend, about=True)
+    about = Text(text=words, legend=legend, about=True)
     return Page(title=(Cell(headline(group)),), parts=(grid, about, *notes), label=f"certbench-{number}", fitted=True)
 
 
@@ -190,7 +191,7 @@ def _row(row: Row, shown: Sequence[Cell], group: Group) -> dict[str, Any]:
         "state": row.status or "done",
         "status": row.trust,
         "metrics": {name: dataclasses.asdict(stat) for name, stat in row.stats.items()},
-        "improves": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.bold],
+        "improves": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.bold and group.ranked],
         "tied": row.tied,
         "constant": row.constant,
         "conditions": dict(row.conditions),

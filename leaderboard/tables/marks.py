@@ -1,0 +1,85 @@
+"""Which numbers of a table are marked: what cannot be told from the best, what the paper marks, or none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.errors import BenchError, nearest
+from leaderboard.aggregate import Group, Row, Section
+from leaderboard.flips import DRAWN, LEVEL, flip_pairs, reason_not_to_test, require_same_images
+from leaderboard.metrics import ACR
+
+MARKS = ("test", "paper", "none")
+TIED = (
+    f"the ACR cannot be told from the best of its sigma at {LEVEL:g}, by sign flips over test images (max-T over all pairs of rows, "
+    f"{DRAWN}), which speaks of these networks on other images, not of methods"
+)
+
+
+def with_marks(group: Group, marks: str) -> Group:
+    """The group with the marks asked for.
+
+    Args:
+        marks: `test`: see `mark_ties`; `paper`: better than the baseline and best, as the paper marks them, without a test; `none`.
+
+    Raises:
+        BenchError: another word; as `mark_ties`.
+    """
+    if marks not in MARKS:
+        raise BenchError(f"marks {marks!r} is unknown{nearest(marks, MARKS)}")
+    return group if marks == "paper" else dataclasses.replace(mark_ties(group) if marks == "test" else group, ranked=False)
+
+
+def mark_ties(group: Group) -> Group:
+    """The group with `tied` set for the finished rows of each section, and `ties` saying how they were tested, or why they were not.
+
+    Raises:
+        BenchError: rows of different images.
+    """
+    if reason := _nothing_to_test(group):
+        return dataclasses.replace(group, ties=_untested(reason))
+    sections, untested = [_marked(section) for section in group.sections], dict[str, list[str]]()
+    for section, reason in sections:
+        if reason:
+            untested.setdefault(reason, []).append(f"{section.sigma:g}")
+    if any(row.tied is not None for section, _ in sections for row in section.rows):
+        told = TIED + "".join(f"; not tested at sigma {', '.join(sigmas)}: {reason}" for reason, sigmas in untested.items()) + "."
+    elif len(untested) == 1:
+        told = _untested(*untested)
+    else:
+        told = _untested("; ".join(f"at sigma {', '.join(sigmas)}: {reason}" for reason, sigmas in untested.items()))
+    return dataclasses.replace(group, sections=tuple(section for section, _ in sections), ties=told)
+
+
+def _untested(reason: str) -> str:
+    return f"Nothing is marked: not tested ({reason})."
+
+
+def _nothing_to_test(group: Group) -> str:
+    if group.mixed:
+        return "rows of a mixture are not comparable"
+    if all(metric.name != ACR for metric in group.metrics):
+        return "there is no column ACR"
+    return f"ACRs are not compared under {group.rule.name}" if group.rule and group.rule.acr != "ranked" else ""
+
+
+def _marked(section: Section) -> tuple[Section, str]:
+    """The section with its ties, and why it was not tested; empty where it was."""
+    found = [row for row in section.rows if row.finished and not row.constant]
+    if len(found) < 2:
+        return section, "one finished row" if found else "no finished row"
+    values = _values(found)
+    if reason := reason_not_to_test(values):
+        return section, reason
+    apart = flip_pairs(values)[int(values.mean(axis=1).argmax())] <= LEVEL
+    tied = {row.label: not far for row, far in zip(found, apart.tolist(), strict=True)}
+    return dataclasses.replace(section, rows=tuple(dataclasses.replace(row, tied=tied.get(row.label)) for row in section.rows)), ""
+
+
+def _values(rows: Sequence[Row]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """B I: radius where right, else 0, averaged over the trainings of each row."""
+    require_same_images([(row.label, row.outcomes[0].index, row.outcomes[0].label) for row in rows])
+    return np.stack([np.mean([o.values for o in row.outcomes], axis=0) for row in rows])
