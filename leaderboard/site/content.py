@@ -29,13 +29,12 @@ from bench.store.runs import Run, Store
 from bench.store.subject import DIGEST, Certification
 from leaderboard.aggregate import Group, Row, Section, Seed, collect, with_constant
 from leaderboard.aggregate.mix import say
-from leaderboard.compare import with_marks
-from leaderboard.compare.separability import pair_tests
-from leaderboard.compare.statistics import LEVEL, Evidence, compare_images
+from leaderboard.compare.statistics import Evidence, compare_images
+from leaderboard.flips import LEVEL, flip_pairs
 from leaderboard.formats import clean
 from leaderboard.metrics import ACR, Outcomes
 from leaderboard.site import drawing
-from leaderboard.tables import headline
+from leaderboard.tables import headline, with_marks
 from leaderboard.tables.captions import details
 
 METRICS = (ACR, "accuracy", "clean", "abstention", "cost")
@@ -202,7 +201,7 @@ def _section(
     evidence = [Evidence.of(row) for row in ranked]
     p = None
     if any(row.tied is not None for row in ranked):
-        p = pair_tests(np.stack([one.values.mean(axis=0) for one in evidence]))
+        p = flip_pairs(np.stack([one.values.mean(axis=0) for one in evidence]))
     places = dict(zip((row.label for row in ranked), ranks(len(ranked), p), strict=True))
     both = list(itertools.combinations(range(len(ranked)), 2)) if group.images > 1 else []
     pairs = [
