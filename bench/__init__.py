@@ -11,7 +11,7 @@
     smoothed.certify(images, labels, n=10_000)
     bench.run(method="smoothmix", sigma=0.5, protocol="smoke")
 
-Nothing is loaded before it is used. docs/api.md tells more.
+Nothing is loaded before it is used. docs/reference/python.md tells more.
 """
 
 from __future__ import annotations

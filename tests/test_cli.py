@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import shlex
 import shutil
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import blocks
 from test_claims import ended_process
 from typer.testing import Result
 
@@ -415,9 +415,8 @@ def test_presets_that_are_missing_stop_nothing_unless_their_sigma_was_asked_for(
     assert f"bench: margin.soft {missing}" in asked.output
 
 
-def test_the_variants_of_the_readme_run(bench: Call, tiny: Call, mine: Path) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (block,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "Mine.presets" in block)
+def test_the_variants_of_the_guide_run(bench: Call, tiny: Call, mine: Path) -> None:
+    (block,) = blocks("guide/extend.md", "Mine.presets")
     in_class, _, below = block.partition("\n\n")
     edit(mine, "    copies: int", f"{in_class}\n    copies: int")
     edit(mine, "import dataclass\n", "import dataclass\nfrom typing import ClassVar\n")

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from pages import blocks
 from torchvision.transforms import functional
 from typer.testing import Result
 
@@ -573,9 +574,8 @@ def test_a_faulty_plugin_is_told_what_is_wrong(bench: Call, tmp_path: Path, old:
 
 @pytest.mark.usefixtures("forgotten")
 def test_the_example_of_the_documentation_keeps_the_contract(bench: Call, tmp_path: Path) -> None:
-    text = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
     path = tmp_path / "sketches.py"
-    path.write_text(text.partition("```python\n")[2].partition("```")[0])
+    path.write_text(blocks("guide/extend.md", "DATASET = ")[0])
     (tmp_path / "sketches").mkdir()
     for split, size in (("train", 2000), ("test", 1000)):
         labels = np.arange(size) % 2

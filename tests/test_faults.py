@@ -1,6 +1,6 @@
 """Faults, injected: after each and one plain rerun the results are those of an undisturbed run, and no finished row is computed again.
 
-The list, with what is expected of each, is docs/reliability.md; its numbers F1 to F17 stand in the names here.
+The list, with what is expected of each, is docs/notes/reliability.md; its numbers F1 to F17 stand in the names here.
 """
 
 from __future__ import annotations

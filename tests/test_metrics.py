@@ -188,7 +188,7 @@ def test_the_acr_of_a_smaller_budget_is_the_mean_over_sub_samples(data: st.DataO
 
 
 def test_the_smaller_budgets_of_the_reference() -> None:
-    """The numbers that docs/tables.md states."""
+    """The numbers that docs/notes/tables.md states."""
     chosen = Filters(sigmas=[1.0], methods=["gaussian"], protocols=["full"])
     store = Store(Path(__file__).resolve().parent.parent / "results/reference")
     ((section,),) = (group.sections for group in collect(store, chosen, metrics=["budget", "ACR", "norms"]))

@@ -50,28 +50,6 @@ def test_the_table_of_the_readme_is_that_of_the_reference_runs() -> None:
     assert render(groups, "markdown").strip() in (ROOT / "README.md").read_text()
 
 
-def test_readme_commands_are_commands() -> None:
-    """Every `bench VERB --flag` of the README exists."""
-    import re
-
-    import typer
-
-    from bench.cli import app
-
-    command = typer.main.get_command(app)
-    verbs: dict[str, set[str]] = {
-        name: {option for p in sub.params for option in p.opts}
-        for name, sub in command.commands.items()  # type: ignore[attr-defined]
-    }
-    lines = re.findall(r"\bbench ((?:run|table|list|show|status|check|new-method)\b[^`#&\n]*)", (ROOT / "README.md").read_text())
-    assert len(lines) > 10
-    for line in lines:
-        verb, *words = line.split()
-        for word in words:
-            if word.startswith("--"):
-                assert word.partition("=")[0] in verbs[verb], line
-
-
 def test_the_project_pins_nothing_and_names_no_index() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import TINY
+from pages import blocks
 from test_contract import GOOD
 from typer.testing import Result
 
@@ -18,7 +18,6 @@ from bench.store.runs import Store
 from leaderboard.metrics import METRICS
 
 Call = Callable[..., Result]
-ROOT = Path(__file__).resolve().parent.parent
 
 NETWORK = '''"""A small network behind a shrinkage that depends on the noise level, as a denoiser does."""
 
@@ -158,7 +157,8 @@ def test_one_file_goes_through_all_commands(bench: Call, tmp_path: Path, forgott
 def test_the_denoiser_and_the_metric_of_the_documentation(bench: Call, tmp_path: Path) -> None:
     """The network is another for another noise level, and so is its checkpoint."""
     path, runs = tmp_path / "denoised.py", tmp_path / "runs"
-    text, metric, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "plugins.md").read_text(), re.DOTALL)
+    (text,) = blocks("guide/extend.md", "NETWORK = ")
+    (metric,) = blocks("guide/extend.md", "@metric")
     path.write_text(text)
     for sigma in ("0.25", "0.5"):
         words = ("--dataset", "mnist", "--sigma", sigma, "--images", "first:2", "--n", "100", "--n0", "10", "--results", runs)

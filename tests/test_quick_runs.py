@@ -1,4 +1,4 @@
-"""results/quick: two seeds of nine rows, and what docs/reproduction.md prints of them."""
+"""results/quick: two seeds of nine rows, and what docs/notes/reproduction.md prints of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_the_evidence_holds_and_the_page_prints_it() -> None:
     assert not report.failures
     summary = bench.summary(bench.load_results(ROOT / "results" / "quick"), metrics=["ACR"])
     assert set(summary["n"]) == {2}
-    page = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "notes" / "reproduction.md").read_text(encoding="utf-8")
     section = page[page.index("## Nine rows, two seeds") : page.index("## SmoothMix, with a third")]
     printed = {line.split(" | ")[0].strip("| "): re.findall(r"(\S+) ±(\S+)", line) for line in section.splitlines() if "±0" in line}
     assert len(printed) == 9

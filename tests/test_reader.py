@@ -450,7 +450,7 @@ def test_more_lines_than_images_are_not_read_to_their_end(store: Store) -> None:
 
 
 def test_the_documented_limits_are_those_that_hold() -> None:
-    rows = (Path(__file__).parents[1] / "docs" / "verification.md").read_text().splitlines()
+    rows = (Path(__file__).parents[1] / "docs" / "notes" / "verification.md").read_text().splitlines()
 
     def size(limit: int) -> str:
         return next(f"{limit >> bits} {unit}" for unit, bits in (("GiB", 30), ("MiB", 20), ("KiB", 10)) if limit >> bits)

@@ -76,7 +76,8 @@ def run(
         jobs: cells side by side, each in a process of its own; `auto` for as many as there is room. None: one by one, in this process.
         timeout: seconds after which a cell is given up; each cell then has a process of its own.
         rerun: `diverged` or `all` computes such cells again.
-        allow_changed_source, allow_other_data: as of the command.
+        allow_changed_source: as of the command.
+        allow_other_data: as of the command.
         alpha: at which the counts of the frame are read.
         quiet: print problems only.
 

@@ -1,7 +1,7 @@
 """CERTIFY: counts of the classes that a base classifier gives to noisy copies of one image.
 
 Source: Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, procedure CERTIFY.
-What is guaranteed, what is not, and what bounds the speed: docs/certification.md.
+What is guaranteed, what is not, and what bounds the speed: docs/notes/certification.md.
 """
 
 from bench.certify.rows import count_images, several

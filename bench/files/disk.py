@@ -33,7 +33,7 @@ LIMITS: Mapping[str, int] = {
     "checkpoint.bin": 65536 * MIB,
     "checkpoint.older.bin": 65536 * MIB,
 }
-"""The largest size of a stored file in bytes, by its name; OTHERS holds for the rest. docs/verification.md has the same table."""
+"""The largest size of a stored file in bytes, by its name; OTHERS holds for the rest. docs/notes/verification.md has the same table."""
 OTHERS = MIB
 
 Kind = Literal["file", "folder", "link", "pipe", "socket", "device"]

@@ -3,7 +3,7 @@
     path,collection,row,dataset,arch,sigma,run,n0,n,alpha,images,paper table
     mnist/run7.tsv,mine,gaussian,mnist,lenet,0.5,7,100,100000,0.001,all,
 
-The manifests of known collections lie in `results/published/logs` of a checkout. docs/logs.md has a table of the columns.
+The manifests of known collections lie in `results/published/logs` of a checkout. docs/notes/logs.md has a table of the columns.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ),
         Protocol(
             name="quick",
-            summary="minutes on two CPU cores, models good enough to compare; see docs/protocols.md",
+            summary="minutes on two CPU cores, models good enough to compare",
             train={"epochs": 1, "images": "every:2", "batch": 32, "lr": 0.02},
             certify=CertifySpec(n0=100, n=10_000, images="every:100"),
             seeds=(0,),

@@ -1,6 +1,6 @@
 """Whether stored results can be believed: every record, every row and every radius, without torch and without a method's code.
 
-What a forger can still do against it, and what finds that, is told in docs/verification.md.
+What a forger can still do against it, and what finds that, is told in docs/notes/verification.md.
 """
 
 from bench.verify.logs import LogFacts, verify_log

@@ -1,6 +1,6 @@
 """All that a results folder holds, as everybody reads it, with what takes time: check sums of weights, and radii computed in two ways.
 
-Nothing is stopped by the first failure. What fails here and not in a table is named in docs/verification.md.
+Nothing is stopped by the first failure. What fails here and not in a table is named in docs/notes/verification.md.
 """
 
 from __future__ import annotations

@@ -85,7 +85,8 @@ def certified_accuracy(radius: ArrayLike, correct: ArrayLike, at: Any) -> Any:
     """Certified accuracy: the share of ALL images, in [0, 1], that are correct with a radius strictly larger than `at`.
 
     Args:
-        radius, correct: as for `acr`.
+        radius: as for `acr`.
+        correct: as for `acr`.
         at: one radius, or several, in pixels of [0, 1].
 
     Returns:

@@ -106,7 +106,8 @@ def table(
     Args:
         frame: of `load_results`, whole or filtered.
         format: terminal, markdown, latex, html, csv or json.
-        metrics, seeds: as of `summary`. None: ACR and accuracy; in JSON all.
+        metrics: as of `summary`. None: ACR and accuracy; in JSON all.
+        seeds: as of `summary`.
         mix: let rows that are not comparable share a table, each difference a footnote; nothing is ranked then.
         marks: `test`: bold is an ACR that cannot be told from the best, by a test over images; `paper`: what is better and best,
             without a test; `none`.
