@@ -227,7 +227,7 @@ class Registry:
 
     def used(self, *names: str) -> dict[str, Any]:
         """What is recorded of the plug-ins that define these names: file name -> SHA-256 of the code."""
-        found = {path.name: _code_of_plugin(path) for path in sorted(self.plugins) if path.stem in names}
+        found = {path.name: code_of_plugin(path) for path in sorted(self.plugins) if path.stem in names}
         return {"plugins": found} if found else {}
 
     def _load(self, kind: Kind, name: str, read: Callable[[Entry, Any, ModuleType], Any]) -> Any:
@@ -351,13 +351,19 @@ def code_of(module: ModuleType, *, plugin: bool = False) -> str:
     """Hex SHA-256 of a module's code and that of its helpers: beside a plug-in, else within its package."""
     path = Path(str(module.__file__))
     if plugin:
-        return _code_of_plugin(path)
+        return code_of_plugin(path)
     parts = module.__name__.split(".")
     return code_sha256(with_helpers(path, path.parents[len(parts) - (path.stem != "__init__")], lambda name: name == parts[0]))
 
 
-def _code_of_plugin(path: Path) -> str:
-    return code_sha256(with_helpers(path, path.parent, lambda name: name not in NO_HELPERS))
+def files_of_plugin(path: Path) -> list[Path]:
+    """A plug-in, and the modules beside it that it imports; nothing of them is run."""
+    return with_helpers(path, path.parent, lambda name: name not in NO_HELPERS)
+
+
+def code_of_plugin(path: Path) -> str:
+    """Hex SHA-256 of the code of these, as a run records it."""
+    return code_sha256(files_of_plugin(path))
 
 
 def _dataset(entry: Entry, found: Any, module: ModuleType) -> DatasetInfo:

@@ -190,6 +190,7 @@ def test_honest_results_hold(bench: Call, store: Store) -> None:
         "imports": 0,
         "imported_rows": 0,
         "log_rows": 0,
+        "listed": 0,
         "unchecked": [],
         "unexpected": [],
         "unfinished": [],
@@ -206,7 +207,7 @@ import sys
 from bench.store.checkpoints import Checkpoint
 from bench.cli import app
 try:
-    app(["verify", "results/reference/mnist", "--complete"])
+    app(["verify", "results/reference/mnist"])
 except SystemExit as end:
     assert not end.code, end.code
 assert "torch" not in sys.modules
@@ -219,9 +220,9 @@ assert not [name for name in sys.modules if name.partition(".")[0] == "methods"]
     assert result.stdout in (ROOT / "docs" / "notes" / "verification.md").read_text(), "what the docs show is what is printed"
 
 
-def committed() -> tuple[int, int]:
-    """How many certifications the reference holds, and their rows."""
-    logs = [path.read_bytes().count(b"\n") for path in (ROOT / "results" / "reference" / "mnist").rglob("evidence.jsonl")]
+def committed(folder: str = "reference") -> tuple[int, int]:
+    """How many certifications a folder of committed results holds, and their rows."""
+    logs = [path.read_bytes().count(b"\n") for path in (ROOT / "results" / folder / "mnist").rglob("evidence.jsonl")]
     return len(logs), sum(logs)
 
 
@@ -822,10 +823,10 @@ def test_evidence_without_weights_says_so(bench: Call, store: Store) -> None:
     assert "3 rows certified again of 20 with weights" in result.output
     assert "20 rows of 1 certifications have no weights and cannot be certified again:" in result.output
     assert str(only(first(store)).path) in result.output.replace("\n", "")
-    result = bench("verify", ROOT / "results" / "reference" / "mnist", "--recertify", "66")
+    result = bench("verify", ROOT / "results" / "quick" / "mnist", "--recertify", "66")
     assert result.exit_code == 1, "it was asked for, and nothing of it could be done"
     assert "no finished certification in it has weights" in result.output
-    count, rows = committed()
+    count, rows = committed("quick")
     assert f"{rows:,} rows of {count} certifications have no weights" in result.output
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import attack, certify, compare, data, exchange, make, plots, runs, show, site, status, tables, theory, verify
+from bench.cli import attack, certify, compare, data, exchange, make, plots, runs, show, site, status, submit, tables, theory, verify
 from bench.cli.list import list_
 
 app = typer.Typer(
@@ -52,5 +52,7 @@ app.add_typer(data.data, name="data")
 app.command("import")(exchange.import_)
 app.command("export")(exchange.export)
 app.command("verify")(verify.verify)
+app.command("submit")(submit.submit)
+app.command("pull")(submit.pull)
 app.command("attack")(attack.attack)
 app.command("theory")(theory.theory)

@@ -26,7 +26,7 @@ def verify(
         typer.Argument(metavar="RESULTS|RUN|LOG", help="A folder of results, a run's folder or key, or a log in the field's format."),
     ] = Path("results/runs"),
     alpha: Annotated[float, typer.Option("--alpha", help="Failure probability at which radii are recomputed, in (0, 1/2).")] = 0.001,
-    complete: Annotated[bool, typer.Option("--complete", help="What is unfinished is a failure too.")] = False,
+    complete: Annotated[bool, typer.Option("--complete", help="What is unfinished, unbound or unexpected is a failure too.")] = False,
     recertify: Annotated[
         int | None,
         typer.Option("--recertify", metavar="K", help="Also certify K rows again, drawn at random, from the stored weights. 66 is usual."),
@@ -186,6 +186,7 @@ def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[
         "imports": report.imports,
         "imported_rows": report.imported_rows,
         "log_rows": report.log_rows,
+        "listed": report.listed,
         "unchecked": report.unchecked,
         "unexpected": [{"file": str(f.file), "reason": f.reason} for f in report.unexpected],
         "unfinished": [{"path": str(item.path), "reason": item.reason} for item in report.unfinished],
@@ -228,6 +229,8 @@ def _print(what: Path, report: Report, again: Recertification | None, *, log: bo
         say(f"{unbound:8,} of these unbound: no record says of which weights and specs their rows are")
     if report.distinct:
         say(f"{report.distinct:8,} radii, one per distinct count, recomputed in two ways at alpha {report.alpha:g}")
+    if report.listed:
+        say(f"{report.listed:8,} files compared with the list of their submission")
     if report.imports:
         say(f"{report.imports:8,} imported logs, {report.imported_rows:,} rows; their radii are bounded, but without counts not recomputed")
     if again:

@@ -26,6 +26,7 @@ LIMITS: Mapping[str, int] = {
     "environment.json": 4 * MIB,
     "failure.json": 4 * MIB,
     "curve.csv": 8 * MIB,
+    "submission.json": 16 * MIB,
     "times.csv": 16 * MIB,
     "rows.tsv": 64 * MIB,
     "evidence.jsonl": 2048 * MIB,

@@ -21,6 +21,8 @@ from bench.errors import Fault
 from bench.files import disk
 
 CHECKPOINTS, IMPORTED = "checkpoints", "imported"
+SUBMISSION, PLUGINS = "submission.json", "plugins"
+"""The list of a submission, which makes a folder one, and the folder beside it that holds texts; see `bench.store.submission`."""
 DEEPEST = 12
 """Folders above the deepest that is looked into."""
 
@@ -83,12 +85,14 @@ class Walk:
     Attributes:
         faults: what may not be there, outside of places: links, pipes, hidden folders, stored files.
         unexpected: files and folders that the suite did not make, which nothing reads.
+        submissions: folders with the list of a submission.
     """
 
     top: Path
     places: list[Place] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     unexpected: list[Fault] = field(default_factory=list)
+    submissions: list[Path] = field(default_factory=list)
 
     def of(self, what: What) -> Iterator[Place]:
         return (place for place in self.places if place.what == what)
@@ -119,8 +123,11 @@ def _look(folder: Path, names: Mapping[str, disk.Kind], trail: tuple[str, ...], 
                     found.unexpected.extend(strangers(folder / name, inner[name], "certification")[1])
         found.places.append(Place(folder, what, names, tuple(faults), inner))
         return
+    submitted = names.get(SUBMISSION) == "file"
+    if submitted:
+        found.submissions.append(folder)
     for name, kind in names.items():
-        if kind == "file" and passing(name):
+        if (kind == "file" and passing(name)) or (submitted and (name, kind) in ((SUBMISSION, "file"), (PLUGINS, "folder"))):
             continue
         path = folder / name
         if kind == "folder" and not name.startswith("."):

@@ -224,6 +224,15 @@ class Subject:
         """What it was made with, None before its first start and of what was made elsewhere."""
         return self.record("environment.json", records.environment)
 
+    def plugins(self) -> list[tuple[str, str]]:
+        """The plug-ins that it was trained or certified with: name of the file, SHA-256 of its code.
+
+        Raises:
+            BenchError: as `environment`.
+        """
+        records = [self.environment(), *(found.environment() for found in self.certifications())]
+        return [(str(name), str(code)) for record in records for name, code in ((record or {}).get("plugins") or {}).items()]
+
     def differences(self) -> list[str]:
         """What makes the files that it was trained on others than the published ones.
 

@@ -11,7 +11,7 @@ from bench.errors import BenchError, Fault
 from bench.evidence.certification_log import Refused
 from bench.files.walk import What
 from bench.store.runs import Run
-from bench.store.subject import Certification
+from bench.store.subject import Certification, Subject
 
 T = TypeVar("T")
 Failure = Fault
@@ -54,7 +54,9 @@ class Report:
         subjects: certified base classifiers that the suite did not train.
         places: where each run lies, by key.
         trainings: runs that are trained, and whether their weights lie beside them and are theirs.
+        verified: runs and checkpoints that were looked into, whatever came of it.
         weights: files of weights whose check sum was compared.
+        listed: files of submissions that were compared with the lists of these.
         rows: of evidence. imported_rows: of imported logs. log_rows: of log files.
         distinct: radii that were computed twice, one per distinct count.
         unchecked: what could not be checked here, and why.
@@ -68,7 +70,9 @@ class Report:
     places: dict[str, Path] = field(default_factory=dict)
     trainings: list[tuple[Run, bool]] = field(default_factory=list)
     subjects: int = 0
+    verified: list[Subject] = field(default_factory=list)
     weights: int = 0
+    listed: int = 0
     certifications: int = 0
     rows: int = 0
     imports: int = 0

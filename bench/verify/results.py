@@ -25,6 +25,7 @@ from bench.store.runs import Run, Store
 from bench.store.subject import Certification, Damaged, Subject
 from bench.verify.radii import Radii
 from bench.verify.report import Evidence, Report, Unfinished
+from bench.verify.submission import check as check_submission
 
 
 def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report:
@@ -33,7 +34,8 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
     Args:
         top: a results root, a folder above or within one, or the folder of a run.
         alpha: failure probability at which radii are recomputed.
-        complete: whether what is unfinished is a failure.
+        complete: whether it is to hold every planned image, records that bind every row, and nothing else: what is unfinished, unbound
+            or unexpected is a failure.
 
     Raises:
         BenchError: there is nothing to verify in it.
@@ -62,16 +64,23 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
     if not report.failures and not any(place.begun for place in found.places):
         raise BenchError(f"{top} holds no run, no certified checkpoint and no imported log")
     _find_copies(report)
+    for folder in found.submissions:
+        check_submission(folder, report)
     report.distinct = radii.distinct
     if complete:
         for item in report.unfinished:
             report.fail(item.path, f"unfinished: {item.reason}")
+        for evidence in report.finished:
+            if not evidence.bound:
+                report.fail(evidence.certification.path, "unbound: no record says of which weights and specs its rows are")
+        report.add(report.unexpected)
     return report
 
 
 def _verify_subject(run: Subject, report: Report, radii: Radii) -> None:
     """A run or a checkpoint, and its certifications."""
     before = len(report.failures)
+    report.verified.append(run)
     if (other := report.places.setdefault(run.key, run.path)) != run.path:
         report.fail(run.path, f"it holds the same run as {other}; move one of them away")
     damaged = report.add(run.faults())

@@ -1,0 +1,140 @@
+"""`bench submit` and `bench pull`: results handed in, and weights brought in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import bench.cli.options as options
+from bench.cli.common import existing_folder, guarded, plugin_paths, say, stop
+from bench.errors import BenchError
+
+SHOWN = 20
+MB = 10**6
+
+
+def submit(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="A results folder, a folder within one, or runs' folders.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where to write it; it must not be there yet.")],
+    plugin: Annotated[
+        list[str] | None, typer.Option("--plugin", metavar="FILE", help="Text of a plug-in that goes along; several with commas.")
+    ] = None,
+    weights_up_to: Annotated[
+        float, typer.Option("--weights-up-to", metavar="MB", help="Larger files of weights are left out; 0 leaves out all.")
+    ] = 5,
+    weights_at: Annotated[
+        str | None,
+        typer.Option("--weights-at", metavar="ADDRESS", help="Where those lie: below it as in a results folder, or as KEY.safetensors."),
+    ] = None,
+) -> None:
+    """Write results as a folder to hand in: evidence, specs, records, weights and a list of SHA-256.
+
+    It is checked first: every planned image, every record, every radius. What is missing is named, and then nothing is written.
+
+    Exit codes: 0 written, 1 something is missing, 2 usage.
+    """
+    from bench.store.submission import check_address
+    from bench.verify import submit as engine
+
+    problems = []
+    try:
+        if out.exists() or out.is_symlink():
+            problems.append(f"--out {out} is already there; name a new folder")
+        elif not out.parent.is_dir() or not out.name:
+            problems.append(f"--out {out}: there is no folder {out.parent}")
+        if weights_at is not None:
+            check_address(weights_at)
+    except (ValueError, OSError) as error:
+        problems.append(f"--out {out}: {error.strerror}" if isinstance(error, OSError) else f"--weights-at: {error}")
+    if not 0 <= weights_up_to < 1e6:
+        problems.append(f"--weights-up-to {weights_up_to} must lie between 0 and a million MB")
+    if problems:
+        stop(problems)
+    plan = guarded(lambda: engine.plan([existing_folder(folder, "RESULTS") for folder in results], plugin_paths(plugin)))
+    for fault in plan.missing[:SHOWN]:
+        say(f"missing: {fault}")
+    if plan.missing:
+        say(f"{len(plan.missing):8,} things are missing or may not be handed in; nothing is written")
+        raise typer.Exit(1)
+    said, report = guarded(lambda: engine.write(plan, out, largest=round(weights_up_to * MB), weights_at=weights_at or ""))
+    for remark in plan.remarks:
+        say(f"note: {remark}")
+    size = sum(listed.bytes for listed in said.files.values())
+    say(f"{out}: {len(said.files)} files, {size / MB:.2f} MB")
+    say(f"{report.runs + report.subjects:8,} trainings, {report.weights:,} of them with weights, {report.rows:,} rows")
+    if said.elsewhere:
+        left = sum(listed.bytes for listed in said.elsewhere.values())
+        hint = (
+            f"they are to lie at {weights_at}" if weights_at else "--weights-at says where they lie; without them no count can be repeated"
+        )
+        say(f"{len(said.elsewhere):8,} files of weights are left out, {left / MB:.2f} MB: {hint}")
+    say(f"whoever takes it in runs: bench verify {out} --complete{' --recertify 66' if report.weights or said.elsewhere else ''}")
+
+
+def pull(
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Keys of runs, or their beginnings. Default: all.")] = None,
+    where: Annotated[str, typer.Option("--from", metavar="FOLDER|ADDRESS", help="A folder, or an address of http, https or file://.")] = "",
+    results: options.Results = Path("results/runs"),
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long a server may be silent.")] = 30,
+    limit: Annotated[
+        float, typer.Option("--limit", metavar="MB", help="The most that one file may have, where no list of a submission says it.")
+    ] = 1000,
+) -> None:
+    """Bring the weights of runs whose evidence is here, for certify, predict, attack and verify --recertify.
+
+    Weights are looked for as in a results folder, then as KEY.safetensors. They are kept only if their SHA-256 is the one that the
+    evidence names.
+
+    Exit codes: 0 all are there, 1 some are not, 2 usage.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bench.files import fetch
+    from bench.store import pull as engine
+    from bench.store.runs import Store
+    from bench.store.submission import check_address
+
+    problems = []
+    if not where:
+        problems.append("--from is needed: the folder or the address that has the weights")
+    if not 0 < timeout < 1e6:
+        problems.append(f"--timeout {timeout} must be a number of seconds above 0")
+    if not 0 < limit < 1e6:
+        problems.append(f"--limit {limit} must lie between 0 and a million MB")
+    try:
+        if fetch.is_address(where):
+            check_address(where)
+        elif where:
+            fetch.folder_of(where)
+    except (ValueError, BenchError) as error:
+        problems.append(f"--from: {error}")
+    if problems:
+        stop(problems)
+    existing_folder(results)
+    chosen, faults = guarded(lambda: engine.wanted(Store(results), keys or []))
+    for fault in faults:
+        say(f"not read: {fault}")
+    failed = 0
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        for subject in chosen:
+            task = bar.add_task(subject.key, total=None)
+            try:
+                size = engine.pull(
+                    subject,
+                    results,
+                    where,
+                    limit=round(limit * MB),
+                    seconds=timeout,
+                    progress=lambda more, task=task: bar.advance(task, more),  # type: ignore[misc]
+                )
+                say(f"{subject.key}: {'its weights are there' if size is None else f'{size / MB:.2f} MB, as recorded'}")
+            except (BenchError, OSError) as error:
+                failed += 1
+                say(f"{subject.key}: {error}")
+            bar.remove_task(task)
+    say(f"{len(chosen) - failed} of {len(chosen)} runs in {results} have their weights")
+    raise typer.Exit(int(bool(failed or faults)))
