@@ -170,7 +170,7 @@ def test_a_stopped_certification_continues_to_the_same_bytes(
     monkeypatch.setattr(Sampler, "certify", stopped)
     result = bench(*words)
     assert result.exit_code == 130
-    assert "the same line again continues" in result.output
+    assert "the same command resumes" in result.output
     (subject,) = Store(tmp_path / "runs").subjects(Checkpoint)
     (certification,) = subject.certifications()
     assert len(read_rows(certification.evidence)) == 2
@@ -296,7 +296,7 @@ def test_a_stopped_prediction_keeps_what_it_has(checkpoint: Path, bench: Call, t
     out = tmp_path / "p.tsv"
     result = bench("predict", checkpoint, *FEW, "--n", "100", "--tsv", out)
     assert result.exit_code == 143
-    assert f"interrupted after 2 of 3 images; they are in {out}; the same line again starts over" in result.output
+    assert f"interrupted after 2 of 3 images; they are in {out}; the same command starts over" in result.output
     assert len(out.read_text().splitlines()) == 3
 
 
@@ -330,13 +330,16 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["certify", "{file}", *FEW, "--n0", "-1"], ["--n0=-1 must be greater than 0"]),
     (["certify", "{file}", *FEW[:4], "--images", "every"], ["--images=every is no selection of images: write all, every:100"]),
     (["certify", "{file}", *FEW[:4], "--images", "10000-20000"], ["--images 10000-20000 selects none of the 10000 test images of mnist"]),
-    (["certify", "{file}", *FEW, "--alpha", "0.5", "--sigma", "-1"], ["--alpha 0.5 must lie", "--sigma -1.0 must be a finite number"]),
+    (
+        ["certify", "{file}", "--dataset", "mnist", "--alpha", "0.5", "--sigma", "-1"],
+        ["--alpha 0.5 must lie", "--sigma -1.0 must be a finite number"],
+    ),
     (
         ["certify", "{file}", *FEW, "--row", "My Row", "--alpha", "1"],
         ["--row 'My Row' is not a name: at most 64 lower", "--alpha 1.0 must"],
     ),
     (["certify", "{file}", *FEW, "--row", ""], ["--row '' is not a name"]),
-    (["certify", "{file}", *FEW, "--device", "tpu"], ["unknown device 'tpu'; there is auto, cpu, cuda"]),
+    (["certify", "{file}", *FEW[:-2], "--device", "tpu"], ["unknown device 'tpu'; there is auto, cpu, cuda"]),
     (["certify", "{file}", *FEW, "--tsv", "{folder}"], ["is a folder; name a file"]),
     (["certify", "{file}", *FEW, "--results", "{file}"], ["is a file, not a folder"]),
     (["certify", "{folder}", *FEW], ["is a folder, but not of a run"]),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from bench.cli import attack, certify, compare, data, exchange, make, plots, runs, show, site, status, submit, tables, theory, verify
+from bench.cli.command import Command
 from bench.cli.list import list_
 
 app = typer.Typer(
@@ -16,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Compares training methods for certified robustness by randomized smoothing.",
+    help="Compare training methods for certified robustness by randomized smoothing.",
     epilog="Start with: bench run --protocol smoke, then: bench table --protocol smoke",
 )
 
@@ -31,28 +33,30 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.", metavar="")
+    ] = False,
 ) -> None:
     pass
 
 
-app.command("run")(runs.run)
-app.command("table")(tables.table)
-app.command("certify")(certify.certify)
-app.command("predict")(certify.predict)
-app.command("compare")(compare.compare)
-app.command("plot")(plots.plot)
-app.command("site")(site.site)
-app.command("status")(status.status)
-app.command("list")(list_)
-app.command("show")(show.show)
-app.command("check")(make.check)
-app.command("new-method")(make.new_method)
-app.add_typer(data.data, name="data")
-app.command("import")(exchange.import_)
-app.command("export")(exchange.export)
-app.command("verify")(verify.verify)
-app.command("submit")(submit.submit)
-app.command("pull")(submit.pull)
-app.command("attack")(attack.attack)
-app.command("theory")(theory.theory)
+COMMON, CERTIFY, EXTEND, SHARE = "Run and read", "Certify any model", "Methods and data", "Share results"
+_PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    COMMON: {
+        "run": runs.run,
+        "status": status.status,
+        "table": tables.table,
+        "compare": compare.compare,
+        "plot": plots.plot,
+        "site": site.site,
+        "show": show.show,
+        "list": list_,
+    },
+    CERTIFY: {"certify": certify.certify, "predict": certify.predict, "attack": attack.attack},
+    EXTEND: {"new-method": make.new_method, "check": make.check, "theory": theory.theory},
+    SHARE: {"verify": verify.verify, "import": exchange.import_, "export": exchange.export, "submit": submit.submit, "pull": submit.pull},
+}
+for _panel, _commands in _PANELS.items():
+    for _name, _function in _commands.items():
+        app.command(_name, cls=Command, rich_help_panel=_panel)(_function)
+app.add_typer(data.data, name="data", rich_help_panel=EXTEND)

@@ -12,6 +12,7 @@ import typer
 
 import bench.cli.options as options
 from bench import rules
+from bench.cli.command import CERTIFICATION, COMMON, OUTPUT
 from bench.cli.common import check_folder, clock, guarded, plain, print_json, stop, use_plugins, write_file
 from bench.cli.data import DataDir, check_data_dir
 from bench.errors import BenchError, Interrupted
@@ -29,22 +30,32 @@ Checkpoint = Annotated[
     str,
     typer.Argument(
         metavar="CHECKPOINT",
-        help="A weights file (.pth, .pth.tar, .pt, .safetensors), a run's folder or key, a network of --plugin, or module:factory, a "
-        "function of info, sigma, both or neither that returns an nn.Module for pixels of [0, 1]. That is code: it is imported and run, "
-        "with your rights.",
+        help="A weights file (.pth, .pt, .tar or .safetensors), a run's key or folder, a network of --plugin, or module:factory.",
     ),
 ]
-Dataset = Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Whose test images. Default: the run's.")]
-Sigma = Annotated[float | None, typer.Option("--sigma", metavar="S", help="Noise level in pixels of [0, 1]. Default: the run's.")]
-Alpha = Annotated[float, typer.Option("--alpha", help="Chance that the answer for an image is wrong, in (0, 1/2).")]
-Images = Annotated[
-    str, typer.Option("--images", metavar="SELECTION", help="Test images: all, every:100, 0-499, 5000-9999:20, first:427 of every:100.")
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="Whose test images. Default: the run's.", rich_help_panel=COMMON)
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Decides the noise, with the image's index.")]
+Sigma = Annotated[
+    float | None,
+    typer.Option("--sigma", metavar="S", help="Noise level, in pixels of [0, 1]. Default: the run's.", rich_help_panel=COMMON),
+]
+Alpha = Annotated[
+    float,
+    typer.Option("--alpha", metavar="A", help="Failure probability of the answer for one image.", rich_help_panel=CERTIFICATION),
+]
+Images = Annotated[
+    str,
+    typer.Option("--images", metavar="WHICH", help="Test images: all, every:100, 0-499 or 5000-9999:20.", rich_help_panel=CERTIFICATION),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the noise.", rich_help_panel=CERTIFICATION)]
 Arch = Annotated[
     str | None,
     typer.Option(
-        "--arch", metavar="NAME", help="Of the suite, of timm, of --plugin, or module:factory (code). Default: what the file says."
+        "--arch",
+        metavar="NAME",
+        help="Network of the suite, of timm or of --plugin, or module:factory. Default: what the file says.",
+        rich_help_panel=COMMON,
     ),
 ]
 NormalizeOption = Annotated[
@@ -52,12 +63,14 @@ NormalizeOption = Annotated[
     typer.Option(
         "--normalize",
         metavar="HOW",
-        help="What the network expects, if the file does not hold it: dataset (default), timm (of that architecture), none (default of a "
-        "factory), or MEAN/STD per channel, such as 0.1307/0.3081.",
+        help="What pixels are normalised by, if the file does not hold it: dataset, timm, none, or MEAN/STD such as 0.1307/0.3081.",
+        rich_help_panel=COMMON,
     ),
 ]
-Tsv = Annotated[Path | None, typer.Option("--tsv", metavar="FILE", help="Also write the rows as a table parted by tabs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")]
+Tsv = Annotated[
+    Path | None, typer.Option("--tsv", metavar="FILE", help="Also write one line per image to this file.", rich_help_panel=OUTPUT)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.", rich_help_panel=OUTPUT)]
 HUGE = 4.0
 """Noise in pixels of [0, 1] that nobody means; the field's largest is 1."""
 
@@ -66,22 +79,39 @@ def certify(
     checkpoint: Checkpoint,
     dataset: Dataset = None,
     sigma: Sigma = None,
-    n: Annotated[int, typer.Option("--n", help="Samples that count the class.")] = 100_000,
-    n0: Annotated[int, typer.Option("--n0", help="Samples that choose the class.")] = 100,
+    n: Annotated[
+        int,
+        typer.Option("--n", metavar="N", help="Samples per image that estimate the class's probability.", rich_help_panel=CERTIFICATION),
+    ] = 100_000,
+    n0: Annotated[
+        int, typer.Option("--n0", metavar="N", help="Samples per image that select the class.", rich_help_panel=CERTIFICATION)
+    ] = 100,
     alpha: Alpha = 0.001,
     rule: Annotated[
         str,
         typer.Option(
             "--rule",
-            help="When sampling stops and what counts certify. " + " ".join(f"{name}: {told}" for name, told in rules.summaries().items()),
+            metavar="NAME",
+            help=f"Bound that turns counts into radii, and when sampling stops: {', '.join(rules.names())}.",
+            rich_help_panel=CERTIFICATION,
         ),
     ] = rules.DEFAULT,
     radii: Annotated[
         str | None,
-        typer.Option("--radii", metavar="LIST", help="For rules that certify given radii: which, as 0,0.5,1. Default: the paper's."),
+        typer.Option(
+            "--radii",
+            metavar="LIST",
+            help="Radii such as 0,0.5,1 for a rule that certifies only given ones. Default: the paper's.",
+            rich_help_panel=CERTIFICATION,
+        ),
     ] = None,
     skip_misclassified: Annotated[
-        bool, typer.Option("--skip-misclassified", help="Draw no more where the selected class is wrong; abstention is then unknown.")
+        bool,
+        typer.Option(
+            "--skip-misclassified",
+            help="Stop sampling an image whose selected class is wrong; abstention is then unknown.",
+            rich_help_panel=CERTIFICATION,
+        ),
     ] = False,
     images: Images = "all",
     seed: Seed = 0,
@@ -92,8 +122,8 @@ def certify(
         typer.Option(
             "--row",
             metavar="NAME",
-            help="The row of `bench table` that this checkpoint is a training of; checkpoints of one row are averaged. Default: the file's "
-            "stem, in a row of its own.",
+            help="Row of this checkpoint in tables; checkpoints of one row are averaged. Default: a row of its own, named like the file.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     device: options.Device = "auto",
@@ -104,10 +134,11 @@ def certify(
     quiet: Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Certify a base classifier by randomized smoothing (CERTIFY). The same line again continues where it stopped.
+    """Certify a model by randomized smoothing: your own, a published checkpoint, or a run.
 
-    The evidence goes into the run, where CHECKPOINT is one, and else into DIR/checkpoints. --tsv is the field's log: idx, label,
-    predict, radius, correct, time, and count and n behind them; radii are rounded down.
+    Run the same command again to resume. The evidence goes into DIR/checkpoints, or into the run if CHECKPOINT is one. --tsv writes a
+    log as the field does: idx, label, predict, radius, correct and time, then our count and n; radii are rounded down. module:factory
+    names a function of yours that returns the network for pixels of [0, 1]; it is imported and run with your rights.
 
     Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
     """
@@ -120,7 +151,7 @@ def predict(
     checkpoint: Checkpoint,
     dataset: Dataset = None,
     sigma: Sigma = None,
-    n: Annotated[int, typer.Option("--n", help="Samples per image.")] = 1_000,
+    n: Annotated[int, typer.Option("--n", metavar="N", help="Samples per image.", rich_help_panel=CERTIFICATION)] = 1_000,
     alpha: Alpha = 0.001,
     images: Images = "all",
     seed: Seed = 0,
@@ -134,9 +165,9 @@ def predict(
     quiet: Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Predict with the smoothed classifier (PREDICT): its class, or abstention where the samples do not show it.
+    """Predict the class of test images with the smoothed classifier, or abstain.
 
-    --tsv has the columns idx, label, predict (-1: abstained), correct and counts (class:samples). Nothing else is kept.
+    --tsv writes idx, label, predict (-1: abstained), correct and counts (class:samples). Nothing else is kept.
 
     Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
     """
@@ -283,7 +314,7 @@ class _Job:
                 try:
                     certify_images(certification, model, sources, options, Numbered(show, 0), signals)
                 except Interrupted:
-                    self.say("interrupted; finished images are kept, and the same line again continues")
+                    self.say("interrupted; finished images are kept, and the same command resumes")
                     raise
             rows = certification.rows()
         if self.tsv:
@@ -370,7 +401,7 @@ class _Job:
                     show.progress(0, "predicting", len(rows), total)
         except typer.Exit:
             kept = f"; they are in {self.tsv}" if self.tsv and rows else ""
-            self.say(f"interrupted after {len(rows)} of {total} images{kept}; the same line again starts over")
+            self.say(f"interrupted after {len(rows)} of {total} images{kept}; the same command starts over")
             raise
         finally:
             if self.tsv and rows:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 import bench.cli.options as options
+from bench.cli.command import COMMON
 from bench.cli.common import check_alpha, check_out, deliver, existing_folder, format_of, guarded, numbers, stop, use_plugins
 from bench.cli.tables import SOURCES, From
 from bench.errors import nearest
@@ -21,15 +22,27 @@ KEY = re.compile(r"(?=.*\d)[0-9a-f]{4,64}")
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="The row to compare with, such as gaussian; or a run of ours: its folder or key.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The other row, or a pattern such as 'smoothmix*'; for a run, the row of logs.")],
+    a: Annotated[str, typer.Argument(metavar="A", help="The row to compare with, such as gaussian; or the key of a run.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other row, or a pattern such as 'smoothmix*'.")],
     logs: Annotated[
-        Path | None, typer.Option("--logs", metavar="DIR", help="A is a run: where the imported logs are. Default: --results.")
+        Path | None,
+        typer.Option(
+            "--logs",
+            metavar="DIR",
+            help="Where A is a run: folder of the imported logs. Default: that of --results.",
+            rich_help_panel=COMMON,
+        ),
     ] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="The data set; mnist unless given.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="NAME", help="The data set. Default: mnist.", rich_help_panel=COMMON)
+    ] = None,
     sigma: options.Sigmas = None,
-    protocol: Annotated[str | None, typer.Option("--protocol", help="The protocol of our runs.")] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="The recipe of our runs.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", metavar="NAME", help="Only runs of this protocol.", rich_help_panel=COMMON)
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="NAME", help="Only runs of this recipe.", rich_help_panel=COMMON)
+    ] = None,
     alpha: options.Alpha = None,
     rule: options.ReadBy = None,
     source: From = None,
@@ -38,9 +51,9 @@ def compare(
     results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
 ) -> None:
-    """Compare row A with row B: differences across seeds and across test images, two kinds of uncertainty that are never pooled.
+    """Compare two rows across seeds and across test images, with intervals and tests.
 
-    Where A is one run, it is compared with published logs of row B on the same test images: is it one of theirs?
+    Where A is a run, it is compared with the imported logs of row B on the same test images: does it look like one of them?
     """
     problems: list[str] = []
     folder = Path(a).is_dir() and (Path(a).name != a or (Path(a) / "spec.json").is_file())  # not one that is called like a row

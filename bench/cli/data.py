@@ -9,26 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
+from bench.cli.command import COMMON, Command
 from bench.cli.common import guarded, plain, plugins, print_json, stop
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.datasets import DatasetInfo
 
-data = typer.Typer(no_args_is_help=True, help="Get data sets, and check what is there. `bench run` itself never downloads.")
+data = typer.Typer(no_args_is_help=True, help="Download data sets and check what is there; no other command downloads.")
 
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", metavar="DIR", help="Folder of the data sets. Default: that of BENCH_DATA_DIR, then the user's cache."),
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Folder of the data sets. Default: BENCH_DATA_DIR, then your cache folder.",
+        rich_help_panel=COMMON,
+    ),
 ]
 
 
-@data.command("get")
+@data.command("get", cls=Command)
 def get(
-    name: Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets to download.")],
+    name: Annotated[list[str], typer.Argument(metavar="NAME", help="Data sets to download.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Download data sets with torchvision and check their sums."""
+    """Download data sets with torchvision and check their MD5 sums."""
     from bench.datasets.source import roots
 
     infos = _infos(name, None)
@@ -43,15 +49,20 @@ def get(
         typer.echo(f"{info.name} is in {report['folder']}")
 
 
-@data.command("check")
+@data.command("check", cls=Command)
 def check(
-    name: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Data sets to look for. Default: all.")] = None,
+    name: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Data sets to look for. Default: all.")] = None,
     data_dir: DataDir = None,
-    every_image: Annotated[bool, typer.Option("--every-image", help="Decode every image file (hours for large data sets).")] = False,
+    every_image: Annotated[
+        bool, typer.Option("--every-image", help="Decode every image file; takes hours for large data sets.", rich_help_panel=COMMON)
+    ] = False,
     plugin: options.Plugins = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what is there, what is missing, what is not the published file, and where it was looked for. Exit code 1 unless all is well."""
+    """Check which data sets are there, where, and whether they are the published files.
+
+    Exit codes: 0 all is well, 1 something is missing or differs, 2 usage.
+    """
     problems: list[str] = []
     check_data_dir(data_dir, problems)
     if problems:

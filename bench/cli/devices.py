@@ -6,22 +6,30 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.command import CLUSTERS, TRAINING
 from bench.errors import nearest
 
 Devices = Annotated[
     int | None,
     typer.Option(
-        "--devices-per-cell", metavar="N", help="Devices that share a cell's steps and images, a process each; part of the training's key."
+        "--devices-per-cell",
+        metavar="N",
+        help="Devices that train and certify one cell together; part of the run's key.",
+        rich_help_panel=CLUSTERS,
     ),
 ]
 Precision = Annotated[
     str | None,
     typer.Option(
-        "--precision", metavar="32|bf16|16|tf32", help="Of the training's passes; part of its key. Certification is always float32."
+        "--precision",
+        metavar="NAME",
+        help="Precision of the training: 32, bf16, 16 or tf32; part of the run's key. Certification is always float32.",
+        rich_help_panel=TRAINING,
     ),
 ]
 SyncBatchnorm = Annotated[
-    bool, typer.Option("--sync-batchnorm", help="Batch norm over all devices of a cell (CUDA), not over each one's share of a step.")
+    bool,
+    typer.Option("--sync-batchnorm", help="Compute batch norm over all devices of a cell (CUDA).", rich_help_panel=CLUSTERS),
 ]
 
 PRECISIONS = {"32": "float32", "bf16": "bf16", "16": "fp16", "tf32": "tf32"}

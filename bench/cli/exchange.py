@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
+from bench.cli.command import COMMON, OUTPUT
 from bench.cli.common import check_alpha, check_folder, existing_folder, guarded, print_json, stop, write_file
 from bench.errors import BenchError, nearest
 
@@ -31,23 +32,27 @@ def import_(
         str | None,
         typer.Option(
             "--manifest",
-            metavar="FILE.csv",
-            help="What each log is, or the name of a known collection. Default: the known collection that most of the logs are of.",
+            metavar="FILE",
+            help="CSV that says what each log is, or the name of a known collection. Default: the known collection that fits best.",
+            rich_help_panel=COMMON,
         ),
     ] = None,
     draft: Annotated[
-        Path | None, typer.Option("--draft", metavar="FILE.csv", help="Import nothing; write a first guess of a manifest to edit.")
+        Path | None,
+        typer.Option("--draft", metavar="FILE", help="Import nothing; write a first manifest for you to edit.", rich_help_panel=COMMON),
     ] = None,
     results: options.Results = Path("results/runs"),
     strict: Annotated[
-        bool, typer.Option("--strict", help="Any file that is refused or not named is an error; nothing is written then.")
+        bool,
+        typer.Option("--strict", help="Write nothing if any file is refused or not in the manifest.", rich_help_panel=COMMON),
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Read published certification logs into the results, marked as imported. What does not fit entirely is refused, with the reason.
+    """Import published certification logs, so that tables can show them beside your runs.
 
-    The same line again changes nothing. Hidden files are left out. Exit codes: 0 done, 1 something was refused or named by no
-    line of the manifest, and either nothing at all is there then or --strict was given, 2 usage.
+    A log that does not fit is refused with the reason. Running the command again changes nothing. Hidden files are left out.
+
+    Exit codes: 0 done; 1 nothing could be imported, or --strict was given and something was refused or not in the manifest; 2 usage.
     """
     from bench.logs import import_logs, load_manifest, write_draft
 
@@ -124,20 +129,26 @@ def _print_some(what: str, names: Sequence[str]) -> None:
 
 def export(
     run: options.Run,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.", rich_help_panel=OUTPUT)],
     format_: Annotated[
-        str, typer.Option("--format", help="tsv: the certification, one line per image; checkpoint: the weights, for torch.load.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="tsv: the certification, one line per image. checkpoint: the weights, for torch.load.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = "tsv",
     certification: options.Certification = None,
     alpha: options.Alpha = None,
     results: options.Results = Path("results/runs"),
 ) -> None:
-    """Write a finished certification, or the weights, as the field does.
+    """Export a certification as a log of the field, or a run's weights as a checkpoint.
 
-    tsv: idx, label, predict, radius, correct, time, and our count and n behind them. Radii are rounded down at 4 decimals, so that
-    the log claims nothing that was not certified; abstained is predict -1.
+    tsv: idx, label, predict (-1: abstained), radius, correct and time, then our count and n. Radii are rounded down to 4 decimals, so
+    that the log never claims more than was certified.
 
-    checkpoint: a dict of epoch, arch and state_dict with names 1.*; the normalisation is not in it, as usual.
+    checkpoint: a dict of epoch, arch and state_dict, whose names begin with 1. as usual. It does not hold the normalisation.
     """
     problems: list[str] = []
     if format_ not in EXPORTS:

@@ -33,12 +33,21 @@ class What(StrEnum):
 
 
 def list_(
-    what: Annotated[What, typer.Argument(help="checkpoints: those that were certified. logs: those that were imported.")],
+    what: Annotated[
+        What,
+        typer.Argument(
+            metavar="WHAT",
+            help="methods, datasets, networks, metrics, protocols, runs, certified checkpoints or imported logs.",
+        ),
+    ],
     plugin: options.Plugins = None,
     results: options.Results = Path("results/runs"),
     as_json: options.Json = False,
 ) -> None:
-    """List methods, data sets, networks, metrics, protocols, runs, certified checkpoints or imported logs. No plug-in's code is run."""
+    """List methods, data sets, networks, metrics, protocols, runs, checkpoints or logs.
+
+    No plug-in's code is run.
+    """
     if what in (What.RUNS, What.CHECKPOINTS, What.LOGS):
         from bench.store.runs import Store
 

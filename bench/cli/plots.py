@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 import bench.cli.options as options
+from bench.cli.command import COMMON, OUTPUT
 from bench.cli.common import check_alpha, check_out, existing_folder, filters, guarded, numbers, plain, seeds, stop, use_plugins, write_file
 from bench.errors import nearest
 
@@ -23,16 +24,14 @@ def plot(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="curves|envelope|pa|tradeoff|training",
-            help="Certified accuracy against radius; the best of all sigmas at each radius; against a threshold of pA; average certified "
-            "radius against certified accuracy at r = 0; the loss and its terms.",
+            metavar="KIND",
+            help="curves: certified accuracy by radius. envelope: the best sigma at each radius. pa: certified accuracy by pA. "
+            "tradeoff: ACR and certified accuracy at r = 0. training: the loss by step.",
         ),
     ],
     dataset: options.Datasets = None,
     method: options.Methods = None,
-    sigma: Annotated[
-        list[str] | None, typer.Option("--sigma", metavar="S", help="Only these noise levels; several are several panels.")
-    ] = None,
+    sigma: options.Sigmas = None,
     seed: options.Seeds = None,
     protocol: options.Protocols = None,
     recipe: options.Recipes = None,
@@ -42,20 +41,26 @@ def plot(
         str | None,
         typer.Option(
             "--from",
-            metavar="imported|runs|checkpoints|published",
-            help="Imported logs, own runs, what `bench certify` certified, or the paper's printed numbers.",
+            metavar="SOURCE",
+            help="Only runs, imported logs (imported), certified checkpoints, or the paper's numbers (published).",
+            rich_help_panel=COMMON,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="A .svg, .pdf or .png file. Default: such as curves-mnist-quick.svg, in this folder."),
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="A .svg, .pdf or .png file. Default: a name such as curves-mnist-quick.svg.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
 ) -> None:
-    """Draw the finished rows of a results folder; what is unfinished is left out and named below the picture.
+    """Draw curves of certified accuracy and other pictures of the results.
 
-    Rows of different protocols, recipes, sample sizes or image subsets are never drawn in one picture. Needs matplotlib (extra `plot`).
+    Unfinished rows are left out and named. Runs that are not comparable are never drawn in one picture.
     """
     problems: list[str] = []
     chosen = filters(dataset, method, protocol, recipe, problems)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import bench.cli.options as options
+from bench.cli.command import CERTIFICATION, CLUSTERS, COMMON, OUTPUT, TRAINING
 from bench.cli.common import changes, check_folder, guarded, numbers, plugins, print_json, seeds, stop, words
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.devices import Devices, Precision, SyncBatchnorm, training_changes
@@ -22,108 +23,162 @@ def run(
         list[str] | None,
         typer.Option(
             "--method",
-            metavar="NAME[.VARIANT]",
-            help="Methods, comma-separated or repeated; patterns ('NAME.*') work. Default: those of --plugin, or the rows of the paper's "
-            "table for the data set (mnist: the nine of Table 4).",
+            metavar="NAME",
+            help="Methods, such as gaussian or smoothmix.eta5; patterns work. Default: those of --plugin, else the paper's.",
+            rich_help_panel=COMMON,
         ),
     ] = None,
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Data sets. Default: mnist.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", metavar="NAME", help="Data sets. Default: mnist.", rich_help_panel=COMMON)
+    ] = None,
     sigma: Annotated[
         list[str] | None,
-        typer.Option("--sigma", metavar="S", help="Noise levels in pixels of [0, 1]. Default: the paper's for the data set."),
+        typer.Option("--sigma", metavar="S", help="Noise levels, in pixels of [0, 1]. Default: the paper's.", rich_help_panel=COMMON),
     ] = None,
     seed: Annotated[
         list[str] | None,
         typer.Option(
-            "--seeds", metavar="N|LIST", help="5 means seeds 0 to 4; a list (0,3,4 or 3,) means just those. Default: the protocol's."
+            "--seeds",
+            metavar="N",
+            help="5 means seeds 0 to 4; 0,3,4 or 3, means just those. Default: the protocol's.",
+            rich_help_panel=COMMON,
         ),
     ] = None,
-    protocol: Annotated[str, typer.Option("--protocol", help="How much is trained and certified: smoke, quick or full (paper).")] = "quick",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            metavar="NAME",
+            help="How much is trained and certified: smoke, quick or full (the paper's).",
+            rich_help_panel=COMMON,
+        ),
+    ] = "quick",
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Where paper and authors' code disagree: official (the code) or paper.")
+        str,
+        typer.Option(
+            "--recipe",
+            metavar="NAME",
+            help="Hyperparameters where paper and code disagree: official (the code) or paper.",
+            rich_help_panel=COMMON,
+        ),
     ] = "official",
     change: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Change a hyperparameter (step_size=0.5) or the protocol (train.epochs=3, certify.n=1000)."
+            "--set",
+            metavar="NAME=X",
+            help="Change a hyperparameter (step_size=0.5), the training (train.epochs=3) or the certification (certify.n=1000).",
+            rich_help_panel=COMMON,
         ),
     ] = None,
     plugin: options.Plugins = None,
     device: options.Device = "auto",
-    batch: Annotated[int | None, typer.Option("--batch", help="Samples per certification pass; never changes a count.")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch", metavar="N", help="Samples per certification pass; it never changes a count.", rich_help_panel=CERTIFICATION
+        ),
+    ] = None,
     micro_batch: Annotated[
         int | None,
-        typer.Option("--micro-batch", metavar="K", help="Images per piece of a training step, to save memory."),
+        typer.Option(
+            "--micro-batch", metavar="N", help="Split training steps into pieces of N images, to save memory.", rich_help_panel=TRAINING
+        ),
     ] = None,
     devices_per_cell: Devices = None,
     precision: Precision = None,
     sync_batchnorm: SyncBatchnorm = False,
     no_graph: Annotated[
-        bool, typer.Option("--no-graph", help="On CUDA: take every training step eagerly, instead of replaying it as a CUDA graph.")
+        bool, typer.Option("--no-graph", help="Do not use CUDA graphs for training steps.", rich_help_panel=TRAINING)
     ] = False,
     data_dir: DataDir = None,
     jobs: Annotated[
         str | None,
         typer.Option(
             "--jobs",
-            metavar="auto|N",
-            help="Cells side by side, each slot in a process of its own: a crash, a lack of memory or a hang costs one cell. auto: one per "
-            "GPU slot, else one per core. Default: one after the other in this process.",
+            metavar="N",
+            help="Cells at the same time, each in its own process; auto means one per GPU slot or core. Default: one by one, here.",
+            rich_help_panel=CLUSTERS,
         ),
     ] = None,
-    slots_per_gpu: Annotated[int, typer.Option("--slots-per-gpu", metavar="K", help="Cells that share a GPU under --jobs.")] = 1,
+    slots_per_gpu: Annotated[
+        int, typer.Option("--slots-per-gpu", metavar="N", help="Cells that share a GPU under --jobs.", rich_help_panel=CLUSTERS)
+    ] = 1,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", help="Give a cell up after this time; implies --jobs 1.")
+        float | None,
+        typer.Option("--timeout", metavar="SEC", help="Give up a cell after so many seconds.", rich_help_panel=CLUSTERS),
     ] = None,
     executor: Annotated[
         str | None,
         typer.Option(
             "--executor",
-            metavar="local|ray|slurm",
-            help="Who carries cells out: processes of this machine (as --jobs), a Ray cluster, or Slurm jobs, which are submitted and not "
-            "waited for; --jobs then limits the cells or jobs at a time.",
+            metavar="NAME",
+            help="What runs the cells: local processes, a ray cluster, or slurm jobs, which are submitted and not waited for.",
+            rich_help_panel=CLUSTERS,
         ),
     ] = None,
     address: Annotated[
-        str | None, typer.Option("--address", metavar="HOST:PORT", help="Of a Ray cluster. Default: one of this machine alone.")
+        str | None,
+        typer.Option(
+            "--address", metavar="HOST", help="HOST:PORT of a Ray cluster. Default: one on this machine.", rich_help_panel=CLUSTERS
+        ),
     ] = None,
     resources: Annotated[
         list[str] | None,
         typer.Option(
             "--resources",
-            metavar="[METHOD:]NAME=VALUE,...",
-            help="What a cell asks of a cluster: cpus, gpus (0.25 lets four share one under Ray), memory in GB; for Slurm also minutes, "
-            "partition, account, qos and constraint.",
+            metavar="NAME=X",
+            help="What a cell asks for, such as gpus=0.25,memory=16; METHOD:gpus=1 for one method. Names: cpus, gpus, memory (GB), and "
+            "for Slurm minutes, partition, account, qos and constraint.",
+            rich_help_panel=CLUSTERS,
         ),
     ] = None,
-    cells_per_job: Annotated[int, typer.Option("--cells-per-job", metavar="K", help="Cells of a Slurm job, one after the other.")] = 1,
+    cells_per_job: Annotated[
+        int, typer.Option("--cells-per-job", metavar="N", help="Cells of a Slurm job, one after the other.", rich_help_panel=CLUSTERS)
+    ] = 1,
     emit: Annotated[
         str | None,
-        typer.Option("--emit", metavar="commands", help="Print one shell line per cell to be done, for any scheduler, and stop."),
+        typer.Option(
+            "--emit", metavar="commands", help="Print one shell command per cell, for any scheduler, and stop.", rich_help_panel=CLUSTERS
+        ),
     ] = None,
     results: options.Results = Path("results/runs"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.", rich_help_panel=COMMON)] = False,
     number: Annotated[
-        int | None, typer.Option("--table", metavar="N", help="The rows and noise levels of table 4 to 11 of the paper.")
+        int | None,
+        typer.Option("--table", metavar="N", help="Run the rows and noise levels of table 4 to 11 of the paper.", rich_help_panel=COMMON),
     ] = None,
     rerun: Annotated[
         str | None,
-        typer.Option("--rerun", metavar="diverged|all", help="Compute such cells again; the old folders are kept in DIR/.replaced."),
+        typer.Option(
+            "--rerun",
+            metavar="WHICH",
+            help="Compute diverged or all cells again; old folders are kept in DIR/.replaced.",
+            rich_help_panel=COMMON,
+        ),
     ] = None,
     allow_changed_source: Annotated[
-        bool, typer.Option("--allow-changed-source", help="Continue trainings begun with another source of their method; recorded.")
+        bool,
+        typer.Option("--allow-changed-source", help="Resume although the method's code has changed; recorded.", rich_help_panel=TRAINING),
     ] = False,
     skip_misclassified: Annotated[
         bool,
-        typer.Option("--skip-misclassified", help="Certify: draw no more where the selected class is wrong; abstention is then unknown."),
+        typer.Option(
+            "--skip-misclassified",
+            help="Stop sampling an image whose selected class is wrong; abstention is then unknown.",
+            rich_help_panel=CERTIFICATION,
+        ),
     ] = False,
     allow_other_data: Annotated[
-        bool, typer.Option("--allow-other-data", help="Take data files that are not the published ones; recorded, and tables tell.")
+        bool,
+        typer.Option("--allow-other-data", help="Accept data files that are not the published ones; recorded.", rich_help_panel=TRAINING),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.", rich_help_panel=OUTPUT)] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train and certify the matrix method x sigma x seed. The same line again continues where it stopped.
+    """Train and certify every method at every noise level and seed.
+
+    Run the same command again to resume: finished cells are skipped, begun ones continue.
 
     Exit codes: 0 all done, 1 some cells failed or diverged, 2 usage, 128 + signal when interrupted (130 for Ctrl-C).
     """

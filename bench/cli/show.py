@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def show(
-    what: Annotated[str, typer.Argument(metavar="METHOD|RUN", help="A method's name, or a run's key (its first digits do) or folder.")],
+    what: Annotated[str, typer.Argument(metavar="METHOD|RUN", help="A method's name, or a run's folder, key or first digits of the key.")],
     plugin: options.Plugins = None,
     results: options.Results = Path("results/runs"),
     as_json: options.Json = False,
 ) -> None:
-    """Show a method's hyperparameters, presets and cost, or what a run was and what came of it."""
+    """Show what a method's hyperparameters are, or what a run was and what came of it."""
     from bench.registry import Registry
     from bench.store.runs import Store
 

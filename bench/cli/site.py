@@ -8,19 +8,25 @@ from typing import Annotated
 import typer
 
 import bench.cli.options as options
+from bench.cli.command import OUTPUT
 from bench.cli.common import check_alpha, check_out, existing_folder, guarded, say, stop, use_plugins, write_file
 
 
 def site(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of the runs.")] = Path("results/runs"),
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")] = Path("leaderboard.html"),
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="HTML file to write.", rich_help_panel=OUTPUT)] = Path(
+        "leaderboard.html"
+    ),
     alpha: options.Alpha = None,
-    title: Annotated[str, typer.Option("--title", metavar="TEXT", help="Title of the page. Default: made of its data sets.")] = "",
+    title: Annotated[
+        str, typer.Option("--title", metavar="TEXT", help="Title of the page. Default: its data sets.", rich_help_panel=OUTPUT)
+    ] = "",
     plugin: options.Plugins = None,
 ) -> None:
-    """Make a page of a results folder: tables, curves, comparison, every training. It needs no network and opens from disk.
+    """Make one HTML page of the results: tables, curves, comparisons and every run.
 
-    It shows what `bench table` shows: own runs, certified checkpoints and imported logs, each with its status.
+    It opens from disk and needs no network. It shows what `bench table` shows:
+    own runs, certified checkpoints and imported logs, each with its status.
     """
     problems: list[str] = []
     check_alpha(alpha, problems)

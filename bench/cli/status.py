@@ -11,6 +11,7 @@ import click
 import typer
 
 import bench.cli.options as options
+from bench.cli.command import OUTPUT
 from bench.cli.common import clock, existing_folder, guarded, print_json, print_rows, say, stop
 from bench.cli.list import Rows, print_reasons, tell_unexpected
 
@@ -22,14 +23,14 @@ HIDDEN = ("certifications", "lines", "own", "epochs", "source")  # from --json
 
 def status(
     results: options.Results = Path("results/runs"),
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.", rich_help_panel=OUTPUT)] = False,
     as_json: options.Json = False,
 ) -> None:
-    """What is done, running, queued, failed, interrupted or damaged in a results folder, why, and the line that retries it.
+    """Show which runs are done, running, queued or failed, why, and how to resume them.
 
-    Certifications of checkpoints and imported logs are counted below the runs; --json has them behind the runs, with their `file`.
+    Checkpoints and imported logs are counted below the runs; --json lists them, each with its `file`.
 
-    Exit code 1 if anything is damaged.
+    Exit codes: 0 nothing is damaged, 1 something is, 2 usage.
     """
     from bench.matrix.status import of_others, standings
     from bench.store.runs import Store

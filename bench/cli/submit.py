@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import bench.cli.options as options
+from bench.cli.command import OUTPUT
 from bench.cli.common import existing_folder, guarded, plugin_paths, say, stop
 from bench.errors import BenchError
 
@@ -16,20 +17,21 @@ MB = 10**6
 
 
 def submit(
-    results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="A results folder, a folder within one, or runs' folders.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where to write it; it must not be there yet.")],
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="A results folder, a folder within one, or run folders.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder to write.", rich_help_panel=OUTPUT)],
     plugin: Annotated[
-        list[str] | None, typer.Option("--plugin", metavar="FILE", help="Text of a plug-in that goes along; several with commas.")
+        list[str] | None,
+        typer.Option("--plugin", metavar="FILE", help="Plug-in file that goes along; repeatable.", rich_help_panel=OUTPUT),
     ] = None,
     weights_up_to: Annotated[
-        float, typer.Option("--weights-up-to", metavar="MB", help="Larger files of weights are left out; 0 leaves out all.")
+        float, typer.Option("--weights-up-to", metavar="MB", help="Leave out weights files above this size.", rich_help_panel=OUTPUT)
     ] = 5,
     weights_at: Annotated[
         str | None,
-        typer.Option("--weights-at", metavar="ADDRESS", help="Where those lie: below it as in a results folder, or as KEY.safetensors."),
+        typer.Option("--weights-at", metavar="URL", help="Where the weights that are left out can be found.", rich_help_panel=OUTPUT),
     ] = None,
 ) -> None:
-    """Write results as a folder to hand in: evidence, specs, records, weights and a list of SHA-256.
+    """Write results as a folder to hand in, with check sums.
 
     It is checked first: every planned image, every record, every radius. What is missing is named, and then nothing is written.
 
@@ -75,16 +77,16 @@ def submit(
 
 def pull(
     keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Keys of runs, or their beginnings. Default: all.")] = None,
-    where: Annotated[str, typer.Option("--from", metavar="FOLDER|ADDRESS", help="A folder, or an address of http, https or file://.")] = "",
+    where: Annotated[str, typer.Option("--from", metavar="PLACE", help="A folder or a URL (http, https or file).")] = "",
     results: options.Results = Path("results/runs"),
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long a server may be silent.")] = 30,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="SEC", help="Give up when the server is silent for so long.")] = 30,
     limit: Annotated[
-        float, typer.Option("--limit", metavar="MB", help="The most that one file may have, where no list of a submission says it.")
+        float, typer.Option("--limit", metavar="MB", help="Largest file to fetch, where no list of a submission says it.")
     ] = 1000,
 ) -> None:
-    """Bring the weights of runs whose evidence is here, for certify, predict, attack and verify --recertify.
+    """Fetch the weights of runs whose evidence is here.
 
-    Weights are looked for as in a results folder, then as KEY.safetensors. They are kept only if their SHA-256 is the one that the
+    With them, certify, predict, attack and verify --recertify work. Weights are looked for as in a results folder, then as KEY.safetensors. They are kept only if their SHA-256 is the one that the
     evidence names.
 
     Exit codes: 0 all are there, 1 some are not, 2 usage.

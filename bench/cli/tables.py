@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 import bench.cli.options as options
+from bench.cli.command import COMMON, OUTPUT
 from bench.cli.common import (
     check_alpha,
     check_out,
@@ -35,7 +36,7 @@ MARKS = ("test", "paper", "none")
 COMPATS = ("exact", "3sig")
 From = Annotated[
     str | None,
-    typer.Option("--from", metavar="imported|runs|checkpoints", help="Imported logs, our own runs, or what `bench certify` certified."),
+    typer.Option("--from", metavar="SOURCE", help="Only runs, imported logs (imported) or certified checkpoints.", rich_help_panel=COMMON),
 ]
 
 
@@ -50,17 +51,26 @@ def table(
     rule: options.ReadBy = None,
     format_: options.Format = None,
     out: options.Out = None,
-    number: Annotated[int | None, typer.Option("--table", metavar="N", help="Table 4 to 11 of the paper, in its layout.")] = None,
+    number: Annotated[
+        int | None,
+        typer.Option("--table", metavar="N", help="Table 4 to 11 of the SmoothMix paper, in its layout.", rich_help_panel=OUTPUT),
+    ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", metavar="published", help="With --table: the paper's values and the difference.")
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="published",
+            help="With --table: also show the paper's values and the difference.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
             "--metric",
             metavar="NAME",
-            help="Columns: ACR, accuracy, a radius such as 0.75, clean, abstention, quantiles, median, classes, bound, pa, budget, "
-            "norms, cost, errors or all. Default: ACR,accuracy.",
+            help="Columns, such as ACR,0.75,abstention; `bench list metrics` explains all. Default: ACR,accuracy.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     marks: Annotated[
@@ -68,28 +78,43 @@ def table(
         typer.Option(
             "--marks",
             metavar="test|paper|none",
-            help="Bold is, by default (test), an ACR that cannot be told from the best, by a test over images; paper: better and best, "
-            "without a test.",
+            help="What is marked: the best ACRs by a test over images (default), larger numbers as in the paper, or none.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     mix: Annotated[
-        bool, typer.Option("--mix", help="Let rows that are not comparable share a table, each difference a footnote; nothing is ranked.")
+        bool,
+        typer.Option("--mix", help="Put rows that are not comparable in one table, with footnotes and no marks.", rich_help_panel=OUTPUT),
     ] = False,
     constant: Annotated[
-        bool, typer.Option("--constant", help="A row for the constant classifier: the commonest class everywhere; never ranked.")
+        bool,
+        typer.Option("--constant", help="Add a row for the classifier that always says the commonest class.", rich_help_panel=OUTPUT),
     ] = False,
     status: Annotated[
-        bool, typer.Option("--status", help="What each row rests on: claimed, log, evidence, weights checked, or recertified on K images.")
+        bool,
+        typer.Option(
+            "--status",
+            help="Add a column that says what each row rests on, such as a log, evidence or checked weights.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
-    compat: Annotated[str, typer.Option("--compat", help="With --table: exact, or 3sig as the paper compared radii.")] = "exact",
+    compat: Annotated[
+        str,
+        typer.Option(
+            "--compat",
+            metavar="exact|3sig",
+            help="With --table: compare radii exactly, or rounded to 3 digits as the paper did.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "exact",
     source: From = None,
     results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
 ) -> None:
-    """Average certified radius and certified accuracy per row: mean and sample standard deviation over seeds.
+    """Print tables of the average certified radius (ACR) and the certified accuracy of each row.
 
-    Rows of different protocols, recipes, sample sizes or image subsets stand in separate tables, each with a caption that says which;
-    imported logs and certified checkpoints in tables of their own.
+    A number is the mean over seeds, with the sample standard deviation. Runs that are not comparable, such as those of different
+    protocols or sample sizes, stand in separate tables.
     """
     problems: list[str] = []
     chosen = filters(dataset, method, protocol, recipe, problems)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import bench.cli.options as options
+from bench.cli.command import COMMON, OUTPUT
 from bench.cli.common import guarded, print_json, stop
 from bench.errors import BenchError
 
@@ -27,15 +28,23 @@ What the theorem says, and what it does not:
 
 
 def theory(
-    p: Annotated[float, typer.Option("--p", help="Probability of the class at x, in (0, 1).")] = 0.99,
-    sigma: Annotated[float, typer.Option("--sigma", metavar="S", help="Noise level at x, in pixels of [0, 1].")] = 0.5,
-    distance: Annotated[float, typer.Option("--distance", metavar="Z", help="L2 distance of the two points.")] = 0.0,
-    image: Annotated[int, typer.Option("--image", metavar="I", help="MNIST test image around which the ball lies.")] = 0,
-    n: Annotated[int, typer.Option("--n", help="Noise samples of that image.")] = 10_000,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Draw the two pictures into this folder.")] = None,
+    p: Annotated[float, typer.Option("--p", metavar="P", help="Probability of the class at x, in (0, 1).", rich_help_panel=COMMON)] = 0.99,
+    sigma: Annotated[
+        float, typer.Option("--sigma", metavar="S", help="Noise level at x, in pixels of [0, 1].", rich_help_panel=COMMON)
+    ] = 0.5,
+    distance: Annotated[
+        float, typer.Option("--distance", metavar="Z", help="L2 distance of the two points.", rich_help_panel=COMMON)
+    ] = 0.0,
+    image: Annotated[
+        int, typer.Option("--image", metavar="I", help="MNIST test image at the centre of the ball.", rich_help_panel=COMMON)
+    ] = 0,
+    n: Annotated[int, typer.Option("--n", metavar="N", help="Noise samples of that image.", rich_help_panel=COMMON)] = 10_000,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Draw the two pictures into this folder.", rich_help_panel=OUTPUT)
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show why one noise level must serve all inputs: Theorem 1 and Lemma 2 of the SmoothMix paper."""
+    """Show why one noise level must serve all inputs (Theorem 1 and Lemma 2 of SmoothMix)."""
     problems = [f"--image {image} must be from 0 to 9999"] if not 0 <= image < 10_000 else []
     problems += [f"--n {n} must be at least 1"] if n < 1 else []
     problems += [f"--out {out} is not a folder"] if out is not None and not out.is_dir() else []

@@ -10,48 +10,63 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import check_alpha, guarded, print_json, say, stop, use_plugins
+from bench.cli.command import COMMON
+from bench.cli.common import check_alpha, existing_folder, guarded, print_json, say, stop, use_plugins
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.verify import Failure, Report
     from bench.verify.recertify import Recertification
 
+AGAIN, LOG = "Certify again", "Only if WHAT is a log"
 SHOWN = 20  # failures of one file on the terminal; --json has all of them
 
 
 def verify(
     what: Annotated[
-        Path,
-        typer.Argument(metavar="RESULTS|RUN|LOG", help="A folder of results, a run's folder or key, or a log in the field's format."),
-    ] = Path("results/runs"),
-    alpha: Annotated[float, typer.Option("--alpha", help="Failure probability at which radii are recomputed, in (0, 1/2).")] = 0.001,
-    complete: Annotated[bool, typer.Option("--complete", help="What is unfinished, unbound or unexpected is a failure too.")] = False,
+        Path | None,
+        typer.Argument(metavar="WHAT", help="A results folder, a run's folder or key, or a certification log. Default: that of --results."),
+    ] = None,
+    alpha: Annotated[
+        float, typer.Option("--alpha", metavar="A", help="Failure probability at which radii are recomputed.", rich_help_panel=COMMON)
+    ] = 0.001,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Also fail if anything is unfinished, unbound or unexpected.", rich_help_panel=COMMON)
+    ] = False,
     recertify: Annotated[
         int | None,
-        typer.Option("--recertify", metavar="K", help="Also certify K rows again, drawn at random, from the stored weights. 66 is usual."),
+        typer.Option(
+            "--recertify", metavar="K", help="Certify K random images again with the stored weights, for example 66.", rich_help_panel=AGAIN
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="With --recertify: decides which rows are drawn. Default: another one each time, printed.")
+        int | None,
+        typer.Option("--seed", metavar="N", help="Seed that draws these images. Default: a new one each time.", rich_help_panel=AGAIN),
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="With --recertify: auto, cpu or cuda. Default: auto.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Of a log, which does not say it.")] = None,
-    sigma: Annotated[float | None, typer.Option("--sigma", metavar="S", help="Noise level of a log, which does not say it.")] = None,
-    n: Annotated[int | None, typer.Option("--n", help="Samples per image of a log. Default: its column n, or 100000.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda. Default: auto.", rich_help_panel=AGAIN)
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Data set of the log.", rich_help_panel=LOG)] = None,
+    sigma: Annotated[float | None, typer.Option("--sigma", metavar="S", help="Noise level of the log.", rich_help_panel=LOG)] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", metavar="N", help="Samples per image. Default: the log's column n, or 100000.", rich_help_panel=LOG)
+    ] = None,
     images: Annotated[
-        str | None, typer.Option("--images", metavar="SELECTION", help="Images that a log must cover. Default: all, or every k-th.")
+        str | None,
+        typer.Option("--images", metavar="WHICH", help="Images that the log must cover. Default: all, or every k-th.", rich_help_panel=LOG),
     ] = None,
     results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
     as_json: options.Json = False,
 ) -> None:
-    """Check stored results: keys, check sums, counts, labels, image sets, and every radius recomputed from its counts in two ways.
+    """Verify stored results: check every file and recompute every radius from its counts.
 
-    No method's code is run. Of plug-ins data sets are imported, and networks with --recertify.
+    No method's code is run. Of a plug-in, only data sets are imported, and with --recertify networks.
 
     Exit codes: 0 all holds, 1 something fails, 2 usage.
     """
     problems: list[str] = []
+    named = what = what or existing_folder(results)
     check_alpha(alpha, problems)
     if recertify is not None and recertify < 1:
         problems.append(f"--recertify {recertify} must be at least 1; 66 rows find a forged tenth with probability .999")
@@ -81,9 +96,9 @@ def verify(
     again = None
     if is_log:
         facts = engine.LogFacts(dataset=dataset or "", sigma=sigma or 0.0, alpha=alpha, n=n, images=images)
-        report = guarded(lambda: engine.verify_log(what, facts))
+        report = guarded(lambda: engine.verify_log(named, facts))
     else:
-        what = what if what.is_dir() else guarded(lambda: _folder_of(str(what), results))
+        what = what if what.is_dir() else guarded(lambda: _folder_of(str(named), results))
         report = guarded(lambda: engine.verify(what, alpha=alpha, complete=complete))
         again = guarded(lambda: _recertify(report, recertify, seed, device or "auto")) if recertify else None
         try:

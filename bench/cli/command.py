@@ -1,0 +1,87 @@
+"""What every command has beyond what Typer gives it: help that fits the terminal, and no option that is silently overruled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from bench.spec import CertifySpec, TrainSpec
+
+COMMON = "Common"
+TRAINING = "Training"
+CERTIFICATION = "Certification"
+CLUSTERS = "Clusters"
+OUTPUT = "Output"
+PANELS = (COMMON, TRAINING, CERTIFICATION, CLUSTERS)
+"""First in the help of a command; other panels follow, and the last is the output."""
+
+
+class Command(TyperCommand):
+    """A command that refuses an option of one value if it is given twice, and whose help leaves line breaks to the terminal."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        paragraphs = (self.help or "").split("\n\n")
+        self.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters in the order of their panels, without the names of Python's types."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            if param.param_type_name == "argument":
+                param.display_type_rich = lambda ctx: ""  # its own name, in the column before, says it
+            elif param.is_flag and param.metavar is None:
+                param.metavar = ""
+            if param.name == "help":
+                param.help, param.rich_help_panel = "Show this help and stop.", OUTPUT
+            elif param.param_type_name == "option":
+                param.rich_help_panel = param.rich_help_panel or COMMON
+        return sorted(params, key=_place)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words of the command line.
+
+        Raises:
+            typer.Exit: exit code 2 if an option of one value is given twice, since the later one would win without a word; or for the
+                name of a field that --set changes.
+        """
+        known = {name for param in self.get_params(ctx) for name in param.opts}
+        if "--set" in known:
+            _name_set([word.partition("=")[0] for word in args], known)
+        order = self.make_parser(ctx).parse_args(args=list(args))[2]
+        _refuse_doubled([param for param in order if _takes_one_value(param)])
+        return super().parse_args(ctx, args)
+
+
+def _place(param: Any) -> int:
+    panel = getattr(param, "rich_help_panel", None)
+    return PANELS.index(panel) if panel in PANELS else len(PANELS) + (panel == OUTPUT)
+
+
+def _name_set(flags: Sequence[str], known: set[str]) -> None:
+    """Says how a field of the training or certification is changed, if a flag has its name."""
+    for flag in flags:
+        for begin, spec in (("train", TrainSpec), ("certify", CertifySpec)):
+            name = flag.removeprefix("--").replace("-", "_")
+            if flag.startswith("--") and flag not in known and name in {field.name for field in fields(spec)}:
+                _stop(f"there is no option {flag}; write --set {begin}.{name}=VALUE")
+
+
+def _takes_one_value(param: Any) -> bool:
+    return param.param_type_name == "option" and not (param.multiple or param.is_flag or param.count)
+
+
+def _refuse_doubled(given: Sequence[Any]) -> None:
+    for param, times in Counter(given).items():
+        if times > 1:
+            _stop(f"{max(param.opts, key=len)} is given {times} times, but takes one value; keep the one that you mean")
+
+
+def _stop(problem: str) -> None:
+    typer.echo(f"bench: {problem}", err=True)
+    raise typer.Exit(2)

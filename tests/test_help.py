@@ -1,0 +1,72 @@
+"""Help of every command in a narrow terminal, and options that are given twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from bench.cli import app
+
+WIDTH = 80
+
+
+def commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with the words that call it, groups too."""
+    yield words, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*words, name))
+
+
+ALL = dict(commands(typer.main.get_command(app)))
+LEAVES = [words for words, command in ALL.items() if not hasattr(command, "commands")]
+
+
+def called(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(words), env={"COLUMNS": str(WIDTH), "TERM": "dumb", "NO_COLOR": "1"})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_help_fits_a_narrow_terminal(words: tuple[str, ...]) -> None:
+    """No line is longer than the terminal, and every flag, metavar and word of an explanation stands there whole."""
+    status, text = called(*words, "--help")
+    assert status == 0
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "…" not in text
+    shown = set(text.replace("│", " ").split())
+    for param in ALL[words].params:
+        assert {*param.opts} <= shown or param.param_type_name == "argument"
+        assert {param.metavar} <= shown | {None, ""} or param.param_type_name == "argument"
+        assert {*(param.help or "").split()} <= shown, param.name
+    assert {*ALL[words].help.split()} <= shown
+
+
+@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+def test_every_option_stands_in_a_panel_and_is_explained_in_a_sentence(words: tuple[str, ...]) -> None:
+    for param in ALL[words].params:
+        assert param.param_type_name == "argument" or param.rich_help_panel
+        assert re.fullmatch(r"\S.*[.]|.*\.\.\.", param.help), param.help
+
+
+@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+def test_an_option_of_one_value_is_refused_if_it_is_given_twice(words: tuple[str, ...]) -> None:
+    """The second value would win without a word."""
+    single = [p for p in ALL[words].params if p.param_type_name == "option" and not (p.multiple or p.is_flag)]
+    for param in single:
+        flag = max(param.opts, key=len)
+        status, text = called(*words, flag, "1", f"{flag}=2")
+        assert status == 2
+        assert f"{flag} is given 2 times" in text
+
+
+@pytest.mark.parametrize("flag", ["--epochs", "--n", "--lr=0.1"])
+def test_a_field_of_a_spec_as_a_flag_names_the_way_to_change_it(flag: str) -> None:
+    status, text = called("run", flag, "3", "--dry-run")
+    assert status == 2
+    assert "--set" in text
