@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
+import shutil
 import signal
 import time
 from collections import Counter
@@ -14,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from bench.api.progress import Show
 from bench.api.request import RunRequest
@@ -37,6 +36,7 @@ from bench.store.subject import State
 from bench.store.work import seal, set_aside
 from bench.system.guards import settings_kept
 from bench.system.signals import StopSignals
+from leaderboard.formats.columns import listed
 
 AWAIT_SECONDS = 0.5
 OVER = ("done", "diverged")
@@ -134,12 +134,14 @@ class Matrix:
         return self.sources.get(cell.id) not in (None, cell.sources["method_sha256"], cell.sources["method_code_sha256"])
 
     def _print_cells(self) -> None:
-        table = Table("row", "data set", "sigma", "seed", "state", "estimate", *COLUMNS, box=None, pad_edge=False)
+        names = ("row", "data set", "sigma", "seed", "state", "estimate", *COLUMNS)
+        rows = []
         for cell in self.plan.cells:
             spec, found = cell.spec, self.estimates.get(cell.id)
             texts = (spec.row, spec.dataset, spec.sigma, spec.seed, self.states[cell.id], "" if found is None else clock(found.seconds))
-            table.add_row(*(escape(plain(text)) for text in (*texts, *cost_columns(found))))
-        self.console.print(table)
+            rows.append(dict(zip(names, map(plain, (*texts, *cost_columns(found))), strict=True)))
+        width = self.console.width if self.console.is_terminal else shutil.get_terminal_size((160, 24)).columns
+        self.console.print(listed(rows, width), markup=False)
 
     def run(self, signals: StopSignals | None = None) -> int:
         """Runs what is to do and waits for it; returns the exit code.

@@ -15,7 +15,12 @@ def cost_columns(estimate: Estimate | None) -> tuple[str, str]:
     """Texts of `COLUMNS`; empty where there is no estimate."""
     if estimate is None:
         return "", ""
-    return f"{estimate.device_seconds / 3600:.3g}", memory(estimate.memory_bytes)
+    return hours(estimate.device_seconds), memory(estimate.memory_bytes)
+
+
+def hours(seconds: float) -> str:
+    """Hours with three digits, `0.0123` or `157,000`."""
+    return f"{float(f'{seconds / 3600:.3g}'):,.10g}"
 
 
 def memory(size: int) -> str:
@@ -27,11 +32,11 @@ def cost_total(estimates: Collection[Estimate], cells: int) -> list[str]:
     """What all cells to do take together, in sentences."""
     if not estimates:
         return []
-    hours = sum(estimate.device_seconds for estimate in estimates) / 3600
+    total = hours(sum(estimate.device_seconds for estimate in estimates))
     largest = max(estimate.memory_bytes for estimate in estimates)
     lacking = f" ({cells - len(estimates)} cells could not be estimated)" if len(estimates) < cells else ""
     return [
-        f"in all {hours:.3g} device-hours{lacking}, from timed passes on random images; memory up to {memory(largest)} per device:",
+        f"in all {total} device-hours{lacking}, from timed passes on random images; memory up to {memory(largest)} per device:",
         "weights, gradients, momentum, noise, training images, and what a step keeps for its backward pass, but no libraries",
     ]
 
@@ -52,10 +57,17 @@ def total_json(estimates: Collection[Estimate]) -> dict[str, Any]:
 
 
 def clock(seconds: float) -> str:
-    """A duration as a person says it: `45 s`, `12 min`, `3.5 h`."""
+    """A duration as a person says it: `45 s`, `6 minutes`, `1 h 20 min`, `5 days`, `18 years`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} minutes"
+    if minutes < 48 * 60:
+        hours, rest = divmod(minutes, 60) if minutes < 10 * 60 else (round(minutes / 60), 0)
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    days = round(minutes / (24 * 60))
+    return f"{days} days" if days < 700 else f"{days / 365.25:,.0f} years"
 
 
 def plain(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -236,33 +237,24 @@ def say(text: object, *, err: bool = False) -> None:
     typer.echo(plain(text), err=err)
 
 
-MANY_ROWS = 500
-"""More are laid out without looking at the width of the terminal, which takes a hundredth of the time."""
+def width_of_terminal(otherwise: int) -> int:
+    """Characters of a line: what COLUMNS says, or the terminal; `otherwise` where the output is no terminal."""
+    return shutil.get_terminal_size((otherwise, 24)).columns
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """Rows as a table without lines, under the names of the first."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    """Rows as a table without lines, under the names of the first, as wide as the terminal."""
+    from leaderboard.formats.columns import listed
 
-    if not rows:
-        typer.echo("none")
-        return
-    if len(rows) > MANY_ROWS:
-        cells = [[plain(value) for value in row.values()] for row in ({name: name for name in rows[0]}, *rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        typer.echo("\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells))
-        return
-    table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, overflow="fold", no_wrap=name in ("key", "row", "name", "field"))
-    for row in rows:
-        table.add_row(*(escape(plain(value)) for value in row.values()))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(table)
+    texts = [{name: plain(value) for name, value in row.items()} for row in rows]
+    typer.echo(listed(texts, width_of_terminal(160)) if rows else "none")
+
+
+def say_long(text: str) -> None:
+    """Prints a sentence in lines as wide as the terminal."""
+    from leaderboard.formats.columns import paragraph
+
+    typer.echo(paragraph(plain(text), width_of_terminal(160)))
 
 
 def print_json(value: Any) -> None:

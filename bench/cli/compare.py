@@ -10,7 +10,18 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import COMMON
-from bench.cli.common import check_alpha, check_out, deliver, existing_folder, format_of, guarded, numbers, stop, use_plugins
+from bench.cli.common import (
+    check_alpha,
+    check_out,
+    deliver,
+    existing_folder,
+    format_of,
+    guarded,
+    numbers,
+    stop,
+    use_plugins,
+    width_of_terminal,
+)
 from bench.cli.tables import SOURCES, From
 from bench.errors import nearest
 
@@ -98,4 +109,5 @@ def compare(
             source=cast("Source | None", source),
         )
 
-    deliver(guarded(lambda: render(comparing.document(work()), form)), out)
+    width = width_of_terminal(120)
+    deliver(guarded(lambda: render(comparing.document(work()), form, width=width)), out)

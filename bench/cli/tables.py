@@ -24,6 +24,7 @@ from bench.cli.common import (
     seeds,
     stop,
     use_plugins,
+    width_of_terminal,
     words,
 )
 from bench.errors import nearest
@@ -151,6 +152,8 @@ def table(
     from leaderboard.metrics import DEFAULT
     from leaderboard.tables import document, with_marks
 
+    width = width_of_terminal(120)
+
     def paper_table() -> str:
         from leaderboard import paper
 
@@ -165,7 +168,7 @@ def table(
             seeds=chosen_seeds,
             empty=against is not None,
         )
-        return render(paper.document(built, against=against is not None), form)
+        return render(paper.document(built, against=against is not None), form, width=width)
 
     def work() -> str:
         groups = collect(
@@ -181,7 +184,6 @@ def table(
         groups = tuple(map(with_constant, groups)) if constant else groups
         groups = tuple(dataclasses.replace(group, show_trust=status) for group in groups)
         terminal = form == "terminal" and out is None
-        width = os.get_terminal_size().columns if terminal and sys.stdout.isatty() else 120
         return render(document(groups), form, width=width, color=terminal and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
 
     deliver(guarded(work if number is None else paper_table), out)

@@ -1,4 +1,4 @@
-"""Pages for a terminal: fitted tables as wide as it is, reports as wide as they are."""
+"""Pages for a terminal, in lines as wide as it is: no word and no number is ever broken."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from leaderboard.formats.columns import in_blocks, paragraph
 from leaderboard.formats.page import Cell, Grid, Mark, Page, Text, clean, legend_of
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.text import Text as Styled
 
 HARD_SPACE = "\N{BRAILLE PATTERN BLANK}"  # rich strips real spaces at the end of a cell
+EMPTY = "-"
 NAME_WIDTH = 26
 SIGNS: dict[Mark, str] = {"bold": "+", "underlined": "*"}
 IN_COLOR: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined"}
@@ -23,26 +25,39 @@ IN_COLOR: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined"}
 
 def render(pages: Sequence[Page], width: int, color: bool) -> str:
     """All pages, one below the other; `leaderboard.formats.render` says what the arguments are."""
-    return "\n".join(_fitted(page, width, color) if page.fitted else _plain(page) for page in pages)
+    return "\n".join(_fitted(page, width, color) if page.fitted else _plain(page, width) for page in pages)
 
 
-def _plain(page: Page) -> str:
+def _plain(page: Page, width: int) -> str:
     """Blank lines between the parts, but for the notes of a single table."""
-    text, last = "".join(clean(cell.text) for cell in page.title), None
+    text, last = paragraph("".join(clean(cell.text) for cell in page.title), width), None
     for part in page.parts:
         near = page.label and isinstance(part, Text) and isinstance(last, Text)
         text += "\n" if near else "\n\n"
-        text += _grid(part) if isinstance(part, Grid) else clean(part.text) + legend_of(part, SIGNS)
+        text += _grid(part, width) if isinstance(part, Grid) else paragraph(clean(part.text) + legend_of(part, SIGNS), width)
         last = part
     return text + "\n"
 
 
-def _grid(grid: Grid) -> str:
+def _grid(grid: Grid, width: int) -> str:
+    """The table, in several blocks with the same first columns where it is too wide."""
     from tabulate import tabulate
 
-    lines = [[f"{clean(cell.text)}{_signs(cell)}" for cell in line] for line in grid.lines]
-    align = ["left"] * grid.words + ["right"] * (len(grid.head) - grid.words)
-    return tabulate(lines, grid.head, tablefmt="simple", disable_numparse=True, colalign=align)
+    def table(chosen: Sequence[int], fold: bool) -> str:
+        lines = [[f"{_fold(line[n].text) if fold else clean(line[n].text)}{_signs(line[n])}" for n in chosen] for line in grid.lines]
+        align = ["left"] * grid.words + ["right"] * (len(chosen) - grid.words)
+        return tabulate(lines, [grid.head[n] for n in chosen], tablefmt="simple", disable_numparse=True, colalign=align)
+
+    def fits(chosen: Sequence[int]) -> bool:
+        return max(map(len, table(chosen, fold=True).splitlines())) <= width
+
+    every = range(len(grid.head))
+    if max(map(len, (whole := table(every, fold=False)).splitlines())) <= width:
+        return whole
+    shown = [n for n in every if n < grid.words or any(line[n].text != EMPTY for line in grid.lines)]
+    text = "\n\n".join(table(chosen, fold=True) for chosen in in_blocks(shown, grid.words, fits))
+    empty = ", ".join(grid.head[n] for n in every if n not in shown)
+    return f"{text}\n\n{paragraph(f'Not shown, since no row has a value: {empty}.', width)}" if empty else text
 
 
 def _fitted(page: Page, width: int, color: bool) -> str:
