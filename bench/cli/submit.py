@@ -86,7 +86,8 @@ def pull(
 ) -> None:
     """Fetch the weights of runs whose evidence is here.
 
-    With them, certify, predict, attack and verify --recertify work. Weights are looked for as in a results folder, then as KEY.safetensors. They are kept only if their SHA-256 is the one that the
+    With them, certify, predict, attack and verify --recertify work. Weights are looked for
+    as in a results folder, then as KEY.safetensors. They are kept only if their SHA-256 is the one that the
     evidence names.
 
     Exit codes: 0 all are there, 1 some are not, 2 usage.
