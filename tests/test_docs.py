@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import typer
 from pages import DOCS, PAGES, ROOT, blocks, text_of
+from typer.testing import Result
 
 import bench
 from bench.cli import app
@@ -72,3 +74,18 @@ def test_the_site_has_every_page() -> None:
     listed = set(re.findall(r'"([\w/-]+\.md)"', (ROOT / "zensical.toml").read_text(encoding="utf-8")))
     made = {"quickstart.md", "reference/commands.md", "changelog.md"}
     assert listed == made | {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+
+
+def test_the_picture_is_what_its_command_draws(bench: Callable[..., Result], tmp_path: Path) -> None:
+    """The command stands below it in the README."""
+    image = pytest.importorskip("matplotlib.image")
+    (line,) = re.findall(r"`bench (plot [^`]*) --out docs/curves.png`", (ROOT / "README.md").read_text(encoding="utf-8"))
+    drawn = tmp_path / "curves.png"
+    words = [str(ROOT / word) if word.startswith("results/") else word for word in line.split()]
+    assert bench(*words, "--out", drawn).exit_code == 0
+    mine, kept = (image.imread(path)[..., :3].mean(axis=-1) for path in (drawn, DOCS / "curves.png"))
+    assert (DOCS / "curves.png").stat().st_size < 200_000
+    assert abs(mine.shape[0] - kept.shape[0]) < 40
+    assert abs(mine.shape[1] - kept.shape[1]) < 40
+    height, width = (min(pair) for pair in zip(mine.shape, kept.shape, strict=True))
+    assert abs(mine[:height, :width] - kept[:height, :width]).mean() < 0.02

@@ -1,0 +1,62 @@
+"""The commands of README and guide run in the order in which they stand, and the README shows what they print."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pages import DOCS, ROOT
+from typer.testing import Result
+
+from bench import models
+from bench.datasets import DATASETS
+
+SHORT = "--set train.images=first:64,certify.images=first:3,certify.n0=10,certify.n=200"
+DIGITS = re.compile(r"[\d+*~]+(\.\d+)?[+*~]*")
+
+pytestmark = pytest.mark.slow
+
+
+def commands(text: str) -> list[str]:
+    """The lines of the blocks that are marked as shell commands."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [line.split("   #")[0] for block in blocks for line in block.splitlines() if line.startswith("bench ")]
+
+
+def shortened(line: str) -> str:
+    """The same command with less to train and to count; cells in this process."""
+    if line.startswith("bench run") and "--dry-run" not in line:
+        line = f"{line} {SHORT}".replace("--seeds 5", "--seeds 2").replace(" --jobs auto", "")
+    if line.startswith(("bench certify", "bench predict")):
+        line = f"{re.sub(r'--n [0-9]+|--images [^ ]+', '', line)} --images first:3 --n 1000"
+    return line
+
+
+@pytest.mark.parametrize("page", sorted(path.stem for path in (DOCS / "guide").glob("*.md")))
+def test_the_commands_of_a_page_run(page: str, bench: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("mine", "second")):
+        torch.save({"arch": "lenet", "state_dict": models.build("lenet", DATASETS["mnist"], seed).state_dict()}, f"{name}.pth.tar")
+    for line in commands((DOCS / "guide" / f"{page}.md").read_text(encoding="utf-8")):
+        result = bench(*shlex.split(shortened(line))[1:])
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def test_the_first_result_of_the_readme(bench: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands print the table that it shows, but for the numbers, which a machine's rounding may move, and their marks."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    outputs = [bench(*shlex.split(line)[1:]) for line in commands(readme)]
+    assert [result.exit_code for result in outputs] == [0] * len(outputs)
+    printed = "\n".join(result.stdout for result in outputs)
+    for line in shown.splitlines():
+        assert blanked(line) in {blanked(other) for other in printed.splitlines()}, line
+
+
+def blanked(line: str) -> str:
+    return " ".join(DIGITS.sub("0", line).split())
