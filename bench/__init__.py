@@ -20,7 +20,7 @@ import importlib
 
 TYPE_CHECKING = False  # as typing has it, whose import would be half the time that `import bench` takes
 if TYPE_CHECKING:
-    from bench.api.conduct import run
+    from bench.api.conduct import run, run_study
     from bench.api.own_model import SmoothedClassifier
     from bench.api.plugins import use_plugins
     from leaderboard.frame import acr, certified_accuracy, certified_radius, load_results, plot_curves, summary, table
@@ -33,13 +33,19 @@ __all__ = [
     "load_results",
     "plot_curves",
     "run",
+    "run_study",
     "summary",
     "table",
     "use_plugins",
 ]
 
 _PLACES = dict.fromkeys(__all__, "leaderboard.frame")
-_PLACES |= {"SmoothedClassifier": "bench.api.own_model", "run": "bench.api.conduct", "use_plugins": "bench.api.plugins"}
+_PLACES |= {
+    "SmoothedClassifier": "bench.api.own_model",
+    "run": "bench.api.conduct",
+    "run_study": "bench.api.conduct",
+    "use_plugins": "bench.api.plugins",
+}
 
 
 if not TYPE_CHECKING:  # which would let every misspelt name pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +13,9 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from bench.api import study
 from bench.api.matrix import Matrix
-from bench.api.request import RunRequest
+from bench.api.request import Part, RunRequest
 from bench.errors import BenchError, UsageError
 from bench.executors.engine import Engine
 from bench.spec import Scalar, scalar_word
@@ -97,7 +99,7 @@ def run(
         return otherwise
 
     limit = checked(lambda: None if timeout is None else number(timeout, "timeout"), None)
-    request = RunRequest(
+    part = Part(
         methods=checked(lambda: several(method, "method", str), []),
         datasets=checked(lambda: several(dataset, "dataset", str), []),
         sigmas=checked(lambda: [number(one, "sigma") for one in several(sigma, "sigma", Real)], []),
@@ -105,6 +107,9 @@ def run(
         protocol=checked(lambda: word(protocol, "protocol"), "quick"),
         recipe=checked(lambda: word(recipe, "recipe"), "official"),
         changes=checked(lambda: _words(changes), {}),
+    )
+    request = RunRequest(
+        parts=(part,),
         plugins=tuple(map(Path, checked(lambda: several(plugins, "plugins", (str, os.PathLike)), []))),
         results=checked(lambda: path(results, "results"), Path()),
         engine=Engine(jobs=None if jobs is None else str(jobs), timeout=limit, device=device),
@@ -117,6 +122,42 @@ def run(
         data_dir=checked(lambda: None if data_dir is None else path(data_dir, "data_dir"), None),
     )
     checked(lambda: level(alpha), alpha)
+    return _carry_out(request, problems, alpha, quiet)
+
+
+def run_study(
+    file: str | os.PathLike[str],
+    *,
+    results: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    jobs: int | str | None = None,
+    alpha: float = 0.001,
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """Train and certify what a study file asks for, as the command `bench run FILE`, and return its evidence.
+
+    Args:
+        file: a TOML file, of which docs/guide/studies.md says what may stand in it; `bench run ... --save-study FILE` writes one.
+        results: the results folder, in place of what the study says; None: what it says. device, jobs: likewise, as of `run`.
+        alpha: at which the counts of the frame are read. quiet: print problems only.
+
+    Returns:
+        as `run`.
+
+    Raises:
+        UsageError: everything that is wrong with the study, before anything ran. KeyboardInterrupt: it was interrupted.
+    """
+    found = study.read(path(file, "file"))
+    request, engine = found.request, found.request.engine
+    if engine.name == "slurm":
+        raise BenchError(f"{found.path}: executor slurm submits jobs and does not wait for them; use the command `bench run {found.path}`")
+    engine = replace(engine, device=device or engine.device, jobs=engine.jobs if jobs is None else str(jobs))
+    request = replace(request, engine=engine, results=request.results if results is None else path(results, "results"))
+    return _carry_out(request, [], level(alpha), quiet, found)
+
+
+def _carry_out(request: RunRequest, problems: Sequence[str], alpha: float, quiet: bool, found: study.Study | None = None) -> pd.DataFrame:
+    """Plans, checks, computes and reads. problems: what was wrong with the words of the request. found: the study that it is from."""
     with as_before():
         try:
             plan, options = request.prepare(problems)
@@ -127,6 +168,8 @@ def run(
             raise UsageError(missing)
         matrix.announce()
         request.results.mkdir(parents=True, exist_ok=True)
+        if found:
+            found.keep(request.results)
         if matrix.run(StopSignals(ends=False)) >= 128:
             raise KeyboardInterrupt("interrupted; the same call continues")
     return read(Store(request.results), alpha, only={cell.id for cell in plan.cells}).frame()

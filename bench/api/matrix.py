@@ -116,7 +116,7 @@ class Matrix:
         sigmas, seed_count = len({c.spec.sigma for c in cells}), len({c.spec.seed for c in cells})
         self.say(
             f"{len(cells)} cells: rows {rows}, noise levels {sigmas}, seeds {seed_count}; "
-            f"protocol {self.request.protocol}, recipe {self.request.recipe}, device {options.device}"
+            f"protocol {', '.join(self.request.protocols)}, recipe {', '.join(self.request.recipes)}, device {options.device}"
         )
         tally = Counter(self.states.values())
         about = f"; about {clock(sum(found.seconds for found in self.estimates.values()))}, from timed passes" if self.estimates else ""

@@ -12,7 +12,7 @@ import torch
 
 from bench.errors import BenchError, UsageError, nearest
 from bench.executors.engine import Engine
-from bench.matrix.plan import Plan, Request, make_plan
+from bench.matrix.plan import Cell, Plan, Request, make_plan
 from bench.matrix.task import Options, check_options
 from bench.registry import METHOD, Registry, kinds_in
 from bench.spec import PROTOCOL_ALIASES
@@ -24,16 +24,13 @@ RERUN = ("diverged", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRequest:
-    """Everything that is asked for, as words and numbers; nothing is checked yet.
+class Part:
+    """One matrix method x sigma x seed that is asked for: what is to be computed, as words and numbers.
 
     Attributes:
         methods: empty: those of the plug-ins, or the rows of the published table of each data set.
         datasets, sigmas, seeds: empty: the usual.
         table: number of a published table whose rows, data set and noise levels are meant; None: of none.
-        plugins: .py files. results: the results folder. engine: who carries cells out, and on which device.
-        rerun: `diverged` or `all`: such cells are computed again.
-        The others: as `bench.matrix.task.Options`.
     """
 
     methods: Sequence[str] = ()
@@ -44,6 +41,23 @@ class RunRequest:
     recipe: str = "official"
     changes: Mapping[str, str] = field(default_factory=dict)
     table: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", PROTOCOL_ALIASES.get(self.protocol, self.protocol))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """Everything that is asked for; nothing is checked yet.
+
+    Attributes:
+        parts: what is to be computed, one after the other; a cell of several parts is computed once.
+        plugins: .py files. results: the results folder. engine: who carries cells out, and on which device.
+        rerun: `diverged` or `all`: such cells are computed again.
+        The others: as `bench.matrix.task.Options`.
+    """
+
+    parts: tuple[Part, ...] = (Part(),)
     plugins: tuple[Path, ...] = ()
     results: Path
     engine: Engine = field(default_factory=Engine)
@@ -55,8 +69,15 @@ class RunRequest:
     allow_other_data: bool = False
     data_dir: Path | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "protocol", PROTOCOL_ALIASES.get(self.protocol, self.protocol))
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Of its parts, each once."""
+        return tuple(dict.fromkeys(part.protocol for part in self.parts))
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Of its parts, each once."""
+        return tuple(dict.fromkeys(part.recipe for part in self.parts))
 
     def prepare(self, problems: Sequence[str] = ()) -> tuple[Plan, Options]:
         """The cells, and how they are computed.
@@ -74,8 +95,6 @@ class RunRequest:
         for flag, value in (("--batch", self.batch), ("--micro-batch", self.micro_batch)):
             if value is not None and value < 1:
                 found.append(f"{flag} {value} must be at least 1")
-        if self.table is not None and (self.methods or self.datasets or self.sigmas):
-            found.append("--table says which methods, data set and noise levels; leave out --method, --dataset and --sigma")
         device = torch.device("cpu")
         try:
             device = engine.pick_device()
@@ -92,31 +111,47 @@ class RunRequest:
 
     def plan(self, problems: list[str]) -> Plan:
         """The cells, with what is usual where nothing was asked for; everything that is wrong is added to the problems."""
-        layout = layouts.load(4)
-        try:
-            layout = layouts.load(4 if self.table is None else self.table)
-        except BenchError as error:
-            problems.append(str(error))
         registry = Registry(self.plugins, partial(suggestion, self.results))
-        mine = [] if self.methods else [path.stem for path in self.plugins if METHOD in kinds_in(path)]
-        whole = Request(
-            methods=self.methods or ([*layout.rows, *mine] if self.table is not None else mine),
-            datasets=self.datasets or [layout.dataset],
-            sigmas=self.sigmas or ([] if self.table is None else [float(sigma) for sigma in layout.sigmas]),
-            seeds=self.seeds,
-            protocol=self.protocol,
-            recipe=self.recipe,
-            changes=self.changes,
-        )
-        plan = Plan((), ())
-        for part in [whole] if whole.methods or self.table is not None else _by_dataset(whole, registry, layout.rows):
-            try:
-                with settings_kept():  # a plug-in's file may do anything when it is read
-                    found = make_plan(part, registry)
-                plan = Plan(plan.cells + found.cells, plan.notes + found.notes)
-            except UsageError as error:
-                problems += error.problems
-        return Plan(plan.cells, plan.notes + _other_variants(mine, registry)) if mine and not problems else plan
+        unnamed = not all(part.methods for part in self.parts)
+        mine = [path.stem for path in self.plugins if METHOD in kinds_in(path)] if unnamed else []
+        cells: dict[tuple[str, str], Cell] = {}
+        notes: list[str] = []
+        for number, part in enumerate(self.parts, start=1):
+            wrong: list[str] = []
+            for request in _requests(part, registry, mine, wrong):
+                try:
+                    with settings_kept():  # a plug-in's file may do anything when it is read
+                        found = make_plan(request, registry)
+                    for cell in found.cells:
+                        cells.setdefault(cell.id, cell)
+                    notes += found.notes
+                except UsageError as error:
+                    wrong += error.problems
+            problems += wrong if len(self.parts) == 1 else [f"part {number}: {problem}" for problem in wrong]
+        if not problems:
+            notes += _other_variants(mine, registry)
+        return Plan(tuple(cells.values()), tuple(dict.fromkeys(notes)))
+
+
+def _requests(part: Part, registry: Registry, mine: Sequence[str], problems: list[str]) -> list[Request]:
+    """What a part means, with what is usual where it says nothing. mine: methods of the plug-ins."""
+    if part.table is not None and (part.methods or part.datasets or part.sigmas):
+        problems.append("--table says which methods, data set and noise levels; leave out --method, --dataset and --sigma")
+    layout = layouts.load(4)
+    try:
+        layout = layouts.load(4 if part.table is None else part.table)
+    except BenchError as error:
+        problems.append(str(error))
+    whole = Request(
+        methods=part.methods or ([*layout.rows, *mine] if part.table is not None else mine),
+        datasets=part.datasets or [layout.dataset],
+        sigmas=part.sigmas or ([] if part.table is None else [float(sigma) for sigma in layout.sigmas]),
+        seeds=part.seeds,
+        protocol=part.protocol,
+        recipe=part.recipe,
+        changes=part.changes,
+    )
+    return [whole] if whole.methods or part.table is not None else _by_dataset(whole, registry, layout.rows)
 
 
 def _other_variants(names: Sequence[str], registry: Registry) -> tuple[str, ...]:

@@ -159,17 +159,17 @@ def existing_folder(folder: Path, flag: str = "--results") -> Path:
     return folder
 
 
-def check_out(out: Path, example: str, problems: list[str]) -> None:
+def check_out(out: Path, example: str, problems: list[str], flag: str = "--out") -> None:
     """A file to write must have a folder to stand in, in which one may write."""
     try:
         if not out.name or out.is_dir():
-            problems.append(f"--out {out} is a folder; name a file in it, such as {out / example}")
+            problems.append(f"{flag} {out} is a folder; name a file in it, such as {out / example}")
         elif not out.parent.is_dir():
-            problems.append(f"--out {out}: there is no folder {out.parent}")
+            problems.append(f"{flag} {out}: there is no folder {out.parent}")
         elif not os.access(out.parent, os.W_OK | os.X_OK):
-            problems.append(f"--out {out}: {out.parent} cannot be written to")
+            problems.append(f"{flag} {out}: {out.parent} cannot be written to")
     except (OSError, ValueError) as error:
-        problems.append(f"--out {plain(out)}: {error}")
+        problems.append(f"{flag} {plain(out)}: {error}")
 
 
 def format_of(named: str | None, out: Path | None, problems: list[str]) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import bench.cli.options as options
+import bench.cli.studies as studies
 from bench.cli.command import CERTIFICATION, CLUSTERS, COMMON, OUTPUT, TRAINING
-from bench.cli.common import changes, check_folder, guarded, numbers, plugins, print_json, seeds, stop, words
+from bench.cli.common import changes, check_folder, check_out, guarded, numbers, plugins, print_json, seeds, stop, words
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.devices import Devices, Precision, SyncBatchnorm, training_changes
 from bench.errors import nearest
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 
 
 def run(
+    context: typer.Context,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="STUDY",
+            show_default=False,
+            help="A .toml file that says what flags say; --save-study writes one.",
+        ),
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -173,6 +183,10 @@ def run(
         bool,
         typer.Option("--allow-other-data", help="Accept data files that are not the published ones; recorded.", rich_help_panel=TRAINING),
     ] = False,
+    save_study: Annotated[
+        Path | None,
+        typer.Option("--save-study", metavar="FILE", help="Write what is asked for as a study file.", rich_help_panel=OUTPUT),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.", rich_help_panel=OUTPUT)] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -180,9 +194,11 @@ def run(
 
     Run the same command again to resume: finished cells are skipped, begun ones continue.
 
+    What is computed may stand in a study file instead. Beside it, give only flags that say how and where, such as --jobs or --results.
+
     Exit codes: 0 all done, 1 some cells failed or diverged, 2 usage, 128 + signal when interrupted (130 for Ctrl-C).
     """
-    from bench.api.request import RunRequest
+    from bench.api.request import Part, RunRequest
     from bench.executors.engine import Engine
 
     problems: list[str] = []
@@ -190,9 +206,7 @@ def run(
     if skip_misclassified:
         wanted.setdefault("certify.skip_misclassified", "true")
     training_changes(devices_per_cell, precision, sync_batchnorm, wanted, problems)
-    check_folder(results, problems)
-    check_data_dir(data_dir, problems)
-    request = RunRequest(
+    part = Part(
         methods=words(method, "--method", problems),
         datasets=words(dataset, "--dataset", problems),
         sigmas=numbers(sigma, "--sigma", problems),
@@ -201,6 +215,9 @@ def run(
         recipe=recipe,
         changes=wanted,
         table=number,
+    )
+    request = RunRequest(
+        parts=(part,),
         plugins=plugins(plugin, problems),
         results=results,
         engine=Engine(
@@ -221,10 +238,25 @@ def run(
         allow_other_data=allow_other_data,
         data_dir=data_dir,
     )
-    _carry_out(request, problems, dry_run, emit, quiet, as_json)
+    study = None if file is None else studies.read(file, studies.typed(context), request, problems)
+    request = study.request if study else request
+    check_folder(request.results, problems)
+    check_data_dir(request.data_dir, problems)
+    if save_study is not None:
+        check_out(save_study, "study.toml", problems, "--save-study")
+    _carry_out(request, problems, dry_run, emit, quiet, as_json, study, save_study)
 
 
-def _carry_out(request: RunRequest, problems: list[str], dry_run: bool, emit: str | None, quiet: bool, as_json: bool) -> None:
+def _carry_out(
+    request: RunRequest,
+    problems: list[str],
+    dry_run: bool,
+    emit: str | None,
+    quiet: bool,
+    as_json: bool,
+    study: studies.Chosen | None,
+    save_study: Path | None,
+) -> None:
     """Plans and checks, and then prints the plan, prints the lines that carry it out, submits it or carries it out."""
     from rich.console import Console
 
@@ -250,6 +282,10 @@ def _carry_out(request: RunRequest, problems: list[str], dry_run: bool, emit: st
         stop(missing)
     for sentence in missing:
         matrix.say(f"note: {sentence}")
+    for sentence in study.notes if study else ():
+        matrix.say(f"note: {sentence}")
+    if save_study is not None:
+        matrix.say(studies.save(save_study, request))
     matrix.announce(detail=dry_run)
     if dry_run:
         if as_json:
@@ -262,11 +298,13 @@ def _carry_out(request: RunRequest, problems: list[str], dry_run: bool, emit: st
         return
     try:
         results.mkdir(parents=True, exist_ok=True)
+        if study:
+            study.keep(results)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
     code = guarded(matrix.submit if submitted else matrix.run)
     if not code and not submitted:
-        matrix.say(f"next: {line('table', (), results)} --protocol {request.protocol}")
+        matrix.say(f"next: {line('table', (), results)} --protocol {','.join(request.protocols)}")
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     raise typer.Exit(code)

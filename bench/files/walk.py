@@ -32,7 +32,7 @@ CERTIFICATION = "certify-"
 _TEMPORARY = re.compile(r"\.[^/]*\.tmp\Z|\.clock-", re.DOTALL)
 _CLAIM = re.compile(r"claim-[1-9]\d{0,8}\.json\Z")
 _OF_PEOPLE = re.compile(r"(README|LICENSE|NOTICE)(\.\w+)?\Z|[^.].*\.md\Z|\.git(ignore|keep|attributes)\Z|\.DS_Store\Z|\.nfs[0-9a-f]+\Z")
-_SET_ASIDE = {".matrix", ".replaced", ".git", ".ipynb_checkpoints"}
+_SET_ASIDE = {".matrix", ".replaced", ".studies", ".git", ".ipynb_checkpoints"}
 _EARLIER = {".index.json", "columns.bin"}
 
 _ENDING = ("dataset.json", "weights.safetensors", "failure.json")
