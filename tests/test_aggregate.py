@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_store import CERTIFY, N, add, new_store, run_spec, write_evidence
+from typer.testing import Result
 
 from bench.errors import BenchError, UsageError
 from bench.files.writing import write_json
@@ -426,3 +427,31 @@ def test_filters_that_fit_nothing_together(store: Store) -> None:
     add(store, run_spec("macer", sigma=0.5))
     with pytest.raises(BenchError, match=r"no run has all of: sigma 0\.25; method macer"):
         only(store, sigmas=[0.25], methods=["macer"])
+
+
+def test_a_certification_that_the_usual_alpha_cannot_read_hides_nothing(store: Store, bench: Callable[..., Result]) -> None:
+    """It is left out with a note, where it stands beside others; `show` takes its own alpha, and so may everybody."""
+    strict = CertifySpec(n0=10, n=6000, images="first:4", rule="curtailed", stop_alpha=1e-4)
+    run = add(store, run_spec())
+    add(store, run_spec("macer"))
+    write_evidence(run.certification(strict), (6000,) * 4)
+    where = ("--results", store.root)
+    note = f"left out: certification {strict.key} (curtailed): sampling was stopped where nothing certifies at alpha 0.0001"
+    for words in (
+        ("table", *where),
+        ("table", *where, "--format", "json"),
+        ("compare", "gaussian", "macer", *where),
+        ("plot", "curves", "--out", store.root.parent / "x.svg", *where),
+    ):
+        result = bench(*words)
+        assert (result.exit_code, note in " ".join(result.output.split())) == (0, True), result.output
+    assert list(rows(collect(store)[0])) == ["gaussian", "macer"]
+    shown = bench("show", run.spec.key, *where).output
+    assert "ACR 1.2316 at alpha 0.001, clopper-pearson" in shown
+    assert "at alpha 0.0001, curtailed" in shown
+    assert sorted(group.conditions["certify.rule"] for group in collect(store, alpha=1e-4)) == ["clopper-pearson", "curtailed"]
+    alone = Store(store.root.parent / "alone")
+    write_evidence(add(alone, run_spec(), None).certification(strict), (6000,) * 4)
+    refused = bench("table", "--results", alone.root)
+    assert refused.exit_code == 2
+    assert "give --alpha 0.0001, or less" in " ".join(refused.output.split())

@@ -36,9 +36,9 @@ def radii(rows: int, images: int, spread: float, rng: np.random.Generator, sigma
     return np.nan_to_num(certified_radii(bounds, sigma)).reshape(rows, images)
 
 
-def published(sigma: str) -> Floats:
+def published(sigma: float) -> Floats:
     """Five trainings each of two rows, from the logs of the golden folder: 10 x 10,000. At sigma 0.25 two rows differ on 17 %."""
-    found = sorted(Path(GOLDEN or "").glob(f"smoothmix-logs/mnist/**/noise_{sigma}*"))
+    found = [path for path in sorted(Path(GOLDEN or "").glob("smoothmix-logs/mnist/**/noise_*")) if float(path.name.split("_")[1]) == sigma]
     assert len(found) == 10
     columns = (np.loadtxt(path, skiprows=1, usecols=(3, 4), unpack=True) for path in found)
     return np.stack([radius * correct for radius, correct in columns])
@@ -99,20 +99,24 @@ def test_equal_rows_are_told_apart_no_more_often_than_the_level_says(rows: int) 
 
 # ---- the simulation: `pytest -m slow -s tests/test_separability.py` prints it
 
-SOURCES = ["counts", *(pytest.param(sigma, marks=needs_logs) for sigma in ("0.25", "0.50", "1.00"))]
+SOURCES = [None, *(pytest.param(sigma, marks=needs_logs, id=f"logs-{sigma:g}") for sigma in (0.25, 0.5, 1.0))]
+
+
+def drawn_from(sigma: float | None, rng: np.random.Generator) -> tuple[Floats, str]:
+    """Rows of 10,000 images and what they are called: of the published logs of a noise level, or of made-up counts."""
+    return (radii(9, 10_000, 0.03, rng), "made-up counts") if sigma is None else (published(sigma), f"published logs at sigma {sigma:g}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("sigma", SOURCES)
 @pytest.mark.parametrize(("images", "draws"), [(100, 4000), (500, 3000), (10_000, 600)])
-def test_error_rates(source: str, images: int, draws: int) -> None:
+def test_error_rates(sigma: float | None, images: int, draws: int) -> None:
     """Of the marks of a table and of the p of a comparison, with exact 95 % intervals: nine rows of counts or ten published trainings.
 
     Type I errors from rows that are exchanged within images; where so many images of a row tie that nothing is tested, none is made.
     """
     rng = np.random.default_rng(images)
-    values = radii(9, 10_000, 0.03, rng) if source == "counts" else published(source)
-    where = "made-up counts" if source == "counts" else f"published logs at sigma {source}"
+    values, where = drawn_from(sigma, rng)
     silent = bool(reason_not_to_test(values[:, :images]))
     print(f"\n{where}, {images:,} images" + ": not tested" * silent)
     for name, differ in (("any two of all rows", all_pairs), ("the first and the last row", first_and_last)):
@@ -137,12 +141,12 @@ def test_power(protocol: str, sigma: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("sigma", SOURCES)
 @pytest.mark.parametrize("images", [100, 500, 2000])
-def test_coverage(source: str, images: int) -> None:
+def test_coverage(sigma: float | None, images: int) -> None:
     """How often the interval of a comparison holds the difference on all 10,000 images, where the difference is not 0."""
     rng = np.random.default_rng(images)
-    values = radii(9, 10_000, 0.03, rng) if source == "counts" else published(source)
+    values, where = drawn_from(sigma, rng)
     difference = values[-1] - values[0]
     held = made = 0
     for _ in range(1000):
@@ -151,7 +155,7 @@ def test_coverage(source: str, images: int) -> None:
             found = flip_each(difference[None, drawn], 999, int(rng.integers(2**31)))
             made += 1
             held += bool(found.low[0] <= difference.mean() <= found.high[0])
-    print(f"\n{'made-up counts' if source == 'counts' else f'published logs at sigma {source}'}, {images:,} images; intervals made: {made}")
+    print(f"\n{where}, {images:,} images; intervals made: {made}")
     if made:
         told("  the interval holds the difference", held, made)
         assert held >= binom.ppf(0.001, made, 0.93)
