@@ -27,10 +27,12 @@ from bench.registry import Loaded
 from bench.smoothing import SmoothedClassifier
 from bench.spec import PROTOCOLS, canonical, coerce, parse_json, protocol_train, select_images
 from bench.train.loop import check_terms, line_of
+from bench.train.surveys import check_weights, checked
 
 CLASSES = 3
 SHAPE = (1, 8, 8)
-EPOCHS = (0.0, 15.0, 89.0)
+EPOCHS = ((0.0, 90.0), (15.0, 90.0), (89.0, 90.0), (149.0, 150.0))
+"""At which a loss is tried, of trainings of so many."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ def check(loaded: Loaded) -> list[Result]:
     def each(test: Callable[[Method], None]) -> Callable[[], object]:
         return lambda: list(map(test, instances))
 
+    asks = any(instance.surveys() for instance in instances) or loaded.cls.weights is not Method.weights
     return _results(
         {
             "hyperparameters survive JSON": each(_survives_json),
@@ -80,7 +83,8 @@ def check(loaded: Loaded) -> list[Result]:
             "modes, flags, weights and the batch are left as found": each(_leaves_no_trace),
             "the handed generator decides everything": each(_generator_decides),
             "any batch size, shape and epoch will do": each(_any_shape),
-        },
+        }
+        | ({"its surveys can be asked, and images drawn by its weights": each(_asks_and_weights)} if asks else {}),
         lambda error: line_of(error, instances[0]),
         last=("the loss is made of named, finite scalar terms",),  # what follows needs a loss
     )
@@ -154,12 +158,21 @@ def _batches_fit(info: DatasetInfo, data_dir: Path | None) -> None:
         _hold(alone, f"images under augment={augment} depend on more than the seed")
 
 
-def _setup(shape: tuple[int, int, int] = SHAPE, batch: int = 4, epoch: float = 89.0) -> tuple[SmoothedClassifier, Batch]:
+def _setup(
+    method: Method, shape: tuple[int, int, int] = SHAPE, batch: int = 4, epoch: float = 89.0, epochs: float = 90.0
+) -> tuple[SmoothedClassifier, Batch]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         base = _Tiny(shape[0]).train()
         x = torch.rand(batch, *shape)
-    return SmoothedClassifier(base, 0.5, torch.Generator().manual_seed(11)), Batch(x=x, y=torch.arange(batch) % CLASSES, epoch=epoch)
+        found = {
+            name: torch.rand(batch, CLASSES).softmax(1) if survey.votes else torch.rand(batch)
+            for name, survey in checked(method).items()
+            if survey.first <= epoch
+        }
+    index = 3 * torch.arange(batch).flip(0)
+    whole = Batch(x=x, y=torch.arange(batch) % CLASSES, epoch=epoch, epochs=epochs, index=index, surveys=found)
+    return SmoothedClassifier(base, 0.5, torch.Generator().manual_seed(11)), whole
 
 
 def _survives_json(method: Method) -> None:
@@ -175,15 +188,15 @@ def _names_a_source(doc: str) -> None:
 
 
 def _terms_are_finite(method: Method) -> None:
-    for epoch in EPOCHS:
-        terms = check_terms(method.loss(*_setup(epoch=epoch)))
+    for epoch, epochs in EPOCHS:
+        terms = check_terms(method.loss(*_setup(method, epoch=epoch, epochs=epochs)))
         for name, term in terms.items():
-            _hold(term.isfinite(), f"term {name!r} is {float(term.detach())} at epoch {epoch:g}")
+            _hold(term.isfinite(), f"term {name!r} is {float(term.detach())} at epoch {epoch:g} of {epochs:g}")
         _hold(any(term.requires_grad for term in terms.values()), "no term has a gradient")
 
 
 def _gradient_everywhere(method: Method) -> None:
-    g, batch = _setup()
+    g, batch = _setup(method)
     _sum(method.loss(g, batch)).backward()  # type: ignore[no-untyped-call]
     for name, parameter in g.base.named_parameters():
         gradient = parameter.grad
@@ -193,8 +206,8 @@ def _gradient_everywhere(method: Method) -> None:
 
 
 def _leaves_no_trace(method: Method) -> None:
-    g, batch = _setup()
-    x, y = batch.x.clone(), batch.y.clone()
+    g, batch = _setup(method)
+    before = batch.cloned()
     weights = {name: p.detach().clone() for name, p in g.base.named_parameters()}
     g.base.get_parameter("linear.bias").requires_grad_(False)
     g.base.get_submodule("norm").eval()
@@ -205,8 +218,10 @@ def _leaves_no_trace(method: Method) -> None:
     _hold(now == modes, "a module's training mode was changed; use g.frozen() for evaluation mode")
     _hold([p.requires_grad for p in g.base.parameters()] == flags, "a parameter's requires_grad was changed")
     _hold(all(p.grad is None for p in g.base.parameters()), "the loss must not call backward on the parameters")
-    same = torch.equal(x, batch.x) and torch.equal(y, batch.y) and not batch.x.requires_grad and batch.x.grad is None
-    _hold(same, "the batch was changed")
+    pairs: list[tuple[Tensor, Tensor | None]] = [(before.x, batch.x), (before.y, batch.y), (before.index, batch.index)]
+    pairs += [(found, batch.surveys.get(name)) for name, found in before.surveys.items()]
+    same = all(after is not None and torch.equal(found, after) for found, after in pairs)
+    _hold(same and not batch.x.requires_grad and batch.x.grad is None, "the batch was changed")
     _hold(all(torch.equal(weights[name], p) for name, p in g.base.named_parameters()), "the weights were changed")
 
 
@@ -218,7 +233,7 @@ def _generator_decides(method: Method) -> None:
             random.seed(ambient)
             np.random.seed(ambient)  # noqa: NPY002 - the global generator is what a method must not use
             before = _ambient()
-            losses.append(float(_sum(method.loss(*_setup())).detach()))
+            losses.append(float(_sum(method.loss(*_setup(method))).detach()))
             _hold(_ambient() == before, "a global random generator was used; draw from g.noise and g.uniform only")
     _hold(losses[0] == losses[1], f"equal generators gave losses {losses[0]} and {losses[1]}")
 
@@ -229,7 +244,21 @@ def _ambient() -> tuple[object, ...]:
 
 def _any_shape(method: Method) -> None:
     for shape, batch_size in ((SHAPE, 2), ((3, 9, 7), 5)):
-        _hold(_sum(method.loss(*_setup(shape, batch_size))).isfinite(), f"the loss is not finite for images of shape {shape}")
+        _hold(_sum(method.loss(*_setup(method, shape, batch_size))).isfinite(), f"the loss is not finite for images of shape {shape}")
+
+
+def _asks_and_weights(method: Method) -> None:
+    y, generator = torch.arange(60) % CLASSES, torch.Generator().manual_seed(5)
+    shares = {name: torch.rand(60, generator=generator, dtype=torch.float64) for name in checked(method)}
+    kept = y.clone(), {name: share.clone() for name, share in shares.items()}
+    for epoch, _ in EPOCHS:
+        right = {name: shares[name] for name, survey in method.surveys().items() if survey.first <= epoch}
+        found = method.weights(y, right, epoch)
+        if found is not None:
+            again = method.weights(y, right, epoch)
+            _hold(again is not None and torch.equal(check_weights(found, 60), check_weights(again, 60)), "equal answers gave other weights")
+    same = torch.equal(y, kept[0]) and all(torch.equal(share, kept[1][name]) for name, share in shares.items())
+    _hold(same, "weights() changed the labels or the answers that it was given")
 
 
 def _sum(terms: Terms) -> Tensor:

@@ -21,6 +21,7 @@ from bench.errors import BenchError
 from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier, cross_entropy
 from bench.train.loop import WORTH_RECORDING, Trainer, layout_of, why_eager
+from methods.adaptive import Adaptive
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer
@@ -35,6 +36,7 @@ METHODS: dict[str, Method] = {
     "stability": Stability(),
     "stability two-copy": Stability(two_copies=True),
     "sphere": Sphere(copies=2, steps=2),
+    "adaptive (sphere)": Adaptive(copies=2, steps=2, start=1, every=1, threshold=0.0),
     "consistency": Consistency(),
     "smoothadv": SmoothAdv(copies=2, steps=3, warmup_epochs=3),
     "macer": Macer(copies=4, deferral=1),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bench.attacks import ascend, climb, mislead
 from bench.method import Batch, Method
 from bench.smoothing import SmoothedClassifier
+from methods.adaptive import Adaptive
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer
@@ -263,7 +264,15 @@ def ref_sphere(method: Sphere, model: nn.Module, x: Tensor, y: Tensor, epoch: in
     return label_ce(votes(model, x, noise), y).sum() / (method.copies * len(x))
 
 
+def ref_adaptive(method: Adaptive, model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
+    noise = Draws().noise(x, method.copies)
+    if method.attack and epoch >= method.start:
+        noise = turned(model, x, y, noise, method.steps, method.epsilon)
+    return label_ce(votes(model, x, noise), y).sum() / (method.copies * len(x))
+
+
 REFERENCES: dict[type[Method], Callable[..., Tensor]] = {
+    Adaptive: ref_adaptive,
     Gaussian: ref_gaussian,
     Stability: ref_stability,
     Sphere: ref_sphere,
@@ -350,6 +359,9 @@ METHODS: dict[str, Method] = {
     "gaussian": Gaussian(),
     "stability": Stability.presets["official", "default", "mnist", 0.5],
     "stability 1": Stability.presets["paper", "default", "cifar10", 1.0],
+    "adaptive": Adaptive.presets["official", "default", "mnist", 0.25],
+    "adaptive, late": Adaptive(copies=2, start=89, steps=2, epsilon=2.0),
+    "adaptive, no attack": Adaptive(start=0, attack=False),
     "stability two-copy": Stability.presets["official", "two-copy", "mnist", 0.5],
     "sphere": Sphere.presets["official", "default", "mnist", 1.0],
     "sphere, long steps": Sphere(copies=2, steps=6, epsilon=4.0),
@@ -386,6 +398,9 @@ PLANTED: list[tuple[str, int, Callable[..., Any], str, str]] = [  # a case of ME
     ("stability", 0, Stability.loss, "noisy, clean.softmax(-1)).mean()", "noisy - clean, clean.softmax(-1)).mean()"),
     ("stability two-copy", 0, Stability.loss, "logits[0].softmax(-1), logits[1:]", "logits[1].softmax(-1), logits[:1]"),
     ("stability two-copy", 0, Stability.loss, "logits[0].softmax(-1)", "logits[0].softmax(-1).detach()"),
+    ("adaptive", 31, Adaptive.loss, "batch.epoch >= self.start", "True"),
+    ("adaptive, late", 89, Adaptive.loss, "batch.epoch >= self.start", "batch.epoch > self.start"),
+    ("adaptive, no attack", 3, Adaptive.loss, "self.attack and ", ""),
     ("sphere", 0, Sphere.loss, "batch.y, noise,", "batch.y + 0 * batch.index, g.noise(batch.x, self.copies),"),
     ("sphere", 0, mislead, ", logits.argmax(-1) != y", ", logits.argmax(-1) == y"),
     ("sphere", 0, mislead, "length * turned", "turned"),
@@ -490,7 +505,7 @@ def test_detaching_the_target_changes_gradients_only() -> None:
 
 # ---------------------------------------------------------------------------------------------- modes, statistics, names
 
-TRAINING_PASSES = {Gaussian: 1, Stability: 2, Consistency: 1, Macer: 1, SmoothAdv: 1, SmoothMix: 2, Sphere: 1}
+TRAINING_PASSES = {Gaussian: 1, Stability: 2, Consistency: 1, Macer: 1, SmoothAdv: 1, SmoothMix: 2, Sphere: 1, Adaptive: 1}
 
 
 @pytest.mark.parametrize("cls", TRAINING_PASSES)
@@ -517,6 +532,7 @@ TERMS = {
     Macer: ["classification", "robustness"],
     SmoothAdv: ["cross_entropy"],
     Sphere: ["cross_entropy"],
+    Adaptive: ["cross_entropy"],
     SmoothMix: ["cross_entropy", "mix"],
 }
 

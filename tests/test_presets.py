@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from scipy.stats import beta, norm
 
 from bench.datasets import DATASETS, recipe_train
 from bench.method import Method
 from bench.registry import Registry
 from bench.spec import RECIPES
 from bench.train.passes import pairs_per_image
+from methods.adaptive import JUDGES, Adaptive, weight_of
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer
@@ -57,6 +60,14 @@ CONSISTENCY = {  # lambda, eta
     ("cifar10", 1.0): (10.0, 0.5),
     ("imagenet", 0.5): (5.0, 0.5),
     ("imagenet", 1.0): (5.0, 0.1),
+}
+ADAPTIVE = {  # E_t, p_t, T, eps, epochs between weightings; on MNIST ours: 90/150 of the epochs
+    ("cifar10", 0.25): (60, 0.5, 3, 0.25, 10),
+    ("cifar10", 0.5): (70, 0.4, 6, 0.25, 10),
+    ("cifar10", 1.0): (60, 0.4, 4, 0.5, 10),
+    ("mnist", 0.25): (36, 0.5, 3, 0.25, 6),
+    ("mnist", 0.5): (42, 0.4, 6, 0.25, 6),
+    ("mnist", 1.0): (36, 0.4, 4, 0.5, 6),
 }
 SPHERE = {  # T, eps; the MNIST rows are ours
     (dataset, sigma): values
@@ -102,6 +113,11 @@ def expected(cls: type[Method]) -> dict[tuple[str, str, str, float], dict[str, o
             for where, strength in STABILITY.items():
                 rows[recipe, "default", *where] = {"strength": strength, "two_copies": False}
                 rows[recipe, "two-copy", *where] = {"strength": 6.0, "two_copies": True}
+        if cls is Adaptive:
+            words = ("start", "threshold", "steps", "epsilon", "every")
+            for where, settings in ADAPTIVE.items():
+                switched_on: dict[str, object] = {"copies": 4, "discard": True, "weighted": True, "attack": True}
+                rows[recipe, "default", *where] = dict(zip(words, settings, strict=True)) | switched_on
         if cls is Sphere:
             for (dataset, sigma), (steps, epsilon) in SPHERE.items():
                 rows[recipe, "default", dataset, sigma] = {"copies": 4, "steps": steps, "epsilon": epsilon}
@@ -135,7 +151,7 @@ def expected(cls: type[Method]) -> dict[tuple[str, str, str, float], dict[str, o
     return rows
 
 
-@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix, Sphere])
+@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix, Sphere, Adaptive])
 def test_presets_are_the_published_hyperparameters(cls: type[Method]) -> None:
     assert {key: dataclasses.asdict(preset) for key, preset in cls.presets.items()} == expected(cls)
 
@@ -144,11 +160,11 @@ def test_default_variants_and_the_field_defaults() -> None:
     assert SmoothMix.variants[0] == "eta5"
     assert set(SmoothMix.variants) == {variant for variant, *_ in SMOOTHMIX}
     assert Stability.variants == ("default", "two-copy")
-    for cls in (Gaussian, SmoothAdv, Macer, Consistency, Sphere):
+    for cls in (Gaussian, SmoothAdv, Macer, Consistency, Sphere, Adaptive):
         assert cls.variants == ("default",)
 
 
-CHUNKS = {Gaussian: 1, Stability: 1, SmoothAdv: 4, Macer: 1, Consistency: 2, SmoothMix: 4, Sphere: 4}
+CHUNKS = {Gaussian: 1, Stability: 1, SmoothAdv: 4, Macer: 1, Consistency: 2, SmoothMix: 4, Sphere: 4, Adaptive: 4}
 
 
 @pytest.mark.parametrize("cls", CHUNKS)
@@ -198,6 +214,8 @@ COSTS: list[tuple[Method, float]] = [
     (SmoothMix(copies=1, steps=1), 3),
     (Stability(two_copies=True), 2),
     (Sphere(copies=4, steps=6), 28),
+    (Adaptive(copies=4, steps=6), 28),
+    (Adaptive(copies=4, attack=False), 4),
 ]
 
 
@@ -207,8 +225,43 @@ def test_forward_and_backward_pairs_per_image(method: Method, pairs: float) -> N
     assert pairs_per_image(method, DATASETS["mnist"]) == pairs
 
 
+def test_weights_of_the_adaptive_training_by_the_number_of_right_answers() -> None:
+    """Phi^-1 of the one-sided 90 % Clopper-Pearson lower bound: as published to four digits, and by scipy to nine."""
+    assert [round(weight_of(count), 4) for count in range(12, 17)] == [0.1537, 0.3286, 0.5257, 0.7649, 1.1075]
+    for count in range(12, 17):
+        assert weight_of(count) == pytest.approx(norm.ppf(beta.ppf(0.1, count, JUDGES - count + 1)), rel=1e-9)
+
+
+def test_which_images_the_adaptive_training_draws_and_how_often() -> None:
+    """By hand: 40 of 100 stays at p_t .4 and 39 does not; below 12 of 16 counts as 12; each part can be switched off."""
+    right = {
+        "discard": torch.tensor([40.0, 39.0, 100.0, 41.0, 0.0]).double() / 100,
+        "weight": torch.tensor([16, 16, 15, 3, 12]).double() / 16,
+    }
+    y = torch.zeros(5, dtype=torch.int64)
+    both = Adaptive(threshold=0.4).weights(y, right, 60.0)
+    assert both is not None
+    assert both.tolist() == pytest.approx([1.1075, 0, 0.7649, 0.1537, 0], abs=5e-5)
+    kept = Adaptive(threshold=0.4, weighted=False).weights(y, {"discard": right["discard"]}, 60.0)
+    assert kept is not None
+    assert kept.tolist() == [1, 0, 1, 1, 0]
+    weighted = Adaptive(discard=False).weights(y, {"weight": right["weight"]}, 60.0)
+    assert weighted is not None
+    assert weighted.tolist() == pytest.approx([1.1075, 1.1075, 0.7649, 0.1537, 0.1537], abs=5e-5)
+    assert Adaptive().weights(y, {}, 0.0) is None
+    assert Adaptive(discard=False, weighted=False).surveys() == {}
+    asked = Adaptive(start=60).surveys()
+    assert list(asked["discard"].epochs(150)) == [60]
+    assert list(asked["weight"].epochs(150)) == [60, 70, 80, 90, 100, 110, 120, 130, 140]
+    assert {name: survey.copies for name, survey in asked.items()} == {"discard": 100, "weight": 16}
+    shares = [k / 16 for k in range(17)]  # every share of 16 finds its own weight, whatever rounding does to it
+    found = Adaptive(discard=False).weights(torch.zeros(17), {"weight": torch.tensor(shares, dtype=torch.float64)}, 0.0)
+    assert found is not None
+    assert found.tolist() == pytest.approx([weight_of(max(12, k)) for k in range(17)], rel=1e-12)
+
+
 def test_the_page_of_methods_names_every_one_with_what_it_costs() -> None:
-    text = (Path(__file__).resolve().parent.parent / "docs" / "methods.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parent.parent / "docs" / "notes" / "methods.md").read_text(encoding="utf-8")
     told = {row: float(pairs) for row, pairs in re.findall(r"^\| `([^`]+)` \|[^|]*\| ([\d.]+) \|", text, re.M)}
     registry = Registry()
     built_in = {name for name, entry in registry.entries().items() if entry.origin == "built in"}
@@ -234,6 +287,8 @@ def test_the_page_of_methods_names_every_one_with_what_it_costs() -> None:
         (SmoothAdv, {"epsilon": -1.0}),
         (SmoothMix, {"steps": 0}),
         (Sphere, {"steps": 0}),
+        (Adaptive, {"every": 0}),
+        (Adaptive, {"threshold": 1.5}),
         (Sphere, {"epsilon": -0.1}),
         (SmoothMix, {"step_size": 0.0}),
         (SmoothMix, {"guard": -1e-8}),
@@ -246,7 +301,7 @@ def test_impossible_hyperparameters_are_refused(cls: type[Method], wrong: dict[s
         cls(**wrong)
 
 
-@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix, Sphere])
+@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix, Sphere, Adaptive])
 def test_methods_are_frozen_and_keyword_only(cls: type[Method]) -> None:
     assert all(f.kw_only for f in dataclasses.fields(cls))
     for f in dataclasses.fields(cls):

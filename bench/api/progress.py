@@ -97,6 +97,7 @@ class Show:
         work, training = self.works[place], phase == "training"
         later = self.certifying[place] if training else 0.0
         seconds = self.estimates[place] - later if training else self.certifying[place]  # as this phase was estimated
+        seconds = 0.0 if phase == "surveying" else seconds  # a part of the training's
         if work.phase != phase:
             work.phase, work.since, work.first, work.at, work.done = phase, now, done, now, done
             # A whole training was estimated, but of a certification the images that were left.

@@ -120,6 +120,45 @@ class Sampler:
         with plain_float32(), torch.autocast(images.device.type, enabled=False):
             self._prepare(images)
 
+    @torch.inference_mode()
+    def survey(self, images: Tensor, indices: Sequence[int], copies: int) -> Tensor:
+        """The classes of noisy copies of several images: B C H W -> B K, int64. Nothing is selected first.
+
+        Noise and counts are as of `certify`. Where an image has few copies, those of several images share a pass.
+
+        Args:
+            indices: of the images, which with the seed decide the noise. copies: of each image.
+
+        Raises:
+            BenchError: as `certify`.
+        """
+        together = max(1, (self._batch or usual_batch(images.shape[1:], images.device)) // copies)
+        starts = range(0, len(images), together)
+        return torch.cat([self._survey(images[at : at + together], indices[at : at + together], copies) for at in starts])
+
+    def _survey(self, images: Tensor, indices: Sequence[int], n: int) -> Tensor:
+        """Images whose copies fit into one pass, or one image."""
+        while True:
+            streams = [NoisyCopies(x, index, self.sigma, self.seed, self.sampling) for x, index in zip(images, indices, strict=True)]
+            for stream in streams:
+                stream.block = min(stream.block, n)  # what is drawn beyond would be dropped
+            with contextlib.suppress(Again), plain_float32(), torch.autocast(images.device.type, enabled=False):
+                network = self._prepare(images)
+                network.begin()
+                assert network.audit
+                network.audit.begin(images[0], AUDITED_ROWS if self._spans else n * len(streams))
+                if self._spans:
+                    self._spans.begin()
+                if len(streams) == 1:
+                    counts = self._count(network, streams[0], 0, n).unsqueeze(0)
+                else:
+                    classes = network.classify(torch.cat([stream.draw(n) for stream in streams]), 0)
+                    place = torch.arange(len(streams), device=classes.device).repeat_interleave(n) * self.classes
+                    counts = torch.bincount(classes + place, minlength=len(streams) * self.classes).view(len(streams), self.classes)
+                network.audit.end()
+                network.end()
+                return counts
+
     def arithmetic(self, x: Tensor) -> dict[str, Any]:
         """How images of the shape of x are counted, for the record: no part of it changes a count.
 

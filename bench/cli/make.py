@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 import shlex
+from collections.abc import Sequence
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
@@ -16,12 +17,19 @@ import typer
 import bench.cli.options as options
 from bench.cli.common import guarded, plain, plugins, stop
 from bench.cli.data import DataDir, check_data_dir
+from bench.errors import nearest
 from bench.spec import NAME
+
+SHOWN = ("index", "length", "ascent", "survey", "weights")
+"""What a method may ask of the engine, beyond images, labels and noise."""
 
 
 def new_method(
     name: Annotated[str, typer.Argument(help="The method's name; the file will be NAME.py.")],
     folder: Annotated[Path, typer.Option("--folder", help="Where to write it.")] = Path(),
+    abilities: Annotated[
+        str | None, typer.Option("--with", metavar="WORDS", help=f"What else the file shows, such as survey,weights: {', '.join(SHOWN)}.")
+    ] = None,
 ) -> None:
     """Write NAME.py, a method that runs as it is, to start from."""
     from bench.registry import Registry
@@ -30,7 +38,9 @@ def new_method(
     problems = []
     title = name.replace("_", " ").replace("-", " ").title()
     class_name = title.replace(" ", "")
-    text = Template((files("bench") / "assets" / "new_method.py.txt").read_text(encoding="utf-8"))
+    shown = [word.strip() for word in (abilities or "").split(",") if word.strip()]
+    problems += [f"--with {word} is unknown{nearest(word, SHOWN)}" for word in shown if word not in SHOWN]
+    text = Template(_with(shown, (files("bench") / "assets" / "new_method.py.txt").read_text(encoding="utf-8")))
     taken = keyword.iskeyword(class_name) or re.search(rf"\b{class_name}\b", text.template)
     if not NAME.match(name) or not class_name.isidentifier() or name != name.lower() or taken:
         problems.append(f"{name!r} is no name for a method: lower case letters, digits, - and _, a letter first, such as my_method")
@@ -50,6 +60,16 @@ def new_method(
     word = shlex.quote(str(path))
     typer.echo(f"  bench check {word}")
     typer.echo(f"  bench run --plugin {word} --method {name} --protocol smoke")
+
+
+def _with(shown: Sequence[str], text: str) -> str:
+    """The lines of the template that these words ask for: `[a|b]` opens a line of either, `[not a|b]` one of neither."""
+
+    def line(match: re.Match[str]) -> str:
+        wanted = bool({*match[2].split("|")} & {*shown})
+        return match[3] if wanted is not bool(match[1]) else ""
+
+    return re.sub(r"^\[(not )?([a-z|]+)\](.*\n)", line, text, flags=re.M)
 
 
 def check(

@@ -13,6 +13,7 @@ import typer
 import bench.cli.options as options
 from bench.cli.common import clock, guarded, plugin_paths, print_json, print_rows, say, stop
 from bench.errors import BenchError, nearest
+from bench.files.walk import SURVEY
 
 if TYPE_CHECKING:
     from bench.method import Method
@@ -148,12 +149,23 @@ def _run(run: Run) -> dict[str, Any]:
         "key": run.spec.key,
         "spec": to_json(run.spec),
         "training": run.training(),
+        "surveys": {name: _survey(run, name) for name in run.names() if SURVEY.match(name)},
         "failure": run.failure(),
         "timing": run.timing(),
         "environment": run.environment(),
         "curve": _read_curve(run),
         "certifications": certifications,
     }
+
+
+def _survey(run: Run, name: str) -> dict[str, Any]:
+    """What was asked in a survey, or what is wrong with its file."""
+    from bench.store.surveys import facts
+
+    try:
+        return facts(run.path / name)
+    except BenchError as error:
+        return {"damaged": str(error)}
 
 
 def _certification(c: Certification, faults: list[Any]) -> dict[str, Any]:
@@ -192,6 +204,9 @@ def _print_run(run: Run, data: dict[str, Any]) -> None:
     for problem in (data["failure"], training if training and training["state"] == "diverged" else None):
         if problem:
             say(f"reason: {problem['reason']}")
+    for name, facts in data["surveys"].items():
+        told = facts.get("damaged") or f"{facts['copies']} copies of each training image before epoch {facts['epoch']}"
+        say(f"survey {name}: {told}")
     for name in ("train", "hyperparameters"):
         say(f"{name}: {canonical(data['spec'][name])}")
     for item in data["certifications"]:
@@ -217,6 +232,7 @@ def _speed(timing: dict[str, Any]) -> str:
     ]
     later: dict[str, Callable[[Any], str]] = {
         "seconds_per_epoch": lambda v: f"{clock(v)} per epoch",
+        "survey_passes_per_image": lambda v: f"{v:.3g} forward passes/image in surveys",
         "attack_share": lambda v: f"{v:.0%} of it in the attack",
         "peak_memory_bytes": lambda v: f"at most {v / 2**30:.2f} GiB of memory",
     }

@@ -27,9 +27,9 @@ MAX_FILE = 64 << 20  # bytes; a log of 10,000 images takes 0.3 MB, one of 1,000,
 
 CANONICAL = ("idx", "label", "predict", "radius", "correct")
 COHEN = (*CANONICAL, "time")
-ADAPTIVE = ("idx", "label", "predict", "pA", "samplesize", "radius", "correct", "time_forward")
+WITH_PA = ("idx", "label", "predict", "pA", "samplesize", "radius", "correct", "time_forward")
 OURS = (*COHEN, "count", "n")
-DIALECTS = (CANONICAL, COHEN, ADAPTIVE, OURS)
+DIALECTS = (CANONICAL, COHEN, WITH_PA, OURS)
 
 USUAL = ((100_000, 0.001), (100_000, 0.01), (100_000, 0.05), (10_000, 0.001), (1_000_000, 0.001), (1_000, 0.001))
 """n and alpha of published logs, the most frequent first."""

@@ -57,6 +57,9 @@ def training(path: Path) -> dict[str, Any] | None:
     if data["state"] not in fields:
         raise Fault(path, None, f"state {data['state']!r:.80} is neither trained nor diverged")
     _check_fields(path, data, fields[data["state"]])
+    surveys = data.get("surveys", {})
+    if not isinstance(surveys, dict) or not all(isinstance(v, str) and SHA256.fullmatch(v) for v in surveys.values()):
+        raise Fault(path, None, f"surveys is {surveys!r:.80}, not a SHA-256 in hex for each file")
     if data["state"] == "trained" and not SHA256.fullmatch(data["weights_sha256"]):
         raise Fault(path, None, f"weights_sha256 is {data['weights_sha256']!r:.80}, not a SHA-256 in hex")
     return data
@@ -64,7 +67,7 @@ def training(path: Path) -> dict[str, Any] | None:
 
 def timing(path: Path) -> dict[str, Any] | None:
     names = ("training_seconds", "images_per_second", "pairs_per_image")
-    later = ("seconds_per_epoch", "attack_share", "peak_memory_bytes")
+    later = ("seconds_per_epoch", "attack_share", "peak_memory_bytes", "survey_passes_per_image")
     data = record(path, dict.fromkeys(names, float), dict.fromkeys(later, float))
     for name in (*names, *later):
         value = (data or {}).get(name)

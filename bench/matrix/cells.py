@@ -6,6 +6,7 @@ import dataclasses
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import safetensors.torch
@@ -24,12 +25,14 @@ from bench.files import claims
 from bench.files.writing import sha256, write_json
 from bench.matrix.plan import Cell, name_of
 from bench.matrix.resume import load_weights, restore, save
+from bench.matrix.surveys import Files
 from bench.matrix.takeover import take_over
 from bench.matrix.task import Options, Outcome, Task
 from bench.models import place
 from bench.spec import canonical, select_images, to_json
 from bench.store.runs import Store
 from bench.store.subject import Certification
+from bench.store.surveys import file_name
 from bench.store.work import Work, hold
 from bench.system import environment
 from bench.system.guards import kind_of, out_of_memory, settings_kept
@@ -44,7 +47,7 @@ class Report(Protocol):
     """Whoever wants to know how a cell goes on."""
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """`phase` is training or certifying; counts are steps or images."""
+        """`phase` is training, surveying or certifying; counts are steps or images."""
 
     def say(self, text: str) -> None:
         """One line that the user should see."""
@@ -158,12 +161,14 @@ def train(cell: Cell, work: Work, options: Options, report: Report, stop: StopSi
     with team.training() as (group, device):
         recorder = CudaGraphs(device) if options.graph and device.type == "cuda" else None
         info, pixels = DATASETS[cell.spec.dataset], data.to(device)
-        trainer = Trainer(cell.spec, cell.method, info, pixels, device, micro_batch=options.micro_batch, group=group, recorder=recorder)
+        keeper = Files(work, partial(report.progress, "surveying"), stop.check)
+        how: dict[str, Any] = {"micro_batch": options.micro_batch, "group": group, "recorder": recorder, "keeper": keeper}
+        trainer = Trainer(cell.spec, cell.method, info, pixels, device, **how)
         seconds, checkpoint = restore(trainer, work, report.say)
         team.begin(checkpoint)
         for note in trainer.notes():
             report.say(f"{cell.name}: {note}")
-        model = _trained(trainer, seconds, work, options, report, stop)
+        model = _trained(trainer, seconds, work, options, report, stop, keeper)
     # A model of several processes may hold layers that only work among them.
     return place(model, options.device) if team.size == 1 else load_weights(work.run, sha256(work.run.weights), options.device)
 
@@ -189,7 +194,7 @@ def _describe(sources: Mapping[str, Any], data: Images, options: Options) -> dic
     return environment.describe(options.device, sources, data.checksums) | differs
 
 
-def _trained(trainer: Trainer, seconds: float, work: Work, options: Options, report: Report, stop: StopSignals) -> nn.Module:
+def _trained(trainer: Trainer, seconds: float, work: Work, options: Options, report: Report, stop: StopSignals, keeper: Files) -> nn.Module:
     """Trains from where the trainer stands, after so many seconds of training, and writes the results."""
     begun = saved = time.monotonic()
     start, spec = trainer.images, trainer.spec
@@ -204,11 +209,15 @@ def _trained(trainer: Trainer, seconds: float, work: Work, options: Options, rep
         report.progress("training", trainer.step, trainer.total)
         now = time.monotonic()
         if stop.received or now - saved > options.checkpoint_seconds:
-            trainer.check_finite()
-            save(trainer, work, seconds + now - begun)
+            checkpoint()
             saved = now
             stop.check()
 
+    def checkpoint() -> None:
+        trainer.check_finite()
+        save(trainer, work, seconds + time.monotonic() - begun)
+
+    keeper.before = checkpoint
     model = trainer.run(after_step)
     elapsed = time.monotonic() - begun
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -222,7 +231,10 @@ def _trained(trainer: Trainer, seconds: float, work: Work, options: Options, rep
         "attack_share": trainer.attack_share,
         "peak_memory_bytes": memory.read(),
     } | ({"why_eager": trainer.why_eager} if trainer.why_eager else {})
-    work.finish_training(trainer.curve_csv(), safetensors.torch.save(weights, metadata), timing, trainer.total)
+    if trainer.surveys.taken:
+        timing["survey_passes_per_image"] = trainer.surveys.passes / trainer.images
+    surveys = {file_name(name, epoch): sha256 for name, epoch, sha256 in trainer.surveys.taken}
+    work.finish_training(trainer.curve_csv(), safetensors.torch.save(weights, metadata), timing, trainer.total, surveys)
     return model
 
 

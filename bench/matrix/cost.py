@@ -30,6 +30,7 @@ from bench.store.subject import Status
 from bench.train.graph import CudaGraphs, Recorder
 from bench.train.loop import REDUCED, WORTH_RECORDING, Trainer, layout_of
 from bench.train.passes import Passes, passes_per_image
+from bench.train.surveys import Guess, checked, copies_of, times
 
 ENOUGH_SECONDS = 0.3
 """A pass that takes as long is not repeated with more rows."""
@@ -123,9 +124,13 @@ def estimate(
         images = 0 if trained else chosen * spec.train.epochs
         left = len(certification.expected()) - len(standing.columns)
         training = images * (passes.trained * network.trained + passes.attacked * network.attacked)
+        steps = math.ceil(chosen / spec.train.batch) * spec.train.epochs
+        surveys = checked(cell.method).values() if images else ()
+        samples = chosen * sum(copies_of(survey, spec) * times(survey, spec.train.clock, steps) for survey in surveys)
         if images and device.type == "cuda" and cell.devices == 1 and micro_batch is None:
             with contextlib.suppress(Exception):  # out of memory, perhaps; the passes are an estimate too
                 training = _steps(cell.method, spec.train, info, device, graph).of(chosen, spec.train)
+        training += samples * sampled[1]
         certifying = left * (sampled[0] + sampled[1] * (cell.certify.n0 + cell.certify.n))
         result[cell.id] = Estimate(
             seconds=(training + certifying) / cell.devices,
@@ -161,7 +166,7 @@ def time_steps(method: Method, train: TrainSpec, info: DatasetInfo, device: torc
         protocol="full",
         train=train,
     )
-    trainer = Trainer(spec, method, info, data, device, recorder=recorder)
+    trainer = Trainer(spec, method, info, data, device, recorder=recorder, keeper=Guess(info.classes))
     _times(trainer, trainer.total - 2 * STEPS)  # warms up
     times = _times(trainer, trainer.total - STEPS)
     last, ended = max(times.items())

@@ -17,6 +17,7 @@ class Protocol:
 
     Attributes:
         train: fields of TrainSpec that it fixes, for every method alike; the rest is the recipe's.
+        survey_copies: most noisy copies of an image in a method's surveys of the training set; 0: as many as the method states.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Protocol:
     train: Mapping[str, Scalar]
     certify: CertifySpec
     seeds: tuple[int, ...]
+    survey_copies: int = 0
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
@@ -42,6 +44,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             train={"epochs": 1, "images": "every:2", "batch": 32, "lr": 0.02},
             certify=CertifySpec(n0=100, n=10_000, images="every:100"),
             seeds=(0,),
+            survey_copies=100,
         ),
         Protocol(
             name="smoke",
@@ -49,6 +52,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
             train={"epochs": 1, "images": "every:40", "batch": 16, "lr": 0.05},
             certify=CertifySpec(n0=100, n=1_000, images="every:400"),
             seeds=(0,),
+            survey_copies=10,
         ),
     )
 }
@@ -56,6 +60,12 @@ DEFAULT_PROTOCOL = "quick"
 PROTOCOL_ALIASES = {"paper": "full"}
 """Words that are understood for a protocol on the command line; a spec has its name."""
 RECIPES = ("official", "paper")
+
+
+def survey_limit(train: TrainSpec, protocol: str) -> int:
+    """The most noisy copies of an image in a survey of a training under a protocol; 0: no limit."""
+    known = PROTOCOLS.get(protocol)
+    return train.survey_copies or (known.survey_copies if known else 0)
 
 
 def protocol_train(base: TrainSpec, protocol: Protocol) -> TrainSpec:

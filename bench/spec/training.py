@@ -73,11 +73,12 @@ class TrainSpec:
     augment: str = field(default="none", metadata=LATER)  # one of AUGMENTS
     devices: int = field(default=1, metadata=LATER)  # that share each step; the order of their sums and batch norm make it another training
     sync_batchnorm: bool = field(default=False, metadata=LATER)  # batch norm over the whole step, not over each device's share
+    survey_copies: int = field(default=0, metadata=LATER)  # most copies of an image in a method's surveys; 0: as the protocol says
 
     def __post_init__(self) -> None:
         normalise(self)
         positive(self, "epochs", "clock", "batch", "lr", "lr_step", "lr_gamma")
-        for name in ("lr_lag", "momentum", "weight_decay"):
+        for name in ("lr_lag", "momentum", "weight_decay", "survey_copies"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.nesterov and not self.momentum:

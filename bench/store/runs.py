@@ -11,6 +11,7 @@
         failure.json         only while the last attempt failed: kind, reason, trace, end of its log
         claim-1.json         only while a process computes the run (bench.files.claims)
         timing.json          seconds and images per second (side file)
+        survey-NAME-E.jsonl  what a model said of the training images before epoch E, where the method asks (bench.store.surveys)
         certify-<key>/       one folder per certification
             spec.json        CertifySpec
             subject.json     what is certified: keys of run and certification, SHA-256 of the weights (bench.evidence.binding)

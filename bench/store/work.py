@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,15 @@ class Work:
             claims.guard(self.run.checkpoint)
             self.run.checkpoint.unlink(missing_ok=True)
 
-    def finish_training(self, curve: str, weights: bytes, timing: dict[str, Any], steps: int) -> None:
-        """Writes the results of a training; it counts as finished once this returns."""
+    def finish_training(
+        self, curve: str, weights: bytes, timing: dict[str, Any], steps: int, surveys: Mapping[str, str] | None = None
+    ) -> None:
+        """Writes the results of a training; it counts as finished once this returns. surveys: file name -> SHA-256 of each."""
         write_atomically(self.run.curve, curve.encode())
         write_atomically(self.run.weights, weights)
         write_json(self.run.path / "timing.json", timing)
-        write_json(self.run.path / "training.json", {"state": "trained", "steps": steps, "weights_sha256": sha256(self.run.weights)})
+        record = {"state": "trained", "steps": steps, "weights_sha256": sha256(self.run.weights)}
+        write_json(self.run.path / "training.json", record | ({"surveys": dict(surveys)} if surveys else {}))
         self._drop_checkpoints()
 
     def diverge(self, reason: str) -> None:

@@ -27,6 +27,7 @@ from bench.spec import NAME, RunSpec, TrainSpec, derive, select_images
 from bench.system.environment import float32_products, plain_float32
 from bench.train.graph import Recorder, Recording, Unrecordable
 from bench.train.stopwatch import Stopwatch
+from bench.train.surveys import Keeper, Surveys, check_weights, checked
 
 CurveRow = dict[str, float]
 CURVE = ("epoch", "step", "lr", "loss")
@@ -50,6 +51,7 @@ class Trainer:
             the same noise, and one sum over all of them per step gives the whole batch's gradient. The method must be `separable`.
         recorder: records steps, so that they are replayed; None: every step is taken eagerly.
         layout: of images and weights in the network's passes; that which `layout_of` names if None.
+        keeper: keeps the method's surveys; None: they live as long as the trainer.
 
     Attributes:
         step: optimiser steps taken. total: steps of the whole training. images: images seen by them.
@@ -70,6 +72,7 @@ class Trainer:
         group: Group | None = None,
         recorder: Recorder | None = None,
         layout: torch.memory_format | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         train = spec.train
         if (size := 1 if group is None else group.size) != train.devices:
@@ -80,6 +83,7 @@ class Trainer:
         self.chosen = torch.tensor(select_images(train.images, len(data)), dtype=torch.int64)
         self.per_epoch = math.ceil(len(self.chosen) / train.batch)
         self.total = self.per_epoch * train.epochs
+        self.surveys = Surveys(spec, method, data, info.classes, self.total, keeper)
         self.step = 0
         model = build(train.arch, info, derive(spec.seed, "init"), spec.sigma)
         if train.sync_batchnorm:
@@ -187,8 +191,18 @@ class Trainer:
         lr = self.spec.train.lr_at(epoch)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        index, x, y = self._next()
-        batch = Batch(x=x, y=y, epoch=float(epoch), epochs=float(self.spec.train.clock), index=index)
+        if self.surveys.due(self.step):
+            self.surveys.ask(self.model, self.step)
+            self._batches = None  # what they found may change which images come next
+        place, x, y = self._next()
+        batch = Batch(
+            x=x,
+            y=y,
+            epoch=float(epoch),
+            epochs=float(self.spec.train.clock),
+            index=place.to(y.device),
+            surveys=self.surveys.of(place, y.device),
+        )
         for name, term in self._take(batch).items():
             self._sums[name] = self._sums.get(name, 0) + term
         self._summed += 1
@@ -291,8 +305,7 @@ class Trainer:
         epoch, position = divmod(self.step, self.per_epoch)
         if self._batches is None or not position:
             train, seed = self.spec.train, derive(self.spec.seed, "augment", epoch)
-            generator = torch.Generator().manual_seed(derive(self.spec.seed, "order", epoch))
-            order, size = self.chosen[torch.randperm(len(self.chosen), generator=generator)], train.batch
+            order, size = self._order(epoch), train.batch
             if self.group is not None:
                 batches = torch.split(order, size)
                 shares = [share(len(batch), self.group.rank, self.group.size) for batch in batches]
@@ -300,8 +313,19 @@ class Trainer:
                 size = len(shares[0])
             found = self.data.batches(order, size, augment=train.augment, seed=seed, first=position)
             places = torch.split(order, size)[position:]
-            self._batches = ((place.to(y.device), x, y) for place, (x, y) in zip(places, found, strict=True))
+            self._batches = ((place, x, y) for place, (x, y) in zip(places, found, strict=True))
         return next(self._batches)
+
+    def _order(self, epoch: int) -> Tensor:
+        """The images of a pass as they come: each once, or as the method weights them since the pass or its last survey began."""
+        begun = max(epoch * self.per_epoch, self.surveys.begun(self.step))
+        weights = self.method.weights(self.surveys.labels, self.surveys.right, float(self.spec.train.clock * begun // self.total))
+        if weights is None:
+            generator = torch.Generator().manual_seed(derive(self.spec.seed, "order", epoch))
+            return self.chosen[torch.randperm(len(self.chosen), generator=generator)]
+        generator = torch.Generator().manual_seed(derive(self.spec.seed, "order", epoch, begun))
+        size = len(self.chosen)
+        return self.chosen[torch.multinomial(check_weights(weights, size), size, replacement=True, generator=generator)]
 
     def _close_row(self, epoch: int, lr: float) -> None:
         means = {name: float(total) / self._summed for name, total in self._sums.items()}
@@ -334,7 +358,9 @@ class Trainer:
             "curve": self.curve,
             "sums": self._sums,
             "summed": self._summed,
-        } | ({} if self.scaler is None else {"scaler": self.scaler.state_dict()})
+            **({"surveys": [list(taken) for taken in self.surveys.taken]} if self.surveys.taken else {}),
+            **({} if self.scaler is None else {"scaler": self.scaler.state_dict()}),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from what `state()` gave."""
@@ -346,6 +372,7 @@ class Trainer:
         self._sums, self._summed = state["sums"], state["summed"]
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+        self.surveys.restore(state.get("surveys", []))
         self._batches = self._recording = None
         self._eager_at = -1.0
 
@@ -357,6 +384,8 @@ def check_splittable(method: Method, name: str, micro_batch: int | None, devices
         raise BenchError(f"--micro-batch {micro_batch} must be at least 1")
     if flags and not method.separable:
         raise BenchError(f"{' '.join(flags)}: {name} does not declare its loss a mean over images (separable = True)")
+    if devices > 1 and checked(method):
+        raise BenchError(f"--devices-per-cell {devices}: {name} asks its model about the training images, which only one device can do")
 
 
 def why_eager(train: TrainSpec, micro_batch: int | None) -> str | None:

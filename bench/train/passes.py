@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from bench.datasets import DatasetInfo
 from bench.method import Batch, Method
 from bench.smoothing import SmoothedClassifier
+from bench.train.surveys import even
 
 
 class _Counter(nn.Module):
@@ -55,6 +57,7 @@ def passes_per_image(method: Method, info: DatasetInfo) -> Passes:
             epoch=float(info.train.clock - 1),
             epochs=float(info.train.clock),
         )
+        batch = dataclasses.replace(batch, surveys=even(method, 2, info.classes))
         method.loss(SmoothedClassifier(base, info.sigmas[0], generator), batch)
     return Passes(trained=base.trained / 2, attacked=sum(base.attacked) / 2, at_once=max(base.attacked, default=0) / 2)
 

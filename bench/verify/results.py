@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,10 @@ def _verify_subject(run: Subject, report: Report, radii: Radii) -> None:
             report.unchecked.append(f"{run.path / 'spec.json'}: {told.removeprefix('not checked: ')}")
         if recorded and not damaged:
             report.trainings.append((run, weights))
+    for name, expected in ((training or {}).get("surveys") or {}).items():
+        file = run.path / name
+        if disk.there(file) and (found := report.attempt(file, partial(disk.sha256, file))) and found != expected:
+            report.fail(file, f"SHA-256 is {found}, but training.json says {expected}")
     begun = report.attempt(run.path, lambda: list(run.begun())) or []
     if recorded and not begun:
         report.unfinished.append(Unfinished(run.path, "it is not certified"))
