@@ -22,10 +22,11 @@ from typer.testing import Result
 
 import bench as api
 from bench import rules
+from bench.errors import BenchError
 from bench.rules.rule import Counts
 from bench.spec import CertifySpec
 from bench.store.runs import Store
-from leaderboard.site import Content, read, render
+from leaderboard.site import Content, changelog, earlier, read, render
 from leaderboard.site.content import METRICS, RECOMPUTED, ranks
 from leaderboard.site.page import text_of
 
@@ -77,7 +78,7 @@ def test_every_number_in_the_page_is_the_apis(page: str) -> None:
                     lines = summary[
                         (summary["table"] == number) & (summary["sigma"] == section["sigma"]) & (summary["row"] == row["label"])
                     ]
-                    told = {line.metric.removeprefix("r="): (line.mean, line.std, line.n) for line in lines.itertuples() if line.n}
+                    told = {str(x["metric"]).removeprefix("r="): (x["mean"], x["std"], x["n"]) for x in lines.to_dict("records") if x["n"]}
                     own = {k: (s["mean"], np.nan if s["std"] is None else s["std"], s["n"]) for k, s in row["stats"].items()}
                     np.testing.assert_equal({} if row["constant"] else own, told)
                     checked += len(own)
@@ -108,7 +109,7 @@ def test_the_table_that_one_sees_has_the_embedded_numbers(page: str) -> None:
     for table, row in places:
         line = page.partition(f'data-row="{row["id"]}"')[2].partition("</tr>")[0]
         cells = {
-            name: re.sub("<[^>]*>", "", text).strip() for name, text in re.findall(r'<td data-metric="([^"]*)">(.*?)</td>', line, re.S)
+            name: re.sub("<[^>]*>", "", text).strip() for name, text in re.findall(r'<td data-metric="([^"]*)"[^>]*>(.*?)</td>', line, re.S)
         }
         decimals = {metric["name"]: metric["decimals"] for metric in table["metrics"]}
         shown = {name: s for name, s in row["stats"].items() if name in ("ACR", "clean", "pairs", *table["radii"])}
@@ -247,3 +248,79 @@ def test_unfinished_and_refused_results_are_shown_as_such(tmp_path: Path) -> Non
     assert found == {"gaussian": ("", [1, 1], True), "stability": ("failed", None, False), "macer": ("2/4 images", None, False)}
     assert not any(t["images"] for row in section["rows"] if row["state"] for t in row["trainings"])
     assert "2/4 images" in render(content)
+
+
+def test_the_changes_name_every_number_that_moved_and_why(bench: Callable[..., Result], tmp_path: Path) -> None:
+    store, out = new_store(tmp_path), tmp_path / "page.html"
+    for row in ("gaussian", "stability", "macer"):
+        add(store, run_spec(row))
+    assert bench("site", store.root, "--out", out).exit_code == 0
+    first = earlier(out)
+    assert (first["changelog"], bench("site", store.root, "--out", out).exit_code, earlier(out)) == ([], 0, first)
+    shutil.rmtree(next(run.path for run in store.runs() if run.row == "macer"))
+    shutil.rmtree(next(run.path for run in store.runs() if run.row == "stability"))
+    add(store, run_spec("stability"), (90, 100, 100, 100))
+    add(store, run_spec("gaussian", seed=1), (100, 100, 100, 60))
+    add(store, run_spec("stability", seed=1), (100, 100, 100, 60))
+    assert bench("site", store.root, "--out", out, "--why", "two seeds").exit_code == 0
+    (entry,) = earlier(out)["changelog"]
+    assert (entry["before"], entry["why"]) == (first["version"], "two seeds")
+    told = {re.search(r"clopper-pearson, sigma 0.5, ([^:]*):", text)[1]: text for text in entry["moved"] if "clopper" in text}  # type: ignore[index]
+    assert told["macer"].endswith("no longer there")
+    assert "trainings 0, now 0, 1" in told["gaussian"]
+    stats = {row["label"]: row["stats"] for row in first["tables"][0]["sections"][0]["rows"]}
+    new = api.summary(api.load_results(store.root), METRICS)
+    for line in new[(new["table"] == 1) & (new["row"] == "gaussian") & (new["n"] > 0)].to_dict("records"):
+        name = str(line["metric"]).removeprefix("r=")
+        digits = next(m["decimals"] for m in first["tables"][0]["metrics"] if m["name"] == name)
+        was = stats["gaussian"][name]["mean"]
+        moved = f"{was:.{digits}f} to {line['mean']:.{digits}f} ± {line['std']:.{digits}f}" in told["gaussian"]
+        assert moved or (was, line["std"]) == (line["mean"], 0.0)
+    assert bench("site", store.root, "--out", out, "--alpha", "0.01").exit_code == 0
+    latest, kept = earlier(out)["changelog"]
+    assert kept == entry
+    assert all("read at alpha 0.01 in place of 0.001" in text for text in latest["moved"])
+
+
+def test_a_page_that_is_none_is_neither_read_nor_replaced(bench: Callable[..., Result], tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    add(store, run_spec("gaussian"))
+    content = read(store)
+    whole = render(content)
+    for text in (
+        "my diary",
+        whole.replace('"schema":1', '"schema":2'),
+        whole.replace('"tables":[{', '"tables":[3,{'),
+        whole.replace('"mean":', '"mean":"x","m":'),
+    ):
+        (tmp_path / "page.html").write_text(text)
+        with pytest.raises(BenchError):
+            earlier(tmp_path / "page.html")
+        assert bench("site", store.root, "--out", tmp_path / "page.html").exit_code == 2
+        assert (tmp_path / "page.html").read_text() == text
+    content.data["changelog"] = [{"version": "0" * 16, "before": "../../../etc/pass", "why": "", "moved": []}]
+    (tmp_path / "page.html").write_text(render(content))
+    with pytest.raises(BenchError):
+        earlier(tmp_path / "page.html")
+    assert changelog(content.data | {"changelog": []}, content.data) == []
+
+
+def test_a_folder_for_hosting_holds_its_evidence_and_its_earlier_versions(bench: Callable[..., Result], tmp_path: Path) -> None:
+    store, out = new_store(tmp_path), tmp_path / "public"
+    runs = [add(store, run_spec(row)) for row in ("gaussian", "stability")]
+    assert bench("site", store.root, "--out", out).exit_code == 0
+    index = (out / "index.html").read_text()
+    links = [str(a["href"]) for tag, a in Elements(index).found if tag == "a" and str(a["href"]).startswith("evidence/")]
+    assert len(links) == 4
+    assert all((out / link).is_file() for link in links), "two runs under two rules"
+    one, two = (api.load_results(folder).drop(columns=["record"]) for folder in (store.root, out / "evidence"))
+    assert one.equals(two)
+    add(store, run_spec("macer"))
+    shutil.rmtree(runs[0].path)
+    assert bench("site", store.root, "--out", out).exit_code == 0
+    assert [path.read_text() for path in (out / "versions").iterdir()] == [index]
+    assert {run.row for run in Store(out / "evidence").runs()} == {"stability", "macer"}
+    assert [a["href"] for tag, a in Elements((out / "index.html").read_text()).found if "versions" in str(a.get("href"))] == [
+        f"versions/{earlier(out / 'index.html')['changelog'][0]['before']}.html"
+    ]
+    assert bench("site", store.root, "--out", store.root).exit_code == 2, "a folder of something else"

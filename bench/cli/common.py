@@ -122,19 +122,19 @@ def changes(values: Sequence[str] | None, problems: list[str]) -> dict[str, str]
     return result
 
 
-def check_folder(folder: Path, problems: list[str]) -> None:
-    """A results folder must be, or be creatable as, a writable folder; nothing is written to find out."""
+def check_folder(folder: Path, problems: list[str], flag: str = "--results") -> None:
+    """A folder to write must be, or be creatable as, a writable folder; nothing is written to find out."""
     place = folder
     try:
         while not place.exists() and place.parent != place:
             place = place.parent
     except OSError as error:
-        problems.append(f"--results {folder}: {error.strerror}")
+        problems.append(f"{flag} {folder}: {error.strerror}")
         return
     if not place.is_dir():
-        problems.append(f"--results {folder}: {place} is a file, not a folder")
+        problems.append(f"{flag} {folder}: {place} is a file, not a folder")
     elif not os.access(place, os.W_OK | os.X_OK):
-        problems.append(f"--results {folder}: {place} cannot be written to")
+        problems.append(f"{flag} {folder}: {place} cannot be written to")
 
 
 def write_file(path: Path, flag: str, content: bytes) -> None:

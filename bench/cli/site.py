@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import bench.cli.options as options
 from bench.cli.command import OUTPUT
-from bench.cli.common import check_alpha, check_out, existing_folder, guarded, say, stop, use_plugins, write_file
+from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, guarded, say, stop, use_plugins, write_file
 
 
 def site(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of the runs.")] = Path("results/runs"),
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="HTML file to write.", rich_help_panel=OUTPUT)] = Path(
-        "leaderboard.html"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="An .html file, or a folder for hosting: index.html, its evidence, its earlier versions.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = Path("leaderboard.html"),
     alpha: options.Alpha = None,
     title: Annotated[
         str, typer.Option("--title", metavar="TEXT", help="Title of the page. Default: its data sets.", rich_help_panel=OUTPUT)
+    ] = "",
+    since: Annotated[
+        Path | None,
+        typer.Option("--since", metavar="FILE", help="Earlier page to compare with. Default: what stands at --out.", rich_help_panel=OUTPUT),
+    ] = None,
+    why: Annotated[
+        str, typer.Option("--why", metavar="TEXT", help="Why numbers moved, for the list of changes.", rich_help_panel=OUTPUT)
     ] = "",
     plugin: options.Plugins = None,
 ) -> None:
@@ -27,21 +40,42 @@ def site(
 
     It opens from disk and needs no network. It shows what `bench table` shows:
     own runs, certified checkpoints and imported logs, each with its status.
+    A page that takes the place of another lists every number that moved.
     """
     problems: list[str] = []
     check_alpha(alpha, problems)
-    check_out(out, "leaderboard.html", problems)
+    one_file = out.suffix.lower() in (".html", ".htm")
+    check_out(out, "leaderboard.html", problems) if one_file else check_folder(out, problems, "--out")
+    page = out if one_file else out / "index.html"
+    if not one_file and out.is_dir() and any(out.iterdir()) and not page.is_file():
+        problems.append(f"--out {out}: the folder holds something else than a page; name an empty or a new one")
     if problems:
         stop(problems)
     existing_folder(results, "RESULTS")
     use_plugins(plugin, "data set")
 
     from bench.store.runs import Store
-    from leaderboard.site import read, render
+    from leaderboard.site import changelog, earlier, read, render, write_folder
 
-    content = guarded(lambda: read(Store(results), alpha=alpha, title=title))
-    page = render(content).encode()
-    write_file(out, "--out", page)
-    tables = content.data["tables"]
-    rows = sum(len(section["rows"]) for table in tables for section in table["sections"])
-    say(f"wrote {out}: version {content.data['version']}, {len(tables)} tables, {rows} rows, {len(page) / 1e6:.1f} MB")
+    def work() -> dict[str, Any]:
+        store = Store(results)
+        here = earlier(page) if page.is_file() else None
+        before = earlier(since) if since else here
+        content = read(store, alpha=alpha, title=title)
+        if before:
+            content.data["changelog"] = changelog(before, content.data, why)
+        if one_file:
+            write_file(out, "--out", render(content).encode())
+        else:
+            write_folder(content, store, out, here)
+        return content.data
+
+    data = guarded(work)
+    rows = sum(len(section["rows"]) for table in data["tables"] for section in table["sections"])
+    size = f"{len(data['tables'])} tables, {rows} rows, {page.stat().st_size / 1e6:.1f} MB"
+    say(f"wrote {page}: version {data['version']}, {size}")
+    if data["changelog"] and data["changelog"][0]["version"] == data["version"]:
+        latest = data["changelog"][0]
+        say(f"since version {latest['before']}:")
+        for text in latest["moved"]:
+            say(f"  {text}")

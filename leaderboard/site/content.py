@@ -41,6 +41,11 @@ METRICS = (ACR, "accuracy", "clean", "abstention", "cost")
 RECOMPUTED = ("clopper-pearson", "two-sided")
 """Rules that certificate.js reads as well; evidence of others stands on the page at the alpha of its table alone."""
 HARDEST = 6
+KEPT = (
+    *("spec.json", "subject.json", "origin.json", "dataset.json", "environment.json", "training.json", "timing.json", "curve.csv"),
+    *("evidence.jsonl", "finished.json", "times.csv", "rows.tsv"),
+)
+"""Of a training and its certification, what a page is made of: all but weights."""
 STATUSES = {
     "claimed": "labels that cannot be compared on the machine that made this page",
     "log": "radii of a published log, without counts",
@@ -59,13 +64,13 @@ class Content:
     Attributes:
         data: JSON values, without control characters in any text; they travel in the page.
         drawings: id of a section or of a row -> its static chart. pictures: (data set, image) -> data URI.
-        folders: of the certifications on the page, below the results folder.
+        files: that stand behind the page, below the results folder.
     """
 
     data: dict[str, Any]
     drawings: dict[str, drawing.Chart] = field(default_factory=dict)
     pictures: dict[tuple[str, int], str] = field(default_factory=dict)
-    folders: set[Path] = field(default_factory=set)
+    files: set[Path] = field(default_factory=set)
 
 
 def read(store: Store, *, alpha: float | None = None, title: str = "") -> Content:
@@ -276,7 +281,7 @@ def _training(
         "status": str(seed.trust or ("computed" if row.constant else "")),
         "key": seed.key,
         "certification": "",
-        "folder": "",
+        "file": "",
         "evidence_sha256": "",
         "command": "",
         "environment": {},
@@ -288,11 +293,13 @@ def _training(
     if c is None:
         return own
     if seed.outcomes is not None:
-        folder = c.path.relative_to(store.root)
-        found.folders.add(folder)
-        seen = (c.subject.seen or {}).get(f"{c.path.name}/{DIGEST}")
-        sha256 = c.subject.spec.rows_sha256 if isinstance(c.subject, Import) else seen or disk.sha256(c.evidence)
-        own |= {"certification": "" if isinstance(c.subject, Import) else c.spec.key, "folder": str(folder), "evidence_sha256": sha256}
+        published = isinstance(c.subject, Import)
+        file = c.subject.file if isinstance(c.subject, Import) else c.evidence
+        seen = c.subject.spec.rows_sha256 if published else (c.subject.seen or {}).get(f"{c.path.name}/{DIGEST}")
+        own |= {"certification": "" if published else c.spec.key, "file": str(file.relative_to(store.root)), "evidence_sha256": seen}
+        own["evidence_sha256"] = seen or disk.sha256(file)
+        there = (folder / name for folder in (c.subject.path, c.path) for name in KEPT)
+        found.files |= {path.relative_to(store.root) for path in there if disk.there(path)}
     return own | {"command": _command(c), "environment": _environment(c)}
 
 
@@ -318,10 +325,13 @@ def _packed(values: NDArray[Any]) -> str:
 
 def _settings(c: Certification) -> dict[str, Any]:
     """How a training and its certification were set, in groups."""
-    spec, certify = to_json(c.subject.spec), {} if isinstance(c.subject, Import) else to_json(c.spec)
-    nested = {name: spec.pop(name) for name in ("hyperparameters", "train", "changes") if name in spec}
-    found = {"hyperparameters": nested.get("hyperparameters"), "training": nested.get("train"), "certification": certify}
-    return {"specification": spec, **{name: value for name, value in found.items() if value}}
+    spec = to_json(c.subject.spec)
+    found: dict[str, dict[str, Any]] = {"specification": {}}
+    for name, word in {"hyperparameters": "hyperparameters", "train": "training", "changes": "changes"}.items():
+        found[word] = spec.pop(name, {})
+    found |= {"specification": spec, "certification": {} if isinstance(c.subject, Import) else to_json(c.spec)}
+    told = {name: {k: v for k, v in group.items() if v not in ({}, "") and k != "schema"} for name, group in found.items()}
+    return {name: group for name, group in told.items() if group}
 
 
 def _environment(c: Certification) -> dict[str, str]:

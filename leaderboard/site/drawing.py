@@ -20,7 +20,7 @@ from bench.store.runs import Run
 from leaderboard.aggregate import Row
 from leaderboard.plots.picture import certified_steps, over_seeds, training_terms
 
-LEFT, TOP, RIGHT, BOTTOM = 42, 10, 10, 36
+LEFT, TOP, RIGHT, BOTTOM = 42, 16, 10, 38
 Floats = NDArray[np.float64]
 
 
@@ -92,7 +92,7 @@ def curves(rows: Sequence[tuple[int, Row]]) -> Chart:
     end = max((float(band.x[-1]) for _, _, band in bands), default=1.0)
     x = np.linspace(0, end * 1.02 or 1.0, 256)
     found = [(style, row.label, x, band.mean[np.searchsorted(band.x, x, side="right") - 1]) for style, row, band in bands]
-    return _chart(found, "radius r (L2)", "certified accuracy, %", high=100, width=440, height=320, steps=True)
+    return _chart(found, "radius r (L2)", "certified accuracy, %", high=100, width=380, height=300, steps=True)
 
 
 def training(run: Run) -> Chart:

@@ -95,7 +95,7 @@ function ticks(low, high, about = 5) {
 
 /** lines: {row, points [[x, y]], steps, band [[x, low, high]], marks [[x, y]]}; dots: {row, x, y, error}; front: [[x, y]]. */
 function chart(name, { lines = [], dots = [], front = [], x: [xLow, xHigh], y: [yLow, yHigh], xLabel, yLabel, doubling = false }) {
-  const width = 440, height = 320, left = 46, right = 12, top = 14, bottom = 38, scale = doubling ? Math.log2 : (v) => v;
+  const width = 380, height = 300, left = 42, right = 10, top = 18, bottom = 38, scale = doubling ? Math.log2 : (v) => v;
   const across = (x) => (left + (scale(x) - scale(xLow)) / (scale(xHigh) - scale(xLow)) * (width - left - right)).toFixed(1);
   const down = (y) => (height - bottom - (y - yLow) / (yHigh - yLow) * (height - bottom - top)).toFixed(1);
   const path = (points, steps) => points.map(([x, y], k) => k === 0 ? `M${across(x)} ${down(y)}` : steps ? `H${across(x)}V${down(y)}` : `L${across(x)} ${down(y)}`).join("");
@@ -189,10 +189,10 @@ function panelOf(view) {
   const { table } = state.combo;
   const tabs = make("fieldset", { class: "tabs" }, make("legend", {}, "Chart"), ...Object.entries(VIEWS).map(([key, word]) =>
     make("label", {}, make("input", { type: "radio", name: `view-${name}`, value: key, change: () => set({ view: key }) }), word)));
-  const slider = make("input", { type: "range", min: -6, max: -0.35, step: 0.05, "aria-label": "alpha, on a logarithmic scale",
+  const slider = make("input", { type: "range", min: -6, max: -0.35, step: 0.05, 
     input: (e) => set({ alpha: Number((10 ** Number(e.target.value)).toPrecision(2)) }) });
   const alpha = table.recomputed
-    ? make("div", { class: "alpha" }, make("label", {}, "chance of a wrong certificate, alpha", slider), make("output"), make("button", { type: "button", click: () => set({ alpha: null }) }, "Reset"))
+    ? make("div", { class: "alpha" }, make("label", {}, make("span", {}, "alpha, the chance that a certificate is wrong: ", make("output")), slider), make("button", { type: "button", click: () => set({ alpha: null }) }, "Reset"))
     : make("p", { class: "note" }, `These radii stand at alpha = ${table.alpha}; the page cannot read them at another.`);
   panel.prepend(tabs);
   panel.append(make("figcaption"), alpha);
@@ -237,7 +237,8 @@ async function showPanel(view) {
   if (slider) {
     slider.value = Math.log10(alpha);
     slider.setAttribute("aria-valuetext", `alpha = ${alpha}`);
-    panel.querySelector("output").replaceChildren(`alpha = ${alpha}`, ...(moved(table) ? [make("span", { class: "moved" }, " (recomputed here; ranks and bands stay those of ", String(table.alpha), ")")] : []));
+    panel.querySelector(".alpha button").hidden = !moved(table);
+    panel.querySelector("output").replaceChildren(String(alpha), ...(moved(table) ? [make("span", { class: "moved" }, ` (recomputed here; ranks and bands stay those of ${table.alpha})`)] : []));
   }
   const [svg, words] = await DRAW[state.view](table, section);
   panel.querySelector(".static").replaceChildren(...(svg ? [svg] : []));
@@ -282,7 +283,7 @@ function read() {
   const told = new URLSearchParams(location.hash.slice(1)), number = Number(told.get("alpha"));
   const wanted = Object.keys(SWITCHES).filter((key) => told.has(key));
   state.combo = nearest(Object.fromEntries(wanted.map((key) => [key, told.get(key)])), wanted[0]);
-  state.view = told.get("view") in VIEWS ? told.get("view") : "curve";
+  state.view = Object.hasOwn(VIEWS, told.get("view")) ? told.get("view") : "curve";
   state.alpha = number > 0 && number < 0.5 ? number : null;
   [state.a, state.b] = [told.get("a"), told.get("b")];
   state.open = new Set(told.getAll("open"));

@@ -9,11 +9,15 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from bench.files import disk
+from bench.files.writing import write_atomically
+from bench.store.runs import Store
 from leaderboard.site import drawing
 from leaderboard.site.content import Content
 
@@ -43,7 +47,7 @@ def render(content: Content, *, evidence: str = "") -> str:
     """The page.
 
     Args:
-        evidence: where the evidence lies that rows link to, such as `evidence/`; empty: they name its folder.
+        evidence: where the evidence lies that rows link to, such as `evidence/`; empty: they name its file.
     """
     style, script = text_of("page.css"), text_of("certificate.js") + text_of("page.js")
     environment = Environment(
@@ -61,7 +65,7 @@ def render(content: Content, *, evidence: str = "") -> str:
         "level": _level,
         "glyph": lambda status: GLYPHS.get(_word(status), ""),
         "groupby_run": lambda rows, name: [list(same) for _, same in itertools.groupby(rows, key=lambda row: row[name])],
-        "tojson_text": json.dumps,
+        "short": _short,
     }
     return environment.get_template("page.html.j2").render(
         data=content.data,
@@ -80,6 +84,27 @@ def render(content: Content, *, evidence: str = "") -> str:
         top=drawing.TOP,
         bottom=drawing.BOTTOM,
     )
+
+
+def write_folder(content: Content, store: Store, folder: Path, before: Mapping[str, Any] | None = None) -> None:
+    """The page as a folder for hosting: index.html, the evidence that it links to, and its earlier versions as they were.
+
+    evidence/ is a results folder without weights, which every command reads.
+
+    Args:
+        before: the data of the page that stands there; it is kept below versions/.
+
+    Raises:
+        BenchError: evidence that can no longer be read. OSError.
+    """
+    index, evidence = folder / "index.html", folder / "evidence"
+    if before and index.is_file() and before["version"] != content.data["version"]:
+        write_atomically(folder / "versions" / f"{before['version']}.html", index.read_bytes())
+    for file in sorted(content.files):
+        write_atomically(evidence / file, disk.read(store.root / file))
+    for stale in [path for path in evidence.rglob("*") if path.is_file() and path.relative_to(evidence) not in content.files]:
+        stale.unlink()
+    write_atomically(index, render(content, evidence="evidence/").encode())
 
 
 def _policy(style: str, scripts: Sequence[str]) -> str:
@@ -107,6 +132,12 @@ def bibtex(data: Mapping[str, Any]) -> str:
         f"@misc{{certbench-{data['version']},\n  title = {{{title}}},\n"
         f"  note = {{certbench {data['certbench']}, page version {data['version']}, SHA-256 of the evidence {data['evidence']}}},\n}}"
     )
+
+
+def _short(value: Any) -> Any:
+    """A long hash by its first digits, a word as it is, anything else as JSON."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b", r"\1…", text)
 
 
 def _word(status: str) -> str:
