@@ -29,7 +29,7 @@ def site(
     ] = "",
     since: Annotated[
         Path | None,
-        typer.Option("--since", metavar="FILE", help="Earlier page to compare with. Default: what stands at --out.", rich_help_panel=OUTPUT),
+        typer.Option("--since", metavar="FILE", help="Earlier page to compare with. Default: what --out replaces.", rich_help_panel=OUTPUT),
     ] = None,
     why: Annotated[
         str, typer.Option("--why", metavar="TEXT", help="Why numbers moved, for the list of changes.", rich_help_panel=OUTPUT)
