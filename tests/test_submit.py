@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+import yaml
 from test_verify import edit, lift, only, reseal
 from typer.testing import Result
 
@@ -25,6 +29,8 @@ from bench.store.submission import Listed, Submission
 from bench.verify import verify
 
 Call = Callable[..., Result]
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "submissions" / "example"
 PLUGIN = '''"""A method."""
 
 from bench.method import Method
@@ -336,3 +342,75 @@ def test_a_part_of_the_results_without_weights_and_these_from_elsewhere(bench: C
     assert bench("verify", out, "--complete", "--recertify", "1", "--device", "cpu").exit_code == 0
     reseal(only(first(out)))
     assert accepted(out), "the same records again"
+
+
+# ------------------------------------------------------------------------------------- the example, the workflow, the docs
+
+
+def test_the_example_is_small_and_accepted(bench: Call) -> None:
+    assert sum(path.stat().st_size for path in files_of(EXAMPLE)) < 1_000_000
+    result = bench("verify", EXAMPLE, "--complete")
+    assert result.exit_code == 0, result.output
+    assert "1 runs, 1 of them with weights" in result.output
+
+
+def test_the_workflow_runs_nothing_that_is_submitted() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "submissions.yml").read_text())
+    assert workflow[True] == {"pull_request": {"paths": ["submissions/**"]}}, "YAML reads the word on as true"
+    assert workflow["permissions"] == {"contents": "read"}
+    (job,) = workflow["jobs"].values()
+    assert "secrets" not in json.dumps(job)
+    checkouts = [step["with"] for step in job["steps"] if step.get("uses", "").startswith("actions/checkout")]
+    assert [(one["path"], one["persist-credentials"]) for one in checkouts] == [("base", False), ("submitted", False)]
+    assert checkouts[0]["ref"] == "${{ github.event.pull_request.base.sha }}"
+    assert (checkouts[1]["sparse-checkout"], checkouts[1]["submodules"]) == ("submissions", False)
+    scripts = [step for step in job["steps"] if "run" in step]
+    assert {step["working-directory"] for step in scripts} == {"base"}
+    lines = [line for step in scripts for line in step["run"].splitlines()]
+    assert not [line for line in lines if "${{" in line], "no words of a pull request in a shell"
+    assert [line for line in lines if "submitted" in line] == [".ci/submissions ../submitted/submissions submissions"]
+
+
+def judge(submitted: Path, base: Path) -> subprocess.CompletedProcess[str]:
+    """What the workflow's script says."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    words = ["bash", str(ROOT / ".ci" / "submissions"), str(submitted), str(base)]
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=os.environ | {"PATH": path, "ROWS": "1"})
+
+
+def test_the_script_judges_what_is_new(folder: Path, tmp_path: Path) -> None:
+    base, submitted = tmp_path / "base", tmp_path / "submitted"
+    for where in (base, submitted):
+        shutil.copytree(EXAMPLE, where / "example")
+    result = judge(submitted, base)
+    assert (result.returncode, "0 submissions judged" in result.stdout) == (0, True), result.stdout
+    marker = tmp_path / "ran"
+    code = f"open({str(marker)!r}, 'w')\n"
+    for name in ("conftest.py", "sitecustomize.py", "bench.py", "torch.py"):
+        (folder / name).write_text(code)
+    for weights in folder.rglob("weights.safetensors"):  # so that the script counts nothing again, which takes longer
+        weights.unlink()
+    shutil.move(folder, submitted / "hostile")
+    (submitted / "file.py").write_text(code)
+    (submitted / "linked").symlink_to(EXAMPLE)
+    (submitted / "no-list").mkdir()
+    (submitted / "--help; touch ran").mkdir()
+    (submitted / "example" / "submission.json").write_text("{}")
+    result = judge(submitted, base)
+    assert result.returncode == 1, result.stdout
+    refused = {line.split(": ")[1] for line in result.stdout.splitlines() if line.startswith("refused: ")}
+    assert refused == {"hostile", "file.py", "linked", "no-list", r"--help\;\ touch\ ran", "example"}
+    assert "conftest.py: submission.json does not list it" in result.stdout
+    assert not marker.exists()
+
+
+@pytest.mark.slow
+def test_the_script_accepts_the_example(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "submitted" / "example")
+    result = judge(tmp_path / "submitted", tmp_path / "base")
+    assert (result.returncode, "1 rows certified again" in result.stdout) == (0, True), result.stdout + result.stderr
+
+
+def test_the_page_for_authors_is_short() -> None:
+    text = (ROOT / "docs" / "guide" / "submit.md").read_text()
+    assert len(text.split()) < 600, "its commands run in test_guide.py"

@@ -107,7 +107,7 @@ def _from_run(wanted: Wanted) -> Base:
     if not training or training["state"] != "trained":
         raise BenchError(f"{run.path} is not trained ({run.state()}); `bench run` continues it")
     if not run.weights.exists():
-        raise BenchError(f"{run.path} holds no weights (evidence only), so it cannot be certified")
+        raise BenchError(f"{run.path} holds no weights (evidence only), so it cannot be certified; `bench pull` brings them")
     if (found := sha256(run.weights)) != training["weights_sha256"]:
         raise BenchError(f"{run.weights}: SHA-256 is {found}, but training.json says {training['weights_sha256']}")
     file = dataclasses.replace(read(run.weights), arch=run.spec.train.arch, spec=run.spec)

@@ -61,7 +61,8 @@ def load_weights(run: Subject, expected: str, device: torch.device) -> nn.Module
         BenchError: no weights, others than expected, or not those of the run's architecture.
     """
     if not run.weights.exists():
-        raise BenchError(f"{run.path} holds no weights (evidence only), so it cannot be certified further; --rerun all trains it again")
+        hint = "`bench pull` brings them, --rerun all trains it again"
+        raise BenchError(f"{run.path} holds no weights (evidence only), so it cannot be certified further; {hint}")
     found = sha256(run.weights)
     if found != expected:
         raise BenchError(f"{run.weights}: SHA-256 is {found}, but training.json says {expected}; --rerun all trains it again")
