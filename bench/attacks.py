@@ -36,7 +36,8 @@ def climb(
 
     Args:
         start: ... C H W, such as images B C H W or noises M B C H W.
-        steps: T. step_size: L2 length of a step of each C H W, in pixels of [0, 1].
+        steps: T.
+        step_size: L2 length of a step of each C H W, in pixels of [0, 1].
         restrict: maps each new iterate to an allowed one.
         guard: added to the gradient's norm before dividing; what has no gradient stays where it is.
 
@@ -74,8 +75,11 @@ def ascend(
     The base classifier is in evaluation mode and its parameters are frozen meanwhile. There is no random start.
 
     Args:
-        x: start, B C H W. y: labels, B. noise: M B C H W, the same in every step.
-        steps: T. step_size: alpha, L2 length of a step in pixels of [0, 1].
+        x: start, B C H W.
+        y: labels, B.
+        noise: M B C H W, the same in every step.
+        steps: T.
+        step_size: alpha, L2 length of a step in pixels of [0, 1].
         restrict: maps each new iterate to an allowed one.
         guard: added to the gradient's norm before dividing; an image without gradient stays where it is.
 
@@ -96,8 +100,11 @@ def mislead(g: SmoothedClassifier, x: Tensor, y: Tensor, noise: Tensor, *, steps
     Source: Sun et al., "Average certified radius is a poor metric", 2025, as their code has it.
 
     Args:
-        x: images, B C H W. y: labels, B. noise: M B C H W; each copy is attacked on its own.
-        steps: T. step_size: epsilon, L2 length of a step before it is put back on the sphere.
+        x: images, B C H W.
+        y: labels, B.
+        noise: M B C H W; each copy is attacked on its own.
+        steps: T.
+        step_size: epsilon, L2 length of a step before it is put back on the sphere.
         guard: added to the norms of gradient and noise before dividing.
 
     Returns:

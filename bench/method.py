@@ -53,7 +53,8 @@ class Batch:
     """What a loss is computed on.
 
     Attributes:
-        x: images, B C H W in [0, 1]. y: labels, B (int64).
+        x: images, B C H W in [0, 1].
+        y: labels, B (int64).
         epoch: on the recipe's clock (0 .. 89 for MNIST), however short the training is; a method never sees the protocol.
         epochs: the length of the training on that clock (90 for MNIST), so that epoch / epochs is its progress.
         index: places of the images in the training set, B (int64). Of a batch made by hand that does not say: 0 .. B-1.

@@ -22,7 +22,8 @@ FLOAT16_SCALE = 1024.0
 class SmoothedClassifier:
     """g(x) = the class that the base classifier f most likely gives to x + noise, noise ~ N(0, sigma^2 I).
 
-    The same object is trained and certified. It owns the only source of randomness that a method may use.
+    A method trains the base classifier through this object, the only source of randomness that it may use. Certification draws its own
+    noise, keyed by the image (`bench.certify`).
 
     Args:
         base: f, maps B C H W in [0, 1] plus noise to logits B K; normalisation is its first layer.
@@ -110,7 +111,8 @@ class Piecewise(SmoothedClassifier):
     the generator moves as it does there.
 
     Args:
-        whole: g of the unsplit batch. images: its size.
+        whole: g of the unsplit batch.
+        images: its size.
         own: its rows that the pieces will be of, all of them if None; of the others the draws are made but not kept.
     """
 

@@ -29,8 +29,9 @@ def commands(text: str) -> list[str]:
 
 def shortened(line: str) -> str:
     """The same command with less to train and to count; cells in this process."""
-    if line.startswith("bench run") and "--dry-run" not in line:
-        line = f"{line} {SHORT}".replace("--seeds 5", "--seeds 2").replace(" --jobs auto", "")
+    if line.startswith("bench run") and ("--dry-run" not in line or "--save-study" in line):
+        short = "" if ".toml" in line and "--save-study" not in line else SHORT
+        line = f"{line} {short}".replace("--seeds 5", "--seeds 2").replace(" --jobs auto", "")
     if line.startswith(("bench certify", "bench predict")):
         line = f"{re.sub(r'--n [0-9]+|--images [^ ]+', '', line)} --images first:3 --n 1000"
     return line

@@ -56,25 +56,30 @@ def run(
 ) -> pd.DataFrame:
     """Train and certify the matrix method x sigma x seed, as the command `bench run`, and return its evidence.
 
-    What is in the results folder already is not computed again, so the same call continues where an earlier one stopped.
+    What is in the results folder already is not computed again, so the same call resumes where an earlier one stopped.
 
     Interrupting it (Ctrl-C; the stop button of a notebook) ends the work at the next safe place, within seconds, with everything that was
     finished on disk; then KeyboardInterrupt is raised, and the kernel lives on. A second interrupt raises it at once; no finished row
-    is lost then either. Call the same line again to continue.
+    is lost then either. Run the same call again to resume.
 
     Afterwards torch's settings (threads, deterministic algorithms, gradient mode, precision, default dtype and device) and the random
     generators of torch, NumPy and Python are as they were.
 
     Args:
         method: rows such as `gaussian` or `smoothmix.eta5`; patterns work. Empty: those of the plug-ins, or the rows of the paper's table.
-        dataset: empty: mnist. sigma: noise levels in pixels of [0, 1]; empty: the paper's for the data set.
+        dataset: empty: mnist.
+        sigma: noise levels in pixels of [0, 1]; empty: the paper's for the data set.
         seeds: a number N means seeds 0 to N - 1, a list just those; empty: the protocol's.
-        protocol: smoke, quick or full. recipe: official or paper.
+        protocol: smoke, quick or full.
+        recipe: official or paper.
         changes: of hyperparameters or of the protocol, as `{"train.epochs": 3, "certify.n": 1000}`.
         plugins: .py files with methods, networks or data sets of yours.
         results: the results folder; made if it is not there.
-        device: auto, cpu or cuda. batch: samples per certification pass. micro_batch: images per piece of a training step.
-        graph: on CUDA, replay training steps as a graph where they can be. data_dir: where the data sets are.
+        device: auto, cpu or cuda.
+        batch: samples per certification pass.
+        micro_batch: images per piece of a training step.
+        graph: on CUDA, replay training steps as a graph where they can be.
+        data_dir: where the data sets are.
         jobs: cells side by side, each in a process of its own; `auto` for as many as there is room. None: one by one, in this process.
         timeout: seconds after which a cell is given up; each cell then has a process of its own.
         rerun: `diverged` or `all` computes such cells again.
@@ -139,7 +144,8 @@ def run_study(
     Args:
         file: a TOML file, of which docs/guide/studies.md says what may stand in it; `bench run ... --save-study FILE` writes one.
         results: the results folder, in place of what the study says; None: what it says. device, jobs: likewise, as of `run`.
-        alpha: at which the counts of the frame are read. quiet: print problems only.
+        alpha: at which the counts of the frame are read.
+        quiet: print problems only.
 
     Returns:
         as `run`.

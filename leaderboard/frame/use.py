@@ -63,7 +63,9 @@ def summary(
         dataset, sigma (in pixels of [0, 1]), row, method.
         metric: as you wrote it. ACR is in pixels, accuracy and abstention are in %.
         mean, std: over the trainings; std with ddof=1, missing for one training.
-        n: trainings in the mean. status: `done`, or what is missing. notes: what to know of row and table.
+        n: trainings in the mean.
+        status: `done`, or what is missing.
+        notes: what to know of row and table.
         images: test images that were certified.
         source, protocol, changes, recipe, network, normalisation, alpha, rounding, rule, n0, samples (n of the certification), selection
         (of images), sampling_seed: the conditions that the rows of a table share.
@@ -112,7 +114,8 @@ def table(
         marks: `test`: bold is an ACR that cannot be told from the best, by a test over images; `paper`: what is better and best,
             without a test; `none`.
         constant: a row for the constant classifier, which is never ranked.
-        width: characters per line of the terminal. color: whether the terminal shows bold and underlined.
+        width: characters per line of the terminal.
+        color: whether the terminal shows bold and underlined.
 
     Raises:
         BenchError: as `summary`; an unknown format; nothing to show; `constant` of a mixture.

@@ -22,7 +22,8 @@ class Metric:
     """A column of a table.
 
     Attributes:
-        name: in CSV and JSON. heading: in tables.
+        name: in CSV and JSON.
+        heading: in tables.
         better: which end is the good one; None: neither, and nothing in the column is marked.
         of_seed: value of one training, None where the evidence does not say; mean and deviation are taken over the trainings.
         of_row: value of all trainings together, in place of `of_seed`.
@@ -122,7 +123,8 @@ def columns_of(words: Iterable[str], radii: Sequence[str], classes: int) -> tupl
     """The columns that words ask for: those of `METRICS`, `all`, or a radius such as `0.75`.
 
     Args:
-        radii: those of `accuracy`. classes: K of the data set.
+        radii: those of `accuracy`.
+        classes: K of the data set.
 
     Raises:
         BenchError: an unknown word, or a radius that is no finite number from 0 up.

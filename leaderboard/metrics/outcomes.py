@@ -39,10 +39,14 @@ class Outcomes:
             not all samples of all images were drawn.
         right: I, whether most estimation samples fell on the label; None as for `bound`.
         complete: whether it is known of every image if it abstains; not so where misclassified ones were skipped.
-        samples: mean per image; None for imported logs. drawn: those of them that count the class.
-        rule: that read the counts; None for imported logs. radii: the only ones that it certifies; empty where it certifies any.
+        samples: mean per image; None for imported logs.
+        drawn: those of them that count the class.
+        rule: that read the counts; None for imported logs.
+        radii: the only ones that it certifies; empty where it certifies any.
         cost: of the training.
-        selected: I, class chosen by the selection samples. counts: of I images, what the rule read. alpha: chance that a certificate is
+        selected: I, class chosen by the selection samples.
+        counts: of I images, what the rule read.
+        alpha: chance that a certificate is
             wrong. sigma: noise level, in pixels of [0, 1]. All four are None for imported logs.
         dimension: numbers in one image (channels x height x width); None where the data set is not known.
     """
