@@ -164,7 +164,7 @@ def test_a_training_that_was_certified_twice_is_drawn_once(store: Store) -> None
         add(store, run_spec(), (N, N, N), certify=certify)
     curve(store)
     assert len(plots.build("training", store).panels[0.5]) == 1
-    with pytest.raises(BenchError, match=r"differ in test images: first:[34] or first:[34]"):
+    with pytest.raises(BenchError, match=r"--where certify.images=first:[34] or --where certify.images=first:[34]"):
         plots.build("curves", store)
 
 
@@ -209,9 +209,9 @@ def test_unfinished_rows_are_left_out_and_named(store: Store, kind: plots.Kind) 
 def test_groups_are_never_mixed(store: Store) -> None:
     add(store, run_spec())
     add(store, run_spec(protocol="smoke"))
-    with pytest.raises(BenchError, match=r"2 groups of rows fit.*--dataset, --protocol, --recipe.*protocol: quick or smoke"):
+    with pytest.raises(BenchError, match=r"2 groups of rows fit.*--where protocol=quick or --where protocol=smoke"):
         plots.build("curves", store)
-    with pytest.raises(BenchError, match="protocol: quick or smoke"):
+    with pytest.raises(BenchError, match="--where protocol=quick or --where protocol=smoke"):
         plots.build("training", store)
     assert plots.build("curves", store, Filters(protocols=["smoke"])).name == "curves-mnist-smoke"
 

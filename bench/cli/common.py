@@ -60,7 +60,7 @@ def filters(
     protocol: Sequence[str] | None,
     recipe: Sequence[str] | None,
     problems: list[str],
-) -> dict[str, list[str]]:
+) -> dict[str, Any]:
     """The flags that choose among runs, as keywords of `leaderboard.aggregate.Filters`."""
     return {
         "datasets": words(dataset, "--dataset", problems),

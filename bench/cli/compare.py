@@ -54,6 +54,7 @@ def compare(
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="NAME", help="Only runs of this recipe.", rich_help_panel=COMMON)
     ] = None,
+    where: options.Where = None,
     alpha: options.Alpha = None,
     rule: options.ReadBy = None,
     source: From = None,
@@ -70,7 +71,7 @@ def compare(
     folder = Path(a).is_dir() and (Path(a).name != a or (Path(a) / "spec.json").is_file())  # not one that is called like a row
     of_run = logs is not None or folder or KEY.fullmatch(a) is not None
     given = {"--dataset": dataset, "--sigma": sigma, "--protocol": protocol, "--recipe": recipe, "--alpha": alpha, "--rule": rule}
-    if unused := [flag for flag, value in {**given, "--from": source}.items() if of_run and value is not None]:
+    if unused := [flag for flag, value in {**given, "--where": where or None, "--from": source}.items() if of_run and value is not None]:
         problems.append(f"{', '.join(unused)}: A is a run, which says what is compared with logs; leave it out")
     sigmas = numbers(sigma, "--sigma", problems)
     check_alpha(alpha, problems)
@@ -100,10 +101,11 @@ def compare(
             store,
             a,
             b,
-            dataset=dataset or "mnist",
+            dataset=dataset,
             sigmas=sigmas,
             protocol=protocol,
             recipe=recipe,
+            where=where or (),
             alpha=alpha,
             rule=rule,
             source=cast("Source | None", source),

@@ -50,6 +50,15 @@ Seeds = Annotated[
 ]
 Protocols = Annotated[list[str] | None, typer.Option("--protocol", metavar="NAME", help="Only these protocols.", rich_help_panel=COMMON)]
 Recipes = Annotated[list[str] | None, typer.Option("--recipe", metavar="NAME", help="Only these recipes.", rich_help_panel=COMMON)]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="KEY=VALUE",
+        help="Only rows whose spec says so, such as certify.n=10000 or hyperparameters.steps=4; repeatable.",
+        rich_help_panel=COMMON,
+    ),
+]
 Alpha = Annotated[
     float | None,
     typer.Option(

@@ -35,6 +35,7 @@ def plot(
     seed: options.Seeds = None,
     protocol: options.Protocols = None,
     recipe: options.Recipes = None,
+    where: options.Where = None,
     alpha: options.Alpha = None,
     rule: options.ReadBy = None,
     source: Annotated[
@@ -85,24 +86,31 @@ def plot(
     from bench.store.runs import Store
     from leaderboard import plots
     from leaderboard.aggregate import Filters
+    from leaderboard.aggregate.where import flags
 
-    def work() -> tuple[Path, bytes, plots.Picture]:
+    def work() -> list[tuple[Path, bytes, plots.Picture]]:
         plots.require_matplotlib()
-        picture = plots.build(
+        found = plots.pictures(
             cast(plots.Kind, kind),
             Store(results),
-            Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen),
+            Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen).narrowed(where or ()),
             source=cast("Source | Literal['published'] | None", source),
             alpha=alpha,
             rule=rule,
         )
-        target = out or Path(f"{picture.name}.svg")
-        return target, plots.render(picture, target.suffix.lower()), picture
+        targets = [Path(f"{picture.name}.svg") for picture in found]
+        if out is not None:  # one group has the name that was asked for; of several, each adds what tells it apart
+            more = [picture.name.removeprefix(kind) if len(found) > 1 else "" for picture in found]
+            targets = [out.with_name(f"{out.stem}{words}{out.suffix}") for words in more]
+        return [(target, plots.render(p, target.suffix.lower()), p) for target, p in zip(targets, found, strict=True)]
 
-    target, data, picture = guarded(work)
-    write_file(target, "--out", data)
-    rows = len({series.label for panel in picture.panels.values() for series in panel})
-    levels = ", ".join(f"{s:g}" for s in picture.best_of or picture.panels)
-    typer.echo(f"wrote {target}: {plain(picture.headline)}; {rows} row{'s' if rows != 1 else ''} at sigma {levels}")
-    for note in picture.notes[1:]:
-        typer.echo(plain(note))
+    made = guarded(work)
+    for target, data, picture in made:
+        write_file(target, "--out", data)
+        rows = len({series.label for panel in picture.panels.values() for series in panel})
+        levels = ", ".join(f"{s:g}" for s in picture.best_of or picture.panels)
+        typer.echo(f"wrote {target}: {plain(picture.headline)}; {rows} row{'s' if rows != 1 else ''} at sigma {levels}")
+        if len(made) > 1:
+            typer.echo(f"this one alone: {plain(flags(picture.chosen))}")
+        for note in picture.notes[1:]:
+            typer.echo(plain(note))

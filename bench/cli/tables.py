@@ -48,6 +48,7 @@ def table(
     seed: options.Seeds = None,
     protocol: options.Protocols = None,
     recipe: options.Recipes = None,
+    where: options.Where = None,
     alpha: options.Alpha = None,
     rule: options.ReadBy = None,
     format_: options.Format = None,
@@ -135,8 +136,9 @@ def table(
     if number is not None and (len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1):
         problems.append("--table takes one --protocol and one --recipe")
     columns = words(metric, "--metric", problems)
-    if number is not None and (columns or marks or mix or rule or status or constant):
-        problems.append("--table has the paper's columns, rows and rule; leave out --metric, --marks, --mix, --rule, --status, --constant")
+    if number is not None and (columns or marks or mix or rule or status or constant or where):
+        flags = "--metric, --marks, --mix, --rule, --status, --constant, --where"
+        problems.append(f"--table has the paper's columns, rows and rule; leave out {flags}")
     if marks is not None and marks not in MARKS:
         problems.append(f"--marks {marks} is unknown{nearest(marks, MARKS)}")
     if problems:
@@ -173,7 +175,7 @@ def table(
     def work() -> str:
         groups = collect(
             Store(results),
-            Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen),
+            Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen).narrowed(where or ()),
             alpha=alpha,
             rule=rule,
             source=cast("Source | None", source),

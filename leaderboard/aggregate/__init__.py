@@ -3,6 +3,7 @@ pictures share.
 
 groups.py   what a group is made of
 select.py   which subjects are meant
+where.py    the same by any field of their specs, and what tells groups apart
 reading.py  what the evidence of one training says
 build.py    subjects as groups
 sources.py  in what runs, published logs and checkpoints differ there

@@ -17,6 +17,7 @@ from leaderboard.aggregate.groups import Group
 from leaderboard.aggregate.mix import mixed
 from leaderboard.aggregate.reading import ALPHA, Reading
 from leaderboard.aggregate.select import EVERYTHING, Filters
+from leaderboard.aggregate.where import choose, choose_groups
 from leaderboard.metrics import DEFAULT
 
 NAMES: Mapping[Source, str] = {"checkpoints": "certified checkpoints", "imported": "imported logs", "runs": "runs of its own"}
@@ -83,10 +84,11 @@ def collect(
         if faults:
             raise BenchError(f"everything in {store.root} is damaged: {faults[0]}")
         raise BenchError(f"there are no {MISSING[source or 'runs'].format(root=store.root)}")
-    chosen = filters.apply(found)
+    chosen, rest = choose(filters.apply(found), filters.where)
     check_alpha_of_logs([subject for subject in chosen if isinstance(subject, Import)], alpha)
     reading = Reading(ALPHA if alpha is None else alpha, rule)
     groups, unread = groups_of(found, {subject.key for subject in chosen}, filters.seeds, reading, metrics, mix)
+    groups = choose_groups(groups, rest, chosen)
     if unread and not groups:
         raise BenchError(f"nothing in {store.root} can be read so: {'; '.join(unread)}")
     notes = (*unread, *(f"left out, because it is damaged: {reason}" for reason in faults), *unexpected_notes(walked))

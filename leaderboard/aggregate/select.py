@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from bench.errors import BenchError, UsageError, nearest
+from bench.spec import PROTOCOL_ALIASES
 from bench.store.subject import Subject
+from leaderboard.aggregate.where import Where, parse
 
+OWN: Mapping[str, str] = {
+    "dataset": "datasets",
+    "sigma": "sigmas",
+    "method": "methods",
+    "protocol": "protocols",
+    "recipe": "recipes",
+    "seed": "seeds",
+}
+"""Keys of `--where` that have a field, and a flag, of their own."""
+_READ: Mapping[str, Callable[[str], Any]] = {"sigma": float, "seed": int, "protocol": lambda word: PROTOCOL_ALIASES.get(word, word)}
 NOUNS = {"runs": "run", "imported": "imported log", "checkpoints": "checkpoint"}
 
 
@@ -20,6 +33,7 @@ class Filters:
     Attributes:
         methods: row names, method names, or patterns of either; the other fields are exact.
         protocols, recipes, seeds: of own runs; imported logs and checkpoints have none, so each of them leaves those out.
+        where: whatever else specs and groups hold, see `leaderboard.aggregate.where`.
     """
 
     datasets: Sequence[str] = ()
@@ -28,6 +42,29 @@ class Filters:
     protocols: Sequence[str] = ()
     recipes: Sequence[str] = ()
     seeds: Sequence[int] = ()
+    where: Where = dataclasses.field(default_factory=dict)
+
+    def narrowed(self, words: Sequence[str]) -> Filters:
+        """These and the words of `--where`; a key that has a field of its own fills that field.
+
+        Raises:
+            UsageError: a word that is not KEY=VALUE, a number that is none, or a field that is filled already.
+        """
+        found, problems = parse(words), []
+        own: dict[str, Any] = {}
+        for name in OWN.keys() & found.keys():
+            for value in found[name]:
+                try:
+                    own.setdefault(OWN[name], []).append(_READ.get(name, str)(value))
+                except ValueError:
+                    problems.append(f"--where {name}={value}: {value!r} is no {name}")
+            if getattr(self, OWN[name]):
+                flag = "--seeds" if name == "seed" else f"--{name}"
+                problems.append(f"--where {name}={found[name][0]}: {flag} says which; give one of the two")
+        if problems:
+            raise UsageError(problems)
+        rest = {name: values for name, values in found.items() if name not in OWN}
+        return replace(self, **own, where={**self.where, **rest})
 
     @property
     def of_runs(self) -> bool:

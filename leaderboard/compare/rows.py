@@ -18,6 +18,7 @@ from bench.errors import BenchError
 from bench.store.runs import Store
 from leaderboard import layouts
 from leaderboard.aggregate import Filters, Group, Row, Source, collect, require_one_source
+from leaderboard.aggregate.where import conditions_of, flags, telling_apart
 from leaderboard.compare.statistics import (
     AccuracyDifference,
     Evidence,
@@ -68,10 +69,11 @@ def compare(
     a: str,
     b: str,
     *,
-    dataset: str = "mnist",
+    dataset: str | None = None,
     sigmas: Sequence[float] = (),
     protocol: str | None = None,
     recipe: str | None = None,
+    where: Sequence[str] = (),
     alpha: float | None = None,
     rule: str | None = None,
     source: Source | None = None,
@@ -80,7 +82,9 @@ def compare(
 
     Args:
         a, b: names of rows such as `smoothmix.eta5[steps=2]`; of rows that share a name, with their mark: `gaussian #1`.
+        dataset: mnist unless it or `where` says another.
         sigmas: noise levels in pixels of [0, 1]; empty: all that both rows have.
+        where: words of `--where`, see `leaderboard.aggregate.where`.
         alpha: chance that a certificate is wrong, 0.001 unless given; imported logs have one of their own, which is fixed.
         rule: that reads counts; None: the one under which they were sampled.
         source: imported logs, our own runs or checkpoints from outside; None takes the one that the store has.
@@ -93,12 +97,14 @@ def compare(
     if a == b:
         raise BenchError(f"{a} is compared with itself; name two rows")
     filters = Filters(
-        datasets=[dataset],
+        datasets=[dataset] if dataset else (),
         sigmas=sigmas,
         methods=[re.sub(r" #\d+$", "", word) for word in (a, b)],
         protocols=[protocol] if protocol else (),
         recipes=[recipe] if recipe else (),
-    )
+    ).narrowed(where)
+    filters = filters if filters.datasets else dataclasses.replace(filters, datasets=["mnist"])
+    sigmas = filters.sigmas
     groups = collect(store, filters, alpha=alpha, rule=rule, source=source, metrics=())
     require_one_source(store, groups, ", which never mix")
     group, others = _one_group(groups, a, b)
@@ -112,7 +118,7 @@ def compare(
     if not found:
         raise BenchError("; ".join([f"there is nothing to compare {a} with {b} at", *(n for n in notes if n.startswith("left out"))]))
     images = compare_images([(x, y) for _, x, y in found])
-    radii = layouts.of_dataset(dataset).radii
+    radii = layouts.of_dataset(group.dataset).radii
     comparisons = [
         Comparison(sigma=sigma, a=x.label, b=y.label, seeds=compare_seeds(x, y), images=image, accuracies=compare_accuracy(x, y, radii))
         for (sigma, x, y), image in zip(found, images, strict=True)
@@ -176,10 +182,9 @@ def _one_group(groups: Sequence[Group], a: str, b: str) -> tuple[Group, list[str
         raise BenchError(f"{a} and {b} stand in no comparable group together, and rows of different groups are not compared: {where}")
     plain = [group for group in both if not group.conditions.get("changes")] or both
     if len(plain) > 1:
-        told = "; ".join(map(title, plain))
-        raise BenchError(
-            f"{a} and {b} stand together in {len(plain)} groups; choose one by --protocol, --recipe, --rule or --results: {told}"
-        )
+        apart = telling_apart([conditions_of(group) for group in plain])
+        ways = "; ".join(f"{flags(chosen)} for {title(group)}" for group, chosen in zip(plain, apart, strict=True))
+        raise BenchError(f"{a} and {b} stand together in {len(plain)} groups, which are not compared; choose one: {ways}")
     return plain[0], [f"another comparable group holds both rows as well: {title(group)}" for group in both if group is not plain[0]]
 
 

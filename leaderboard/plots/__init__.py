@@ -6,7 +6,20 @@ labels.py    where labels of points stand
 """
 
 from leaderboard.plots.draw import FORMATS, draw_curves, render, require_matplotlib, styles
-from leaderboard.plots.picture import Band, Kind, Picture, Seed, Series, Steps, build, certified_steps, envelope, over_seeds, picture_of
+from leaderboard.plots.picture import (
+    Band,
+    Kind,
+    Picture,
+    Seed,
+    Series,
+    Steps,
+    build,
+    certified_steps,
+    envelope,
+    over_seeds,
+    picture_of,
+    pictures,
+)
 
 __all__ = [
     "FORMATS",
@@ -22,6 +35,7 @@ __all__ = [
     "envelope",
     "over_seeds",
     "picture_of",
+    "pictures",
     "render",
     "require_matplotlib",
     "styles",

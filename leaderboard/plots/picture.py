@@ -7,28 +7,30 @@ import dataclasses
 import io
 import itertools
 import math
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import BenchError, UsageError, nearest
 from bench.files import disk
+from bench.spec import canonical
 from bench.store.runs import Run, Store
 from leaderboard import layouts
 from leaderboard.aggregate import EVERYTHING, Filters, Group, Source, collect, require_one_source
 from leaderboard.aggregate.mix import WORDS
+from leaderboard.aggregate.where import conditions_of, flags, telling_apart
 from leaderboard.metrics import ACR, Outcomes, average_certified_radius
 from leaderboard.tables import conditions, headline
 
 Kind = Literal["curves", "envelope", "pa", "tradeoff", "training"]
 MAIN_TABLES = (4, 5, 6, 7)  # of the paper; 8 to 11 are ablations
 ROUNDED = "radii rounded as printed"
-FILTERS = "--dataset, --protocol, --recipe, --sigma, --method or --rule"
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Picture:
         baseline: label of the row that is drawn grey.
         panels: noise level -> finished rows, ascending; an envelope has one, at the largest.
         best_of: the noise levels of which an envelope takes the best at each radius.
+        chosen: what tells its group from those of other pictures, by key of `--where`.
     """
 
     kind: Kind
@@ -107,6 +110,7 @@ class Picture:
     baseline: str
     panels: Mapping[float, tuple[Series, ...]]
     best_of: tuple[float, ...] = ()
+    chosen: Mapping[str, str] = field(default_factory=dict)
 
 
 # ---- numbers
@@ -169,7 +173,7 @@ def training_terms(run: Run) -> dict[str, Steps]:
 # ---- from a store to a picture
 
 
-def build(
+def pictures(
     kind: Kind,
     store: Store,
     filters: Filters = EVERYTHING,
@@ -177,18 +181,20 @@ def build(
     source: Source | Literal["published"] | None = None,
     alpha: float | None = None,
     rule: str | None = None,
-) -> Picture:
-    """Reads a store into one picture.
+    one: bool = False,
+) -> tuple[Picture, ...]:
+    """Reads a store into pictures, one for each group of comparable rows, each with a name of its own.
 
     Args:
         source: imported logs, our own runs, checkpoints from outside, or the paper's printed numbers, which need no store; None takes
             the one that the store has. Training curves are those of our own runs.
         alpha: chance that a certificate is wrong, 0.001 if None; imported logs have one of their own, which is fixed.
         rule: that reads counts; None: the one under which they were sampled.
+        one: refuse several groups.
 
     Raises:
         UsageError: a filter that fits nothing.
-        BenchError: nothing to draw, an ACR that cannot be read, several groups that are not comparable, several sources and no choice.
+        BenchError: nothing to draw, an ACR that cannot be read, several sources and no choice.
     """
     if kind == "training":
         if source not in (None, "runs"):
@@ -198,36 +204,90 @@ def build(
     if source == "published" and kind not in ("curves", "tradeoff"):
         raise BenchError(f"a picture of kind {kind} needs every image, and printed numbers are means; leave out --from published")
     if source == "published":
-        if alpha is not None or rule is not None or filters.protocols or filters.recipes or filters.seeds:
-            raise BenchError("printed numbers are fixed; leave out --alpha, --rule, --protocol, --recipe and --seeds")
-        return _of_published(kind, filters)
+        if alpha is not None or rule is not None or filters.of_runs or filters.where:
+            raise BenchError("printed numbers are fixed; leave out --alpha, --rule, --protocol, --recipe, --seeds and --where")
+        return (_of_published(kind, filters),)
     groups = collect(store, filters, alpha=alpha, rule=rule, source=source, metrics=("ACR",))
     require_one_source(store, groups)
-    return _of_training(store, groups) if kind == "training" else picture_of(kind, groups)
+    alike: dict[str, list[Group]] = defaultdict(list)
+    for number, group in enumerate(groups):  # one training that was certified in several ways is drawn once
+        alike[canonical(_facts(kind, group)) if kind == "training" else str(number)].append(group)
+    apart = telling_apart([_facts(kind, same[0]) for same in alike.values()])
+    if one and len(apart) > 1:
+        ways = " or ".join(map(flags, apart))
+        raise BenchError(f"{len(apart)} groups of rows fit, and they are never mixed in one picture; choose one by {ways}")
+    found, empty = [], []
+    for same, chosen in zip(alike.values(), apart, strict=True):
+        try:
+            picture = _of_training(store, same) if kind == "training" else _picture_of(kind, same[0])
+            found.append(dataclasses.replace(picture, chosen=chosen))
+        except NothingToDraw as error:
+            empty.append(NothingToDraw(f"not drawn: {headline(same[0])}: {error}") if len(apart) > 1 else error)
+    if not found:
+        raise empty[0]
+    found[0] = dataclasses.replace(found[0], notes=(*found[0].notes, *map(str, empty)))
+    return _named_apart(found)
 
 
-def _refuse_mixture(facts: Sequence[Mapping[str, object]], choose: str = "") -> None:
-    """BenchError unless all groups have the same facts; it names those that differ, and `choose` says by what to choose one."""
-    if len(facts) > 1:
-        values = {name: list(dict.fromkeys(str(fact.get(name, "-")) for fact in facts)) for name in dict.fromkeys(itertools.chain(*facts))}
-        differ = "; ".join(f"{WORDS.get(name, name)}: {' or '.join(found)}" for name, found in values.items() if len(found) > 1)
-        raise BenchError(
-            f"{len(facts)} groups of rows fit, and they are never mixed in one picture; choose one by "
-            f"{choose or f'{FILTERS}, or by --results with a folder of its own'}. They differ in {differ}"
-        )
+def build(kind: Kind, store: Store, filters: Filters = EVERYTHING, **how: Any) -> Picture:
+    """The one picture of rows that are comparable: `pictures`, where there is one.
+
+    Raises:
+        BenchError: as `pictures`; several groups, which are never mixed: it says by which `--where` to choose one.
+    """
+    return pictures(kind, store, filters, **how, one=True)[0]
 
 
-def picture_of(kind: Kind, groups: Sequence[Group], choose: str = "") -> Picture:
+def _facts(kind: Kind, group: Group) -> dict[str, Any]:
+    """What tells a group from others; how it was certified is nothing to a training."""
+    facts = conditions_of(group)
+    apart = (
+        [name for name in facts if name.startswith("certify.") or name in ("changes", "alpha", "rounding")] if kind == "training" else []
+    )
+    return {name: value for name, value in facts.items() if name not in apart}
+
+
+def _named_apart(found: Sequence[Picture]) -> tuple[Picture, ...]:
+    """Pictures whose names say what tells them apart, but for data set and protocol, which they say anyway."""
+    named = []
+    for picture in found:
+        words = [
+            f"{name.rpartition('.')[2]}-{word or 'none'}" for name, word in picture.chosen.items() if name not in ("dataset", "protocol")
+        ]
+        slug = "-".join([picture.name, *(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)])
+        named.append(dataclasses.replace(picture, name=slug[:120]))
+    taken: Counter[str] = Counter()
+    for place, picture in enumerate(named):
+        taken[picture.name] += 1
+        if taken[picture.name] > 1:
+            named[place] = dataclasses.replace(picture, name=f"{picture.name}-{taken[picture.name]}")
+    return tuple(named)
+
+
+class NothingToDraw(BenchError):
+    """No row of a group is finished."""
+
+
+def picture_of(kind: Kind, groups: Sequence[Group], choose: str) -> Picture:
     """The picture of the one group that there is.
 
     Args:
-        choose: by what the user can choose one of several; empty: by flags of the command.
+        choose: by what the user can choose one of several.
 
     Raises:
         BenchError: several groups, which are not comparable, or nothing that is finished.
     """
-    _refuse_mixture([{"data set": group.dataset, **group.conditions} for group in groups], choose)
-    (group,) = groups
+    if len(groups) > 1:
+        facts = [{"data set": group.dataset, **group.conditions} for group in groups]
+        values = {name: list(dict.fromkeys(str(fact.get(name, "-")) for fact in facts)) for name in dict.fromkeys(itertools.chain(*facts))}
+        differ = "; ".join(f"{WORDS.get(name, name)}: {' or '.join(found)}" for name, found in values.items() if len(found) > 1)
+        raise BenchError(
+            f"{len(groups)} groups of rows fit, and they are never mixed in one picture; choose one by {choose}. They differ in {differ}"
+        )
+    return _picture_of(kind, groups[0])
+
+
+def _picture_of(kind: Kind, group: Group) -> Picture:
     left_out, panels = [], {}
     for section in group.sections:
         series = []
@@ -284,7 +344,7 @@ def _picture(kind: Kind, group: Group, about: Sequence[str], panels: Mapping[flo
     missing = [f"Left out, because unfinished: {', '.join(left_out)}."] if left_out else []
     drawn = {sigma: series for sigma, series in panels.items() if series}
     if not drawn:
-        raise BenchError(f"there is nothing to draw, because no row is finished: {', '.join(left_out)}")
+        raise NothingToDraw(f"there is nothing to draw, because no row is finished: {', '.join(left_out)}")
     return Picture(
         kind=kind,
         name=f"{kind}-{group.dataset}-{group.conditions.get('protocol', group.source)}",
@@ -346,11 +406,6 @@ def _names(row: str, word: str) -> bool:
 
 def _of_training(store: Store, groups: Sequence[Group]) -> Picture:
     """The training curves; a row counts as finished once all its seeds are trained, certified or not."""
-    facts = [
-        {"data set": g.dataset, **{k: v for k, v in g.conditions.items() if not k.startswith("certify.") and k != "changes"}}
-        for g in groups
-    ]
-    _refuse_mixture(list({str(fact): fact for fact in facts}.values()))
     group = groups[0]
     runs = {run.spec.key: run for run in store.runs()}
     # One training that was certified in several ways stands in several groups, and is drawn once.
