@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import http.server
+import io
 import shutil
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from fake_store import add, run_spec
 from typer.testing import Result
 
 from bench.errors import BenchError, UsageError
+from bench.files import fetch
 from bench.store.pull import pull, wanted
 from bench.store.runs import Run, Store
 from bench.store.submission import Listed, Submission
@@ -195,6 +200,14 @@ def test_the_list_of_a_submission_says_how_long_a_file_is(store: Store, server: 
     Submission(files={}).write(store.root)
     with pytest.raises(BenchError, match="does not list"):
         bring(store, f"{server}/good")
+
+
+def test_no_address_leads_from_https_to_http() -> None:
+    asked = urllib.request.Request("https://example.org/weights")
+    follow = partial(fetch._Redirects().redirect_request, asked, io.BytesIO(), 302, "Found", http.client.HTTPMessage())
+    assert follow("https://example.com/weights")
+    with pytest.raises(BenchError):
+        follow("http://example.org/weights")
 
 
 @pytest.mark.parametrize("form", ["place", "key", "address"])

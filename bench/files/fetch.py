@@ -76,8 +76,8 @@ def pieces(where: str, name: str, *, limit: int, seconds: float) -> Iterator[byt
 
     Args:
         where: a folder or an address. name: of the file below it, with slashes.
-        limit: bytes; a longer file is refused, before it is read where its length is told. seconds: without an answer, or with less than
-            SLOWEST bytes a second, after which a server is given up.
+        limit: bytes; a longer file is refused, before it is read where its length is told. seconds: of silence, or of less than SLOWEST
+            bytes of content a second, after which a server is given up.
 
     Raises:
         NotThere: there is no such file. BenchError: anything else that keeps it from being read whole.
