@@ -134,7 +134,7 @@ def test_run_status_show_and_table(bench: Call, tiny: Call, tmp_path: Path) -> N
     assert "8 runs, 8 done" in bench("status", *where).output
     key = states[0]["key"]
     text = bench("show", key[:10], *where).output
-    for part in ("training: trained", "3/3 images, ACR 0.", "method_sha256", "cross_entropy"):
+    for part in ("training  trained", "3/3 (first:3)", "method_sha256", "cross_entropy"):
         assert part in text
     shown = json.loads(bench("show", key, *where, "--json").stdout)
     assert shown["spec"]["protocol"] == "smoke"

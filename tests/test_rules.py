@@ -409,7 +409,7 @@ def test_a_rule_that_samples_is_one_file(own_rules: None, bench: Call, tiny: Cal
     text = one_line(bench("table", *where))
     assert "three-radii bound" in text
     assert "Only three radii are certified, so no ACR can be read." in text
-    assert "three-radii bound" in one_line(bench("show", run.spec.key, *where))
+    assert "three-radii" in one_line(bench("show", run.spec.key, *where))
     picture = ("--rule", "three-radii", "--out", tmp_path / "x.svg", *where)
     assert [bench("plot", kind, *picture).exit_code for kind in ("curves", "tradeoff")] == [0, 2]
     certification_of = ("--certification", certification.spec.key)

@@ -436,7 +436,7 @@ def test_a_run_in_pieces_says_so_and_shows_its_speed(bench: Call, tiny: Call, tm
     for words in ("images/s", "44 pairs/image", "per epoch", "% of it in the attack", "GiB of memory"):
         assert words in shown, words
     (path / "timing.json").write_text('{"training_seconds":100,"images_per_second":7,"pairs_per_image":1}')  # of an earlier release
-    assert "speed: 2 min, 7 images/s, 1 pairs/image\n" in bench("show", path, "--results", tmp_path / "runs").output
+    assert ", 2 minutes, 7 images/s, 1 pairs/image\n" in bench("show", path, "--results", tmp_path / "runs").output
 
 
 def test_what_cannot_be_trained_so_is_refused_before_anything_is_written(bench: Call, tmp_path: Path) -> None:

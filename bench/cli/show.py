@@ -6,12 +6,15 @@ import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import clock, guarded, plugin_paths, print_json, print_rows, say, stop
+from bench.cli.command import CERTIFICATION
+from bench.cli.common import check_alpha, clock, guarded, print_json, print_rows, say, say_long, stop, use_plugins
+from bench.cli.trace import say_trace, trace
 from bench.errors import BenchError, nearest
 from bench.files.walk import SURVEY
 
@@ -19,22 +22,42 @@ if TYPE_CHECKING:
     from bench.method import Method
     from bench.registry import Loaded
     from bench.store.runs import Run
-    from bench.store.subject import Certification
+    from bench.store.subject import Certification, Subject
 
 
 def show(
     what: Annotated[str, typer.Argument(metavar="METHOD|RUN", help="A method's name, or a run's folder, key or first digits of the key.")],
+    image: Annotated[
+        int | None,
+        typer.Option(
+            "--image",
+            metavar="N",
+            help="Trace test image N of a run or certified checkpoint: counts, bound and radius, step by step.",
+            rich_help_panel=CERTIFICATION,
+        ),
+    ] = None,
+    certification: options.Certification = None,
+    alpha: options.Alpha = None,
+    rule: options.ReadBy = None,
     plugin: options.Plugins = None,
     results: options.Results = Path("results/runs"),
     as_json: options.Json = False,
 ) -> None:
-    """Show what a method's hyperparameters are, or what a run was and what came of it."""
+    """Show what a method's hyperparameters are, or what a run was and what came of it.
+
+    With --image it traces one number: from the counts of an image to its radius and what it adds to the table.
+    """
+    problems = _problems(image, {"--certification": certification, "--alpha": alpha, "--rule": rule})
+    check_alpha(alpha, problems)
+    if problems:
+        stop(problems)
     from bench.registry import Registry
+    from bench.store.checkpoints import Checkpoint
     from bench.store.runs import Store
 
-    registry = Registry(plugin_paths(plugin))
+    registry = use_plugins(plugin, "data set") or Registry(())
     name, dot, variant = what.partition(".")
-    if name in guarded(registry.entries):
+    if image is None and name in guarded(registry.entries):
         loaded = guarded(lambda: registry.load(name))
         if dot and variant not in loaded.cls.variants:
             stop([f"method {name!r} has no variant {variant!r}{nearest(variant, loaded.cls.variants)}"])
@@ -42,15 +65,37 @@ def show(
         print_json(data) if as_json else _print_method(loaded, data)
         return
 
-    def find() -> Run:
+    def find() -> Subject:
+        store = Store(results)
         try:
-            return Store(results).find(what)
+            return store.find(what)
         except BenchError as error:
-            raise BenchError(f"{what!r} is no method{nearest(what, registry.entries())} ({error})") from None
+            if found := [subject for subject in store.subjects(Checkpoint) if what and subject.key.startswith(what)]:
+                return found[0]
+            told = f"{what!r} is no method{nearest(what, registry.entries())} ({error})"
+            raise BenchError(told if image is None else str(error)) from None
 
-    run = guarded(find)
-    data = guarded(lambda: _run(run))
-    print_json(data) if as_json else _print_run(run, data)
+    subject = guarded(find)
+    if image is not None:
+        traced = guarded(lambda: trace(subject, image, certification, alpha, rule))
+        if as_json:
+            print_json(traced)
+            return
+        for place, found in enumerate(traced):
+            if place:
+                say("")
+            if len(traced) > 1:
+                say_long(f"certification {found['certification']}")
+            say_trace(subject, found)
+        return
+    data = guarded(lambda: _run(subject))
+    print_json(data) if as_json else _print_run(subject, data)
+
+
+def _problems(image: int | None, others: dict[str, object]) -> list[str]:
+    if image is None:
+        return [f"{flag} goes with --image" for flag, value in others.items() if value is not None]
+    return [f"--image {image} must be a whole number from 0 up"] if image < 0 else []
 
 
 # ---- a method
@@ -130,13 +175,15 @@ def _print_method(loaded: Loaded, data: dict[str, Any]) -> None:
 # ---- a run
 
 
-def _run(run: Run) -> dict[str, Any]:
-    """What --json prints.
+def _run(run: Subject) -> dict[str, Any]:
+    """What --json prints of a run or a certified checkpoint.
 
     Raises:
         BenchError: a record of the training that is damaged; a damaged certification is an entry of its own.
     """
     from bench.spec import to_json
+    from bench.store.listing import command
+    from bench.store.runs import DEFAULT_ROOT, Run
     from bench.store.subject import Damaged
 
     faults = run.faults()
@@ -144,16 +191,24 @@ def _run(run: Run) -> dict[str, Any]:
         {"key": c.path.name.partition("-")[2], "damaged": c.reason} if isinstance(c, Damaged) else _certification(c, faults)
         for c in run.begun()
     ]
+    made = None
+    if isinstance(run, Run):
+        whole = [c.spec for c in run.begun() if not isinstance(c, Damaged)]
+        root = run.path.parent.parent.parent
+        made = f"bench run {command(run.spec, whole[0] if whole else None)}" + (
+            "" if root == DEFAULT_ROOT else f" --results {quote(str(root))}"
+        )
     return {
         "path": str(run.path),
-        "key": run.spec.key,
+        "key": run.key,
+        "command": made,
         "spec": to_json(run.spec),
         "training": run.training(),
         "surveys": {name: _survey(run, name) for name in run.names() if SURVEY.match(name)},
         "failure": run.failure(),
         "timing": run.timing(),
         "environment": run.environment(),
-        "curve": _read_curve(run),
+        "curve": _read_curve(run) if isinstance(run, Run) else [],
         "certifications": certifications,
     }
 
@@ -183,6 +238,7 @@ def _certification(c: Certification, faults: list[Any]) -> dict[str, Any]:
     except BenchError as error:
         return item | {"damaged": str(error)}
     item["images"] = f"{len(columns)}/{total}"
+    item["first_image"] = c.expected()[0]
     if len(columns) == total:
         o = outcomes(columns, rule.alpha, c.subject.sigma, c.spec)
         item["drawn"] = o.drawn
@@ -191,36 +247,102 @@ def _certification(c: Certification, faults: list[Any]) -> dict[str, Any]:
     return item
 
 
-def _print_run(run: Run, data: dict[str, Any]) -> None:
-    from bench.rules.rule import drawn_words
-    from bench.spec import canonical
+def _print_run(run: Subject, data: dict[str, Any]) -> None:
+    from bench.spec import PROTOCOLS
 
-    spec, training = run.spec, data["training"]
-    say(f"{run.named.row} on {spec.dataset}, sigma {spec.sigma:g}, seed {spec.seed}; {spec.protocol}, {spec.recipe}")
-    say(f"key {spec.key} in {run.path}")
-    say(f"training: {training['state'] if training else 'unfinished'}")
-    if data["timing"]:
-        say(f"speed: {_speed(data['timing'])}")
-    for problem in (data["failure"], training if training and training["state"] == "diverged" else None):
+    training, spec = data["training"], data["spec"]
+    seed = "" if run.seed is None else f", seed {run.seed}"
+    say_long(f"{run.row} on {run.dataset}, sigma {run.sigma:g}{seed}")
+    told = {"protocol": run.protocol, "recipe": run.recipe, "network": spec.get("train", spec).get("arch"), "key": run.key}
+    told |= {"folder": data["path"], "training": _trained(data)}
+    for problem in (data["failure"], training if training and training.get("state") == "diverged" else None):
         if problem:
-            say(f"reason: {problem['reason']}")
+            told["reason"] = problem["reason"]
     for name, facts in data["surveys"].items():
-        told = facts.get("damaged") or f"{facts['copies']} copies of each training image before epoch {facts['epoch']}"
-        say(f"survey {name}: {told}")
-    for name in ("train", "hyperparameters"):
-        say(f"{name}: {canonical(data['spec'][name])}")
-    for item in data["certifications"]:
+        told["survey"] = f"{name}: " + (
+            facts.get("damaged") or f"{facts['copies']} copies of each training image before epoch {facts['epoch']}"
+        )
+    for name, value in told.items():
+        if value:
+            say(f"{name:9} {value}")
+    if data["command"]:
+        outside = run.protocol not in PROTOCOLS
+        say(f"command   {data['command']}{' (its protocol is unknown here)' if outside else ''}")
+    _print_certifications(run, data["certifications"])
+    for title, values in (("hyperparameters", spec.get("hyperparameters")), ("training settings", spec.get("train"))):
+        if values:
+            say_long(f"{title}: {_words(values)}")
+    if environment := data["environment"]:
+        _print_environment(environment)
+    if curve := data["curve"]:
+        say("")
+        say("training curve (some rows; all in curve.csv):")
+        print_rows([{k: _number(k, v) for k, v in row.items()} for row in curve[:: max(1, len(curve) // 10)]])
+
+
+def _trained(data: dict[str, Any]) -> str:
+    training, timing = data["training"], data["timing"]
+    state = training.get("state", "elsewhere") if training else "unfinished"
+    return f"{state}, {_speed(timing)}" if timing else str(state)
+
+
+def _print_certifications(run: Subject, items: list[dict[str, Any]]) -> None:
+    """A table of the certifications that can be told apart by n, images and seed, and how one image of them is traced."""
+    from bench.rules.rule import drawn_words
+    from bench.store.runs import DEFAULT_ROOT
+
+    say("")
+    if not items:
+        say("no certification yet")
+        return
+    say("certifications:")
+    rows, first = [], None
+    for item in items:
+        if "damaged" in item:
+            continue
+        spec, acr = item["spec"], item.get(f"acr (alpha {item['alpha']})")
+        first = item if first is None else first
+        rows.append(
+            {
+                "key": item["key"],
+                "images": f"{item['images']} ({spec['images']})",
+                "n": f"{spec['n']:,}{drawn_words(spec['n'], item.get('drawn'))}",
+                "n0": spec["n0"],
+                "seed": spec["seed"],
+                "rule": spec["rule"],
+                "ACR": "-" if acr is None else f"{acr:.4f}",
+            }
+        )
+    if rows:
+        print_rows(rows)
+        say(f"ACR at alpha {' and '.join(f'{alpha:g}' for alpha in dict.fromkeys(item['alpha'] for item in items if 'alpha' in item))}")
+    for item in items:
         if "damaged" in item:
             say(f"certification {item['key']}: damaged: {item['damaged']}")
-            continue
-        n, acr = item["spec"]["n"], item.get(f"acr (alpha {item['alpha']})")
-        told = f", ACR {acr:.4f} at alpha {item['alpha']:g}" if acr is not None else ""
-        say(f"certification {item['key']}: {item['images']} images{told}, {item['rule']}, n = {n:,}{drawn_words(n, item.get('drawn'))}")
-    if data["environment"]:
-        say(f"environment: {canonical(data['environment'])}")
-    if curve := data["curve"]:
-        say("training curve (some rows; all in curve.csv):")
-        print_rows([{k: "" if v is None else f"{v:.4g}" for k, v in row.items()} for row in curve[:: max(1, len(curve) // 10)]])
+    if first:
+        root = run.path.parent.parent.parent if run.source == "runs" else None
+        where = "" if root in (None, DEFAULT_ROOT) else f" --results {quote(str(root))}"
+        say(f"one image, step by step: bench show {run.key}{where} --image {first['first_image']}")
+    say("")
+
+
+def _words(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _print_environment(environment: dict[str, Any]) -> None:
+    """On what it was computed: names and values, inner ones behind the outer name."""
+    parts = []
+    for name, value in environment.items():
+        if isinstance(value, dict):
+            parts.append(f"{name} ({_words(value)})")
+        else:
+            parts.append(f"{name} {value}")
+    say_long(f"computed on: {', '.join(parts)}")
+
+
+def _number(name: str, value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}" if name in ("epoch", "step") else f"{value:.4g}"
 
 
 def _speed(timing: dict[str, Any]) -> str:

@@ -1,0 +1,58 @@
+"""`bench show`: a run that a reader understands, and one image from its counts to its share of the ACR."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from bench.cli.trace import trace
+from bench.errors import BenchError
+from bench.spec import select_images
+from bench.store.runs import Store
+
+Call = Callable[..., Result]
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
+QUICK = "d8952a1d87f07d73"  # smoothmix.eta5 at sigma 0.5, 100 images
+
+
+def test_the_traced_images_add_up_to_the_acr(bench: Call) -> None:
+    run = Store(REFERENCE).find(QUICK)
+    (whole,) = json.loads(bench("show", QUICK, "--results", REFERENCE, "--json").stdout)["certifications"]
+    images = select_images(whole["spec"]["images"], 10_000)
+    found = [trace(run, image, None, None, None)[0] for image in images[::7]]
+    rows = {row.index: row for (certification,) in [list(run.certifications())] for row in certification.rows()}
+    for one in found:
+        row = rows[one["image"]]
+        assert one["radius"] == row.radius(0.001, 0.5)
+        line = Path(one["file"]).read_text().splitlines()[one["line"] - 1]
+        assert json.loads(line)["index"] == one["image"]
+        assert sum(one["estimation"].values()) == one["n"]
+    total = sum(row.radius(0.001, 0.5) or 0.0 for row in rows.values() if row.selected == row.label)
+    assert whole["acr (alpha 0.001)"] == pytest.approx(total / len(images))
+    assert [one["adds"] for one in found] == [
+        (row.radius(0.001, 0.5) or 0) * (row.selected == row.label) for row in (rows[k["image"]] for k in found)
+    ]
+
+
+def test_an_image_that_was_not_certified_names_the_nearest() -> None:
+    with pytest.raises(BenchError, match="300"):
+        trace(Store(REFERENCE).find(QUICK), 301, None, None, None)
+
+
+def test_the_command_that_is_shown_makes_the_run(bench: Call, two_cells: Path) -> None:
+    """Nothing is left to do where it is there, so the command asks for exactly this cell."""
+    for run in Store(two_cells).runs():
+        command = json.loads(bench("show", run.key, "--results", two_cells, "--json").stdout)["command"]
+        planned = json.loads(bench(*shlex.split(command)[1:], "--dry-run", "--json").stdout)["cells"]
+        assert [(cell["key"], cell["state"]) for cell in planned] == [(run.key, "done")]
+        assert command in bench("show", run.key, "--results", two_cells).output
+
+
+def test_flags_of_one_image_need_it(bench: Call) -> None:
+    for words in (("--alpha", "0.01"), ("--rule", "two-sided"), ("--image", "-1"), ("--image", "0", "--alpha", "2")):
+        assert bench("show", QUICK, "--results", REFERENCE, *words).exit_code == 2
