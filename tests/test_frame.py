@@ -426,7 +426,7 @@ def test_joined_frames_with_two_logs_of_one_run_say_that_they_are_left_out(store
 def test_the_reference_gives_what_the_command_prints(name: str, reference: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     format = {"txt": "terminal", "md": "markdown", "tex": "latex"}.get(name[6:], name[6:])
-    assert printed(COMMANDS[name]) == f"exit 0\n{bench.table(reference, format)}".rstrip("\n") + "\n"
+    assert printed(COMMANDS[name], 120) == f"exit 0\n{bench.table(reference, format)}".rstrip("\n") + "\n"
 
 
 def test_a_summary_has_the_means_of_the_table(reference: pd.DataFrame) -> None:

@@ -44,9 +44,9 @@ COMMANDS = {
 }
 
 
-def printed(words: tuple[str, ...]) -> str:
+def printed(words: tuple[str, ...], columns: int = 160) -> str:
     """The exit code and what a command writes on standard output and on standard error."""
-    result = CliRunner().invoke(app, list(words), env={"COLUMNS": "160", "NO_COLOR": "1", "TERM": "dumb"})
+    result = CliRunner().invoke(app, list(words), env={"COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "dumb"})
     return f"exit {result.exit_code}\n{result.output}"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,7 +16,12 @@ from typer.testing import CliRunner
 
 from bench.api.words import clock
 from bench.cli import app
+from bench.rules.bounds import certified_radius
+from bench.store.runs import Store
+from leaderboard.aggregate import collect
+from leaderboard.formats import render
 from leaderboard.formats.columns import GAP, NARROW, listed, paragraph
+from leaderboard.tables import cells, document
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE, QUICK = "results/reference", "results/quick"
@@ -85,3 +93,36 @@ def test_a_duration_is_near_what_it_says(seconds: float) -> None:
     told = sum(float(number.replace(",", "")) * units[unit] for number, unit in parts)
     assert told == pytest.approx(seconds, rel=0.3, abs=0.5)
     assert len(clock(seconds)) <= 12
+
+
+def test_a_radius_that_no_image_can_reach_shows_a_dash_and_csv_keeps_the_number() -> None:
+    groups = collect(Store(ROOT / REFERENCE))
+    radii = 0
+    for group in groups:
+        for section in group.sections:
+            largest = certified_radius(group.conditions["certify.n"], group.conditions["certify.n"], 0.001, section.sigma) or 0
+            for row, shown in zip(section.rows, cells(group, section), strict=True):
+                for metric, cell in zip(group.metrics, shown, strict=True):
+                    beyond = bool(row.stats) and metric.name != "ACR" and float(metric.name) >= largest
+                    assert cell.beyond == beyond
+                    radii += beyond
+    shown_in = {name: render(document(groups), name) for name in ("markdown", "csv", "latex")}
+    dashes = len(re.findall(r" -(?= \|)", shown_in["markdown"]))
+    missing = sum(not row.stats for group in groups for section in group.sections for row in section.rows)
+    assert dashes == radii + 6 * missing
+    lines = list(csv.DictReader(io.StringIO(shown_in["csv"])))
+    assert sum(line["mean"] == "0.0" for line in lines) >= radii
+    assert shown_in["latex"].count(" 0.00 ") >= radii
+
+
+def test_csv_and_json_name_the_runs_that_a_number_is_of() -> None:
+    groups = collect(Store(ROOT / REFERENCE))
+    there = {run.key for run in Store(ROOT / REFERENCE).runs()}
+    lines = list(csv.DictReader(io.StringIO(render(document(groups), "csv"))))
+    assert {key for line in lines for key in line["keys"].split()} == there
+    assert all(len(line["keys"].split()) == int(line["seeds_done"]) for line in lines)
+    data = json.loads(render(document(groups), "json"))
+    seeds = [seed for group in data["groups"] for section in group["sections"] for row in section["rows"] for seed in row["seeds"]]
+    for seed in seeds:
+        if seed["state"] == "done":
+            assert any(found.spec.key == seed["certification"] for found in Store(ROOT / REFERENCE).find(seed["key"]).certifications())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Mark = Literal["bold", "underlined"]
+Mark = Literal["bold", "underlined", "beyond"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class Cell:
     Attributes:
         text: words, or a mean as printed. std: its deviation as printed, empty where there is none.
         bold, underlined: a mark, whose meaning the legend says.
+        beyond: 0, since no image can reach the radius; a terminal and Markdown show `-`.
         state: the text says how far an unfinished row is. code: it is a name as one types it.
         grey: it belongs to no method; formats without colours show it like the others.
         letters: of its footnotes.
@@ -25,6 +26,7 @@ class Cell:
     std: str = ""
     bold: bool = False
     underlined: bool = False
+    beyond: bool = False
     state: bool = False
     code: bool = False
     grey: bool = False
@@ -100,5 +102,5 @@ def clean(text: str) -> str:
 
 
 def legend_of(text: Text, signs: Mapping[Mark, str], escape: Callable[[str], str] = clean) -> str:
-    """What the marks mean, in a format's own signs."""
-    return " ".join(f"{signs[mark]}: {escape(meaning)}" for mark, meaning in text.legend)
+    """What the marks mean, in a format's own signs; nothing of a mark that the format does not show."""
+    return " ".join(f"{signs[mark]}: {escape(meaning)}" for mark, meaning in text.legend if mark in signs)

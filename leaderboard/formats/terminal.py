@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 HARD_SPACE = "\N{BRAILLE PATTERN BLANK}"  # rich strips real spaces at the end of a cell
 EMPTY = "-"
 NAME_WIDTH = 26
-SIGNS: dict[Mark, str] = {"bold": "+", "underlined": "*"}
-IN_COLOR: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined"}
+SIGNS: dict[Mark, str] = {"bold": "+", "underlined": "*", "beyond": EMPTY}
+IN_COLOR: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined", "beyond": EMPTY}
 
 
 def render(pages: Sequence[Page], width: int, color: bool) -> str:
@@ -83,9 +83,15 @@ def _fitted(page: Page, width: int, color: bool) -> str:
     console(width).print(Styled("".join(clean(cell.text) for cell in page.title), style="bold"))
     for part in page.parts:
         if isinstance(part, Grid):
-            for number, table in enumerate(_fitting(part, color, lambda table: wide(table) <= width)):
+            tables, empty = _fitting(part, color, lambda table: wide(table) <= width), ""
+            if len(tables) > 1 and (dropped := _beyond(part)):
+                empty = ", ".join(part.head[n] for n in dropped)
+                tables = _fitting(_without(part, dropped), color, lambda table: wide(table) <= width)
+            for number, table in enumerate(tables):
                 file.write("\n" * bool(number))
                 console(max(width, wide(table))).print(table)
+            if empty:
+                console(width).print(Styled(f"Not shown, since no row can be certified there: {empty}.", style="dim"))
         else:
             letter = f"({part.letter}) " if part.letter else ""
             for paragraph in filter(None, (part.text, legend_of(part, IN_COLOR if color else SIGNS))):
@@ -115,6 +121,18 @@ def _fitting(grid: Grid, color: bool, fits: Callable[[Table], bool]) -> list[Tab
     return tables
 
 
+def _beyond(grid: Grid) -> list[int]:
+    """Columns in which every number is beyond the largest radius."""
+    rows = [line for line in grid.lines if not line[grid.words].state]
+    return [n for n in range(grid.words, len(grid.head)) if rows and all(line[n].beyond for line in rows)]
+
+
+def _without(grid: Grid, dropped: Sequence[int]) -> Grid:
+    kept = [n for n in range(len(grid.head)) if n not in dropped]
+    lines = tuple(tuple(line[n] for n in kept) for line in grid.lines)
+    return dataclasses.replace(grid, head=tuple(grid.head[n] for n in kept), lines=lines)
+
+
 def _rich_table(grid: Grid, color: bool, *, fold: bool, stacked: bool) -> Table:
     from rich import box
     from rich.table import Table
@@ -142,6 +160,8 @@ def _rich_table(grid: Grid, color: bool, *, fold: bool, stacked: bool) -> Table:
 def _rich_cell(cell: Cell, color: bool, stacked: bool, pad: int) -> Styled:
     from rich.text import Text as Styled
 
+    if cell.beyond:
+        return Styled(EMPTY + HARD_SPACE * pad)
     style = " ".join(word for word, on in (("bold", cell.bold), ("underline", cell.underlined), ("dim", cell.grey)) if on and color)
     signs = "" if color else _signs(cell).ljust(pad, HARD_SPACE)
     mean = Styled().append(cell.text.replace(", ", "\n"), style=style)

@@ -6,11 +6,15 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bench import rules
 from bench.errors import BenchError
+from bench.evidence.certification_log import largest_radius
+from bench.store.imports import Published
+from bench.store.subject import Certification
 from leaderboard.aggregate import Group, Row, Section
 from leaderboard.formats import Cell, Document, Grid, Page, Text
 from leaderboard.formats.page import Mark, legend_of
-from leaderboard.metrics import ACR, Metric
+from leaderboard.metrics import ACR, Metric, Outcomes
 from leaderboard.tables.captions import details, headline, letters_of, rule, sigma_text
 
 EMPTY = "-"
@@ -33,7 +37,7 @@ CONDITIONS = {
 CSV_FIELDS = (
     *("dataset", "source", "protocol", "changes", "recipe", "arch", "normalisation", "n0", "n", "images", "image_count", "certify_seed"),
     *("bound", "alpha", "rounding", "sigma", "row", "metric", "seeds", "seeds_done", "drawn", "mean", "std", "tied", "state"),
-    *("status", "notes"),
+    *("status", "keys", "notes"),
 )
 
 
@@ -86,9 +90,30 @@ def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, first: bool =
             continue
         better = base is not None and sign * (stat.mean - rows[base].stats[metric.name].mean) > 0 and printed[n] != printed[base]
         std = "" if stat.std is None else f"{stat.std:.{metric.decimals}f}"
+        if not stat.mean and _beyond(row, metric):
+            column.append(Cell(printed[n], std, beyond=True))
+            continue
         best_here = best is not None and sign * float(printed[n]) == best
         column.append(Cell(printed[n], std, better or (metric.name == ACR and bool(row.tied)), best_here))
     return column
+
+
+def _beyond(row: Row, metric: Metric) -> bool:
+    """Whether a column is of certified accuracy at a radius that no image of any training of a row could reach."""
+    if metric.heading != f"r={metric.name}" or metric.meaning:  # another metric, whatever it is called
+        return False
+    return all(
+        seed.certification and float(metric.name) >= _largest(seed.certification, seed.outcomes) for seed in row.seeds if seed.outcomes
+    )
+
+
+def _largest(certification: Certification, found: Outcomes) -> float:
+    """The radius of an image whose samples all agree, as the evidence was read."""
+    spec, sigma = certification.spec, certification.subject.sigma
+    if isinstance(certification, Published):
+        log = certification.subject.spec
+        return largest_radius(log.n, log.alpha, sigma)
+    return rules.of(spec, found.rule.name if found.rule else None).largest_radius(found.alpha or 0.001, sigma)
 
 
 def page(group: Group, number: int = 1) -> Page:
@@ -114,6 +139,7 @@ def page(group: Group, number: int = 1) -> Page:
     marks: dict[Mark, str] = {
         "bold": group.ties or f"better than {group.baseline} at the same sigma (no test).",
         "underlined": "best of the sigma and column (no test).",
+        "beyond": "beyond the largest radius that can be certified at this sigma.",
     }
     used = {mark for mark in marks for line in lines for cell in line if getattr(cell, mark)}
     words = details(group) + f" {group.ties}" * bool(group.ties and "bold" not in used)
@@ -147,6 +173,7 @@ def records(group: Group) -> Iterator[dict[str, Any]]:
                 "tied": row.tied,
                 "state": row.status or "done",
                 "status": row.trust,
+                "keys": " ".join(seed.certification.subject.key for seed in row.seeds if seed.certification and seed.outcomes),
                 "notes": "; ".join([*group.notes, *row.notes]),
             }
             for metric in group.metrics:
@@ -199,6 +226,7 @@ def _row(row: Row, shown: Sequence[Cell], group: Group) -> dict[str, Any]:
         "best": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.underlined],
         "seeds": [
             {name: getattr(seed, name) for name in ("seed", "state", "done", "key", "reason")}
+            | {"certification": seed.certification.spec.key if seed.certification else None}
             | {"status": str(seed.trust) if seed.trust else None}
             for seed in row.seeds
         ],
