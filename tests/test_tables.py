@@ -279,7 +279,7 @@ def test_many_columns_stand_in_several_tables_that_fit(store: Store, width: int)
     (group,) = collect(store, metrics=("all",))
     lines = render([group], "terminal", width=width).splitlines()
     assert max(map(len, lines)) <= width
-    heads = [line for line in lines if line.startswith("sigma")]
+    heads = [line for line in lines if line.startswith("sigma  row")]
     assert len(heads) > 1
     # Every column once, in order, beside the name of its row; those of radii that no row can reach are named below.
     shown = [word for head in heads for word in re.split(r"  +", head.strip())[2:]]

@@ -213,7 +213,7 @@ def _run(run: Subject) -> dict[str, Any]:
     }
 
 
-def _survey(run: Run, name: str) -> dict[str, Any]:
+def _survey(run: Subject, name: str) -> dict[str, Any]:
     """What was asked in a survey, or what is wrong with its file."""
     from bench.store.surveys import facts
 
@@ -258,13 +258,12 @@ def _print_run(run: Subject, data: dict[str, Any]) -> None:
     for problem in (data["failure"], training if training and training.get("state") == "diverged" else None):
         if problem:
             told["reason"] = problem["reason"]
-    for name, facts in data["surveys"].items():
-        told["survey"] = f"{name}: " + (
-            facts.get("damaged") or f"{facts['copies']} copies of each training image before epoch {facts['epoch']}"
-        )
     for name, value in told.items():
         if value:
             say(f"{name:9} {value}")
+    for name, facts in data["surveys"].items():
+        asked = facts.get("damaged") or f"{facts['copies']} copies of each training image before epoch {facts['epoch']}"
+        say(f"survey {name}: {asked}")
     if data["command"]:
         outside = run.protocol not in PROTOCOLS
         say(f"command   {data['command']}{' (its protocol is unknown here)' if outside else ''}")
