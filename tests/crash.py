@@ -67,7 +67,7 @@ class Events:
         self.file.write(json.dumps(words) + "\n")
         self.file.flush()
 
-    def progress(self, phase: str, done: int, total: int) -> None:
+    def progress(self, phase: str, done: int, total: int, note: str = "") -> None:
         self.send(phase, done)
 
     def say(self, text: str) -> None:

@@ -170,13 +170,13 @@ def test_a_stopped_certification_continues_to_the_same_bytes(
     monkeypatch.setattr(Sampler, "certify", stopped)
     result = bench(*words)
     assert result.exit_code == 130
-    assert "the same command resumes" in result.output
+    assert "Run the same command again to resume" in result.output
     (subject,) = Store(tmp_path / "runs").subjects(Checkpoint)
     (certification,) = subject.certifications()
     assert len(read_rows(certification.evidence)) == 2
     with certification.evidence.open("ab") as file:  # a kill in the middle of a line
         file.write(evidence_of(own).splitlines()[2][:30])
-    for told in ("2 of 3 images are done; the others may take about", "3 of 3 images are done\n"):
+    for told in ("2 of 3 images are done\n", "3 of 3 images are done\n"):
         result = bench(*words)
         assert result.exit_code == 0
         assert told in result.output
@@ -296,7 +296,7 @@ def test_a_stopped_prediction_keeps_what_it_has(checkpoint: Path, bench: Call, t
     out = tmp_path / "p.tsv"
     result = bench("predict", checkpoint, *FEW, "--n", "100", "--tsv", out)
     assert result.exit_code == 143
-    assert f"interrupted after 2 of 3 images; they are in {out}; the same command starts over" in result.output
+    assert f"interrupted after 2 of 3 images; they are in {out}. Run the same command again to start over" in result.output
     assert len(out.read_text().splitlines()) == 3
 
 

@@ -166,7 +166,7 @@ class Log:
     def begin(self, number: int) -> None:
         self.begun.append(number)
 
-    def progress(self, number: int, phase: str, done: int, total: int) -> None:
+    def progress(self, number: int, phase: str, done: int, total: int, note: str = "") -> None:
         self.steps.append((number, phase, done, total))
 
     def say(self, text: str) -> None:
@@ -346,7 +346,7 @@ def test_cells_of_another_process_are_waited_for(tiny: Call, elsewhere: Path, mo
     assert result.exit_code == 0, result.output
     for told in (
         "is being computed by another process (process 5 on another",
-        "waiting for other processes to finish 1 cells",
+        "waiting for other processes, which compute 1 of these cells",
         "taken over from process 5 on another",
         "1 done of 1 cells",
     ):

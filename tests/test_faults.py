@@ -447,7 +447,7 @@ def interrupt(results: Path, command: Command, number: int, seconds: float) -> b
     assert time.monotonic() - begun < 10
     assert code in (128 + number, 0), (code, command.output)
     if code:
-        assert "interrupted; the same line again continues" in command.output
+        assert "Run the same command again to resume" in command.output
         assert not list(results.rglob("claim-*"))
     return code != 0
 

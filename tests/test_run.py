@@ -21,6 +21,7 @@ from bench.data import load
 from bench.errors import BenchError, Interrupted
 from bench.files import claims
 from bench.files.writing import read_json, write_json
+from bench.matrix import cells
 from bench.matrix.cells import run_cell
 from bench.matrix.plan import Cell, Request, make_plan
 from bench.matrix.resume import load_weights
@@ -31,6 +32,7 @@ from bench.store.runs import Run, Store
 from bench.store.subject import Certification
 from bench.store.work import set_aside
 from bench.system.signals import StopSignals
+from bench.train.loop import Trainer
 
 RESULTS = ("spec.json", "curve.csv", "training.json", "weights.safetensors", "subject.json", "evidence.jsonl", "finished.json")
 Tiny = Callable[..., Result]
@@ -45,7 +47,7 @@ class Quiet:
         self.seen: list[tuple[str, int]] = []
         self.on_progress = on_progress
 
-    def progress(self, phase: str, done: int, total: int) -> None:
+    def progress(self, phase: str, done: int, total: int, note: str = "") -> None:
         self.seen.append((phase, done))
         self.on_progress(phase, done)
 
@@ -119,6 +121,23 @@ def keep_a_row(certification: Certification) -> None:
     for path in (certification.evidence, certification.path / "times.csv"):
         path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
     (certification.path / "finished.json").unlink()
+
+
+def test_what_is_told_of_a_training_asks_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU every such question would wait for the device, at each step."""
+    told, real = [], cells._standing
+
+    def alone(trainer: Trainer) -> str:
+        with monkeypatch.context() as patched:
+            for name in ("item", "tolist", "cpu", "__float__", "__int__", "__bool__", "__format__", "__index__"):
+                patched.setattr(torch.Tensor, name, None)
+            told.append(real(trainer))
+        return told[-1]
+
+    monkeypatch.setattr(cells, "_standing", alone)
+    assert attempt(cell(), Store(tmp_path)) == "done"
+    assert told[0].startswith("step 1/4, loss ")
+    assert len(told) == 4
 
 
 def test_a_run_folder_says_what_it_was(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_what_slurm_took_before_it_refused_is_known_and_not_submitted_again(
     stand_in.allow(1000)
     again = bench(*words)
     assert again.exit_code == 0, again.output
-    assert "1 cells are with jobs that were submitted before" in again.output
+    assert "1 cells are in jobs that were submitted before" in again.output
     assert "submitted 1 cells as 1 jobs" in again.output
     assert stand_in.asked() == 3
     rows = standings(Store(tmp_path / "runs"))
@@ -336,7 +336,7 @@ def test_a_real_slurm_runs_warns_and_requeues(real: dict[str, str], bench: Call,
     assert len(jobs) == 2
     assert jobs[0].endswith("_0"), "an array"
 
-    assert "2 cells are with jobs that were submitted before" in command(real, *words)[1]
+    assert "2 cells are in jobs that were submitted before" in command(real, *words)[1]
     assert sorted(queue(real)) == jobs, "nothing was submitted twice"
 
     until(lambda: any(path.stat().st_size for path in results.rglob("evidence.jsonl")), "a row")

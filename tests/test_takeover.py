@@ -51,7 +51,7 @@ class Heard:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def progress(self, phase: str, done: int, total: int) -> None:
+    def progress(self, phase: str, done: int, total: int, note: str = "") -> None:
         pass
 
     def say(self, text: str) -> None:

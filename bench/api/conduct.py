@@ -176,8 +176,8 @@ def _carry_out(request: RunRequest, problems: Sequence[str], alpha: float, quiet
         request.results.mkdir(parents=True, exist_ok=True)
         if found:
             found.keep(request.results)
-        if matrix.run(StopSignals(ends=False)) >= 128:
-            raise KeyboardInterrupt("interrupted; the same call continues")
+        if matrix.run(StopSignals(ends=False), "Run the same call again to resume.") >= 128:
+            raise KeyboardInterrupt("interrupted; run the same call again to resume")
     return read(Store(request.results), alpha, only={cell.id for cell in plan.cells}).frame()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench import rules
 from bench.api.progress import Show
 from bench.api.request import RunRequest
 from bench.api.words import COLUMNS, clock, cost_columns, cost_total, plain
@@ -29,14 +30,18 @@ from bench.matrix.cost import Estimate, estimate
 from bench.matrix.plan import Cell, Plan
 from bench.matrix.report import Planned, announced, handed_over, line, withdraw
 from bench.matrix.status import in_hand
-from bench.matrix.task import Options, Task
+from bench.matrix.task import Options, Outcome, Task
 from bench.store.listing import INDEXED_RUNS, Listing, command, names
 from bench.store.runs import Store
 from bench.store.subject import State
 from bench.store.work import seal, set_aside
 from bench.system.guards import settings_kept
 from bench.system.signals import StopSignals
+from leaderboard.aggregate import Group
 from leaderboard.formats.columns import listed
+from leaderboard.frame.load import read
+from leaderboard.frame.memory import groups_of
+from leaderboard.metrics import DEFAULT, average_certified_radius, outcomes
 
 AWAIT_SECONDS = 0.5
 OVER = ("done", "diverged")
@@ -98,9 +103,12 @@ class Matrix:
         self.console.print(plain(text), markup=False)
 
     def announce(self, *, detail: bool = False) -> None:
-        """Says what will be done and how long it may take.
+        """Says what will be done. How long it takes is said once that was measured, or as an estimate with the plan.
 
         An estimate runs the method's loss once. Where cells are isolated, a plug-in's is not run here, so its cells have none.
+
+        Args:
+            detail: the plan, a line per cell.
         """
         cells, options = self.plan.cells, self.options
         here = [cell for cell in self.todo if not (self.engine.isolated and self._plugin(cell))]
@@ -120,7 +128,7 @@ class Matrix:
         )
         tally = Counter(self.states.values())
         about = f"; about {clock(sum(found.seconds for found in self.estimates.values()))}, from timed passes" if self.estimates else ""
-        self.say(f"{tally['done']} done, {tally['diverged']} diverged, {len(self.todo)} to do{about}")
+        self.say(f"{tally['done']} done, {tally['diverged']} diverged, {len(self.todo)} to do{about if detail else ''}")
         self.say(f"results in {self.store.root}")
         if detail:
             self._print_cells()
@@ -143,11 +151,12 @@ class Matrix:
         width = self.console.width if self.console.is_terminal else shutil.get_terminal_size((160, 24)).columns
         self.console.print(listed(rows, width), markup=False)
 
-    def run(self, signals: StopSignals | None = None) -> int:
+    def run(self, signals: StopSignals | None = None, resume: str = "Run the same command again to resume.") -> int:
         """Runs what is to do and waits for it; returns the exit code.
 
         Args:
             signals: what hears Ctrl-C meanwhile; None: as on a command line.
+            resume: lines on how to go on after an interruption.
         """
         for cell in self.plan.cells:
             if self.states[cell.id] == "done" and cell.id not in self.again:
@@ -156,9 +165,7 @@ class Matrix:
         cells = self._set_aside(cells) if self.engine.cluster else cells
         executor, room = self.engine.executor({cell.id: cell for cell in cells}, self.options.device, len(self.plan.cells), self.say)
         tasks = [self._task(cell) for cell in cells]
-        found = [self.estimates.get(cell.id) for cell in cells]
-        seconds = [[one.seconds if one else 0.0 for one in found], [one.certifying_seconds if one else 0.0 for one in found]]
-        show = Show(self.console, [cell.name for cell in cells], seconds[0], room, seconds[1])
+        show = Show(self.console, self._short_names(cells), [self._weights(cell) for cell in cells], room)
         planned = [self._planned(cell) for cell in cells]
         finished = self._finished(planned)
         interrupted = 0
@@ -179,14 +186,52 @@ class Matrix:
             Listing(self.store).rows()  # keeps an index, for whoever lists the folder next
         tally = Counter(self.states.values())
         told = Counter(map(self._interrupted, self.plan.cells)) if interrupted else tally
-        self.say(", ".join(f"{count} {state}" for state, count in sorted(told.items())) + f" of {len(self.plan.cells)} cells")
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(told.items())) + f" of {len(self.plan.cells)} cells"
         if interrupted:
-            without = f" without --rerun {self.request.rerun}" if self.request.rerun else ""
-            self.say(f"interrupted; the same line again{without} continues")
+            kept = "finished cells, finished images and the last checkpoint of each training are kept"
+            for text in f"interrupted ({counts}); {kept}. {resume}".splitlines():
+                self.say(text)
             return 128 + interrupted
+        self.say(counts)
         if tally["diverged"]:
-            self.say("diverged cells are not tried again unless you say --rerun diverged")
+            self.say("diverged cells are not tried again, unless you say --rerun diverged")
         return int(tally["done"] != len(self.plan.cells))
+
+    def _short_names(self, cells: Sequence[Cell]) -> list[str]:
+        """What tells these cells apart: the row and sigma, and data set and seed where there are several."""
+        specs = [cell.spec for cell in cells]
+        several_sets, several_seeds = len({spec.dataset for spec in specs}) > 1, len({spec.seed for spec in specs}) > 1
+        return [
+            f"{spec.row}{f' {spec.dataset}' if several_sets else ''} sigma {spec.sigma:g}{f' seed {spec.seed}' if several_seeds else ''}"
+            for spec in specs
+        ]
+
+    def _weights(self, cell: Cell) -> dict[str, float]:
+        """Seconds of the phases of a cell as they were estimated; nothing where they were not."""
+        found = self.estimates.get(cell.id)
+        return {"training": found.seconds - found.certifying_seconds, "certifying": found.certifying_seconds} if found else {}
+
+    def acr(self, cell: Cell) -> float | None:
+        """The average certified radius of a cell that is done, in pixels of [0, 1]; None where there is none, or it cannot be read."""
+        rule = rules.of(cell.certify)
+        if self.states[cell.id] != "done" or rule.acr == "none":
+            return None
+        try:
+            columns = self.store.run(cell.spec).certification(cell.certify).columns()
+            return average_certified_radius(outcomes(columns, rule.alpha, cell.spec.sigma, cell.certify))
+        except (BenchError, OSError):
+            return None
+
+    def groups(self) -> tuple[Group, ...]:
+        """The cells of this run that are on disk, as `bench table` shows them."""
+        found = read(self.store, only={cell.id for cell in self.plan.cells})
+        return groups_of(found.frame(), DEFAULT) if found.parts else ()
+
+    def _told(self, cell: Cell, outcome: Outcome) -> str:
+        """How a cell ended, in a few words."""
+        if (acr := self.acr(cell)) is not None:
+            return f"ACR {acr:.4f}"
+        return f"failed ({outcome.kind})" if outcome.kind not in ("", "error") else outcome.state
 
     def _interrupted(self, cell: Cell) -> str:
         """What to call the state of a cell after an interruption: one that was begun is no longer at work here."""
@@ -208,7 +253,7 @@ class Matrix:
         """Hands what is to do over to Slurm, but for cells that its jobs have already; returns the exit code."""
         cells = self._without_job(self._longest_first())
         if len(cells) < len(self.todo):
-            self.say(f"{len(self.todo) - len(cells)} cells are with jobs that were submitted before")
+            self.say(f"{len(self.todo) - len(cells)} cells are in jobs that were submitted before")
         if not cells:
             return 0
         cells = self._set_aside(cells)
@@ -221,7 +266,8 @@ class Matrix:
             mine += [replace(planned[cells[place].id], job=job) for place, job in sorted(jobs.items())]
             path = handed_over(self.store.root, mine, finished, path)
         self.say(f"submitted {len(cells)} cells as {len({cell.job for cell in mine})} jobs; their logs are in {slurm.folder}")
-        self.say(f"next: {line('status', (), self.store.root)}; the same line again submits what is then unfinished")
+        self.say(f"next: {line('status', (), self.store.root)}, for where they stand")
+        self.say("Run the same command again to submit what is unfinished then.")
         return 0
 
     def lines(self) -> Iterator[str]:
@@ -276,12 +322,12 @@ class Matrix:
                 self.states[cell.id] = outcome.state
                 if outcome.reason:
                     self.reasons[cell.id] = outcome.reason
-                show.end(number, f"failed ({outcome.kind})" if outcome.kind not in ("", "error") else outcome.state)
+                show.end(number, self._told(cell, outcome), done=outcome.state == "done")
                 if outcome.kind in ("crash", "timeout"):
                     self.say(f"{cell.name}: failed: {outcome.reason}; what it printed last is in {self._folder(cell)}/failure.json")
             waiting = [place for place in dict.fromkeys(elsewhere) if place not in ended]
             if waiting and not told:
-                self.say(f"waiting for other processes to finish {len(waiting)} cells; Ctrl-C leaves them to it")
+                self.say(f"waiting for other processes, which compute {len(waiting)} of these cells; Ctrl-C stops the waiting, not them")
                 told = True
             if waiting:
                 self._await([cells[place] for place in waiting], signals)
@@ -343,6 +389,7 @@ class Matrix:
             "key": cell.spec.key,
             "certification": cell.certify.key,
             "state": state,
+            "acr": self.acr(cell),
             "path": str(run.path),
             "reason": self.reasons.get(cell.id) or (record["reason"] if record else None),
         }

@@ -101,10 +101,9 @@ def _attack(run: Run, key: str | None, images: str, spec: AttackSpec, device: st
         BenchError: no such certification or images, one that is not finished, or weights that are not there.
     """
     import torch
-    from rich.console import Console
-    from rich.progress import Progress
 
     from bench import rules
+    from bench.api.progress import counting
     from bench.certify.attack import attack
     from bench.data import load
     from bench.matrix.resume import load_weights
@@ -124,13 +123,7 @@ def _attack(run: Run, key: str | None, images: str, spec: AttackSpec, device: st
     place = pick_device(device)
     model = load_weights(run, (run.training() or {}).get("weights_sha256", ""), place)
     pixels = load(run.spec.dataset, "test").images(torch.tensor([row.index for row in rows])).to(place)
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("attacking", total=len(rows))
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done)
-
+    with counting(run.name, "attacking") as progress:
         return found, rows, attack(model, pixels, rows, run.spec.sigma, run.info.classes, spec, rule, progress)
 
 

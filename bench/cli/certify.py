@@ -13,8 +13,9 @@ import typer
 import bench.cli.options as options
 from bench import rules
 from bench.cli.command import CERTIFICATION, COMMON, OUTPUT
-from bench.cli.common import check_folder, clock, guarded, plain, print_json, stop, use_plugins, write_file
+from bench.cli.common import check_folder, guarded, plain, print_json, stop, use_plugins, write_file
 from bench.cli.data import DataDir, check_data_dir
+from bench.cli.outcome import typed
 from bench.errors import BenchError, Interrupted
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ class _Job:
         from bench.spec import select_images
 
         self.console = Console(stderr=self.as_json, quiet=said["quiet"], highlight=False, soft_wrap=True, emoji=False)
+        self.progress = Console(stderr=True, quiet=said["quiet"], highlight=False, soft_wrap=True, emoji=False)
         self.device = pick_device(said["device"])
         registry = use_plugins(said["plugin"], "data set", "network")
         names = ("dataset", "sigma", "arch", "normalize", "results")
@@ -305,16 +307,16 @@ class _Job:
                 if now.row:
                     self.say(f"row {now.row} of tables" + (f"; it was {before.label} before" if before and before.label != now.row else ""))
             expected, rows = certification.expected(), certification.rows()
-            estimate = (len(expected) - len(rows)) * (spec.n0 + spec.n) * found.seconds
-            left = f"; the others may take about {clock(estimate)}" if len(rows) < len(expected) else ""
-            self.say(f"{len(rows)} of {len(expected)} images are done{left}")
+            self.say(f"{len(rows)} of {len(expected)} images are done")
             model, options = place(self.base.model, self.device), Options(device=self.device, data_dir=self.data_dir)
-            with self.stoppable() as signals, Show(self.console, [self.base.name], [estimate]) as show:
+            with self.stoppable() as signals, Show(self.progress, [self.base.name], [{"certifying": 1.0}]) as show:
                 show.begin(0)
                 try:
                     certify_images(certification, model, sources, options, Numbered(show, 0), signals)
                 except Interrupted:
-                    self.say("interrupted; finished images are kept, and the same command resumes")
+                    kept = len(certification.columns())
+                    self.say(f"interrupted; {kept} of {len(expected)} images are certified and kept. Run the same command again to resume:")
+                    self.say(f"  {typed()}")
                     raise
             rows = certification.rows()
         if self.tsv:
@@ -379,7 +381,7 @@ class _Job:
     def predict(self, n: int, seed: int) -> None:
         import torch
 
-        from bench.api.progress import Show
+        from bench.api.progress import counting
         from bench.certify import Sampler
         from bench.certify import predict as procedure
         from bench.models import place
@@ -392,16 +394,16 @@ class _Job:
         sampler = Sampler(place(base.model, self.device), base.sigma, base.info.classes, derive(seed, "predict"))
         rows: list[Prediction] = []
         try:
-            with self.stoppable() as signals, Show(self.console, [base.name], [0.0]) as show:
-                show.begin(0)
+            with self.stoppable() as signals, counting(base.name, "predicting", self.progress) as progress:
                 for index in self.indices:
                     signals.check()
                     image = self.data.images(torch.tensor([index]))[0].to(self.device)
                     rows.append(procedure.predict(sampler, image, index, int(self.data.labels[index]), n, self.alpha))
-                    show.progress(0, "predicting", len(rows), total)
+                    progress(len(rows), total)
         except typer.Exit:
             kept = f"; they are in {self.tsv}" if self.tsv and rows else ""
-            self.say(f"interrupted after {len(rows)} of {total} images{kept}; the same command starts over")
+            self.say(f"interrupted after {len(rows)} of {total} images{kept}. Run the same command again to start over:")
+            self.say(f"  {typed()}")
             raise
         finally:
             if self.tsv and rows:

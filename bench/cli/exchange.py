@@ -69,7 +69,14 @@ def import_(
     check_folder(results, problems)
     if problems:
         stop(problems)
-    report = guarded(lambda: import_logs(path, results, load_manifest(manifest) if manifest else None, strict=strict))
+
+    def work() -> Report:
+        from bench.api.progress import counting
+
+        with counting("reading logs", "log") as progress:
+            return import_logs(path, results, load_manifest(manifest) if manifest else None, strict=strict, progress=progress)
+
+    report = guarded(work)
     if as_json:
         print_json(_as_json(report))
     else:

@@ -10,10 +10,11 @@ import typer
 import bench.cli.options as options
 import bench.cli.studies as studies
 from bench.cli.command import CERTIFICATION, CLUSTERS, COMMON, OUTPUT, TRAINING
-from bench.cli.common import changes, check_folder, check_out, guarded, numbers, plugins, print_json, seeds, stop, words
+from bench.cli.common import changes, check_folder, check_out, guarded, numbers, plugins, print_json, say, seeds, stop, words
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.devices import Devices, Precision, SyncBatchnorm, training_changes
-from bench.errors import nearest
+from bench.cli.outcome import check_plot, conclude, how_to_resume
+from bench.errors import BenchError, nearest
 
 if TYPE_CHECKING:
     from bench.api.request import RunRequest
@@ -187,12 +188,20 @@ def run(
         Path | None,
         typer.Option("--save-study", metavar="FILE", help="Write what is asked for as a study file.", rich_help_panel=OUTPUT),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", metavar="FILE", help="At the end, draw certified accuracy curves: .svg, .pdf or .png.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.", rich_help_panel=OUTPUT)] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train and certify every method at every noise level and seed.
+    """Train and certify every method at every noise level and seed, and print the table.
 
     Run the same command again to resume: finished cells are skipped, begun ones continue.
+
+    Standard output is the table (or --json) alone; progress goes to standard error.
 
     What is computed may stand in a study file instead. Beside it, give only flags that say how and where, such as --jobs or --results.
 
@@ -244,7 +253,10 @@ def run(
     check_data_dir(request.data_dir, problems)
     if save_study is not None:
         check_out(save_study, "study.toml", problems, "--save-study")
-    _carry_out(request, problems, dry_run, emit, quiet, as_json, study, save_study)
+    if plot is not None:
+        endless = {"--dry-run": dry_run, "--emit": bool(emit), "--executor slurm": request.engine.name == "slurm"}
+        check_plot(plot, problems, [flag for flag, given in endless.items() if given])
+    _carry_out(request, problems, dry_run, emit, plot, quiet, as_json, study, save_study)
 
 
 def _carry_out(
@@ -252,6 +264,7 @@ def _carry_out(
     problems: list[str],
     dry_run: bool,
     emit: str | None,
+    plot: Path | None,
     quiet: bool,
     as_json: bool,
     study: studies.Chosen | None,
@@ -262,7 +275,6 @@ def _carry_out(
 
     from bench.api.matrix import Matrix
     from bench.api.words import estimate_json, total_json
-    from bench.matrix.report import line
 
     engine, results = request.engine, request.results
     if emit not in (None, "commands"):
@@ -273,7 +285,7 @@ def _carry_out(
         flag = "--json" if as_json else f"--jobs {engine.jobs}"
         problems.append(f"--emit {emit} prints shell lines, which whoever takes them carries out side by side or not; leave out {flag}")
     plan, chosen = guarded(lambda: request.prepare(problems))
-    matrix = Matrix(request, plan, chosen, Console(stderr=as_json or emit is not None, quiet=quiet, highlight=False, soft_wrap=True))
+    matrix = Matrix(request, plan, chosen, Console(stderr=as_json or not dry_run, quiet=quiet, highlight=False, soft_wrap=True))
     submitted = engine.name == "slurm"
     if submitted and not emit:
         guarded(matrix.check_slurm)
@@ -302,9 +314,16 @@ def _carry_out(
             study.keep(results)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
-    code = guarded(matrix.submit if submitted else matrix.run)
-    if not code and not submitted:
-        matrix.say(f"next: {line('table', (), results)} --protocol {','.join(request.protocols)}")
+    code = guarded(matrix.submit if submitted else lambda: matrix.run(resume=how_to_resume(request)))
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
+    if code < 128:
+        try:
+            conclude(matrix, plot, table=not (quiet or as_json))
+        except BenchError as error:
+            say(f"bench: {error}", err=True)
+    if quiet:
+        for cell in plan.cells:
+            if reason := matrix.reasons.get(cell.id):
+                say(f"bench: {cell.name}: {matrix.states[cell.id]}: {reason}", err=True)
     raise typer.Exit(code)

@@ -154,17 +154,14 @@ def _folder_of(word: str, results: Path) -> Path:
 def _recertify(report: Report, rows: int, seed: int | None, device: str) -> Recertification:
     import secrets
 
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from bench.api.progress import counting
     from bench.matrix.task import pick_device
     from bench.verify.recertify import recertify
 
-    chosen, console = pick_device(device), Console(stderr=True)
+    chosen = pick_device(device)
     seed = secrets.randbits(32) if seed is None else seed
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("certifying again", total=None)
-        return recertify(report, rows, seed, chosen, lambda done, total: bar.update(task, completed=done, total=total))
+    with counting("certifying again", "row") as progress:
+        return recertify(report, rows, seed, chosen, progress)
 
 
 def _remember(report: Report, again: Recertification | None) -> None:

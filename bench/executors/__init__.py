@@ -22,8 +22,8 @@ class Watch(Protocol):
     def begin(self, number: int) -> None:
         """It was handed out."""
 
-    def progress(self, number: int, phase: str, done: int, total: int) -> None:
-        """`phase` is training or certifying; counts are steps or images."""
+    def progress(self, number: int, phase: str, done: int, total: int, note: str = "") -> None:
+        """`phase` is training or certifying; counts are steps or images. note: the same in words, if there is more to say."""
 
     def say(self, text: str) -> None:
         """One line that the user should see."""

@@ -156,7 +156,8 @@ class Engine:
             return Here(cells), 1
         devices = max((cell.devices for cell in cells.values()), default=1)
         slots = slots_here(self.count, device, self.slots_per_gpu, planned, devices)
-        say(f"{len(slots)} cells side by side, {slots[0].environment['OMP_NUM_THREADS']} CPU threads each")
+        threads = slots[0].environment["OMP_NUM_THREADS"]
+        say(f"{len(slots)} cells side by side, {threads} CPU thread{'s' if threads != '1' else ''} each")
         return LocalExecutor(slots, self.timeout), len(slots)
 
     def slurm(self, results: Path) -> on_slurm.Slurm:

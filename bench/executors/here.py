@@ -39,8 +39,8 @@ class Numbered:
     def __init__(self, watch: Watch, number: int) -> None:
         self.watch, self.number, self.say = watch, number, watch.say
 
-    def progress(self, phase: str, done: int, total: int) -> None:
-        self.watch.progress(self.number, phase, done, total)
+    def progress(self, phase: str, done: int, total: int, note: str = "") -> None:
+        self.watch.progress(self.number, phase, done, total, note)
 
 
 def carry_out(task: Task, report: Numbered, stop: StopSignals, cell: Cell | None = None) -> Outcome:

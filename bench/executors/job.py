@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 
 from bench.executors.local import LocalExecutor, share_out
 from bench.matrix.task import Outcome, Task
 from bench.spec import canonical
 from bench.system.signals import StopSignals
+
+LINE_SECONDS = 60.0
+"""From one line on how far a cell is to the next."""
 
 
 class Job:
@@ -48,7 +52,7 @@ class Job:
             per_gpu=self.slots,
             devices=max(1, min(devices, len(gpus))),  # where the job got too few, each cell says so
         )
-        watch = _Log(log)
+        watch = _Log(log, [tasks[number].name for number in here])
         self._executor = LocalExecutor(slots, self.timeout)
         for place, outcome in self._executor.outcomes([tasks[number] for number in here], watch, StopSignals()):
             found[here[place]] = outcome
@@ -62,17 +66,25 @@ class Job:
 
 
 class _Log:
-    """A watch for what the user should see; how far a cell is, its claim tells."""
+    """A watch for what the user should see; how far each cell is, a line a minute tells.
 
-    def __init__(self, log: Callable[[str], object]) -> None:
-        self.log = log
+    Args:
+        names: of the cells.
+    """
+
+    def __init__(self, log: Callable[[str], object], names: Sequence[str] = ()) -> None:
+        self.log, self.names = log, names
         self.said: list[str] = []
+        self.lined: dict[int, float] = {}
 
     def begin(self, number: int) -> None:
         pass
 
-    def progress(self, number: int, phase: str, done: int, total: int) -> None:
-        pass
+    def progress(self, number: int, phase: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        if now - self.lined.setdefault(number, now) >= LINE_SECONDS:
+            self.lined[number] = now
+            self.log(f"{self.names[number]}: {note or f'{phase} {done}/{total}'}")
 
     def say(self, text: str) -> None:
         self.said.append(text)

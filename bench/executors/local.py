@@ -246,7 +246,9 @@ class LocalExecutor:
             return None
         if worker.asked:
             return Outcome(
-                state="failed", kind="timeout", reason=f"took longer than --timeout {self.timeout:g} s; the same line continues it"
+                state="failed",
+                kind="timeout",
+                reason=f"took longer than --timeout {self.timeout:g} s; run the same command again to continue it",
             )
         if code == -signal.SIGKILL and _oom_kills() > worker.oom_kills:
             return Outcome(state="failed", kind="oom", reason="its process was killed by the system for want of memory")

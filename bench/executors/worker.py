@@ -36,10 +36,10 @@ class _Events:
     def begin(self, number: int) -> None:
         self.parent.send(begin=number)
 
-    def progress(self, number: int, phase: str, done: int, total: int) -> None:
+    def progress(self, number: int, phase: str, done: int, total: int, note: str = "") -> None:
         if (now := time.monotonic()) - self.last > EVENT_SECONDS or done == total:
             self.last = now
-            self.parent.send(progress=[phase, done, total])
+            self.parent.send(progress=[phase, done, total, note])
 
     def say(self, text: str) -> None:
         self.parent.send(say=text)

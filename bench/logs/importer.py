@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,7 +53,14 @@ class Report:
         return bool(self.refused or self.unnamed) and not (self.read or self.already or self.same)
 
 
-def import_logs(path: Path, root: Path, manifest: Manifest | None = None, *, strict: bool = False) -> Report:
+def import_logs(
+    path: Path,
+    root: Path,
+    manifest: Manifest | None = None,
+    *,
+    strict: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
     """Reads a folder of logs, or one log, into a store. Everything is checked before anything is written.
 
     Hidden files are left out; symbolic links are read only where they stay within the folder, and never followed to a folder.
@@ -63,6 +70,7 @@ def import_logs(path: Path, root: Path, manifest: Manifest | None = None, *, str
         root: the store's folder.
         manifest: what the logs are; None finds the known collection that they are of.
         strict: write nothing if any file is refused, or named by no line.
+        progress: told how many files were read, and how many there are.
 
     Raises:
         UsageError: no such path, or no file in it.
@@ -77,13 +85,14 @@ def import_logs(path: Path, root: Path, manifest: Manifest | None = None, *, str
     absent = [line for line in manifest.lines if line.number not in named]
     report = Report(manifest.origin, refused=refused, absent=absent)
     work = _Work(root, report)
-    for name, file in files.items():
+    for number, (name, file) in enumerate(files.items(), start=1):
         try:
             work.add(name, file, claims.get(file, []))
         except Refused as error:
             refused.append(error)
         except OSError as error:
             refused.append(Refused(name, None, f"{error.strerror}", "unreadable"))
+        progress(number, len(files))
     work.refuse_other_labels()
     refused.sort(key=lambda error: error.file)
     report.written = not (strict and (refused or report.unnamed))

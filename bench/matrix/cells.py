@@ -46,8 +46,8 @@ from bench.train.stopwatch import PeakMemory
 class Report(Protocol):
     """Whoever wants to know how a cell goes on."""
 
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """`phase` is training, surveying or certifying; counts are steps or images."""
+    def progress(self, phase: str, done: int, total: int, note: str = "") -> None:
+        """`phase` is training, surveying or certifying; counts are steps or images. note: the same in words, if there is more to say."""
 
     def say(self, text: str) -> None:
         """One line that the user should see."""
@@ -91,10 +91,10 @@ class _Watched:
     def __init__(self, report: Report, work: Work, check_settings: Callable[[], None]) -> None:
         self.report, self.work, self.check_settings, self.say = report, work, check_settings, report.say
 
-    def progress(self, phase: str, done: int, total: int) -> None:
+    def progress(self, phase: str, done: int, total: int, note: str = "") -> None:
         self.check_settings()
         self.work.note(phase, done, total)
-        self.report.progress(phase, done, total)
+        self.report.progress(phase, done, total, note)
 
 
 def _attempt(cell: Cell, work: Work, options: Options, report: Report, stop: StopSignals) -> Outcome:
@@ -206,7 +206,7 @@ def _trained(trainer: Trainer, seconds: float, work: Work, options: Options, rep
         if trainer.why_eager and not told:
             report.say(f"{name_of(spec)}: its training steps are not replayed as a graph: {trainer.why_eager}")
             told = True
-        report.progress("training", trainer.step, trainer.total)
+        report.progress("training", trainer.step, trainer.total, _standing(trainer))
         now = time.monotonic()
         if stop.received or now - saved > options.checkpoint_seconds:
             checkpoint()
@@ -236,6 +236,13 @@ def _trained(trainer: Trainer, seconds: float, work: Work, options: Options, rep
     surveys = {file_name(name, epoch): sha256 for name, epoch, sha256 in trainer.surveys.taken}
     work.finish_training(trainer.curve_csv(), safetensors.torch.save(weights, metadata), timing, trainer.total, surveys)
     return model
+
+
+def _standing(trainer: Trainer) -> str:
+    """`epoch 2/3, loss 0.512`. The loss is the last one of the curve, which is on the host already: nothing waits for the device."""
+    epochs = trainer.spec.train.epochs
+    at = f"epoch {min(epochs, 1 + trainer.step // trainer.per_epoch)}/{epochs}" if epochs > 1 else f"step {trainer.step}/{trainer.total}"
+    return at + (f", loss {trainer.curve[-1]['loss']:.3f}" if trainer.curve else "")
 
 
 def certify(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
-from itertools import accumulate, groupby
+from itertools import accumulate, count, groupby
 from math import comb
 from typing import Any
 
@@ -174,11 +174,15 @@ def recertify(
         report.fail(report.top, why or "no finished certification in it has weights, so nothing can be certified again")
         return result
     pairs: list[tuple[Again, Again]] = []
+    counted = count(1)
+
+    def tick() -> None:
+        progress(next(counted), len(drawn))
+
     for certification, group in groupby(drawn, key=lambda item: item[0]):
         load(certification.subject.spec.dataset, "test")
         places = [place for _, place in group]
-        pairs += report.attempt(certification.subject.weights, partial(_certify, certification, places, device)) or []
-        progress(len(pairs), len(drawn))
+        pairs += report.attempt(certification.subject.weights, partial(_certify, certification, places, device, tick)) or []
     again, fresh = [one for one, _ in pairs], [other for _, other in pairs]
     result.drawn, result.equal = len(again), sum(item.equal for item in again)
     result.missed = float(chance_of_missing(result.total, result.tenth, len(again)))
@@ -187,8 +191,13 @@ def recertify(
     return result
 
 
-def _certify(certification: Certification, places: Sequence[int], device: torch.device) -> list[tuple[Again, Again]]:
+def _certify(
+    certification: Certification, places: Sequence[int], device: torch.device, tick: Callable[[], None]
+) -> list[tuple[Again, Again]]:
     """The rows in some places of a certification, certified again with the recorded noise and with fresh noise.
+
+    Args:
+        tick: called after each row.
 
     Raises:
         BenchError: weights that are not those of the run's architecture, or logits that are not finite.
@@ -219,6 +228,7 @@ def _certify(certification: Certification, places: Sequence[int], device: torch.
         fresh = secret.certify(image, recorded.index, recorded.label, spec.n0, recorded.n or 1)
         row = Again(certification, place + 1, recorded, found, level, stop is not None, differing)
         again.append((row, dataclasses.replace(row, found=fresh, level=fresh, differing=("noise",))))
+        tick()
     return again
 
 

@@ -144,9 +144,11 @@ def read(store: Store, alpha: float | None = None, rule: str | None = None, only
         BenchError: the folder cannot be read. OSError.
     """
     walked = store.walk()
+    keys = None if only is None else {key for key, _ in only}
+    if keys is not None:
+        walked = replace(walked, places=[place for place in walked.places if place.path.name.rpartition("-")[2] in keys])
     found = Found(Reading(ALPHA if alpha is None else alpha, rule), notes=unexpected_notes(walked))
     subjects, faults = store.read(*(() if only is None else ("runs",)), walked=walked)
-    keys = None if only is None else {key for key, _ in only}
     for fault in faults:
         if keys is None or any(part.endswith(key) for part in fault.file.parts for key in keys):
             found.leave_out(str(fault.file), "damaged", fault.file, reason=str(fault))
