@@ -319,10 +319,26 @@ def test_ways_that_do_not_mix(store: Store) -> None:
     with pytest.raises(BenchError, match="nothing for table 4: neither imported logs of smoothmix-logs nor runs of protocol full"):
         paper.build(4, store)
     add(store, run_spec("macer"), certify=CertifySpec(n0=10, n=N, images="first:3"))
-    with pytest.raises(BenchError, match="certified in several ways"):
+    with pytest.raises(BenchError, match=r"certified in several ways.*--where certify.images=first:[34] or --where"):
         paper.build(4, store, protocol="quick")
+    for images, row in (("first:4", "gaussian"), ("first:3", "macer")):
+        table = paper.build(4, store, protocol="quick", where=[f"certify.images={images}"])
+        assert {name for (_, name, _), entry in table.entries.items() if not entry.status} == {row}
+    with pytest.raises(BenchError, match="leave out --where method=macer"):
+        paper.build(4, store, protocol="quick", where=["method=macer"])
     with pytest.raises(BenchError, match="no published table 12"):
         paper.build(12, store)
+
+
+def test_a_study_on_other_images_fills_a_table(store: Store) -> None:
+    """Such as `--set certify.images=every:50`, which is no certification of the protocol's, and has to be asked for."""
+    changed = CertifySpec(n0=100, n=10_000, images="first:3", changes={"images": "first:3"})
+    add(store, run_spec(), certify=changed, counts=[10_000] * 3)
+    with pytest.raises(BenchError, match=r"choose one by --where certify.images=first:3"):
+        paper.build(4, store, protocol="quick")
+    table = paper.build(4, store, protocol="quick", where=["certify.images=first:3"])
+    assert "test images = first:3" in table.apart
+    assert table.entries["0.50", "gaussian", "1.00"].mean == "100.00"
 
 
 @pytest.mark.parametrize("number", layouts.numbers())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 import tomllib
 from collections.abc import Callable
@@ -243,3 +244,49 @@ def test_what_is_no_study(bench: Call, tmp_path: Path, monkeypatch: pytest.Monke
     os.mkfifo("pipe")
     result = bench("run", name)
     assert (result.exit_code, result.output.count("\n")) == (2, 1), result.output
+
+
+# ---- the studies of the repository
+
+CELLS = {"ablation": 90, "quick-table": 135, "table-5": 135, "tables-8-11": 48}
+
+
+def test_every_study_is_counted() -> None:
+    assert {path.stem for path in (ROOT / "studies").glob("*.toml")} == CELLS.keys()
+    table = dict(re.findall(r"^\| `(\S+)\.toml` \|.*\| (\d+) \|$", (ROOT / "studies" / "README.md").read_text(), re.MULTILINE))
+    assert {name: int(cells) for name, cells in table.items()} == CELLS
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_study_of_the_repository_has_its_cells(name: str) -> None:
+    plan, _ = study.read(ROOT / "studies" / f"{name}.toml").request.prepare()
+    assert len(plan.cells) == CELLS[name]
+    assert plan.notes == ()
+    assert {cell.certify.rule for cell in plan.cells} == {"clopper-pearson"}
+
+
+def test_the_ablation_changes_one_switch_at_a_time_to_what_the_paper_prints() -> None:
+    """Held against the recipe `paper`, which has all switches; D11 is of protocol full only."""
+    plan, _ = study.read(ROOT / "studies" / "ablation.toml").request.prepare()
+    rows = sorted({f"{cell.spec.method}.{cell.spec.variant}" for cell in plan.cells})
+    printed, _ = RunRequest(parts=(Part(methods=rows, sigmas=(0.5, 1.0), recipe="paper"),), results=Path("x")).prepare()
+    paper = {(cell.spec.method, cell.spec.variant, cell.spec.sigma): cell.spec for cell in printed.cells}
+    changes = set()
+    for spec in (cell.spec for cell in plan.cells if cell.spec.changes):
+        other = paper[spec.method, spec.variant, spec.sigma]
+        for change, value in spec.changes.items():
+            name = change.removeprefix("train.")
+            assert change == "train.batch" or value == (getattr(other.train, name) if name != change else other.hyperparameters[name])
+        changes.add((spec.method, *spec.changes))
+    assert changes == {
+        ("smoothmix", "train.nesterov"),  # D1
+        ("smoothmix", "train.lr_lag"),
+        ("smoothmix", "mask_wrong"),
+        ("smoothmix", "warmup_epochs"),
+        ("smoothmix", "clip"),
+        ("smoothmix", "mix_loss"),
+        ("smoothmix", "reproject"),  # D7
+        ("smoothadv", "epsilon", "warmup_first"),  # D9
+        ("macer", "deferral"),
+        ("smoothmix", "train.batch"),  # D11
+    }

@@ -136,9 +136,8 @@ def table(
     if number is not None and (len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1):
         problems.append("--table takes one --protocol and one --recipe")
     columns = words(metric, "--metric", problems)
-    if number is not None and (columns or marks or mix or rule or status or constant or where):
-        flags = "--metric, --marks, --mix, --rule, --status, --constant, --where"
-        problems.append(f"--table has the paper's columns, rows and rule; leave out {flags}")
+    if number is not None and (columns or marks or mix or rule or status or constant):
+        problems.append("--table has the paper's columns, rows and rule; leave out --metric, --marks, --mix, --rule, --status, --constant")
     if marks is not None and marks not in MARKS:
         problems.append(f"--marks {marks} is unknown{nearest(marks, MARKS)}")
     if problems:
@@ -168,6 +167,7 @@ def table(
             protocol=next(iter(chosen["protocols"]), None),
             recipe=next(iter(chosen["recipes"]), None),
             seeds=chosen_seeds,
+            where=where or (),
             empty=against is not None,
         )
         return render(paper.document(built, against=against is not None), form, width=width)

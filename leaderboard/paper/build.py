@@ -16,10 +16,12 @@ from bench.logs import Import, network_of_table, printed_collection, runs_of_tab
 from bench.spec import PROTOCOLS, canonical
 from bench.store.runs import Run, Store
 from leaderboard import layouts, metrics
-from leaderboard.aggregate import Filters, Row, Source, collect
+from leaderboard.aggregate import Filters, Group, Row, Source, collect
 from leaderboard.aggregate.collect import check_alpha_of_logs, no_such_filters
 from leaderboard.aggregate.mix import say
 from leaderboard.aggregate.reading import ALPHA, TEST_FILES, conditions_of_log
+from leaderboard.aggregate.select import OWN
+from leaderboard.aggregate.where import flags, parse, telling_apart
 from leaderboard.paper.printed import RULES, Compat, Entry, PaperTable
 from leaderboard.tables import conditions
 
@@ -34,6 +36,7 @@ def build(
     protocol: str | None = None,
     recipe: str | None = None,
     seeds: Sequence[int] = (),
+    where: Sequence[str] = (),
     empty: bool = False,
 ) -> PaperTable:
     """A table of the paper from the store.
@@ -45,6 +48,7 @@ def build(
         alpha: chance that a certificate is wrong, 0.001 if None; imported logs have one of their own, which is fixed.
         protocol, recipe, seeds: which of our own runs, so any of them leaves imported logs out; full, official and all that any row
             of the table has, if not given.
+        where: words of `--where`, which choose among certifications that differ from the protocol's; only our own runs have them.
         empty: whether a table is wanted that nothing in the store fills, for the paper's numbers alone.
 
     Raises:
@@ -53,7 +57,7 @@ def build(
     if source == "checkpoints":
         raise BenchError("the paper's tables are filled by imported logs or our own runs; leave out --from checkpoints")
     layout = layouts.load(number)
-    of_runs = bool(protocol or recipe or seeds)
+    of_runs = bool(protocol or recipe or seeds or where)
     if of_runs and source == "imported":
         raise BenchError(no_such_filters("imported"))
     protocol, recipe = protocol or "full", recipe or "official"
@@ -78,7 +82,7 @@ def build(
     if logs:
         found = _of_logs(layout, logs, compat, notes)
     elif runs:
-        found, apart = _of_runs(layout, runs, store, seeds, compat, ALPHA if alpha is None else alpha, notes)
+        found, apart = _of_runs(layout, runs, store, seeds, where, compat, ALPHA if alpha is None else alpha, notes)
     else:
         found = {}
         notes.append("Nothing in the store fills this table; the paper's numbers stand alone.")
@@ -149,7 +153,14 @@ def _log_values(log: Import, compat: Compat) -> _Values:
 
 
 def _of_runs(
-    layout: layouts.Layout, runs: Sequence[Run], store: Store, seeds: Sequence[int], compat: Compat, alpha: float, notes: list[str]
+    layout: layouts.Layout,
+    runs: Sequence[Run],
+    store: Store,
+    seeds: Sequence[int],
+    where: Sequence[str],
+    compat: Compat,
+    alpha: float,
+    notes: list[str],
 ) -> tuple[_Cells, str]:
     """The rows of `collect`, so that what is no mean there is none here; adds to the notes what a reader must know.
 
@@ -160,17 +171,21 @@ def _of_runs(
     filters = Filters(
         datasets=[spec.dataset], protocols=[spec.protocol], recipes=[spec.recipe], seeds=seeds, methods=sorted({r.named.row for r in runs})
     )
+    if own := [name for name in parse(where) if name in OWN]:
+        raise BenchError(f"--table and its flags say which rows; leave out --where {own[0]}={parse(where)[own[0]][0]}")
     paper = DATASETS[layout.dataset].protocol(PROTOCOLS["full"]).certify
-    groups = [g for g in collect(store, filters, alpha=alpha, source="runs", metrics=()) if not g.conditions["changes"]]
+    every = collect(store, filters.narrowed(where), alpha=alpha, source="runs", metrics=())
+    groups = [g for g in every if where or not g.conditions["changes"]]
     groups = [g for g in groups if TEST_FILES not in g.conditions] or groups
     others = sorted({g.conditions["certify.rule"] for g in groups} - {paper.rule})
     groups = [g for g in groups if g.conditions["certify.rule"] == paper.rule]
     notes += [f"left out: certifications under {other}; the paper's are under {paper.rule}" for other in others]
     table = f"table {layout.number}"
     if len(groups) > 1:
-        raise BenchError(f"{table}: runs of one protocol were trained or certified in several ways, which never share a table")
+        told = "runs of one protocol were trained or certified in several ways, which never share a table"
+        raise BenchError(f"{table}: {told}{_ways(groups, spec.protocol)}")
     if not groups:
-        raise BenchError(f"{table}: its runs were certified with --set certify.* only; see `bench table`")
+        raise BenchError(f"{table}: its runs were certified with --set certify.* only{_ways(every, spec.protocol)}")
     (group,) = groups
     by_place: dict[tuple[float, str], Row] = {}
     for section in group.sections:
@@ -194,6 +209,16 @@ def _of_runs(
     notes[:0] = [*conditions(group), *(["±: sample standard deviation over the seeds."] if several else []), *group.notes]
     differ = {name: group.conditions[name] for name in ("certify.images", "certify.n0", "certify.n")}
     return cells, say({name: value for name, value in differ.items() if value != getattr(paper, name.removeprefix("certify."))})
+
+
+def _ways(groups: Sequence[Group], protocol: str) -> str:
+    """By what to choose one of several groups, or the only one, which was not certified as its protocol says."""
+    facts = [{name: value for name, value in g.conditions.items() if name.startswith("certify.")} for g in groups]
+    usual = PROTOCOLS[protocol].certify if protocol in PROTOCOLS else None
+    if usual and len(facts) == 1:
+        facts.append({name: getattr(usual, name.removeprefix("certify."), None) for name in facts[0]})
+    ways = dict.fromkeys(flags(own) for own in telling_apart(facts)[: len(groups)] if own)
+    return f"; choose one by {' or '.join(ways)}" if ways else ""
 
 
 def _rounded(radius: NDArray[np.float64], compat: Compat) -> NDArray[np.float64]:
