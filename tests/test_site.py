@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import json
 import re
@@ -16,13 +17,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_store import add, new_store, run_spec
+from fake_logs import MANIFEST, write_log
+from fake_store import CERTIFY, N, add, new_store, run_spec
 from numpy.typing import NDArray
+from test_foreign import foreign
 from typer.testing import Result
 
 import bench as api
 from bench import rules
 from bench.errors import BenchError
+from bench.logs import import_logs
 from bench.rules.rule import Counts
 from bench.spec import CertifySpec
 from bench.store.runs import Store
@@ -104,19 +108,21 @@ def test_every_count_in_the_page_is_the_frames(page: str) -> None:
     assert seen == set(parts)
 
 
-def test_the_table_that_one_sees_has_the_embedded_numbers(page: str) -> None:
-    places = [(table, row) for table in embedded(page)["tables"] for section in table["sections"] for row in section["rows"]]
-    for table, row in places:
-        line = page.partition(f'data-row="{row["id"]}"')[2].partition("</tr>")[0]
-        cells = {
-            name: re.sub("<[^>]*>", "", text).strip() for name, text in re.findall(r'<td data-metric="([^"]*)"[^>]*>(.*?)</td>', line, re.S)
-        }
-        decimals = {metric["name"]: metric["decimals"] for metric in table["metrics"]}
-        shown = {name: s for name, s in row["stats"].items() if name in ("ACR", "clean", "pairs", *table["radii"])}
-        printed = {
-            k: f"{s['mean']:.{decimals[k]}f}" + (f" ± {s['std']:.{decimals[k]}f}" if s["std"] is not None else "") for k, s in shown.items()
-        }
-        assert {name: text for name, text in cells.items() if text != "–"} == printed
+def test_the_table_that_one_sees_has_the_embedded_numbers(page: str, tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    for seed, counts in enumerate(((100, 100, 90, 100), (100, 100, 100, 60))):
+        add(store, run_spec("gaussian", seed=seed), counts)
+    for text, std in ((page, False), (render(read(store)), True)):
+        for table, row in [(t, row) for t in embedded(text)["tables"] for section in t["sections"] for row in section["rows"]]:
+            line = text.partition(f'data-row="{row["id"]}"')[2].partition("</tr>")[0]
+            found = re.findall(r'<td data-metric="([^"]*)"[^>]*>(.*?)</td>', line, re.S)
+            decimals = {metric["name"]: metric["decimals"] for metric in table["metrics"]}
+            shown = {name: s for name, s in row["stats"].items() if name in ("ACR", "clean", "pairs", *table["radii"])}
+            printed = {name: f"{s['mean']:.{decimals[name]}f}" for name, s in shown.items()}
+            if std and "ACR" in shown and not row["constant"]:
+                printed["ACR"] += f" ± {shown['ACR']['std']:.4f} (2)"
+            cells = {name: re.sub("<[^>]*>", "", cell).strip() for name, cell in found}
+            assert {name: cell for name, cell in cells.items() if cell != "–"} == printed
 
 
 def test_a_rank_interval_holds_the_rank_and_what_the_test_leaves() -> None:
@@ -237,6 +243,51 @@ def test_the_command_writes_one_file_that_is_the_same_again(bench: Callable[...,
     assert out.read_text() == render(read(store))
 
 
+def mixture(folder: Path) -> Store:
+    """Own runs under three rules, imported logs and checkpoints, two trainings of some."""
+    store = new_store(folder)
+    sequence = CertifySpec(n0=10, n=N, images="first:4", rule="confidence-sequence")
+    rungs = CertifySpec(n0=10, n=N, images="first:4", rule="rungs", radii="0,0.5", first_look=500)
+    for row in ("gaussian", "macer"):
+        for certify in (CERTIFY, sequence, rungs):
+            add(store, run_spec(row), certify=certify)
+        for number in (1, 2):
+            log = folder / "logs" / ("plain" if row == "gaussian" else "other") / f"noise_0.5_{number}"
+            write_log(log, [0.5, len(row) / 8, 0, number / 4])
+            foreign(store, f"{row}{number}.pth", row)
+    assert not import_logs(folder / "logs", store.root, MANIFEST, strict=True).refused
+    return store
+
+
+def test_runs_checkpoints_and_logs_stand_on_one_page_as_the_api_has_them(tmp_path: Path) -> None:
+    store = mixture(tmp_path)
+    data = embedded(render(read(store)))
+    kinds = {(table["source"], table["rule"]): (table["recomputed"], table["ranked"]) for table in data["tables"]}
+    assert kinds == {
+        ("runs", "clopper-pearson"): (True, True),
+        ("runs", "two-sided"): (True, True),
+        ("runs", "confidence-sequence"): (False, False),
+        ("runs", "rungs"): (False, False),
+        ("checkpoints", "clopper-pearson"): (True, True),
+        ("checkpoints", "two-sided"): (True, True),
+        ("imported", "as printed"): (False, True),
+    }
+    frame = api.load_results(store.root)
+    for table in data["tables"]:
+        for row in (row for section in table["sections"] for row in section["rows"] if not row["constant"]):
+            assert (row["rank"] is None) == (not table["ranked"])
+            assert ("ACR" in row["stats"]) == (table["rule"] != "rungs")
+            if table["rule"] == "two-sided" or "ACR" not in row["stats"]:
+                continue
+            mine = frame[(frame["source"] == table["source"]) & (frame["row"] == row["label"])]
+            mine = mine if table["source"] == "imported" else mine[mine["rule"] == table["rule"]]
+            wanted = [api.acr(part["radius"], part["correct"]) for _, part in mine.groupby("training", observed=True)]
+            assert sorted(row["stats"]["ACR"]["values"]) == sorted(wanted)
+            if not table["recomputed"]:
+                found = [unpacked(data["images"][t["images"]]["values"], "<f8").mean() for t in row["trainings"]]
+                np.testing.assert_allclose(found, row["stats"]["ACR"]["values"], rtol=1e-15)
+
+
 def test_unfinished_and_refused_results_are_shown_as_such(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     add(store, run_spec("gaussian"))
@@ -280,6 +331,11 @@ def test_the_changes_name_every_number_that_moved_and_why(bench: Callable[..., R
     latest, kept = earlier(out)["changelog"]
     assert kept == entry
     assert all("read at alpha 0.01 in place of 0.001" in text for text in latest["moved"])
+    before = copy.deepcopy(earlier(out))
+    before["version"], before["tables"][0]["sections"][0]["rows"][0]["rank"] = "0" * 16, [1, 9]
+    assert [text.partition(": ")[2] for text in changelog(before, earlier(out))[0]["moved"]] == [
+        "rank 1–9 to 1–2; by the test, beside the other rows"
+    ]
 
 
 def test_a_page_that_is_none_is_neither_read_nor_replaced(bench: Callable[..., Result], tmp_path: Path) -> None:

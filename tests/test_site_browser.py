@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
-from test_site import REFERENCE, check_radii, embedded, grid, hostile
+from test_site import REFERENCE, check_radii, embedded, grid, hostile, mixture
 
 import bench as api
 from bench.store.runs import Store
@@ -135,6 +135,13 @@ def test_the_keyboard_reaches_everything(show: Open) -> None:
         tab.keyboard.press("Tab")
         reached.add(tab.evaluate(f"({name_of})(document.activeElement)"))
     assert {"row", "data set", "sigma", "protocol", "certificate rule", "row A", "row B", "radio", "range", "button"} <= reached
+    choice = tab.locator(".view.current").get_by_label("row A")
+    choice.focus()
+    for _ in range(2):
+        before = choice.input_value()
+        tab.keyboard.press("ArrowDown")
+        settled(tab)
+        assert choice.input_value() != before, "the choice is drawn anew, and the focus stays"
     name = tab.locator(".view.current button.name").first
     name.focus()
     assert tab.locator(".panel:visible .curve.lit").count() == 1, "a row in focus lights its curve"
@@ -142,6 +149,21 @@ def test_the_keyboard_reaches_everything(show: Open) -> None:
     settled(tab)
     assert name.get_attribute("aria-expanded") == "true"
     assert tab.get_by_text("Made by").locator("visible=true").count() == 1
+
+
+def test_every_table_of_every_source_and_rule_draws_every_chart(show: Open, tmp_path: Path) -> None:
+    file = tmp_path / "mixture.html"
+    file.write_text(render(read(mixture(tmp_path))))
+    tab = show(file=file)
+    for table in embedded(file.read_text())["tables"]:
+        for view in ("curve", "cost", "envelope", "pa"):
+            wanted = {"data": table["dataset"], "sigma": "0.5", "protocol": table["protocol"], "rule": table["rule"], "view": view}
+            tab.evaluate("(hash) => { location.hash = hash; return new Promise((done) => setTimeout(done, 20)); }", urlencode(wanted))
+            settled(tab)
+            assert fragment(tab) == wanted
+            drawn, said = tab.locator(".panel:visible .chart .curve").count(), tab.locator(".panel:visible figcaption").inner_text()
+            assert drawn or re.match("Nothing is recorded|This evidence has no bound", said), (wanted, said)
+            assert tab.locator(".compare:visible .chart").count() == table["ranked"]
 
 
 def test_without_javascript_every_table_stands_there_with_a_curve(show: Open, page_file: Path) -> None:

@@ -72,6 +72,7 @@ def _rows(data: Mapping[str, Any]) -> dict[Place, dict[str, Any]]:
                 stats = {name: (s["mean"] + 0.0, (s["std"] or 0) + 0.0, *decimals[name]) for name, s in row["stats"].items()}
                 evidence = {str(t["name"]): str(t["evidence_sha256"]) for t in row["trainings"] if t["images"]}
                 found[place] = {"place": ", ".join(place), "stats": stats, "evidence": evidence, "alpha": table["alpha"] + 0.0}
+                found[place]["rank"] = "–".join(dict.fromkeys(str(int(rank)) for rank in row["rank"] or ())) or "none"
     return found
 
 
@@ -87,6 +88,8 @@ def _moved(old: dict[str, Any] | None, new: dict[str, Any] | None, before: Mappi
             _, _, heading, decimals = now or was
             was, now = (f"{s[0]:.{decimals}f}" + (f" ± {s[1]:.{decimals}f}" if s[1] else "") if s else "nothing" for s in (was, now))
             numbers.append(f"{heading} {was} to {now}" + (" (beyond these digits)" if was == now else ""))
+    if old["rank"] != new["rank"]:
+        numbers.append(f"rank {old['rank']} to {new['rank']}")
     if not numbers:
         return ""
     if old["evidence"].keys() != new["evidence"].keys():
@@ -95,6 +98,8 @@ def _moved(old: dict[str, Any] | None, new: dict[str, Any] | None, before: Mappi
         reason = "other evidence"
     elif old["alpha"] != new["alpha"]:
         reason = f"read at alpha {new['alpha']:g} in place of {old['alpha']:g}"
+    elif old["stats"] == new["stats"]:
+        reason = "by the test, beside the other rows"
     else:
         reason = f"the same evidence, read by certbench {data['certbench']} in place of {before['certbench']}"
     return f"{new['place']}: {', '.join(numbers)}; {reason}"

@@ -154,6 +154,7 @@ def _table(name: str, group: Group, protocol: str, store: Store, images: dict[st
         "protocol": protocol,
         "rule": rule,
         "recomputed": rule in RECOMPUTED,
+        "ranked": group.rule is None or group.rule.acr == "ranked",
         "source": group.source,
         "headline": headline(group),
         "details": details(group),
@@ -180,7 +181,7 @@ def _table(name: str, group: Group, protocol: str, store: Store, images: dict[st
 def _sentence(group: Group, protocol: str) -> str:
     """What a number means, with a place for the noise level."""
     known = group.conditions
-    of = f"{group.images:,} of {group.test_size:,}" if group.test_size else f"{group.images:,}"
+    of = f"{group.images:,} of {group.test_size:,}" if group.test_size > group.images else f"{group.images:,}"
     means = "images, a wrong or abstained one counting 0"
     read = "as printed in the logs" if group.rule is None else f"read by the {group.rule.words()}"
     return (
@@ -202,7 +203,7 @@ def _section(
 ) -> dict[str, Any]:
     """The rows of one noise level, best first, unfinished ones and the constant classifier last."""
     ordered = sorted(section.rows, key=lambda row: (row.constant, not row.finished, -row.stats[ACR].mean if ACR in row.stats else 0))
-    ranked = [row for row in ordered if ACR in row.stats and not row.constant] if group.rule is None or group.rule.acr == "ranked" else []
+    ranked = [row for row in ordered if table["ranked"] and ACR in row.stats and not row.constant]
     evidence = [Evidence.of(row) for row in ranked]
     p = None
     if any(row.tied is not None for row in ranked):

@@ -24,7 +24,7 @@ function make(name, attributes = {}, ...children) {
 const styleOf = (row) => row.style < 0 ? "sg dashed" : `s${row.style % STYLES}${["", " dashed", " dotted"][Math.floor(row.style / STYLES) % 3]}`;
 const fixed = (value, digits) => value.toFixed(digits);
 const signed = (value, digits) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(digits);
-const choice = (label, options, chosen, change) => make("label", {}, label, make("select", { change: (e) => change(e.target.value) },
+const choice = (key, label, options, chosen, change) => make("label", {}, label, make("select", { "data-key": key, change: (e) => change(e.target.value) },
   ...options.map((value) => make("option", { value, selected: value === chosen }, value))));
 const finished = (row) => !row.state;
 
@@ -32,8 +32,8 @@ const finished = (row) => !row.state;
 
 const alphaOf = (table) => table.recomputed && state.alpha !== null ? state.alpha : table.alpha;
 const moved = (table) => alphaOf(table) !== table.alpha;
-const cache = new Map();
-const once = (key, work) => { if (!cache.has(key)) cache.set(key, work()); return cache.get(key); };
+const kept = new Map(), ofAlpha = new Map();
+const once = (key, work, cache = kept) => { if (!cache.has(key)) cache.set(key, work()); return cache.get(key); };
 
 const column = (name, key, Type) => once(`${name} ${key}`, async () => {
   const value = DATA.images[name][key];
@@ -43,6 +43,7 @@ const column = (name, key, Type) => once(`${name} ${key}`, async () => {
 /** Of one training, by image: radius where the class is right, else 0; and the bound pA, likewise; null where there is none. */
 function imagesOf(training, table, sigma) {
   const alpha = alphaOf(table), name = training.images;
+  if (moved(table) && !ofAlpha.has(alpha)) { ofAlpha.clear(); BOUNDS.clear(); ofAlpha.set(alpha, new Map()); }  // the visitor moves on: only one is kept
   return once(`${name} ${table.rule} ${sigma} ${alpha}`, async () => {
     if (DATA.images[name].values) return { radius: await column(name, "values", Float64Array), pa: null };
     const [count, n, other] = await Promise.all([column(name, "count", Int32Array), column(name, "n", Int32Array), DATA.images[name].runner_up ? column(name, "runner_up", Int32Array) : null]);
@@ -53,14 +54,18 @@ function imagesOf(training, table, sigma) {
       if (r !== null) { radius[k] = r; pa[k] = p; }
     });
     return { radius, pa };
-  });
+  }, moved(table) ? ofAlpha.get(alpha) : kept);
 }
 
 async function evidenceOf(row, table, section) {
   return Promise.all(row.trainings.map((training) => imagesOf(training, table, section.sigma)));
 }
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-const deviation = (values) => values.length < 2 ? null : Math.sqrt(values.reduce((sum, v) => sum + (v - mean(values)) ** 2, 0) / (values.length - 1));
+function deviation(values) {
+  if (values.length < 2) return null;
+  const middle = mean(values);
+  return Math.sqrt(values.reduce((sum, v) => sum + (v - middle) ** 2, 0) / (values.length - 1));
+}
 const sum = (array) => array.reduce((total, value) => total + value, 0);
 const share = (array, limit) => 100 * array.reduce((total, value) => total + (value > limit), 0) / array.length;
 
@@ -225,7 +230,7 @@ async function showTable(view) {
       cell.classList.toggle("moved", moved(table));
       if (!moved(table)) { cell.replaceChildren(...cell.before_); continue; }
       const stat = await statOf(row, metric.name, table, section);
-      cell.replaceChildren(fixed(stat.mean, metric.decimals), ...(stat.std === null ? [] : [make("span", { class: "std" }, ` ± ${fixed(stat.std, metric.decimals)}`)]));
+      cell.replaceChildren(fixed(stat.mean, metric.decimals), ...(stat.std === null || metric.name !== "ACR" ? [] : [make("span", { class: "std" }, ` ± ${fixed(stat.std, metric.decimals)} (${stat.n})`)]));
     }
   }
 }
@@ -248,6 +253,7 @@ async function showPanel(view) {
 async function showComparison(view) {
   const { table, section } = state.combo, rows = section.rows.filter((row) => finished(row) && !row.constant), place = view.querySelector(".compare");
   if (rows.length < 2) return place.replaceChildren(make("p", { class: "note" }, "Two finished rows are needed to compare."));
+  if (!table.ranked) return place.replaceChildren(make("p", { class: "note" }, "Under this certificate rule radii are not compared; the notes say why."));
   const labels = rows.map((row) => row.label);
   const a = labels.includes(state.a) ? state.a : labels[1], b = labels.includes(state.b) && state.b !== a ? state.b : labels.find((label) => label !== a);
   const [first, second] = [a, b].map((label) => rows.find((row) => row.label === label));
@@ -258,9 +264,15 @@ async function showComparison(view) {
   const end = Math.max(0.01, ...[...x, ...y].map((array) => array.reduce((p, q) => Math.max(p, q), 0))) * 1.02;
   const points = [], band = [];
   for (const r of spread(0, end)) {
-    const each = Array.from({ length: images }, (_, k) => mean(y.map((array) => Number(array[k] > r))) - mean(x.map((array) => Number(array[k] > r))));
-    const middle = 100 * mean(each), half = images > 1 ? 196 * deviation(each) / Math.sqrt(images) : 0;
-    points.push([r, middle]); band.push([r, middle - half, middle + half]);
+    let total = 0, square = 0;
+    for (let k = 0; k < images; k++) {
+      let d = 0;
+      for (const array of y) d += (array[k] > r) / y.length;
+      for (const array of x) d -= (array[k] > r) / x.length;
+      total += d; square += d * d;
+    }
+    const middle = total / images, half = images > 1 ? 1.96 * Math.sqrt(Math.max(0, square - total * middle) / (images - 1) / images) : 0;
+    points.push([r, 100 * middle]); band.push([r, 100 * (middle - half), 100 * (middle + half)]);
   }
   const reach = Math.max(1, ...band.flatMap(([, low, high]) => [Math.abs(low), Math.abs(high)]));
   const pair = section.pairs.find((one) => [one.a, one.b].includes(a) && [one.a, one.b].includes(b)), turned = pair && pair.a !== a;
@@ -271,7 +283,7 @@ async function showComparison(view) {
   else if (!pair || pair.p === null) said.push("No test tells them apart: too few images, or images that differ");
   else said.push(pair.p <= 0.05 ? `The test over all pairs of rows tells them apart (p = ${pair.p.toPrecision(2)})` : `The test over all pairs of rows does not tell them apart (p = ${pair.p.toPrecision(2)})`);
   place.replaceChildren(make("h3", {}, "Compare two rows, image by image"),
-    make("div", { class: "fields" }, choice("row A", labels, a, (value) => set({ a: value, b: value === b ? a : b })), choice("row B", labels, b, (value) => set({ b: value, a: value === a ? b : a }))),
+    make("div", { class: "fields" }, choice("a", "row A", labels, a, (value) => set({ a: value, b: value === b ? a : b })), choice("b", "row B", labels, b, (value) => set({ b: value, a: value === a ? b : a }))),
     make("div", { class: "pair" }, make("div", {}, ...said.map((text) => make("p", {}, `${text}.`))),
       make("figure", {}, chart(`Difference of certified accuracy, ${b} minus ${a}`, { lines: [{ row: second, points, band, steps: true }], x: [0, end], y: [-reach, reach], xLabel: "radius r (L2, pixels of [0, 1])", yLabel: "difference in points of %" }),
         make("figcaption", {}, `Certified accuracy of ${b} minus that of ${a}. Band: ± 1.96 standard errors over images, at each radius alone.`))));
@@ -318,12 +330,14 @@ function show() {
     if (mine !== turn) return;
     const { section } = state.combo, view = byId(section.id);
     for (const other of document.querySelectorAll(".view")) other.classList.toggle("current", other === view);
-    byId("switches").replaceChildren(...Object.entries(SWITCHES).map(([key, word]) => choice(word, [...new Set(COMBOS.map((combo) => combo[key]))], state.combo[key], (value) => {
+    const focused = document.activeElement.dataset.key;
+    byId("switches").replaceChildren(...Object.entries(SWITCHES).map(([key, word]) => choice(key, word, [...new Set(COMBOS.map((combo) => combo[key]))], state.combo[key], (value) => {
       const wanted = Object.fromEntries(Object.keys(SWITCHES).map((name) => [name, state.combo[name]]));
-      set({ combo: nearest({ ...wanted, [key]: value }, key) }).then(() => byId("switches").children[Object.keys(SWITCHES).indexOf(key)].querySelector("select").focus());
+      set({ combo: nearest({ ...wanted, [key]: value }, key) });
     })));
     panelOf(view);
     for (const part of [showTable, showPanel, showComparison]) await part(view);
+    if (focused) document.querySelector(`#switches [data-key="${focused}"], .view.current [data-key="${focused}"]`)?.focus();
     document.documentElement.dataset.shown = String(mine);
   });
   return queue;
