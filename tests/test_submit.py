@@ -275,6 +275,7 @@ def test_a_list_names_no_path_outside(folder: Path, name: str) -> None:
         {"elsewhere": {"a/weights.safetensors": {"bytes": 1, "sha256": "0" * 64}}},
         {"weights_at": "file:///etc"},
         {"weights_at": 5},
+        {"weights_at": []},
         {"weights_at": "https://user:secret@host"},
     ],
 )
@@ -282,6 +283,13 @@ def test_a_list_says_nothing_else(folder: Path, change: dict[str, object]) -> No
     path = folder / "submission.json"
     path.write_text(json.dumps(read_json(path) | change))
     assert accepted(folder) is (change == {})
+
+
+def test_a_list_is_right_about_lengths_too(folder: Path) -> None:
+    data = read_json(folder / "submission.json")
+    next(iter(data["files"].values()))["bytes"] += 1
+    write_json(folder / "submission.json", data)
+    assert not accepted(folder)
 
 
 # ---------------------------------------------------------------------------------------------------------- incomplete

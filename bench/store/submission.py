@@ -71,7 +71,7 @@ def read(folder: Path) -> Submission:
             raise ValueError(f"{both[0]!r:.200} is said to be in the folder and elsewhere")
         if other := [name for name in elsewhere if PurePosixPath(name).name != WEIGHTS]:
             raise ValueError(f"{other[0]!r:.200} is said to be elsewhere, and only {WEIGHTS} may be")
-        if data["weights_at"]:
+        if data["weights_at"] != "":
             check_address(data["weights_at"])
     except (ValueError, TypeError) as error:
         raise Fault(path, None, str(error)) from None
