@@ -317,7 +317,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "arch is a factory": (content(lambda s: field(s, arch="os:getcwd")), "its architecture 'os:getcwd' is unknown"),
     "arch is unknown": (
         content(lambda s: field(s, arch="letnet5")),
-        "its architecture 'letnet5' is unknown; did you mean 'lenet'?; its tensors are those of lenet: --arch lenet",
+        "its architecture 'letnet5' is unknown; its tensors are those of lenet: --arch lenet",
     ),
     "another arch": (
         content(lambda s: field(s, arch="resnet18")),

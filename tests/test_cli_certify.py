@@ -344,7 +344,10 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["certify", "{file}", *FEW, "--results", "{file}"], ["is a file, not a folder"]),
     (["certify", "{folder}", *FEW], ["is a folder, but not of a run"]),
     (["certify", "abcdef", *FEW, "--results", "{folder}"], ["no run in", "'abcdef' is no weights file"]),
-    (["certify", "{file}", *FEW, "--n", "9"], ["--n 9: every image would abstain at alpha 0.001"]),
+    (
+        ["certify", "{file}", *FEW, "--n", "9"],
+        ["--n 9: every image would abstain with n 9 at alpha 0.001, even if all samples agree; the least n is 10"],
+    ),
     (["predict", "{file}", *FEW, "--n", "10"], ["--n 10 samples always abstain at alpha 0.001; the least that can decide is 11"]),
     (["predict", "{file}", *FEW, "--alpha", "0"], ["--alpha 0.0 must lie between 0 and 0.5"]),
 ]

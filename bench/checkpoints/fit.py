@@ -29,6 +29,8 @@ ALIASES = {"resnet20": "cifar_resnet20", "resnet110": "cifar_resnet110", "mnist_
 FAMILIAR = ("resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2", "vgg16", "densenet121")
 """Networks of timm that are compared with tensors that do not fit, beside those of the suite."""
 
+ANY = "--arch takes networks of the suite, any of timm's, or module:factory of yours"
+
 NORMALIZATIONS = (("mean", "std"), ("mu", "sigma"), ("means", "sds"))
 """Names of buffers in the field: what is subtracted from pixels of [0, 1], and what they are divided by."""
 
@@ -192,10 +194,12 @@ def advice(tensors: Mapping[str, Tensor], arch: str, info: DatasetInfo) -> str:
             continue  # it takes no images of this data set
         if name != arch and not any(_differences(facts(stripped(tensors, wanted).tensors), wanted, name, info)):
             return f"its tensors are those of {name}: --arch {name}"
-    return "--arch takes networks of the suite, any of timm's, or module:factory of yours"
+    return ANY
 
 
 def unknown(arch: str, tensors: Mapping[str, Tensor], info: DatasetInfo, where: str) -> BenchError:
     """The error for a file whose architecture is not said, or not known."""
-    said = f"its architecture {arch!r:.80} is unknown{nearest(arch, ARCHITECTURES)}" if arch else "it does not say its architecture"
-    return BenchError(f"{where}: {said}; {advice(tensors, arch, info)}")
+    said = f"its architecture {arch!r:.80} is unknown" if arch else "it does not say its architecture"
+    told = advice(tensors, arch, info)
+    guess = nearest(arch, ARCHITECTURES) if arch and told == ANY else ""
+    return BenchError(f"{where}: {said}; {told}{guess}")

@@ -17,6 +17,7 @@ from bench.checkpoints.files import WeightsFile, read
 from bench.checkpoints.normalize import Normalization
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError, nearest
+from bench.evidence.sources import came_from
 from bench.files.writing import sha256
 from bench.models import OUTSIDE, Normalize, check_pass, is_known
 from bench.store.runs import Run, Store
@@ -118,7 +119,7 @@ def _if_arch(word: str) -> str:
     return f"; {word} is an architecture: name its weights file, and then --arch {word}" if is_known(word) else ""
 
 
-def _facts(wanted: Wanted, file: WeightsFile | None = None) -> tuple[DatasetInfo, float]:
+def _facts(wanted: Wanted, file: WeightsFile | None = None, run: Run | None = None) -> tuple[DatasetInfo, float]:
     """Data set and sigma: as said, or as the suite's own file says."""
     spec = file.spec if file else None
     dataset = wanted.dataset or (spec.dataset if spec else None)
@@ -127,16 +128,23 @@ def _facts(wanted: Wanted, file: WeightsFile | None = None) -> tuple[DatasetInfo
     if dataset is None or sigma is None:
         raise BenchError(f"{wanted.word} does not say what it is to be certified on; give {' and '.join(missing)}")
     if dataset not in DATASETS:
-        raise BenchError(f"unknown data set {dataset!r}{nearest(dataset, DATASETS)}")
+        raise BenchError(f"unknown data set {dataset!r}{_came_from(run, dataset) or nearest(dataset, DATASETS)}")
     return DATASETS[dataset], sigma
 
 
+def _came_from(run: Run | None, name: str) -> str:
+    """Which plug-in a run had a name from, as the end of a sentence; empty if it does not say."""
+    return came_from(run.environment() or {}, name) if run else ""
+
+
 def _from_file(wanted: Wanted, file: WeightsFile, name: str, run: Run | None = None) -> Base:
-    info, sigma = _facts(wanted, file)
+    info, sigma = _facts(wanted, file, run)
     where = str(file.path)
     # An architecture that the file names is data from outside: it is looked up, never imported.
     arch = wanted.arch if wanted.arch and fit.is_factory(wanted.arch) else fit.known_name(wanted.arch or file.arch or "")
     if not (is_known(arch) or arch == wanted.arch):
+        if hint := _came_from(run, arch):
+            raise BenchError(f"{run.path if run else where}: its network {arch!r} is not known{hint}")
         raise fit.unknown(arch, file.tensors, info, where)
     facts = fit.facts_of(arch, info, sigma)
     found = fit.stripped(file.tensors, facts)

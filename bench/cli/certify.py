@@ -291,8 +291,8 @@ class _Job:
             raise BenchError(f"--{error}") from None
         rule = rules.of(spec, name)
         rule.check(self.alpha)
-        if not rule.largest_radius(self.alpha, self.base.sigma):
-            raise BenchError(f"--n {spec.n}: every image would abstain at alpha {self.alpha:g}, even where all samples agree; raise --n")
+        if reason := rule.too_few(self.alpha, self.base.sigma):
+            raise BenchError(f"--n {spec.n}: {reason}")
         if self.tsv:
             check_log(spec)
         certification, sources = self._certification(spec)

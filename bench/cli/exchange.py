@@ -11,7 +11,7 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import COMMON, OUTPUT
-from bench.cli.common import check_alpha, check_folder, existing_folder, guarded, print_json, stop, write_file
+from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, guarded, print_json, stop, write_file
 from bench.errors import BenchError, nearest
 
 if TYPE_CHECKING:
@@ -56,16 +56,19 @@ def import_(
     """
     from bench.logs import import_logs, load_manifest, write_draft
 
+    problems: list[str] = []
     if draft:
         if manifest or strict or as_json:
             stop(["--draft writes a manifest and imports nothing; leave out --manifest, --strict and --json"])
+        check_out(draft, "manifest.csv", problems, "--draft")
+        if problems:
+            stop(problems)
         drafted = guarded(lambda: write_draft(path, draft))
         _print_some("no log", [str(error) for error in drafted.others])
         typer.echo(f"wrote {draft}: {drafted.lines} logs")
         left = ", ".join(f"{title} ({count})" for title, count in drafted.blank.items())
         typer.echo(f"left to fill in: {left or 'nothing'}; look over the rest, then `bench import {path} --manifest {draft}`")
         return
-    problems: list[str] = []
     check_folder(results, problems)
     if problems:
         stop(problems)

@@ -187,6 +187,9 @@ class _Planner:
         spec, right = self.checked(base, own, "certify")
         if right and (reason := rules.needless_radii(spec.rule, spec.radii)):
             self.problems.append(f"certify: {reason}")
+        rule = rules.of(spec) if right and "n" in own else None
+        if rule and (reason := rule.too_few(rule.alpha)) and reason not in self.notes:
+            self.notes.append(reason)
         self.check_images(spec.images, info.test_size, "test", info)
         return dataclasses.replace(spec, changes=_differing(base, spec, list(own)) if right else {})
 

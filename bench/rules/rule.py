@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -149,6 +150,19 @@ class Rule(ABC):
         """The radius of an image whose n samples all agree; 0 if even that abstains."""
         n = np.array([self.spec.n])
         return float(np.nan_to_num(self.radii(Counts(n, n, np.zeros_like(n)), alpha, sigma))[0])
+
+    def too_few(self, alpha: float, sigma: float = 1.0) -> str:
+        """Why no image could ever be certified with so few samples, and how many it takes; empty if one could."""
+
+        def certifies(n: int) -> bool:
+            return type(self)(replace(self.spec, n=n)).largest_radius(alpha, sigma) > 0
+
+        if certifies(least := self.spec.n):
+            return ""
+        while not certifies(least := 2 * least):
+            pass
+        least = bisect.bisect_left(range(least), True, lo=self.spec.n, key=certifies)
+        return f"every image would abstain with n {self.spec.n} at alpha {alpha:g}, even if all samples agree; the least n is {least}"
 
 
 def drawn_words(n: int, drawn: float | None) -> str:

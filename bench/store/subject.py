@@ -42,6 +42,7 @@ from bench.evidence.certificate import Certificate, read_log, read_rows, to_line
 from bench.evidence.columns import Columns
 from bench.evidence.log import NOTHING
 from bench.evidence.rows import NO_TIMES, Rows
+from bench.evidence.sources import came_from
 from bench.files import claims, disk
 from bench.files.walk import CERTIFICATION, What, passing, strangers
 from bench.files.writing import make_folder, read_json_if_there, sweep, sync_folder, write_json
@@ -175,7 +176,8 @@ class Subject:
         facts = self.once("dataset.json", read_json_if_there)
         if facts is not None:
             return from_facts(self.dataset, facts, str(self.path / "dataset.json"))
-        raise BenchError(f"{self.path}: unknown data set {self.dataset!r}{nearest(self.dataset, DATASETS)}")
+        hint = came_from(self.environment() or {}, self.dataset) or nearest(self.dataset, DATASETS)
+        raise BenchError(f"{self.path}: unknown data set {self.dataset!r}{hint}")
 
     # its records
 
