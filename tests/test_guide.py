@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from pages import DOCS, ROOT
+from torch import nn
 from typer.testing import Result
 
+import bench as api
 from bench import models
 from bench.datasets import DATASETS
 
@@ -57,6 +59,22 @@ def test_the_first_result_of_the_readme(bench: Callable[..., Result], tmp_path: 
     printed = "\n".join(result.output for result in outputs)
     for line in shown.splitlines():
         assert blanked(line) in {blanked(other) for other in printed.splitlines()}, line
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/reference/python.md", "docs/guide/certify.md"])
+def test_the_python_of_a_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for a training, which the notebook runs."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    code = next(
+        block for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL) if "bench." in block
+    )
+    images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    names = {"bench": api, "model": model, "images": images, "labels": torch.tensor([3, 5])}
+    exec("\n".join(line for line in code.splitlines() if not line.startswith("bench.run(")), names)
+    assert names.keys() > {"frame", "smoothed"}
 
 
 def blanked(line: str) -> str:
