@@ -2,8 +2,8 @@
 
 Salman, Yang, Li, Zhang, Zhang, Razenshteyn, Bubeck: "Provably Robust Deep Learning via Adversarially Trained Smoothed
 Classifiers", NeurIPS 2019 (the m-sample PGD attack on -log of the averaged softmax).
-Deviations: none from the form that the SmoothMix paper compares with. After each step the point is clipped to [0, 1] first
-and projected to the ball second.
+Deviations: an image whose gradient is exactly 0 stays where it is; the authors' code draws a random direction for it. All else is
+the form that the SmoothMix paper compares with. After each step the point is clipped to [0, 1] first and projected to the ball second.
 """
 
 from dataclasses import dataclass
