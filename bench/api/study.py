@@ -341,7 +341,9 @@ def text_of(request: RunRequest, folder: Path) -> str:
     """
     whole = _of_all(request, folder)
     parts = [_said(part, Part(), OF_PARTS, folder) for part in request.parts]
-    blocks = [[*parts[0], *whole]] if len(parts) == 1 else [whole, *(["[[part]]", *lines] for lines in parts)]
+    shared = [line for line in parts[0] if all(line in lines for lines in parts)]
+    own = [[line for line in lines if line not in shared] for lines in parts] if len(parts) > 1 else []
+    blocks = [[*shared, *whole], *(["[[part]]", *lines] for lines in own)]
     text = "\n\n".join("\n".join(lines) for lines in blocks if lines) + "\n"
     try:
         text.encode()

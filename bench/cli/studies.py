@@ -73,4 +73,5 @@ def save(path: Path, request: RunRequest) -> str:
     if path.exists() and path.read_bytes() != text:
         stop([f"--save-study {path}: there is another file of that name; delete it first, or name a new one"])
     write_file(path, "--save-study", text)
-    return f"wrote {path}; `bench run {path}` asks for the same"
+    apart = f", but for --rerun {request.rerun}, which is for one time" if request.rerun else ""
+    return f"wrote {path}; `bench run {path}` asks for the same{apart}"
