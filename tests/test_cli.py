@@ -86,7 +86,7 @@ try:
     app({line.split()!r})
 except SystemExit as end:
     assert not end.code
-assert "torch" not in sys.modules and "scipy" not in sys.modules
+assert not {{"torch", "scipy", "matplotlib"}} & set(sys.modules)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out

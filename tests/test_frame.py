@@ -653,7 +653,6 @@ def test_a_radius_is_a_number_from_0_up(at: Any) -> None:
 
 
 def test_curves_are_the_certified_accuracies(reference: pd.DataFrame) -> None:
-    pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
     some = reference[(reference["protocol"] == "quick") & (reference["sigma"] == 0.5) & reference["method"].isin(["gaussian", "macer"])]
@@ -669,17 +668,10 @@ def test_curves_are_the_certified_accuracies(reference: pd.DataFrame) -> None:
 
 
 def test_curves_of_what_is_not_comparable_are_refused(reference: pd.DataFrame) -> None:
-    pytest.importorskip("matplotlib")
     with pytest.raises(BenchError, match="protocol: full or quick"):
         bench.plot_curves(reference)
     with pytest.raises(BenchError, match="empty"):
         bench.plot_curves(reference.iloc[:0].copy())
-
-
-def test_without_matplotlib_the_error_says_how_to_install_it(reference: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(BenchError, match=r"pip install 'certbench\[plot\]'"):
-        bench.plot_curves(reference)
 
 
 # ------------------------------------------------------------------------------------------------------------------ imports

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 RUN = "import sys; exec(compile(sys.stdin.read(), 'notebook', 'exec'), {'__name__': '__main__'})"
@@ -21,7 +19,6 @@ def cells() -> list[str]:
 
 
 def test_every_cell_runs() -> None:
-    pytest.importorskip("matplotlib")
     checked = "assert len(frame) == 7200 and len(mine) == 20 and mine['correct'].any() and len(ran) == 5 and axes.get_lines()"
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", RUN],

@@ -25,7 +25,6 @@ from bench.store.runs import Store
 from leaderboard import plots
 from leaderboard.aggregate import Filters, collect
 
-pytest.importorskip("matplotlib")
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
 needs_golden = pytest.mark.skipif(not GOLDEN, reason="CERTBENCH_GOLDEN names no folder of third-party logs")
 CURVE = "epoch,step,lr,cross_entropy,mix,loss\n0,1,0.1,2.0,,2.0\n1,2,0.1,1.0,0.5,1.5\n2,3,0.1,0.5,0.25,0.75\n"
@@ -364,11 +363,3 @@ def test_what_the_command_refuses(store: Store, bench: Callable[..., Result], tm
         assert isinstance(result.exception, SystemExit)
         assert told.lower() in result.output.lower(), (words, result.output)
     assert not (tmp_path / "out.svg").exists()
-
-
-def test_without_matplotlib(store: Store, bench: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add(store, run_spec())
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    result = bench("plot", "curves", "--results", store.root, "--out", tmp_path / "out.svg")
-    assert result.exit_code == 2
-    assert result.output == "bench: pictures need matplotlib, which is not installed; pip install 'certbench[plot]'\n"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bench.cli.common import check_out, guarded, width_of_terminal, write_file
+from bench.cli.common import check_out, width_of_terminal, write_file
 from bench.cli.plots import SUFFIXES
 
 if TYPE_CHECKING:
@@ -43,10 +43,6 @@ def check_plot(plot: Path, problems: list[str], endless: Sequence[str]) -> None:
     if plot.suffix.lower() not in SUFFIXES:
         problems.append(f"--plot {plot}: pictures are {', '.join(SUFFIXES)}")
     problems += [f"--plot draws the end of a run, and {flag} does not wait for it; leave out --plot" for flag in endless]
-
-    from leaderboard.plots import require_matplotlib
-
-    guarded(require_matplotlib)
 
 
 def conclude(matrix: Matrix, plot: Path | None, *, table: bool) -> None:

@@ -89,7 +89,6 @@ def plot(
     from leaderboard.aggregate.where import flags
 
     def work() -> list[tuple[Path, bytes, plots.Picture]]:
-        plots.require_matplotlib()
         found = plots.pictures(
             cast(plots.Kind, kind),
             Store(results),

@@ -141,11 +141,10 @@ def plot_curves(frame: pd.DataFrame, *, axes: Axes | None = None, seeds: Sequenc
         seeds: as of `summary`.
 
     Raises:
-        BenchError: matplotlib is not installed; rows that are not comparable; nothing that is finished.
+        BenchError: rows that are not comparable; nothing that is finished.
     """
-    from leaderboard.plots import draw_curves, picture_of, require_matplotlib
+    from leaderboard.plots import draw_curves, picture_of
 
-    require_matplotlib()
     groups = groups_of(frame, ["ACR"], seeds)
     if not groups:
         raise BenchError("there is nothing to draw: the frame is empty")

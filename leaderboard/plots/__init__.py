@@ -5,7 +5,7 @@ draw.py      from numbers to a file; the only part that imports matplotlib, and 
 labels.py    where labels of points stand
 """
 
-from leaderboard.plots.draw import FORMATS, draw_curves, render, require_matplotlib, styles
+from leaderboard.plots.draw import FORMATS, draw_curves, render, styles
 from leaderboard.plots.picture import (
     Band,
     Kind,
@@ -37,6 +37,5 @@ __all__ = [
     "picture_of",
     "pictures",
     "render",
-    "require_matplotlib",
     "styles",
 ]

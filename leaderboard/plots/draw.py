@@ -76,23 +76,14 @@ def styles(labels: Sequence[str], baseline: str) -> dict[str, Style]:
     return result
 
 
-def require_matplotlib() -> None:
-    """BenchError where matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise BenchError("pictures need matplotlib, which is not installed; pip install 'certbench[plot]'") from None
-
-
 def render(picture: Picture, suffix: str) -> bytes:
     """The picture as a file: .svg, .pdf or .png; the same picture gives the same bytes.
 
     Raises:
-        BenchError: another suffix, or matplotlib is not installed.
+        BenchError: another suffix.
     """
     if suffix not in FORMATS:
         raise BenchError(f"pictures are {', '.join(FORMATS)}, not {suffix!r}{nearest(suffix, FORMATS)}")
-    require_matplotlib()
     from matplotlib.style import context
 
     dates: dict[str, dict[str, Any]] = {
