@@ -242,7 +242,8 @@ class Registry:
                 raise
             except BaseException as error:
                 where = _last_line(error, entry.path)
-                raise BenchError(f"{entry} cannot be imported: {type(error).__name__}: {error}{where}") from error
+                hint = "; decorate it with @dataclass(frozen=True, kw_only=True)" if "non-frozen dataclass" in str(error) else ""
+                raise BenchError(f"{entry} cannot be imported: {type(error).__name__}: {error}{where}{hint}") from error
         return self._loaded[kind, name]
 
 

@@ -281,3 +281,13 @@ def test_damage_is_a_value_error_or_harmless(changes: list[tuple[int, int]], kee
         raw[position] = value
     with contextlib.suppress(ValueError):
         assert read_plain(bytes(raw[:keep] if keep % 2 else raw)) is not raw
+
+
+@pytest.mark.parametrize("name", ["cifar-10-python.tar.gz", "CIFAR10.zip", "cifar_10.tgz"])
+def test_an_archive_that_waits_to_be_unpacked_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(BenchError, match=name):
+        read_checked(DATASETS["cifar10"], "test", tmp_path)
+    with pytest.raises(BenchError) as told:
+        read_checked(DATASETS["cifar100"], "test", tmp_path)
+    assert name not in str(told.value)

@@ -32,6 +32,7 @@ COMMANDS = [
     f"table --results {REFERENCE} --table 4 --protocol quick --against published",
     f"compare gaussian smoothmix* --results {REFERENCE} --protocol quick --sigma 0.5",
     f"status --results {REFERENCE}",
+    f"run --dry-run --method gaussian,smoothmix --sigma 0.5 --results {REFERENCE}",
     f"list runs --results {QUICK}",
     "list methods",
     "list datasets",

@@ -38,7 +38,7 @@ from bench.store.work import seal, set_aside
 from bench.system.guards import settings_kept
 from bench.system.signals import StopSignals
 from leaderboard.aggregate import Group
-from leaderboard.formats.columns import listed
+from leaderboard.formats.columns import listed, paragraph
 from leaderboard.frame.load import read
 from leaderboard.frame.memory import groups_of
 from leaderboard.metrics import DEFAULT, average_certified_radius, outcomes
@@ -102,6 +102,13 @@ class Matrix:
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
 
+    def _say_long(self, text: str) -> None:
+        """A sentence with nothing in it to be copied, broken between words."""
+        self.console.print(paragraph(plain(text), self._width()), markup=False)
+
+    def _width(self) -> int:
+        return self.console.width if self.console.is_terminal else shutil.get_terminal_size((160, 24)).columns
+
     def announce(self, *, detail: bool = False) -> None:
         """Says what will be done. How long it takes is said once that was measured, or as an estimate with the plan.
 
@@ -115,25 +122,25 @@ class Matrix:
         with settings_kept():
             self.estimates = estimate(here, self.store, options.device, options.micro_batch, self.again, graph=options.graph)
         for note in self.plan.notes:
-            self.say(f"note: {note}")
+            self._say_long(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
-            self.say(
+            self._say_long(
                 f"note: {count} cells of {method} were trained from another version of its file; they are kept, unless you say --rerun all"
             )
         rows = len({(c.spec.dataset, c.spec.row) for c in cells})
         sigmas, seed_count = len({c.spec.sigma for c in cells}), len({c.spec.seed for c in cells})
-        self.say(
+        self._say_long(
             f"{len(cells)} cells: rows {rows}, noise levels {sigmas}, seeds {seed_count}; "
             f"protocol {', '.join(self.request.protocols)}, recipe {', '.join(self.request.recipes)}, device {options.device}"
         )
         tally = Counter(self.states.values())
         about = f"; about {clock(sum(found.seconds for found in self.estimates.values()))}, from timed passes" if self.estimates else ""
-        self.say(f"{tally['done']} done, {tally['diverged']} diverged, {len(self.todo)} to do{about if detail else ''}")
+        self._say_long(f"{tally['done']} done, {tally['diverged']} diverged, {len(self.todo)} to do{about if detail else ''}")
         self.say(f"results in {self.store.root}")
         if detail:
             self._print_cells()
             for sentence in cost_total(self.estimates.values(), len(self.todo)):
-                self.say(sentence)
+                self._say_long(sentence)
 
     def _other_source(self, cell: Cell) -> bool:
         """Whether a trained cell comes from another source of its method than the one at hand."""
@@ -148,8 +155,7 @@ class Matrix:
             spec, found = cell.spec, self.estimates.get(cell.id)
             texts = (spec.row, spec.dataset, spec.sigma, spec.seed, self.states[cell.id], "" if found is None else clock(found.seconds))
             rows.append(dict(zip(names, map(plain, (*texts, *cost_columns(found))), strict=True)))
-        width = self.console.width if self.console.is_terminal else shutil.get_terminal_size((160, 24)).columns
-        self.console.print(listed(rows, width), markup=False)
+        self.console.print(listed(rows, self._width()), markup=False)
 
     def run(self, signals: StopSignals | None = None, resume: str = "Run the same command again to resume.") -> int:
         """Runs what is to do and waits for it; returns the exit code.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +43,21 @@ def folder_of(info: DatasetInfo, data_dir: Path | None = None, split: str | None
     if folder:
         what = f"data set {info.name} in {folder} is not whole ({', '.join(missing)} missing)"
     else:
-        what = f"data set {info.name} is not here (looked in {' and '.join(map(str, looked))})"
+        what = f"data set {info.name} is not here (looked in {' and '.join(map(str, looked))})" + _packed(info.name, looked)
     wanted = ", ".join(name for split in SPLITS for name in info.source.wanted(split))
     get = f"`bench data get {info.name}` downloads it" if info.source.torchvision else info.source.by_hand
     raise BenchError(f"{what}: {get + ', or ' if get else ''}--data-dir or {VARIABLE} names the folder that holds {wanted}")
+
+
+def _packed(name: str, looked: Sequence[Path]) -> str:
+    """Which archive of a data set lies there and waits to be unpacked; empty if none is seen."""
+    for root in looked:
+        with contextlib.suppress(OSError):
+            for path in sorted(root.iterdir()):
+                plain = re.sub(r"[^a-z0-9]", "", path.name.lower())
+                if re.match(rf"{re.sub('[^a-z0-9]', '', name)}(?!\d)", plain) and plain.endswith(("tar", "targz", "tgz", "zip")):
+                    return f", but {path} is, which is not unpacked yet"
+    return ""
 
 
 def read_checked(info: DatasetInfo, split: str, data_dir: Path | None = None, *, allow_other: bool = False) -> Checked:
