@@ -42,6 +42,9 @@ def shortened(line: str) -> str:
 @pytest.mark.parametrize("page", sorted(path.stem for path in (DOCS / "guide").glob("*.md")))
 def test_the_commands_of_a_page_run(page: str, bench: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    for folder in ("results/quick", "studies"):
+        Path(folder).symlink_to(ROOT / folder)
     for seed, name in enumerate(("mine", "second")):
         torch.save({"arch": "lenet", "state_dict": models.build("lenet", DATASETS["mnist"], seed).state_dict()}, f"{name}.pth.tar")
     for line in commands((DOCS / "guide" / f"{page}.md").read_text(encoding="utf-8")):
