@@ -20,7 +20,7 @@ def standings(store: Store) -> list[Row]:
 
     done; running (with `phase`, `done`, `total`, `left`: seconds of the phase); queued: a `bench run` that lives or a
     job will come to it;
-    failed, oom, diverged, damaged (`reason`, `log`); interrupted: nobody is at it; stale: somebody seems to be, but was not heard of.
+    failed, oom, diverged, damaged (`reason`, `log`); interrupted: no process works on it; stale: one seems to, but was not heard of.
     `retry` is the line that continues a cell or tries it again.
     """
     planned, now = in_hand(store), claims.present(store.root)
@@ -94,7 +94,7 @@ def _left_off(row: Row, more: bool, holder: claims.Holder | None) -> str:
         return f"training stopped{', and its checkpoint is kept' if kept else ' before its first checkpoint'}; {gone}"
     if more:
         return f"trained, its certification not begun; {gone}"
-    return gone if holder else "nobody is at it"
+    return gone if holder else "no process is working on it"
 
 
 def _retry(store: Store, row: Row, cell: report.Planned | None) -> str | None:
