@@ -34,7 +34,7 @@ from leaderboard.flips import LEVEL, flip_pairs
 from leaderboard.formats import clean
 from leaderboard.metrics import ACR, Outcomes
 from leaderboard.site import drawing
-from leaderboard.tables import headline, with_marks
+from leaderboard.tables import cells, headline, with_marks
 from leaderboard.tables.captions import details
 
 METRICS = (ACR, "accuracy", "clean", "abstention", "cost")
@@ -219,6 +219,10 @@ def _section(
         }
         for (a, b), difference in zip(both, compare_images([(evidence[a], evidence[b]) for a, b in both]), strict=True)
     ]
+    beyond = {
+        row.label: [metric.name for metric, cell in zip(group.metrics, line, strict=True) if cell.beyond]
+        for row, line in zip(section.rows, cells(group, section), strict=True)
+    }
     rows = []
     for number, row in enumerate(ordered):
         place = f"{name}-{number}"
@@ -237,6 +241,7 @@ def _section(
                 "rank": rank,
                 "band": band,
                 "tied": row.tied,
+                "beyond": beyond[row.label],
                 "style": styles.get(row.label, -1),
                 "stats": {key: dataclasses.asdict(stat) for key, stat in row.stats.items()},
                 "trainings": made,

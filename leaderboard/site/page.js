@@ -22,6 +22,7 @@ function make(name, attributes = {}, ...children) {
   return element;
 }
 const styleOf = (row) => row.style < 0 ? "sg dashed" : `s${row.style % STYLES}${["", " dashed", " dotted"][Math.floor(row.style / STYLES) % 3]}`;
+const markOf = (row) => `#mark${(row.style + Math.floor(row.style / STYLES) * 3) % STYLES}`;  // a colour that comes again has another shape
 const fixed = (value, digits) => value.toFixed(digits);
 const signed = (value, digits) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(digits);
 const choice = (key, label, options, chosen, change) => make("label", {}, label, make("select", { "data-key": key, change: (e) => change(e.target.value) },
@@ -117,13 +118,13 @@ function chart(name, { lines = [], dots = [], front = [], x: [xLow, xHigh], y: [
     const group = make("g", { class: `curve ${styleOf(row)}`, "data-row": row.id, ...hover(row) });
     if (band) group.append(make("path", { class: "band", d: `${path(band.map(([x, , high]) => [x, high]))}${path(band.map(([x, low]) => [x, low]).reverse()).replace("M", "L")}Z` }));
     group.append(make("path", { class: "hit", d: path(points, steps) }), make("path", { class: `line ${styleOf(row)}`, d: path(points, steps) }, make("title", {}, row.label)));
-    if (row.style >= 0) for (const [x, y] of marks) group.append(make("use", { class: "mark", href: `#mark${row.style % STYLES}`, x: across(x), y: down(y) }));
+    if (row.style >= 0) for (const [x, y] of marks) group.append(make("use", { class: "mark", href: markOf(row), x: across(x), y: down(y) }));
     svg.append(group);
   }
   for (const { row, x, y, error } of dots) {
     const group = make("g", { class: `curve ${styleOf(row)}`, "data-row": row.id, ...hover(row) });
     if (error) group.append(make("path", { class: "error", d: `M${across(x)} ${down(y - error)}V${down(y + error)}` }));
-    group.append(make("use", { class: "mark", href: `#mark${row.style % STYLES}`, x: across(x), y: down(y) }, make("title", {}, `${row.label}: ${fixed(y, 4)}, ${x} pairs`)));
+    group.append(make("use", { class: "mark", href: markOf(row), x: across(x), y: down(y) }, make("title", {}, `${row.label}: ${fixed(y, 4)}, ${x} pairs`)));
     svg.append(group);
   }
   return svg;
@@ -230,6 +231,7 @@ async function showTable(view) {
       cell.classList.toggle("moved", moved(table));
       if (!moved(table)) { cell.replaceChildren(...cell.before_); continue; }
       const stat = await statOf(row, metric.name, table, section);
+      if (stat.mean === 0 && row.beyond.includes(metric.name)) { cell.replaceChildren(...cell.before_); continue; }
       cell.replaceChildren(fixed(stat.mean, metric.decimals), ...(stat.std === null || metric.name !== "ACR" ? [] : [make("span", { class: "std" }, ` ± ${fixed(stat.std, metric.decimals)} (${stat.n})`)]));
     }
   }

@@ -62,6 +62,7 @@ def render(content: Content, *, evidence: str = "") -> str:
         "fixed": lambda value, decimals: f"{value:.{decimals}f}",
         "interval": lambda rank: f"{rank[0]}" if rank[0] == rank[1] else f"{rank[0]}–{rank[1]}",
         "style": lambda number: "sg dashed" if number < 0 else f"s{number % STYLES}" + ("", " dashed", " dotted")[number // STYLES % 3],
+        "mark": lambda number: (number + number // STYLES * 3) % STYLES,
         "level": _level,
         "glyph": lambda status: GLYPHS.get(_word(status), ""),
         "groupby_run": lambda rows, name: [list(same) for _, same in itertools.groupby(rows, key=lambda row: row[name])],
