@@ -30,6 +30,7 @@ from bench.logs import import_logs
 from bench.rules.rule import Counts
 from bench.spec import CertifySpec
 from bench.store.runs import Store
+from leaderboard.compare import compare
 from leaderboard.site import Content, changelog, earlier, read, render
 from leaderboard.site.content import METRICS, RECOMPUTED, ranks
 from leaderboard.site.page import text_of
@@ -105,7 +106,36 @@ def test_every_count_in_the_page_is_the_frames(page: str) -> None:
             assert (index == part["image"]).all()
             assert (labels == part["label"]).all()
             seen.add((training["key"], training["certification"]))
+        for row in (row for s in table["sections"] for row in s["rows"] if row["hardest"]):
+            part = parts[row["trainings"][0]["key"], row["trainings"][0]["certification"]].set_index("image")
+            for image in row["hardest"]:
+                own = part.loc[image["image"]]
+                assert [image[k] for k in ("label", "selected", "count", "n")] == [own[k] for k in ("label", "selected", "count", "n")]
+                assert table["rule"] != "clopper-pearson" or image["radius"] == own["radius"] * own["correct"]
     assert seen == set(parts)
+
+
+def test_every_difference_in_the_page_is_that_of_bench_compare(page: str) -> None:
+    checked = 0
+    for table in embedded(page)["tables"]:
+        for section in table["sections"]:
+            pairs = {(pair["a"], pair["b"]): pair for pair in section["pairs"]}
+            if table["protocol"] != "full" or not pairs:
+                continue
+            a = section["rows"][0]["label"]
+            for b in (b for first, b in pairs if first == a):
+                report = compare(Store(REFERENCE), a, b, sigmas=[section["sigma"]], protocol="full", rule=table["rule"])
+                for name in (
+                    "difference",
+                    "low",
+                    "high",
+                    "more_a",
+                    "more_b",
+                    "tie",
+                ):  # sums of one pair and of many differ in the last bits
+                    assert pairs[a, b][name] == pytest.approx(getattr(report.comparisons[0].images, name), rel=1e-9, abs=1e-15)
+                checked += 1
+    assert checked == 10
 
 
 def test_the_table_that_one_sees_has_the_embedded_numbers(page: str, tmp_path: Path) -> None:
