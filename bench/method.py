@@ -21,6 +21,18 @@ Preset = tuple[str, str, str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Prior:
+    """Another row's model, of the same data set, recipe, protocol and seed. It is trained first, and every row that asks it shares it.
+
+    Attributes:
+        method: name of the row, as `--method` takes it. sigma: its noise level; None: that of the training.
+    """
+
+    method: str
+    sigma: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Survey:
     """A question about every training image: which classes a model gives to noisy copies of it. A method declares it, the engine asks it.
 
@@ -31,6 +43,7 @@ class Survey:
         votes: count every class; else right answers alone.
         first: the epoch of the recipe's clock before whose first step it is asked. every: again after so many epochs; 0: once.
         augmented: of images as the training sees them, augmented once for the whole survey; else as they are tested.
+        of: whose model answers, under noise of its own level; None: the one being trained. Another's is asked once, before the first step.
     """
 
     copies: int
@@ -38,10 +51,13 @@ class Survey:
     first: int = 0
     every: int = 0
     augmented: bool = False
+    of: Prior | None = None
 
     def __post_init__(self) -> None:
         if self.copies < 1 or self.first < 0 or self.every < 0:
             raise ValueError("a survey needs copies from 1 up, and first and every that are not negative")
+        if self.of is not None and (self.first or self.every):
+            raise ValueError("another model is asked once and before the first step, so first and every must be 0")
 
     def epochs(self, end: float) -> range:
         """The epochs before which it is asked, of a training of so many."""

@@ -17,6 +17,7 @@ from bench.method import Batch
 from bench.models import build
 from bench.registry import Registry
 from bench.smoothing import SmoothedClassifier
+from bench.train.surveys import even
 
 METHODS = sorted(name for name, entry in Registry().entries().items() if entry.origin == "built in")
 
@@ -53,13 +54,13 @@ def load(tmp_path: Path, text: str) -> list[str]:
 
 
 def test_these_are_the_methods() -> None:
-    assert METHODS == ["adaptive", "consistency", "gaussian", "macer", "smoothadv", "smoothmix", "sphere", "stability"]
+    assert METHODS == ["adaptive", "catrs", "consistency", "gaussian", "macer", "smoothadv", "smoothmix", "sphere", "stability"]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_keeps_the_contract(name: str) -> None:
     results = check(Registry().load(name))
-    assert len(results) == (8 if name == "adaptive" else 7)  # and that of its surveys
+    assert len(results) == (8 if name in ("adaptive", "catrs") else 7)  # and that of its surveys
     assert [r for r in results if r.problem] == []
 
 
@@ -74,7 +75,7 @@ def test_every_method_on_a_network_with_batch_norm(name: str) -> None:
     base.register_forward_pre_hook(lambda module, inputs: trained_on.append(inputs[0].clone()) if module.training else None)
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     g = SmoothedClassifier(base, 0.5, torch.Generator().manual_seed(2))
-    terms = preset.loss(g, Batch(x=x, y=torch.tensor([3, 7]), epoch=140.0))
+    terms = preset.loss(g, Batch(x=x, y=torch.tensor([3, 7]), epoch=140.0, surveys=even(preset, 2, 10)))
     torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in base.parameters())
     assert trained_on
@@ -86,7 +87,7 @@ def test_every_method_on_a_network_with_batch_norm(name: str) -> None:
         assert torch.allclose(buffer, wanted[where], rtol=1e-4, atol=1e-6), where
     tracked = [buffer for where, buffer in base.named_buffers() if where.endswith("num_batches_tracked")]
     assert {int(count) for count in tracked} == {len(trained_on)}
-    assert len(trained_on) == {"stability": 2, "smoothmix": 2}.get(name, 1)
+    assert len(trained_on) == {"stability": 2, "smoothmix": 2, "catrs": 2}.get(name, 1)
 
 
 def test_an_attack_leaves_batch_norm_alone() -> None:

@@ -22,6 +22,7 @@ from bench.method import Batch, Method, Terms
 from bench.smoothing import SmoothedClassifier, cross_entropy
 from bench.train.loop import WORTH_RECORDING, Trainer, layout_of, why_eager
 from methods.adaptive import Adaptive
+from methods.catrs import CatRS
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer
@@ -35,6 +36,7 @@ METHODS: dict[str, Method] = {
     "gaussian": Gaussian(),
     "stability": Stability(),
     "stability two-copy": Stability(two_copies=True),
+    "catrs.self": CatRS(copies=2, steps=2, target="self"),
     "sphere": Sphere(copies=2, steps=2),
     "adaptive (sphere)": Adaptive(copies=2, steps=2, start=1, every=1, threshold=0.0),
     "consistency": Consistency(),
@@ -102,7 +104,7 @@ def test_replayed_steps_give_the_weights_of_eager_ones(name: str, precision: str
     # of the 8 steps of an epoch the first and the last, short one are eager
     assert (recorder_of(replayed).recordings, recorder_of(replayed).replays) == (3, 18)
     assert 0 <= (replayed.attack_share or 0.0) < 1
-    assert (replayed.attack_share != 0.0) == any(word in name for word in ("smoothadv", "smoothmix", "sphere"))
+    assert (replayed.attack_share != 0.0) == any(word in name for word in ("smoothadv", "smoothmix", "sphere", "catrs"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from bench.attacks import ascend, climb, mislead
 from bench.method import Batch, Method
 from bench.smoothing import SmoothedClassifier
 from methods.adaptive import Adaptive
+from methods.catrs import CatRS, rms
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer
@@ -271,7 +272,59 @@ def ref_adaptive(method: Adaptive, model: nn.Module, x: Tensor, y: Tensor, epoch
     return label_ce(votes(model, x, noise), y).sum() / (method.copies * len(x))
 
 
+def shares() -> Tensor:
+    """What a survey found of the images of `data()`: one is sure, one is even, one has classes without a vote."""
+    counts = torch.tensor(
+        [[9, 1, 0, 0], [10, 0, 0, 0], [3, 2, 3, 2], [1, 1, 4, 4], [0, 5, 5, 0], [2, 6, 1, 1], [0, 0, 10, 0], [1, 2, 3, 4]]
+    )
+    return counts.double() / 10
+
+
+def divergence(target: Tensor, p: Tensor) -> Tensor:
+    """KL of each row, classes that the target gives nothing left out: K, K -> scalar."""
+    return torch.stack([t * (t.log() - q.log()) for t, q in zip(target, p, strict=True) if t > 0]).sum()
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    return ((x * x).sum() / x.numel()).sqrt()
+
+
+def ref_catrs(method: CatRS, model: nn.Module, x: Tensor, y: Tensor, epoch: int) -> Tensor:
+    """Image by image and copy by copy, but for the two passes in training mode, which batch norm sees whole."""
+    m, draws = method.copies, Draws()
+    noise = draws.noise(x, m)
+    u = torch.stack([torch.rand(len(x), dtype=x.dtype, generator=draws.generator) for _ in range(m)])
+    p = votes(model, x, noise)  # M B K
+    target = (p.sum(0) / m).detach() if method.target == "self" else shares()
+    radius = method.epsilon * (2 if method.doubled_from is not None and epoch >= method.doubled_from else 1)
+    model.eval()
+    moved = noise.clone()
+    for i in range(m):
+        for b in range(len(x)):
+            d, n = noise[i, b], noise[i, b]
+            for _ in range(method.steps):
+                point = n.clone().requires_grad_(True)
+                (gradient,) = torch.autograd.grad(divergence(target[b], softmax(model((x[b] + point)[None]))[0]) / m, point)
+                n = n + 2 * radius / method.steps * gradient / ((gradient**2).sum().sqrt() + 1e-8)
+                n = into_ball(n[None], d[None], radius)[0]
+                n = d.mean() + root_mean_square(d) * (n - n.mean()) / root_mean_square(n)
+            moved[i, b] = n
+    model.train()
+    q = votes(model, x, moved)
+    total = torch.zeros((), dtype=x.dtype)
+    for b in range(len(x)):
+        right = sum(int(p[i, b].argmax()) == int(y[b]) for i in range(m)) / m
+        share = right if method.confidence == "batch" else float(shares()[b, y[b]])
+        kept = max(1, sum(float(u[i, b]) < share for i in range(m)))
+        losses = sorted((label_ce(p[i, b][None], y[b : b + 1])[0] for i in range(m)), key=lambda loss: float(loss.detach()))
+        total = total + torch.stack(losses[:kept]).sum() / m
+        if kept == m:
+            total = total + method.strength * max((divergence(target[b], q[i, b]) for i in range(m)), key=lambda kl: float(kl.detach()))
+    return total / len(x)
+
+
 REFERENCES: dict[type[Method], Callable[..., Tensor]] = {
+    CatRS: ref_catrs,
     Adaptive: ref_adaptive,
     Gaussian: ref_gaussian,
     Stability: ref_stability,
@@ -298,7 +351,7 @@ def ours(method: Method, epoch: int, batch_norm: bool) -> Outcome:
     x, y = data()
     model = network(batch_norm)
     g = SmoothedClassifier(model, SIGMA, torch.Generator().manual_seed(NOISE_SEED))
-    terms = method.loss(g, Batch(x=x, y=y, epoch=float(epoch)))
+    terms = method.loss(g, Batch(x=x, y=y, epoch=float(epoch), surveys={"prior": shares()}))
     assert all(term.dtype == torch.float64 and term.shape == () for term in terms.values())
     assert model.training
     return outcome(torch.stack(list(terms.values())).sum(), model)
@@ -359,6 +412,11 @@ METHODS: dict[str, Method] = {
     "gaussian": Gaussian(),
     "stability": Stability.presets["official", "default", "mnist", 0.5],
     "stability 1": Stability.presets["paper", "default", "cifar10", 1.0],
+    "catrs": CatRS.presets["official", "default", "mnist", 0.5],
+    "catrs, two copies": CatRS(copies=2, steps=3, epsilon=0.4, strength=2.0),
+    "catrs imagenet": CatRS.presets["official", "default", "imagenet", 1.0],
+    "catrs, one copy": CatRS(copies=1, steps=1),
+    "catrs.self": CatRS.presets["official", "self", "cifar10", 1.0],
     "adaptive": Adaptive.presets["official", "default", "mnist", 0.25],
     "adaptive, late": Adaptive(copies=2, start=89, steps=2, epsilon=2.0),
     "adaptive, no attack": Adaptive(start=0, attack=False),
@@ -398,6 +456,23 @@ PLANTED: list[tuple[str, int, Callable[..., Any], str, str]] = [  # a case of ME
     ("stability", 0, Stability.loss, "noisy, clean.softmax(-1)).mean()", "noisy - clean, clean.softmax(-1)).mean()"),
     ("stability two-copy", 0, Stability.loss, "logits[0].softmax(-1), logits[1:]", "logits[1].softmax(-1), logits[:1]"),
     ("stability two-copy", 0, Stability.loss, "logits[0].softmax(-1)", "logits[0].softmax(-1).detach()"),
+    ("catrs, two copies", 0, CatRS.loss, ".clamp_min(1)", ""),
+    ("catrs", 0, CatRS.loss, "draws < right", "draws > right"),
+    ("catrs", 0, CatRS.loss, ".sort(0).values", ".sort(0, descending=True).values"),
+    ("catrs", 0, CatRS.loss, ".sum(0) / self.copies", ".sum(0) / kept"),
+    ("catrs", 0, CatRS.loss, "kl(target, g.logits", "kl(soft_vote(logits), g.logits"),
+    ("catrs", 0, CatRS.loss, ".max(0).values", ".mean(0)"),
+    ("catrs", 0, CatRS.loss, "high * (kept == self.copies)", "high * (right == 1)"),
+    ("catrs", 0, CatRS.loss, "high * (kept == self.copies)", "high"),
+    ("catrs imagenet", 31, CatRS.loss, 'self.confidence == "batch"', "True"),
+    ("catrs imagenet", 89, CatRS.worst, "batch.epoch >= self.doubled_from", "False"),
+    ("catrs.self", 0, CatRS.loss, "soft_vote(logits).detach()", "soft_vote(logits)"),
+    ("catrs, two copies", 0, CatRS.worst, "moved = project_l2(moved, noise, radius)", "pass"),
+    ("catrs", 0, CatRS.worst, "project_l2(moved, noise, radius)", "project_l2(moved, torch.zeros_like(noise), radius)"),
+    ("catrs", 0, CatRS.worst, "mean + size", "size"),
+    ("catrs", 0, CatRS.worst, "/ rms(moved)", "/ rms(moved - moved.mean(PIXELS, keepdim=True))"),
+    ("catrs", 0, CatRS.worst, "size * (moved", "(moved"),
+    ("catrs", 0, CatRS.worst, "2 * radius / self.steps", "radius / self.steps"),
     ("adaptive", 31, Adaptive.loss, "batch.epoch >= self.start", "True"),
     ("adaptive, late", 89, Adaptive.loss, "batch.epoch >= self.start", "batch.epoch > self.start"),
     ("adaptive, no attack", 3, Adaptive.loss, "self.attack and ", ""),
@@ -505,7 +580,7 @@ def test_detaching_the_target_changes_gradients_only() -> None:
 
 # ---------------------------------------------------------------------------------------------- modes, statistics, names
 
-TRAINING_PASSES = {Gaussian: 1, Stability: 2, Consistency: 1, Macer: 1, SmoothAdv: 1, SmoothMix: 2, Sphere: 1, Adaptive: 1}
+TRAINING_PASSES = {Gaussian: 1, Stability: 2, Consistency: 1, Macer: 1, SmoothAdv: 1, SmoothMix: 2, Sphere: 1, Adaptive: 1, CatRS: 2}
 
 
 @pytest.mark.parametrize("cls", TRAINING_PASSES)
@@ -517,9 +592,10 @@ def test_only_training_passes_move_the_running_statistics(cls: type[Method]) -> 
     modes: list[bool] = []
     model.norm.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     g = SmoothedClassifier(model, SIGMA, torch.Generator().manual_seed(NOISE_SEED))
-    cls().loss(g, Batch(x=x, y=y, epoch=89.0))
+    cls().loss(g, Batch(x=x, y=y, epoch=89.0, surveys={"prior": shares()}))
     steps = getattr(cls(), "steps", 0)
-    assert modes == [False] * steps + [True] * TRAINING_PASSES[cls]
+    attack_at = 1 if cls is CatRS else 0  # it needs its own predictions first
+    assert modes == [True] * attack_at + [False] * steps + [True] * (TRAINING_PASSES[cls] - attack_at)
     assert model.norm.num_batches_tracked == TRAINING_PASSES[cls]
     assert all(map(torch.equal, (x, y), data()))
     assert not x.requires_grad
@@ -533,6 +609,7 @@ TERMS = {
     SmoothAdv: ["cross_entropy"],
     Sphere: ["cross_entropy"],
     Adaptive: ["cross_entropy"],
+    CatRS: ["low", "high"],
     SmoothMix: ["cross_entropy", "mix"],
 }
 
@@ -541,7 +618,48 @@ TERMS = {
 def test_names_of_the_terms(cls: type[Method]) -> None:
     x, y = data()
     g = SmoothedClassifier(network(False), SIGMA, torch.Generator())
-    assert list(cls().loss(g, Batch(x=x, y=y, epoch=31.0))) == TERMS[cls]
+    assert list(cls().loss(g, Batch(x=x, y=y, epoch=31.0, surveys={"prior": shares()}))) == TERMS[cls]
+
+
+def test_noise_that_is_moved_keeps_its_ball_its_mean_and_its_size() -> None:
+    """By hand, noise of two pixels (3, 4) moved by 1 to (3, 5), in a ball of .5: (3, 4.5), of mean 3.75 and rms sqrt(29.25 / 2)."""
+    seen: list[Tensor] = []
+
+    class Upwards(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.detach())
+            return torch.stack([x[:, 0, 0, 1], -x[:, 0, 0, 1]], 1)
+
+    g = SmoothedClassifier(Upwards(), 1.0, torch.Generator())
+    noise = torch.tensor([3.0, 4.0], dtype=torch.float64).reshape(1, 1, 1, 1, 2)
+    batch = Batch(x=torch.zeros(1, 1, 1, 2, dtype=torch.float64), y=torch.tensor([0]), epoch=0.0)
+    method, target = CatRS(copies=1, steps=1, epsilon=0.5), torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    moved = method.worst(g, batch, target, noise)
+    size, found = math.sqrt(12.5), math.sqrt(29.25 / 2)
+    assert moved.flatten().tolist() == pytest.approx([3.5 - size * 0.75 / found, 3.5 + size * 0.75 / found], rel=1e-9)
+    assert rms(noise).item() == pytest.approx(size, rel=1e-12)
+
+
+def test_how_many_copies_count_is_binomial() -> None:
+    """k of M, at least 1: of 4,000 images each copy of which counts with probability .3, k is 4 in .0081 and 1 in .2401 + .4116."""
+    images = 4000
+    votes_of_prior = torch.tensor([0.3, 0.7]).expand(images, 2)
+    logits = torch.tensor([[1.0, 0.0]]).expand(images, 2)
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scale * logits.repeat(len(x) // images, 1) + 0 * x.mean((1, 2, 3)).unsqueeze(1)
+
+    g = SmoothedClassifier(Fixed(), 1.0, torch.Generator().manual_seed(6))
+    batch = Batch(x=torch.rand(images, 1, 2, 2), y=torch.zeros(images, dtype=torch.int64), epoch=0.0, surveys={"prior": votes_of_prior})
+    terms = CatRS(confidence="prior", strength=1.0).loss(g, batch)
+    each = -math.log(math.exp(1) / (1 + math.exp(1)))  # every copy has this cross-entropy, so the mean of k / M shows
+    mean = float(terms["low"].detach()) / each * 4
+    assert mean == pytest.approx(0.6517 + 2 * 0.2646 + 3 * 0.0756 + 4 * 0.0081, abs=5 * 0.75 / math.sqrt(images))
 
 
 # ------------------------------------------------------------------------------------------------------- MACER in float32
@@ -649,7 +767,8 @@ def test_hopeless_and_perfect_logits_leave_loss_and_gradient_finite(cls: type[Me
             model[1].weight.copy_(torch.tensor([[size, 0, 0, 0], [0, 0, 0, size]]))  # type: ignore[operator]
         x = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]], [[[0.0, 0.0], [0.0, 1.0]]], [[[1.0, 0.5], [0.5, 0.0]]]])
         g = SmoothedClassifier(model, 0.25, torch.Generator().manual_seed(3))
-        loss = torch.stack(list(cls().loss(g, Batch(x=x, y=torch.tensor([0, 0, 1]), epoch=89.0)).values())).sum()
+        batch = Batch(x=x, y=torch.tensor([0, 0, 1]), epoch=89.0, surveys={"prior": torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])})
+        loss = torch.stack(list(cls().loss(g, batch).values())).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         assert loss.isfinite()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -17,6 +17,7 @@ from bench.registry import Registry
 from bench.spec import RECIPES
 from bench.train.passes import pairs_per_image
 from methods.adaptive import JUDGES, Adaptive, weight_of
+from methods.catrs import CatRS
 from methods.consistency import Consistency
 from methods.gaussian import Gaussian
 from methods.macer import Macer
@@ -69,6 +70,11 @@ ADAPTIVE = {  # E_t, p_t, T, eps, epochs between weightings; on MNIST ours: 90/1
     ("mnist", 0.5): (42, 0.4, 6, 0.25, 6),
     ("mnist", 1.0): (36, 0.4, 4, 0.5, 6),
 }
+CATRS = {  # M, T, lambda, and what ImageNet has of its own; lambda on MNIST at .5 and 1 is ours
+    **{("mnist", sigma): (4, 4, 1.0, "batch", None) for sigma in (0.25, 0.5, 1.0)},
+    **{("cifar10", sigma): (4, 4, strength, "batch", None) for sigma, strength in ((0.25, 0.5), (0.5, 1.0), (1.0, 2.0))},
+    ("imagenet", 1.0): (2, 1, 2.0, "prior", 80),
+}
 SPHERE = {  # T, eps; the MNIST rows are ours
     (dataset, sigma): values
     for dataset in ("cifar10", "mnist")
@@ -113,6 +119,13 @@ def expected(cls: type[Method]) -> dict[tuple[str, str, str, float], dict[str, o
             for where, strength in STABILITY.items():
                 rows[recipe, "default", *where] = {"strength": strength, "two_copies": False}
                 rows[recipe, "two-copy", *where] = {"strength": 6.0, "two_copies": True}
+        if cls is CatRS:
+            for (dataset, sigma), own in CATRS.items():
+                called = ("copies", "steps", "strength", "confidence", "doubled_from")
+                same: dict[str, object] = {"epsilon": 1.0, "votes": 10_000, "prior_sigma": 0.25, **dict(zip(called, own, strict=True))}
+                rows[recipe, "default", dataset, sigma] = same | {"target": "prior"}
+                if dataset != "imagenet":
+                    rows[recipe, "self", dataset, sigma] = same | {"target": "self"}
         if cls is Adaptive:
             words = ("start", "threshold", "steps", "epsilon", "every")
             for where, settings in ADAPTIVE.items():
@@ -151,7 +164,7 @@ def expected(cls: type[Method]) -> dict[tuple[str, str, str, float], dict[str, o
     return rows
 
 
-@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix, Sphere, Adaptive])
+@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix, Sphere, Adaptive, CatRS])
 def test_presets_are_the_published_hyperparameters(cls: type[Method]) -> None:
     assert {key: dataclasses.asdict(preset) for key, preset in cls.presets.items()} == expected(cls)
 
@@ -160,11 +173,13 @@ def test_default_variants_and_the_field_defaults() -> None:
     assert SmoothMix.variants[0] == "eta5"
     assert set(SmoothMix.variants) == {variant for variant, *_ in SMOOTHMIX}
     assert Stability.variants == ("default", "two-copy")
+    assert CatRS.variants == ("default", "self")
+    assert CatRS(target="self").surveys() == {}
     for cls in (Gaussian, SmoothAdv, Macer, Consistency, Sphere, Adaptive):
         assert cls.variants == ("default",)
 
 
-CHUNKS = {Gaussian: 1, Stability: 1, SmoothAdv: 4, Macer: 1, Consistency: 2, SmoothMix: 4, Sphere: 4, Adaptive: 4}
+CHUNKS = {Gaussian: 1, Stability: 1, SmoothAdv: 4, Macer: 1, Consistency: 2, SmoothMix: 4, Sphere: 4, Adaptive: 4, CatRS: 4}
 
 
 @pytest.mark.parametrize("cls", CHUNKS)
@@ -214,6 +229,8 @@ COSTS: list[tuple[Method, float]] = [
     (SmoothMix(copies=1, steps=1), 3),
     (Stability(two_copies=True), 2),
     (Sphere(copies=4, steps=6), 28),
+    (CatRS(copies=4, steps=4), 24),
+    (CatRS(copies=2, steps=1), 6),
     (Adaptive(copies=4, steps=6), 28),
     (Adaptive(copies=4, attack=False), 4),
 ]
@@ -287,6 +304,8 @@ def test_the_page_of_methods_names_every_one_with_what_it_costs() -> None:
         (SmoothAdv, {"epsilon": -1.0}),
         (SmoothMix, {"steps": 0}),
         (Sphere, {"steps": 0}),
+        (CatRS, {"steps": 0}),
+        (CatRS, {"prior_sigma": 0.0}),
         (Adaptive, {"every": 0}),
         (Adaptive, {"threshold": 1.5}),
         (Sphere, {"epsilon": -0.1}),
@@ -301,7 +320,7 @@ def test_impossible_hyperparameters_are_refused(cls: type[Method], wrong: dict[s
         cls(**wrong)
 
 
-@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix, Sphere, Adaptive])
+@pytest.mark.parametrize("cls", [Gaussian, Stability, SmoothAdv, Macer, Consistency, SmoothMix, Sphere, Adaptive, CatRS])
 def test_methods_are_frozen_and_keyword_only(cls: type[Method]) -> None:
     assert all(f.kw_only for f in dataclasses.fields(cls))
     for f in dataclasses.fields(cls):

@@ -145,7 +145,8 @@ def with_another(spec: Any, name: str) -> Any:
 
 def test_every_field_is_in_the_key() -> None:
     names = {spec: {f.name for f in dataclasses.fields(spec)} for spec in (RunSpec, TrainSpec, CertifySpec)}
-    runs = [with_another(RUN, name) for name in names[RunSpec] - {"train", "changes"}] + [dataclasses.replace(RUN, changes={"copies": 4})]
+    runs = [with_another(RUN, name) for name in names[RunSpec] - {"train", "changes", "depends"}]
+    runs += [dataclasses.replace(RUN, changes={"copies": 4}), dataclasses.replace(RUN, depends="0123456789abcdef")]
     trainings = [with_another(TRAIN, name) for name in names[TrainSpec] - {"sync_batchnorm"}]
     trainings.append(dataclasses.replace(TRAIN, devices=2, sync_batchnorm=True))
     runs += [dataclasses.replace(RUN, train=train) for train in trainings]

@@ -387,7 +387,7 @@ def test_an_unknown_ability_is_refused(tmp_path: Path) -> None:
 
 BROKEN = {
     "no survey": ("Survey(copies=16, first=30, every=10)", "16"),
-    "no name": ('{"easy": Survey', '{"Easy Ones": Survey'),
+    "no name": ('"easy": Survey', '"Easy Ones": Survey'),
     "negative weights": ("1.1 - right", "0.5 - right"),
     "weights of chance": ("1.1 - right", "1.1 + __import__('torch').rand(60) - right"),
     "weights for others": ('1.1 - right["easy"]', '1.1 - right["easy"][1:]'),

@@ -58,6 +58,7 @@ class Matrix:
         self.request, self.plan, self.options, self.console = request, plan, options, console
         self.engine, self.store = request.engine, Store(request.results)
         self.estimates: dict[tuple[str, str], Estimate] = {}
+        self.first: dict[tuple[str, str], Estimate] = {}  # of the trainings in `priors`
         self._listing = Listing(self.store)
         self.sources: dict[tuple[str, str], str | None] = {}
         self.states = {cell.id: self._state(cell) for cell in plan.cells}
@@ -66,6 +67,7 @@ class Matrix:
         rerun = request.rerun
         self.again = {c.id for c in plan.cells if rerun == "all" or (rerun == "diverged" and self.states[c.id] == "diverged")}
         self.todo = [c for c in plan.cells if c.id in self.again or self.states[c.id] not in OVER]
+        self.priors = self._priors()
 
     def _state(self, cell: Cell) -> State:
         folder = self.store.run(cell.spec).path
@@ -81,6 +83,12 @@ class Matrix:
         if state == "done":
             forget_dead(folder)
         return state
+
+    def _priors(self) -> dict[str, Cell]:
+        """By key, the cells that those to do will have trained first, for they ask their models; not those that are to do themselves."""
+        own = {cell.spec.key for cell in self.todo}
+        asked = {c.prior.spec.key: c.prior for c in self.todo if c.prior and (c.id in self.again or self.states[c.id] != "certifying")}
+        return {key: cell for key, cell in asked.items() if key not in own and self._state(cell) in ("missing", "training", "failed")}
 
     def check_data(self, *, read: bool) -> list[str]:
         """What is wrong with the data sets of the cells to be done.
@@ -121,6 +129,8 @@ class Matrix:
         here = [cell for cell in self.todo if not (self.engine.isolated and self._plugin(cell))]
         with settings_kept():
             self.estimates = estimate(here, self.store, options.device, options.micro_batch, self.again, graph=options.graph)
+            first = estimate(list(self.priors.values()), self.store, options.device, options.micro_batch, graph=options.graph)
+        self.first = {number: found.training_alone for number, found in first.items()}
         for note in self.plan.notes:
             self._say_long(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
@@ -134,12 +144,16 @@ class Matrix:
             f"protocol {', '.join(self.request.protocols)}, recipe {', '.join(self.request.recipes)}, device {options.device}"
         )
         tally = Counter(self.states.values())
-        about = f"; about {clock(sum(found.seconds for found in self.estimates.values()))}, from timed passes" if self.estimates else ""
+        seconds = sum(found.seconds for found in (*self.estimates.values(), *self.first.values()))
+        about = f"; about {clock(seconds)}, from timed passes" if self.estimates else ""
+        for cell in self.priors.values():
+            asking = sum(other.prior is not None and other.prior.spec.key == cell.spec.key for other in self.todo)
+            self._say_long(f"first: {cell.name} is trained, for {asking} cells ask its model; it is not certified for that")
         self._say_long(f"{tally['done']} done, {tally['diverged']} diverged, {len(self.todo)} to do{about if detail else ''}")
         self.say(f"results in {self.store.root}")
         if detail:
             self._print_cells()
-            for sentence in cost_total(self.estimates.values(), len(self.todo)):
+            for sentence in cost_total([*self.first.values(), *self.estimates.values()], len(self.priors) + len(self.todo)):
                 self._say_long(sentence)
 
     def _other_source(self, cell: Cell) -> bool:
@@ -151,9 +165,11 @@ class Matrix:
     def _print_cells(self) -> None:
         names = ("row", "data set", "sigma", "seed", "state", "estimate", *COLUMNS)
         rows = []
-        for cell in self.plan.cells:
-            spec, found = cell.spec, self.estimates.get(cell.id)
-            texts = (spec.row, spec.dataset, spec.sigma, spec.seed, self.states[cell.id], "" if found is None else clock(found.seconds))
+        listed_cells = [(cell, "first", self.first.get(cell.id)) for cell in self.priors.values()]
+        listed_cells += [(cell, self.states[cell.id], self.estimates.get(cell.id)) for cell in self.plan.cells]
+        for cell, state, found in listed_cells:
+            spec = cell.spec
+            texts = (spec.row, spec.dataset, spec.sigma, spec.seed, state, "" if found is None else clock(found.seconds))
             rows.append(dict(zip(names, map(plain, (*texts, *cost_columns(found))), strict=True)))
         self.console.print(listed(rows, self._width()), markup=False)
 
@@ -351,7 +367,7 @@ class Matrix:
         return self.store.run(cell.spec).path.relative_to(self.store.root).as_posix()
 
     def _plugin(self, cell: Cell) -> tuple[Path, ...]:
-        wanted = (cell.spec.method, cell.spec.dataset, cell.spec.train.arch)
+        wanted = (cell.spec.method, cell.spec.dataset, cell.spec.train.arch, *([cell.prior.spec.method] if cell.prior else []))
         return tuple(path.absolute() for path in self.request.plugins if path.stem in wanted)
 
     def _planned(self, cell: Cell, engine: Engine | None = None) -> Planned:

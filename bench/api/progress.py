@@ -133,7 +133,7 @@ class TimeLeft:
         alone, measured = 0.0, False
         if work and work.done > work.first and work.at - work.since >= PACE_SECONDS:
             alone, measured = (work.at - work.since) * (work.total - work.done) / (work.done - work.first), True
-        if work and work.phase not in ("training", "surveying"):
+        if work and work.phase not in ("training", "surveying", "prior"):
             return alone, measured
         if not self.typical:
             return alone, False

@@ -20,7 +20,7 @@ from bench.cli.data import DataDir, check_data_dir
 from bench.errors import nearest
 from bench.spec import NAME
 
-SHOWN = ("index", "length", "ascent", "survey", "weights")
+SHOWN = ("index", "length", "ascent", "survey", "weights", "prior")
 """What a method may ask of the engine, beyond images, labels and noise."""
 
 
@@ -69,7 +69,8 @@ def _with(shown: Sequence[str], text: str) -> str:
         wanted = bool({*match[2].split("|")} & {*shown})
         return match[3] if wanted is not bool(match[1]) else ""
 
-    return re.sub(r"^\[(not )?([a-z|]+)\](.*\n)", line, text, flags=re.M)
+    tag = re.compile(r"^\[(not )?([a-z|]+)\](.*\n)", re.M)
+    return tag.sub(line, tag.sub(line, text))  # a line may have two
 
 
 def check(

@@ -41,13 +41,21 @@ from bench.train.graph import CudaGraphs
 from bench.train.loop import Trainer, arithmetic, line_of
 from bench.train.passes import pairs_per_image
 from bench.train.stopwatch import PeakMemory
+from bench.train.surveys import Witness
+
+WAIT_SECONDS = 0.5
+"""From one look at a cell that another process trains to the next."""
 
 
 class Report(Protocol):
     """Whoever wants to know how a cell goes on."""
 
     def progress(self, phase: str, done: int, total: int, note: str = "") -> None:
-        """`phase` is training, surveying or certifying; counts are steps or images. note: the same in words, if there is more to say."""
+        """`phase` is training, surveying, prior (the training of another cell) or certifying; counts are steps or images.
+
+        Args:
+            note: the same in words, if there is more to say.
+        """
 
     def say(self, text: str) -> None:
         """One line that the user should see."""
@@ -74,7 +82,7 @@ def run_cell(cell: Cell, store: Store, options: Options, report: Report, stop: S
                 age = "which is gone" if work.before.dead else f"whose last heartbeat is {work.before.age:.0f} s old"
                 report.say(f"{cell.name}: taken over from {work.before}, {age}")
 
-            return _attempt(cell, work, options, _Watched(report, work, check_settings), stop)
+            return _attempt(cell, store, work, options, _Watched(report, work, check_settings), stop)
     except (claims.Claimed, claims.Fenced) as error:
         report.say(f"{cell.name}: {error}")
         return Outcome(state="running", reason=str(error))
@@ -97,14 +105,14 @@ class _Watched:
         self.report.progress(phase, done, total, note)
 
 
-def _attempt(cell: Cell, work: Work, options: Options, report: Report, stop: StopSignals) -> Outcome:
+def _attempt(cell: Cell, store: Store, work: Work, options: Options, report: Report, stop: StopSignals) -> Outcome:
     """Trains and certifies; what goes wrong on the way is recorded."""
     try:
         state = work.begin()
         if state in ("done", "diverged"):
             return Outcome(state=state)
         with _team(cell, work, options, stop) as team:
-            model = train(cell, work, options, report, stop, team)
+            model = train(cell, store, work, options, report, stop, team)
             try:
                 certify(work.certification, model, cell.sources, options, report, stop, team)
                 return Outcome(state="done")
@@ -150,7 +158,49 @@ def _team(cell: Cell, work: Work, options: Options, stop: StopSignals) -> Team:
     return Team(Task.of(cell, work.run.path, options, cell.plugins).to_text(), cell.devices, options.device, stop.check)
 
 
-def train(cell: Cell, work: Work, options: Options, report: Report, stop: StopSignals, team: Team) -> nn.Module:
+def _trained_prior(cell: Cell, store: Store, options: Options, report: Report, stop: StopSignals) -> Witness:
+    """The model of a cell that another one asks: from disk, or trained here and now; if another process is at it, it is waited for.
+
+    Raises:
+        BenchError: its training diverged or failed.
+    """
+    run, told = store.run(cell.spec), False
+    while not run.training():
+        stop.check()
+        try:
+            with hold(run, cell.certify) as work, settings_kept() as check_settings:
+                if work.begin() == "diverged":
+                    break
+                report.say(f"{cell.name}: trained first, for what is asked of it")
+                own = _Watched(_Renamed(report, "prior"), work, check_settings)
+                with _team(cell, work, options, stop) as team:
+                    train(cell, store, work, options, own, stop, team)
+        except claims.Claimed as error:
+            if not told:
+                report.say(f"{cell.name}: waited for: {error}")
+                told = True
+            time.sleep(WAIT_SECONDS)
+        except Diverged as error:
+            with hold(run, cell.certify) as work:
+                work.diverge(str(error))
+    training = run.training() or {}
+    if training.get("state") != "trained":
+        raise BenchError(f"the model of {cell.name}, which is asked, diverged: {training.get('reason')}")
+    sha256 = str(training["weights_sha256"])
+    return Witness(load_weights(run, sha256, options.device), cell.spec.sigma, sha256)
+
+
+class _Renamed:
+    """A report whose phases all have one name: a part of another cell's work."""
+
+    def __init__(self, report: Report, phase: str) -> None:
+        self.report, self.phase, self.say = report, phase, report.say
+
+    def progress(self, phase: str, done: int, total: int, note: str = "") -> None:
+        self.report.progress(self.phase, done, total, f"{self.phase}: {note}" if note else "")
+
+
+def train(cell: Cell, store: Store, work: Work, options: Options, report: Report, stop: StopSignals, team: Team) -> nn.Module:
     """The trained base classifier, from disk if it is there."""
     if weights_sha256 := work.weights_sha256:
         return load_weights(work.run, weights_sha256, options.device)
@@ -162,7 +212,8 @@ def train(cell: Cell, work: Work, options: Options, report: Report, stop: StopSi
         recorder = CudaGraphs(device) if options.graph and device.type == "cuda" else None
         info, pixels = DATASETS[cell.spec.dataset], data.to(device)
         keeper = Files(work, partial(report.progress, "surveying"), stop.check)
-        how: dict[str, Any] = {"micro_batch": options.micro_batch, "group": group, "recorder": recorder, "keeper": keeper}
+        prior = partial(_trained_prior, cell.prior, store, options, report, stop) if cell.prior else None
+        how: dict[str, Any] = {"micro_batch": options.micro_batch, "group": group, "recorder": recorder, "keeper": keeper, "prior": prior}
         trainer = Trainer(cell.spec, cell.method, info, pixels, device, **how)
         seconds, checkpoint = restore(trainer, work, report.say)
         team.begin(checkpoint)

@@ -57,6 +57,13 @@ class Estimate:
     device_seconds: float
     memory_bytes: int
 
+    @property
+    def training_alone(self) -> Estimate:
+        """Of a cell that is trained and not certified."""
+        devices = self.device_seconds / self.seconds if self.seconds else 1
+        training = self.seconds - self.certifying_seconds
+        return dataclasses.replace(self, seconds=training, certifying_seconds=0.0, device_seconds=training * devices)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:

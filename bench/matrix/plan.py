@@ -32,8 +32,10 @@ from bench.spec import (
     hyperparameters,
     protocol_train,
     replace_checked,
+    scalar_word,
     select_images,
 )
+from bench.train.surveys import prior_of
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -51,6 +53,7 @@ class Request:
     protocol: str = "quick"
     recipe: str = "official"
     changes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    priors: bool = True  # whether a method may ask the model of another
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Cell:
     sources: Mapping[str, Any]  # hashes of the code that it comes from, as they are recorded beside it
     presets_of: str = ""  # the data set that the method's presets were made for, where it is another
     plugins: tuple[Path, ...] = ()  # files that its method and data set may come from, for processes that help with it
+    prior: Cell | None = None  # whose model its method asks: it is trained first, and not certified for this
 
     @property
     def devices(self) -> int:
@@ -154,8 +158,18 @@ class _Planner:
         for first in found:
             for seed in asked.seeds or self.protocol.seeds:
                 cell = dataclasses.replace(first, spec=dataclasses.replace(first.spec, seed=seed))
+                if prior := self.told(partial(self.prior, cell)):
+                    cell = dataclasses.replace(cell, spec=dataclasses.replace(cell.spec, depends=prior.spec.key), prior=prior)
                 cells.setdefault(cell.id, cell)
+        if problems:
+            raise UsageError(list(dict.fromkeys(problems)))
         return Plan(tuple(cells.values()), tuple(dict.fromkeys(notes)))
+
+    def prior(self, cell: Cell) -> Cell | None:
+        """The cell whose model another asks, if it asks one."""
+        if not self.request.priors and (asked := prior_of(cell.method)):
+            raise BenchError(f"{cell.spec.method} asks the model of {asked.method}, so none may ask its own")
+        return prior_cell(cell.spec, cell.method, self.registry)
 
     def told(self, work: Callable[[], T]) -> T | None:
         """What the work gives; None where it fails, which is told."""
@@ -234,6 +248,37 @@ class _Planner:
             changes=_differing(preset, method, list(own)) | train_changes,
         )
         return spec, method
+
+
+def prior_cell(spec: RunSpec, method: Method, registry: Registry) -> Cell | None:
+    """The cell whose model a method's surveys ask, trained as the spec says apart from what is the method's own; None: they ask none.
+
+    Raises:
+        UsageError: there is no such cell.
+    """
+    prior = prior_of(method)
+    if prior is None:
+        return None
+    words = {
+        name: scalar_word(value) for name, value in spec.changes.items() if name.startswith("train.") and name != "train.survey_copies"
+    }
+    request = Request(
+        methods=[prior.method],
+        datasets=[spec.dataset],
+        sigmas=[spec.sigma if prior.sigma is None else prior.sigma],
+        seeds=[spec.seed],
+        protocol=spec.protocol,
+        recipe=spec.recipe,
+        changes=words,
+        priors=False,
+    )
+    try:
+        cells = make_plan(request, registry).cells
+    except UsageError as error:
+        raise UsageError([f"{spec.method} asks the model of {prior.method}: {problem}" for problem in error.problems]) from None
+    if len(cells) != 1:
+        raise UsageError([f"{spec.method} asks the model of {prior.method}, which names {len(cells)} rows"])
+    return cells[0]
 
 
 def _sigma(sigma: float) -> float:

@@ -79,7 +79,7 @@ def _standing(store: Store, now: float, row: Row, cell: report.Planned | None, a
             row |= {"state": "queued", "reason": unsure}
         else:
             row |= {"state": "interrupted", "reason": _left_off(row, more, holder)}
-    if row["state"] not in ("done", "queued"):
+    if row["state"] not in ("done", "queued", "trained"):
         row["retry"] = _retry(store, row, cell)
     return row
 

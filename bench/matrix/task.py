@@ -14,7 +14,7 @@ from bench.data import Images, load
 from bench.distributed.team import check_devices
 from bench.errors import BenchError
 from bench.evidence.sources import compared
-from bench.matrix.plan import Cell, name_of
+from bench.matrix.plan import Cell, name_of, prior_cell
 from bench.registry import Registry
 from bench.spec import CertifySpec, RunSpec, canonical, from_json, parse_json, to_json
 from bench.store.subject import State
@@ -108,7 +108,10 @@ class Task:
         if compared(sources) != compared(self.sources):
             raise BenchError(f"the code of {self.spec.method!r} was changed since the matrix was planned; start `bench run` again")
         method = loaded.cls(**self.spec.hyperparameters)
-        return Cell(self.spec, self.certify, method, sources, self.presets_of, self.plugins)
+        prior = prior_cell(self.spec, method, registry)
+        if (prior.spec.key if prior else "") != self.spec.depends:
+            raise BenchError(f"the model that {self.spec.method!r} asks is another than planned; start `bench run` again")
+        return Cell(self.spec, self.certify, method, sources, self.presets_of, self.plugins, prior)
 
     def to_text(self) -> str:
         """One line of JSON."""
@@ -161,7 +164,7 @@ def check_options(
         here: on this machine; else its devices say nothing of theirs.
     """
     problems = []
-    for cell in cells:
+    for cell in (one for own in cells for one in (own, own.prior) if one is not None):
         try:
             check_splittable(cell.method, cell.spec.method, micro_batch, cell.devices)
             device = device_of(cell)

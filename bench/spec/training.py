@@ -17,6 +17,7 @@ from bench.spec.stored import LATER, to_json
 from bench.spec.values import Scalar, scalar_word
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
+KEY = re.compile(r"[0-9a-f]{16}\Z")
 TRAIN_PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 """Of a training's passes: float32; its products in TF32 (CUDA only); bfloat16 or float16 where that is safe (autocast). Weights are
 float32."""
@@ -112,6 +113,7 @@ class RunSpec:
     protocol: str
     train: TrainSpec
     changes: Mapping[str, Scalar] = field(default_factory=dict)  # --set: hyperparameters by name, training as train.name
+    depends: str = field(default="", metadata=LATER)  # key of the training whose model it asks, if it asks another
 
     def __post_init__(self) -> None:
         normalise(self)
@@ -121,6 +123,8 @@ class RunSpec:
         check_sigma(self.sigma)
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed {self.seed} must lie in 0 .. 2**63 - 1")
+        if self.depends and not KEY.match(self.depends):
+            raise ValueError(f"depends={self.depends!r} is not the key of a training")
 
     @cached_property
     def key(self) -> str:
@@ -134,8 +138,8 @@ class RunSpec:
 
     @cached_property
     def cell(self) -> str:
-        """What seeds of one configuration share: the canonical spec without its seed."""
-        return canonical({k: v for k, v in to_json(self).items() if k != "seed"})
+        """What seeds of one configuration share: the canonical spec without its seed, and the key of the training that goes with it."""
+        return canonical({k: v for k, v in to_json(self).items() if k not in ("seed", "depends")})
 
 
 def row_name(method: str, variant: str, changes: Mapping[str, Scalar]) -> str:

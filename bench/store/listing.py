@@ -63,6 +63,10 @@ class Listing:
         there = {self._name(place.path): place for place in walked.of("run") if place.begun}
         rows = [self._row(name, place.path, place.seen, place.inner) for name, place in there.items()]
         self._save({name: entry for name, entry in self._old.items() if name in there})
+        asked = {row.get("depends") for row in rows}
+        for row in rows:
+            if row["state"] == "certifying" and not row["certifications"] and row["key"] in asked:
+                row |= {"state": "trained", "reason": "for the rows that ask its model; nobody asked for its certification"}
         return rows + [_read(Damaged(fault.file, fault)) | {"path": str(fault.file)} for fault in walked.faults]
 
     def row(self, folder: Path) -> Row:
@@ -150,7 +154,8 @@ def _read(run: Subject | Damaged) -> Row:
     if not isinstance(run, Run):
         return dict.fromkeys(COLUMNS, "") | _outcome("damaged", reason=run.reason if isinstance(run, Damaged) else None)
     try:
-        return names(run.spec) | {"row": run.named.row} | _standing(run)
+        depends = {"depends": run.spec.depends} if run.spec.depends else {}
+        return names(run.spec) | {"row": run.named.row} | depends | _standing(run)
     except BenchError as error:
         return names(run.spec) | {"row": run.named.row, "images certified": ""} | _outcome("damaged", reason=str(error))
 

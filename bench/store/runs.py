@@ -130,6 +130,10 @@ class Run(Subject):
             records.attempt(found, self.weights, lambda: records.check_weights(self.weights, self.spec))
         return found
 
+    def only_trained(self) -> bool:
+        """Whether its training is whole, and no certification of it was ever begun."""
+        return not self.damage and self.state() == "certifying" and not list(self.begun())
+
     def steps(self) -> int:
         """Optimiser steps of its training: in each pass, the last batch may be smaller."""
         train = self.spec.train
@@ -223,6 +227,9 @@ class Store:
                 found.append(held)
             else:
                 wrong += faults
+        asked = {subject.spec.depends for subject in found if isinstance(subject, Run)} - {""}
+        if asked:  # what was trained for them alone is no row of its own
+            found = [one for one in found if one.key not in asked or not isinstance(one, Run) or not one.only_trained()]
         doubles = doubled([subject for subject in found if isinstance(subject, Import)])
         return [subject for subject in found if subject.path not in doubles], [*wrong, *doubles.values(), *walked.faults]
 

@@ -27,7 +27,7 @@ from bench.spec import NAME, RunSpec, TrainSpec, derive, select_images
 from bench.system.environment import float32_products, plain_float32
 from bench.train.graph import Recorder, Recording, Unrecordable
 from bench.train.stopwatch import Stopwatch
-from bench.train.surveys import Keeper, Surveys, check_weights, checked
+from bench.train.surveys import Keeper, Surveys, Witness, check_weights, checked
 
 CurveRow = dict[str, float]
 CURVE = ("epoch", "step", "lr", "loss")
@@ -52,6 +52,7 @@ class Trainer:
         recorder: records steps, so that they are replayed; None: every step is taken eagerly.
         layout: of images and weights in the network's passes; that which `layout_of` names if None.
         keeper: keeps the method's surveys; None: they live as long as the trainer.
+        prior: gives the other model that they ask, when it is first asked; None: there is none.
 
     Attributes:
         step: optimiser steps taken. total: steps of the whole training. images: images seen by them.
@@ -73,6 +74,7 @@ class Trainer:
         recorder: Recorder | None = None,
         layout: torch.memory_format | None = None,
         keeper: Keeper | None = None,
+        prior: Callable[[], Witness] | None = None,
     ) -> None:
         train = spec.train
         if (size := 1 if group is None else group.size) != train.devices:
@@ -83,7 +85,7 @@ class Trainer:
         self.chosen = torch.tensor(select_images(train.images, len(data)), dtype=torch.int64)
         self.per_epoch = math.ceil(len(self.chosen) / train.batch)
         self.total = self.per_epoch * train.epochs
-        self.surveys = Surveys(spec, method, data, info.classes, self.total, keeper)
+        self.surveys = Surveys(spec, method, data, info.classes, self.total, keeper, prior)
         self.step = 0
         model = build(train.arch, info, derive(spec.seed, "init"), spec.sigma)
         if train.sync_batchnorm:

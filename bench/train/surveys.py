@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.certify import Sampler
 from bench.data import Images
 from bench.errors import BenchError
-from bench.method import Method, Survey
+from bench.method import Method, Prior, Survey
 from bench.spec import NAME, RunSpec, derive, select_images, survey_limit
 
 CHUNK = 250
@@ -135,19 +135,38 @@ class Guess:
         raise BenchError(f"the survey {survey!r} was never counted")
 
 
+@dataclass(frozen=True)
+class Witness:
+    """A model that answers: f, the noise level that it was trained at, and the SHA-256 of its weights."""
+
+    model: nn.Module
+    sigma: float
+    sha256: str
+
+
 class Surveys:
     """The surveys of one training.
 
     Args:
         places: of the images that are trained on. steps: of the whole training.
         keeper: None: they are kept in memory.
+        prior: gives the model of the method's `Prior` when it is first asked; None: there is none.
 
     Attributes:
         taken: name, epoch and SHA-256 of every survey that was asked, in order. latest: by name, what the last one found.
     """
 
-    def __init__(self, spec: RunSpec, method: Method, data: Images, classes: int, steps: int, keeper: Keeper | None = None) -> None:
-        self.spec, self.data, self.classes, self.steps = spec, data, classes, steps
+    def __init__(
+        self,
+        spec: RunSpec,
+        method: Method,
+        data: Images,
+        classes: int,
+        steps: int,
+        keeper: Keeper | None = None,
+        prior: Callable[[], Witness] | None = None,
+    ) -> None:
+        self.spec, self.data, self.classes, self.steps, self.prior = spec, data, classes, steps, prior
         self.places, self.keeper = select_images(spec.train.images, len(data)), keeper or Memory()
         self.labels = data.labels.cpu()[torch.tensor(self.places, dtype=torch.int64)]
         self.wanted = checked(method)
@@ -170,10 +189,19 @@ class Surveys:
     def ask(self, model: nn.Module, step: int) -> None:
         """Asks what is due before a step."""
         for name, epoch in self.due(step).items():
-            question = self.question(name, epoch, self.spec.sigma, sha256_of(model))
-            votes, sha256 = self.keeper.keep(question, self.places, partial(self._count, model, question))
+            witness = self._witness(self.wanted[name], model)
+            question = self.question(name, epoch, witness.sigma, witness.sha256)
+            votes, sha256 = self.keeper.keep(question, self.places, partial(self._count, witness.model, question))
             self.taken.append((name, epoch, sha256))
             self.latest[name] = self._answers(name, votes, question.copies)
+
+    def _witness(self, survey: Survey, model: nn.Module) -> Witness:
+        """Who answers a survey. model: the one in training."""
+        if survey.of is None or isinstance(self.keeper, Guess):
+            return Witness(model, self.spec.sigma, sha256_of(model))
+        if self.prior is None:
+            raise BenchError(f"{self.spec.method} asks a model of {survey.of.method}, and there is none here")
+        return self.prior()
 
     def question(self, name: str, epoch: int, sigma: float, model: str) -> Question:
         """What is asked. sigma: noise level of the copies. model: SHA-256 of its weights."""
@@ -214,7 +242,7 @@ class Surveys:
         return Answers.of(self.places, copies, self.labels, votes, self.classes if self.wanted[name].votes else 0)
 
     def _count(self, model: nn.Module, question: Question, start: int) -> Iterator[list[Mapping[int, int]]]:
-        base = copy.deepcopy(model)  # so that no mode, flag or buffer of the one in training changes
+        base = copy.deepcopy(model).eval()  # so that no mode, flag or buffer of the one in training changes
         sampler = Sampler(base, question.sigma, self.classes, question.seed)
         order = torch.tensor(self.places, dtype=torch.int64)[start:]
         batches = self.data.batches(order, CHUNK, augment=question.augment, seed=derive(question.seed, "augment"))
@@ -237,7 +265,14 @@ def checked(method: Method) -> dict[str, Survey]:
     for name, survey in found.items():
         if not isinstance(name, str) or not NAME.match(name) or not isinstance(survey, Survey):
             raise BenchError(f"survey {name!r} must be a bench.method.Survey under a name of lower case letters, digits, - and _")
+    if len(priors := {survey.of for survey in found.values() if survey.of is not None}) > 1:
+        raise BenchError(f"surveys of {' and '.join(sorted(prior.method for prior in priors))}: a method may ask one other model")
     return found
+
+
+def prior_of(method: Method) -> Prior | None:
+    """The other model that a method's surveys ask."""
+    return next((survey.of for survey in checked(method).values() if survey.of is not None), None)
 
 
 def even(method: Method, images: int, classes: int, device: torch.device | None = None) -> dict[str, Tensor]:

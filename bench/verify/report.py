@@ -62,12 +62,15 @@ class Report:
         unchecked: what could not be checked here, and why.
         unexpected: files that the suite did not write, and that nothing reads.
         finished: certifications that recertification can draw from.
+        asked: keys of trainings whose models other runs asked. uncertified: by key, trainings without any certification.
     """
 
     top: Path
     alpha: float
     runs: int = 0
     places: dict[str, Path] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+    uncertified: dict[str, Unfinished] = field(default_factory=dict)
     trainings: list[tuple[Run, bool]] = field(default_factory=list)
     subjects: int = 0
     verified: list[Subject] = field(default_factory=list)

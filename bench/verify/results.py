@@ -67,6 +67,7 @@ def verify(top: Path, *, alpha: float = 0.001, complete: bool = False) -> Report
     _find_copies(report)
     for folder in found.submissions:
         check_submission(folder, report)
+    report.unfinished += [item for key, item in report.uncertified.items() if key not in report.asked]
     report.distinct = radii.distinct
     if complete:
         for item in report.unfinished:
@@ -103,8 +104,10 @@ def _verify_subject(run: Subject, report: Report, radii: Radii) -> None:
         if disk.there(file) and (found := report.attempt(file, partial(disk.sha256, file))) and found != expected:
             report.fail(file, f"SHA-256 is {found}, but training.json says {expected}")
     begun = report.attempt(run.path, lambda: list(run.begun())) or []
+    if isinstance(run, Run):
+        report.asked.add(run.spec.depends)
     if recorded and not begun:
-        report.unfinished.append(Unfinished(run.path, "it is not certified"))
+        report.uncertified[run.key] = Unfinished(run.path, "it is not certified")
     for certification in begun:
         report.certifications += 1
         if isinstance(certification, Damaged):

@@ -18,7 +18,7 @@ import numpy as np
 from bench.errors import BenchError
 from bench.evidence.sources import compared, differs, names_of
 from bench.logs import printed_collection, runs_of_table
-from bench.spec import RunSpec, TrainSpec, canonical, parse_json, to_json
+from bench.spec import RunSpec, TrainSpec, canonical, parse_json, survey_limit, to_json
 from bench.store.checkpoints import Checkpoint
 from bench.store.copies import Traces, copies
 from bench.store.imports import Import
@@ -119,7 +119,7 @@ class RowsOfRuns(Rows):
         seeds = [by_seed.get(cast(int, number), Seed(seed=number, state="missing")) for number in self.expected]
         own = sorted({self.sources[subject.path] for subject in found} - {""})
         notes = [f"{name} at sigma {s.sigma:g}: {self.read[s.path].reason}" for s in found if self.read[s.path].reason]
-        notes += [*_histories(found), *_names(found)]
+        notes += [*_histories(found), *_names(found), *_surveys(found)]
         refused = ""
         if len(own) > 1:
             mixture = f"a mixture of method sources: {name} was trained from {', '.join(own)}"
@@ -310,6 +310,16 @@ def _names(runs: Sequence[Subject]) -> list[str]:
     return [f"{run.row} at sigma {run.sigma:g}: {sentence}" for sentence, run in found.items()]
 
 
+def _surveys(runs: Sequence[Subject]) -> list[str]:
+    """How many copies a protocol let the surveys of methods draw, where it limits them."""
+    rows: dict[int, list[str]] = defaultdict(list)
+    for run in runs:
+        if (run.training() or {}).get("surveys") and (limit := survey_limit(run.spec.train, str(run.protocol))):
+            rows[limit].append(run.row)
+    told = "{}: surveys of the training images drew at most {} noisy copies of each"
+    return [told.format(", ".join(dict.fromkeys(names)), limit) for limit, names in rows.items()]
+
+
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in data.items():
@@ -319,7 +329,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _differences(specs: Sequence[RunSpec]) -> str:
     """`hyperparameters.steps: 4 in #1, 8 in #2`."""
-    flats = [{k: v for k, v in _flat(to_json(spec)).items() if k != "seed"} for spec in specs]
+    flats = [{k: v for k, v in _flat(to_json(spec)).items() if k not in ("seed", "depends")} for spec in specs]
     names = sorted({name for flat in flats for name in flat if any(flat.get(name) != other.get(name) for other in flats)})
 
     def say(name: str) -> str:
