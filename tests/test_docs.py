@@ -66,7 +66,7 @@ def test_the_method_of_the_guide_is_that_of_new_method(bench: Callable[..., Resu
 
 
 def test_the_glossary_defines_a_term_once() -> None:
-    terms = re.findall(r"^(\S.*)\n:   ", text_of("glossary.md"), re.MULTILINE)
+    terms = re.findall(r"^- \*\*(.+?)\*\*: ", text_of("glossary.md"), re.MULTILINE)
     assert len(terms) > 20
     assert len({term.lower() for term in terms}) == len(terms)
 
