@@ -7,11 +7,13 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
+import re
 import shlex
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,9 @@ from leaderboard.tables import cells, headline, with_marks
 from leaderboard.tables.captions import details
 
 METRICS = (ACR, "accuracy", "clean", "abstention", "cost")
-RECOMPUTED = ("clopper-pearson", "two-sided")
-"""Rules that certificate.js reads as well; evidence of others stands on the page at the alpha of its table alone."""
+SCRIPT = (files(__package__) / "certificate.js").read_text(encoding="utf-8")
+RECOMPUTED = frozenset(re.findall(r'^  "(\S+)": \(count, n, ', SCRIPT, re.MULTILINE))
+"""Rules that the script reads as well; evidence of others stands on the page at the alpha of its table alone."""
 HARDEST = 6
 KEPT = (
     *("spec.json", "subject.json", "origin.json", "dataset.json", "environment.json", "training.json", "timing.json", "curve.csv"),
