@@ -262,7 +262,10 @@ def test_a_table_of_the_paper_and_a_mixture_say_so_too(bench: Call, tmp_path: Pa
     assert group.rule is None
     assert any("bound = confidence-sequence" in note and rules.named("confidence-sequence").acr_note in note for note in notes), notes
     result = bench("compare", "gaussian", "macer", "--results", store.root)
-    assert (result.exit_code, "--rule" in result.output) == (2, True), result.output
+    for rule, code in (("clopper-pearson", 0), ("confidence-sequence", 2)):
+        choice = f"--where certify.rule={rule}"
+        assert (result.exit_code, choice in one_line(result)) == (2, True), result.output
+        assert bench("compare", "gaussian", "macer", "--results", store.root, *choice.split()).exit_code == code
     assert bench("compare", "gaussian", "macer", "--rule", "clopper-pearson", "--results", store.root).exit_code == 0
 
 

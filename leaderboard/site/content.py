@@ -41,7 +41,7 @@ from leaderboard.tables.captions import details
 
 METRICS = (ACR, "accuracy", "clean", "abstention", "cost")
 SCRIPT = (files(__package__) / "certificate.js").read_text(encoding="utf-8")
-RECOMPUTED = frozenset(re.findall(r'^  "(\S+)": \(count, n, ', SCRIPT, re.MULTILINE))
+RECOMPUTED = tuple(re.findall(r'^  "(\S+)": \(count, n, ', SCRIPT, re.MULTILINE))
 """Rules that the script reads as well; evidence of others stands on the page at the alpha of its table alone."""
 HARDEST = 6
 KEPT = (
