@@ -23,6 +23,7 @@ def test_the_site_builds() -> None:
     result = subprocess.run([sys.executable, ROOT / "tools" / "docs.py"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "griffe:" not in result.stdout + result.stderr, "a docstring names an argument that is not there"
+    assert (ROOT / "build" / "site" / "leaderboard.html").is_file()
     commands = (ROOT / "build" / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
     assert all(f"## `bench {name}`" in commands for name in verbs())
 

@@ -1,8 +1,8 @@
 """Builds the site of the documentation in build/site: `python tools/docs.py`. A broken link or anchor is an error.
 
-The pages of docs/ are copied to build/docs. Two more are made there: the reference of the commands, by Typer from the commands themselves,
-and a page of the notebook. Zensical then builds the site from all of them, by zensical.toml; it takes the reference of the Python API from
-the docstrings, without importing them.
+The pages of docs/ are copied to build/docs. More are made there: the leaderboard of results/reference, by `bench site`; the reference of
+the commands, by Typer from the commands themselves; and a page of the notebook. Zensical then builds the site from all of them, by
+zensical.toml. It takes the reference of the Python API from the docstrings, without importing them.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def main() -> int:
         page.write_text(page.read_text(encoding="utf-8").replace("quickstart.ipynb)", "quickstart.md)"), encoding="utf-8")
     (PAGES / "quickstart.md").write_text(page_of(PAGES / "quickstart.ipynb"), encoding="utf-8")
     commands = (PAGES / "reference" / "commands.md").relative_to(ROOT)
-    typer = ("typer", "bench.cli", "utils", "docs", "--name", "bench", "--title", "Commands", "--output", str(commands))
-    zensical = ("zensical", "build", "--strict", "--clean")
-    for words in (typer, zensical):
-        result = subprocess.run([sys.executable, "-m", *words], cwd=ROOT, check=False)
+    leaderboard = ("-c", "from bench.cli import app; app()", "site", "results/reference", "--out", str(PAGES / "leaderboard.html"))
+    typer = ("-m", "typer", "bench.cli", "utils", "docs", "--name", "bench", "--title", "Commands", "--output", str(commands))
+    zensical = ("-m", "zensical", "build", "--strict", "--clean")
+    for words in (leaderboard, typer, zensical):
+        result = subprocess.run([sys.executable, *words], cwd=ROOT, check=False)
         if result.returncode:
             return result.returncode
     print(f"wrote {ROOT / 'build' / 'site' / 'index.html'}")
