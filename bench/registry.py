@@ -35,7 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo
 from bench.errors import BenchError, UsageError, nearest
-from bench.spec import NAME, RECIPES, coerce
+from bench.spec import NAME, RECIPES, coerce, hyperparameters, replace_checked
+from bench.store import presets
 from bench.system.sources import code_sha256, with_helpers
 
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ class Registry:
             BenchError: unknown name, a file that fails to import, or one that does not hold exactly one method.
         """
         loaded: Loaded = self._load(METHOD, name, _method)
+        if self.entries()[name].origin != "built in":
+            presets.learn(name, loaded.code_sha256, presets_of(loaded))
         return loaded
 
     def load_dataset(self, name: str) -> DatasetInfo:
@@ -410,6 +413,23 @@ def _method(entry: Entry, found: Any, module: ModuleType) -> Loaded:
         raise BenchError(f"{entry}: {fault}")
     source_sha256 = hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
     return Loaded(entry.name, classes[0], source_sha256, code_of(module, plugin=entry.point is None), module.__doc__ or "")
+
+
+def presets_of(loaded: Loaded) -> list[dict[str, Any]]:
+    """A method's presets as specs hold them (a 5 in a float's place is 5.0); where it has none, one for all data sets and noise levels."""
+    own = {"method": loaded.name, "chunks": loaded.cls.chunks}
+    found = []
+    for (recipe, variant, dataset, sigma), preset in sorted(loaded.cls.presets.items()):
+        place = {"recipe": recipe, "variant": variant, "dataset": dataset, "sigma": sigma}
+        found.append(own | place | {"hyperparameters": _values(preset)})
+    return found or [own | {"hyperparameters": _values(loaded.cls())}]
+
+
+def _values(preset: Method) -> dict[str, Any]:
+    whole = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
+    checked, problems = replace_checked(preset, whole, "preset")
+    assert not problems, problems
+    return hyperparameters(checked, checked)
 
 
 def _fault(cls: type[Method]) -> str | None:

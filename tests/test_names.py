@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fake_store import N, add, run_spec
+from test_contract import GOOD
 
 from bench.datasets import DATASETS
 from bench.matrix.plan import Request, make_plan
@@ -50,7 +51,7 @@ def test_what_a_plan_says_was_changed_is_what_its_values_show(protocol: str, rec
         assert len(found) > 3
         for cell in found:
             assert changes_of(cell.spec, DATASETS[name]) == dict(cell.spec.changes), cell.name
-            assert disagreement(cell.spec, DATASETS[name]) is None
+            assert disagreement(cell.spec, DATASETS[name], {}) is None
 
 
 FORGED: dict[str, dict[str, Any]] = {
@@ -96,6 +97,31 @@ def test_a_plug_in_is_not_checked(tmp_path: Path) -> None:
     unchecked = verify(store.root).unchecked
     assert any(str(run.path) in reason for reason in unchecked)
     assert not any(str(other.path) in reason for reason in unchecked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "claimed"), [({}, {}), ({"strength": "3"}, {"strength": 3.0}), ({"strength": "3"}, {}), ({}, {"strength": 3.0})]
+)
+def test_a_plug_in_that_is_loaded_is_checked(tmp_path: Path, changes: dict[str, str], claimed: dict[str, float]) -> None:
+    """For runs of the same code; of other code its presets say nothing."""
+    file = tmp_path / "learner.py"
+    file.write_text(GOOD)
+    registry = Registry((file,))
+    (cell, *_) = make_plan(Request(methods=["learner"], changes=changes, protocol="smoke"), registry).cells
+    spec = dataclasses.replace(cell.spec, changes=claimed)
+    code = registry.load("learner").code_sha256
+    told = disagreement(spec, MNIST, {"method_code_sha256": code})
+    assert (told is None) == (dict(cell.spec.changes) == claimed)
+    for other in ({}, {"method_code_sha256": "0" * 64}):
+        assert "not checked" in str(disagreement(spec, MNIST, other))
+
+
+def test_one_note_says_that_a_plug_in_is_not_checked(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    for sigma, seed in itertools.product((0.25, 0.5, 1.0), (0, 1)):
+        add(store, run_spec("strangers", sigma=sigma, seed=seed))
+    (group,) = collect(store)
+    assert sum("not checked" in note for note in group.footnotes) == 1
 
 
 def test_two_values_under_one_name_are_two_rows(tmp_path: Path) -> None:

@@ -6,24 +6,12 @@ python tools/presets.py            # after a change to a preset; a test holds th
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
-from bench.method import Method
-from bench.registry import Registry
-from bench.spec import hyperparameters, replace_checked
+from bench.registry import Registry, presets_of
 
 FILE = Path(__file__).resolve().parent.parent / "bench" / "assets" / "presets.json"
-
-
-def values(preset: Method) -> dict[str, Any]:
-    """The hyperparameters of a preset as a spec holds them: a 5 in a float's place is 5.0."""
-    whole = {field.name: getattr(preset, field.name) for field in dataclasses.fields(preset)}
-    checked, problems = replace_checked(preset, whole, "preset")
-    assert not problems, problems
-    return hyperparameters(checked, checked)
 
 
 def text() -> str:
@@ -31,12 +19,7 @@ def text() -> str:
     registry, lines = Registry(), []
     for name, entry in sorted(registry.entries().items()):
         if entry.origin == "built in":
-            cls = registry.load(name).cls
-            own = {"method": name, "chunks": cls.chunks}
-            for (recipe, variant, dataset, sigma), preset in sorted(cls.presets.items()):
-                place = {"recipe": recipe, "variant": variant, "dataset": dataset, "sigma": sigma}
-                lines.append(own | place | {"hyperparameters": values(preset)})
-            lines += [] if cls.presets else [own | {"hyperparameters": values(cls())}]
+            lines += presets_of(registry.load(name))
     return "[\n" + ",\n".join(map(json.dumps, lines)) + "\n]\n"
 
 

@@ -87,7 +87,7 @@ def compare(
     if logs is not None:
         existing_folder(logs, "--logs")
 
-    use_plugins(plugin, "data set")
+    use_plugins(plugin, "method", "data set")
 
     from bench.store.runs import Store
     from leaderboard import compare as comparing

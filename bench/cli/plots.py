@@ -81,7 +81,7 @@ def plot(
     if source != "published":
         existing_folder(results)
 
-    use_plugins(plugin, "data set")
+    use_plugins(plugin, "method", "data set")
 
     from bench.store.runs import Store
     from leaderboard import plots

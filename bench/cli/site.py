@@ -52,7 +52,7 @@ def site(
     if problems:
         stop(problems)
     existing_folder(results, "RESULTS")
-    use_plugins(plugin, "data set")
+    use_plugins(plugin, "method", "data set")
 
     from bench.store.runs import Store
     from leaderboard.site import changelog, earlier, read, render, write_folder

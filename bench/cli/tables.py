@@ -145,7 +145,7 @@ def table(
     if not (number is not None and against):
         existing_folder(results)
 
-    use_plugins(plugin, "data set", "metric", metrics=columns)
+    use_plugins(plugin, "method", "data set", "metric", metrics=columns)
 
     from bench.store.runs import Store
     from leaderboard.aggregate import Filters, collect, with_constant

@@ -89,7 +89,7 @@ def verify(
     if problems:
         stop(problems)
 
-    use_plugins(plugin, "data set", *(["network"] if recertify else []))
+    use_plugins(plugin, "method", "data set", *(["network"] if recertify else []))
 
     from bench import verify as engine
 

@@ -1,7 +1,7 @@
 """What a run's values differ in from the preset of its row: what its name says, whatever its spec claims of changes.
 
 The presets are those of bench/assets/presets.json, which `tools/presets.py` writes from the methods' files, so that no method is imported
-to read results. Of a plug-in no preset is known here, and its spec is taken at its word.
+to read results. Those of a plug-in are known while it is loaded, for runs of the same code; else its spec is taken at its word.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets import DatasetInfo, recipe_train
+from bench.evidence.sources import came_from
 from bench.spec import PROTOCOLS, RECIPES, RunSpec, Scalar, TrainSpec, protocol_train, scalar_word
 
+UNCHECKED = "not checked: "
 _ABSENT = object()
+_LEARNED: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
 
 @cache
@@ -29,9 +32,17 @@ def _presets() -> dict[str, list[dict[str, Any]]]:
     return dict(found)
 
 
-def preset_of(spec: RunSpec, info: DatasetInfo) -> dict[str, Any] | None:
-    """`hyperparameters` and `chunks` of a run's variant, data set, noise level and recipe; None if none are known."""
-    presets = _presets().get(spec.method, [])
+def learn(method: str, code_sha256: str, presets: list[dict[str, Any]]) -> None:
+    """Makes the presets of a plug-in's method known to this process, for runs of that code."""
+    _LEARNED[method, code_sha256] = presets
+
+
+def preset_of(spec: RunSpec, info: DatasetInfo, code_sha256: str = "") -> dict[str, Any] | None:
+    """`hyperparameters` and `chunks` of a run's variant, data set, noise level and recipe; None if none are known.
+
+    code_sha256: of the method's code, as the run recorded it; empty: only the suite's own methods are known.
+    """
+    presets = _presets().get(spec.method) or _LEARNED.get((spec.method, code_sha256), [])
     if any("recipe" not in preset for preset in presets):  # one for all
         return presets[0] if spec.variant == "default" else None
     for dataset in (info.name, info.like):  # those of the data set that it is like, where it has none of its own
@@ -41,12 +52,12 @@ def preset_of(spec: RunSpec, info: DatasetInfo) -> dict[str, Any] | None:
     return None
 
 
-def changes_of(spec: RunSpec, info: DatasetInfo) -> dict[str, Scalar] | None:
+def changes_of(spec: RunSpec, info: DatasetInfo, code_sha256: str = "") -> dict[str, Scalar] | None:
     """What hyperparameters and training differ in from preset, recipe and protocol, as `--set` would say it; None if no preset is known.
 
     A hyperparameter that only one of them has is `unset` where it is missing.
     """
-    known = preset_of(spec, info)
+    known = preset_of(spec, info, code_sha256)
     if known is None or spec.recipe not in RECIPES or spec.protocol not in PROTOCOLS:
         return None
     own, preset, chunks = spec.hyperparameters, known["hyperparameters"], known["chunks"]
@@ -72,11 +83,12 @@ def _training(info: DatasetInfo, recipe: str, pieces: int, protocol: str) -> Tra
     return train
 
 
-def disagreement(spec: RunSpec, info: DatasetInfo) -> str | None:
+def disagreement(spec: RunSpec, info: DatasetInfo, environment: Mapping[str, Any]) -> str | None:
     """What is to be said of a run's name: that its preset is not checked, or in what its record of changes is not what its values say."""
-    found = changes_of(spec, info)
+    found = changes_of(spec, info, str(environment.get("method_code_sha256", "")))
     if found is None:
-        return f"not checked: no preset of {spec.method}.{spec.variant} is known here, so its name is what its spec says"
+        told = f"{UNCHECKED}no preset of {spec.method}.{spec.variant} is known here, so its name is what its spec says"
+        return told + came_from(environment, spec.method)
     if found == dict(spec.changes):
         return None
     said = _words(spec.changes) or "nothing"

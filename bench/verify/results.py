@@ -21,7 +21,7 @@ from bench.files.walk import walk
 from bench.store.checkpoints import Checkpoint, tensors_sha256
 from bench.store.copies import Traces, copies, fingerprint
 from bench.store.imports import Import, doubled
-from bench.store.presets import disagreement
+from bench.store.presets import UNCHECKED, disagreement
 from bench.store.runs import Run, Store
 from bench.store.subject import Certification, Damaged, Subject
 from bench.verify.radii import Radii
@@ -86,17 +86,18 @@ def _verify_subject(run: Subject, report: Report, radii: Radii) -> None:
     if (other := report.places.setdefault(run.key, run.path)) != run.path:
         report.fail(run.path, f"it holds the same run as {other}; move one of them away")
     damaged = report.add(run.faults())
-    training, known = None, False
+    training, known, environment = None, False, None
     with contextlib.suppress(BenchError):  # which was told
         training, known = run.training(), run.info is not None
+        environment = run.environment()
     if training is None and not disk.there(run.path / "training.json"):
         failed = disk.there(run.path / "failure.json")
         report.unfinished.append(Unfinished(run.path, "its training failed" if failed else "its training is not finished"))
     recorded = (training or {}).get("weights_sha256")
     weights = _verify_weights(run, recorded, damaged, report) and len(report.failures) == before
     if isinstance(run, Run):
-        if known and (told := disagreement(run.spec, run.info)):
-            report.unchecked.append(f"{run.path / 'spec.json'}: {told.removeprefix('not checked: ')}")
+        if known and (told := disagreement(run.spec, run.info, environment or {})):
+            report.unchecked.append(f"{run.path / 'spec.json'}: {told.removeprefix(UNCHECKED)}")
         if recorded and not damaged:
             report.trainings.append((run, weights))
     for name, expected in ((training or {}).get("surveys") or {}).items():

@@ -22,7 +22,7 @@ from bench.spec import RunSpec, TrainSpec, canonical, parse_json, survey_limit, 
 from bench.store.checkpoints import Checkpoint
 from bench.store.copies import Traces, copies
 from bench.store.imports import Import
-from bench.store.presets import disagreement
+from bench.store.presets import UNCHECKED, disagreement
 from bench.store.subject import Certification, Source, Subject
 from leaderboard import layouts
 from leaderboard.aggregate.groups import Row, Seed
@@ -306,8 +306,10 @@ def _histories(runs: Sequence[Subject]) -> list[str]:
 
 def _names(runs: Sequence[Subject]) -> list[str]:
     """What is to be said of the names of a row's runs."""
-    found = {sentence: run for run in reversed(runs) if (sentence := disagreement(run.spec, run.info))}
-    return [f"{run.row} at sigma {run.sigma:g}: {sentence}" for sentence, run in found.items()]
+    said = ((disagreement(run.spec, run.info, run.environment() or {}), run) for run in reversed(runs))
+    found = {sentence: run for sentence, run in said if sentence}
+    where = {sentence: "" if sentence.startswith(UNCHECKED) else f" at sigma {run.sigma:g}" for sentence, run in found.items()}
+    return [f"{run.row}{where[sentence]}: {sentence}" for sentence, run in found.items()]
 
 
 def _surveys(runs: Sequence[Subject]) -> list[str]:
