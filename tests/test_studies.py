@@ -195,6 +195,9 @@ WRONG = [
     ("sigma = '1'", "a number"),
     ("sigma = []", "a number"),
     ("sigma = true", "a number"),
+    (f"sigma = 1{'0' * 400}", "a number"),
+    (f"seeds = 1{'0' * 5000}", "no TOML file"),
+    (f"set{'.a' * 3000} = 1", "a table of names and plain values"),
     ("seeds = 0", "seeds"),
     ("seeds = 1.0", "seeds"),
     ("method = ['a', 1]", "a word"),
@@ -218,7 +221,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("text", "part"), WRONG, ids=[text for text, _ in WRONG])
+@pytest.mark.parametrize(("text", "part"), WRONG, ids=[text[:60] for text, _ in WRONG])
 def test_what_a_study_cannot_say(bench: Call, tmp_path: Path, text: str, part: str) -> None:
     (tmp_path / "s.toml").write_text(text)
     result = bench("run", tmp_path / "s.toml", "--dry-run", "--results", tmp_path / "runs")

@@ -96,11 +96,18 @@ def test_a_seed_is_one_that_a_row_must_have(store: Store) -> None:
         (["n"], "not of the form KEY=VALUE"),
         (["=n"], "not of the form KEY=VALUE"),
         (["method=gaussian", "steps=2"], "field 'steps'"),
+        (["steps=2", "row=gaussian"], "no row has all of: hyperparameters.steps=2, row=gaussian"),
+        (["certify.n=500", "changes=train.epochs=3"], "no row has all of: certify.n=500, changes=train.epochs=3"),
     ],
 )
 def test_what_fits_nothing_is_refused(store: Store, words: list[str], told: str) -> None:
     with pytest.raises(UsageError, match=told.replace("[", r"\[")):
         collect(store, Filters().narrowed(words))
+
+
+def test_evidence_that_the_rule_cannot_read_is_told_before_what_fits_it(store: Store) -> None:
+    with pytest.raises(BenchError, match="sampled under rungs"):
+        collect(store, Filters().narrowed(["certify.n=500"]), rule="rungs")
 
 
 def test_one_thing_is_said_once(bench: Call, store: Store) -> None:

@@ -23,6 +23,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -264,7 +265,7 @@ def read(path: Path) -> Study:
         if not path.exists():
             raise UsageError([f"{path}: there is no such study file; a method is named by --method {path}"]) from None
         raise UsageError([f"{path}: {getattr(error, 'reason', None) or getattr(error, 'strerror', error)}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, and of a number with thousands of digits
         raise UsageError([f"{path} is no TOML file: {error}"]) from None
     problems: list[str] = []
     folder = path.parent
@@ -300,7 +301,7 @@ def _read(
             found[name] = known[name][1].read(value, folder)
         except BenchError as error:
             problems.append(f"{where}{error}")
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             problems.append(f"{where}{name} = {_shown(value)} is wrong: it must be {known[name][1].says}")
     return found
 
@@ -319,7 +320,7 @@ def _shown(value: Any) -> str:
     try:
         text = _toml(value)
     except (TypeError, ValueError):
-        text = str(value)
+        text = reprlib.repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 

@@ -88,9 +88,9 @@ def collect(
     check_alpha_of_logs([subject for subject in chosen if isinstance(subject, Import)], alpha)
     reading = Reading(ALPHA if alpha is None else alpha, rule)
     groups, unread = groups_of(found, {subject.key for subject in chosen}, filters.seeds, reading, metrics, mix)
-    groups = choose_groups(groups, rest, chosen)
     if unread and not groups:
         raise BenchError(f"nothing in {store.root} can be read so: {'; '.join(unread)}")
+    groups = choose_groups(groups, rest, chosen)
     notes = (*unread, *(f"left out, because it is damaged: {reason}" for reason in faults), *unexpected_notes(walked))
     return finished(groups, notes, mix)
 

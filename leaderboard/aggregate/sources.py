@@ -27,6 +27,7 @@ from bench.store.subject import Certification, Source, Subject
 from leaderboard import layouts
 from leaderboard.aggregate.groups import Row, Seed
 from leaderboard.aggregate.reading import certification_notes
+from leaderboard.aggregate.where import flat
 
 UNKNOWN_TRAINING = "How these checkpoints were trained is not known here; what is a training of which row was said to `bench certify`."
 NO_COUNTS = "Imported logs hold no counts: their radii are rounded as printed. Their run ids are no seeds, so runs are not paired."
@@ -322,19 +323,12 @@ def _surveys(runs: Sequence[Subject]) -> list[str]:
     return [told.format(", ".join(dict.fromkeys(names)), limit) for limit, names in rows.items()]
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
 def _differences(specs: Sequence[RunSpec]) -> str:
     """`hyperparameters.steps: 4 in #1, 8 in #2`."""
-    flats = [{k: v for k, v in _flat(to_json(spec)).items() if k not in ("seed", "depends")} for spec in specs]
-    names = sorted({name for flat in flats for name in flat if any(flat.get(name) != other.get(name) for other in flats)})
+    flats = [{k: v for k, v in flat(to_json(spec)).items() if k not in ("seed", "depends")} for spec in specs]
+    names = sorted({name for one in flats for name in one if any(one.get(name) != other.get(name) for other in flats)})
 
     def say(name: str) -> str:
-        return ", ".join(f"{flat.get(name, 'unset')} in #{number}" for number, flat in enumerate(flats, start=1))
+        return ", ".join(f"{one.get(name, 'unset')} in #{number}" for number, one in enumerate(flats, start=1))
 
     return "; ".join(f"{name}: {say(name)}" for name in names)

@@ -28,14 +28,15 @@ Where = Mapping[str, Sequence[str]]
 
 def fields_of(subject: Subject) -> dict[str, Any]:
     """What a subject can be chosen by."""
-    spec = {name: value for name, value in _flat(to_json(subject.spec)).items() if name.partition(".")[0] not in _OF_GROUPS}
+    spec = {name: value for name, value in flat(to_json(subject.spec)).items() if name.partition(".")[0] not in _OF_GROUPS}
     return spec | {"row": subject.row, "key": subject.key}
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The innermost values, each under its names with dots between them."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {above + name: value}
+        found |= flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {above + name: value}
     return found
 
 
@@ -48,14 +49,16 @@ def choose(subjects: Sequence[Subject], where: Where) -> tuple[list[Subject], Wh
     """The subjects that fit those keys that subjects have, and the other keys.
 
     Raises:
-        UsageError: a value that none of them has.
+        UsageError: a value that none of them has, or values that none has together.
     """
     fields = {subject.key: fields_of(subject) for subject in subjects} if where else {}
     known = {name for own in fields.values() for name in own}
     meant = {name if name in known or HYPERPARAMETERS + name not in known else HYPERPARAMETERS + name: v for name, v in where.items()}
     mine = {name: values for name, values in meant.items() if name in known}
     _check(mine, fields.values())
-    return [s for s in subjects if _fits(fields.get(s.key, {}), mine)], {name: v for name, v in meant.items() if name not in mine}
+    found = [s for s in subjects if _fits(fields.get(s.key, {}), mine)]
+    _require(found, mine)
+    return found, {name: v for name, v in meant.items() if name not in mine}
 
 
 def choose_groups(groups: Sequence[Group], where: Where, subjects: Sequence[Subject]) -> list[Group]:
@@ -65,7 +68,7 @@ def choose_groups(groups: Sequence[Group], where: Where, subjects: Sequence[Subj
         subjects: those that were chosen from, for the names that there are.
 
     Raises:
-        UsageError: a key that neither they nor subjects have, or a value that none has.
+        UsageError: a key that neither they nor subjects have, a value that none has, or values that none has together.
     """
     if not where:
         return list(groups)
@@ -75,7 +78,15 @@ def choose_groups(groups: Sequence[Group], where: Where, subjects: Sequence[Subj
     if unknown := [name for name in where if name not in known]:
         raise UsageError([f"--where {name}=: no row has a field {name!r}{nearest(name, every)}" for name in unknown])
     _check(where, facts)
-    return [group for group, own in zip(groups, facts, strict=True) if _fits(own, where)]
+    found = [group for group, own in zip(groups, facts, strict=True) if _fits(own, where)]
+    _require(found, where)
+    return found
+
+
+def _require(found: Sequence[object], where: Where) -> None:
+    """UsageError where nothing was found."""
+    if not found:
+        raise UsageError([f"no row has all of: {', '.join(f'{name}={word}' for name, words in where.items() for word in words)}"])
 
 
 def _check(where: Where, fields: Collection[Mapping[str, Any]]) -> None:
