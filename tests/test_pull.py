@@ -240,7 +240,7 @@ def test_other_weights_are_left_alone(store: Store, server: str) -> None:
 
 def test_words_for_keys(store: Store) -> None:
     run = only(store)
-    for words in ([], [run.key[:5]]):
+    for words in ([], [run.key[:5]], [run.key[:5], run.key[:6]]):
         found, faults = wanted(store, words)
         assert ([one.key for one in found], faults) == ([run.key], [])
     (run.path / "training.json").write_text("{")
@@ -250,7 +250,18 @@ def test_words_for_keys(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["", "ftp://host/x", "file://host/x", "http://", "https://user:word@host/x", "http://host/x?y=1", "/no/such", "http://a\nb"]
+    "where",
+    [
+        "",
+        "ftp://host/x",
+        "file://host/x",
+        "http://",
+        "https://user:word@host/x",
+        "http://host/x?y=1",
+        "/no/such",
+        "http://a\nb",
+        "http://host:port",
+    ],
 )
 def test_what_is_no_place_is_a_sentence(bench: Call, store: Store, where: str) -> None:
     result = bench("pull", "--from", where, "--results", store.root)

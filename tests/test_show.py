@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_store import CERTIFY, add, new_store, run_spec
 from typer.testing import Result
 
 from bench.cli.trace import trace
@@ -37,6 +39,18 @@ def test_the_traced_images_add_up_to_the_acr(bench: Call) -> None:
     assert [one["adds"] for one in found] == [
         (row.radius(0.001, 0.5) or 0) * (row.selected == row.label) for row in (rows[k["image"]] for k in found)
     ]
+
+
+@pytest.mark.parametrize(("count", "radius"), [(500, 0.5), (400, 0.0), (250, None)])
+def test_an_image_of_a_rule_that_gives_no_bound(bench: Call, tmp_path: Path, count: int, radius: float | None) -> None:
+    store = new_store(tmp_path)
+    spec = dataclasses.replace(CERTIFY, rule="rungs", radii="0,0.5", first_look=500, n=500)
+    run = add(store, run_spec(), (count,) * 4, certify=spec)
+    (found,) = json.loads(bench("show", run.key, "--results", tmp_path, "--image", "1", "--json").stdout)
+    assert (found["bound"], found["adds"]) == (None, None), "and no ACR, to which it would add"
+    assert found["radius"] == (None if radius is None else pytest.approx(radius))
+    told = bench("show", run.key, "--results", tmp_path, "--image", "1").output
+    assert ("is the ACR" in told, "certified at every r up to" in told) == (False, radius is not None), told
 
 
 def test_an_image_that_was_not_certified_names_the_nearest() -> None:

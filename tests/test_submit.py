@@ -274,6 +274,9 @@ def test_a_list_names_no_path_outside(folder: Path, name: str) -> None:
         {"elsewhere": {"a/weights.safetensors": {"bytes": -1, "sha256": "0" * 64}}},
         {"elsewhere": {"a/weights.safetensors": {"bytes": 1, "sha256": "0" * 64}}},
         {"weights_at": "file:///etc"},
+        {"weights_at": "https://host:port"},
+        {"weights_at": "https://host:70000"},
+        {"weights_at": "https://[::1"},
         {"weights_at": 5},
         {"weights_at": []},
         {"weights_at": "https://user:secret@host"},
@@ -283,6 +286,16 @@ def test_a_list_says_nothing_else(folder: Path, change: dict[str, object]) -> No
     path = folder / "submission.json"
     path.write_text(json.dumps(read_json(path) | change))
     assert accepted(folder) is (change == {})
+
+
+@pytest.mark.parametrize(
+    "entry", [None, [], {}, {"bytes": True, "sha256": "0" * 64}, {"bytes": 1, "sha256": 7}, {"bytes": 1, "sha256": "x"}]
+)
+def test_an_entry_that_is_none_is_named(folder: Path, entry: object) -> None:
+    data = read_json(folder / "submission.json")
+    write_json(folder / "submission.json", data | {"files": {"mnist/odd": entry}})
+    with pytest.raises(Fault, match="'mnist/odd' has no length and SHA-256"):
+        submission.read(folder)
 
 
 def test_a_list_is_right_about_lengths_too(folder: Path) -> None:
@@ -328,9 +341,15 @@ def test_what_is_missing_is_named_and_nothing_is_written(bench: Call, two_cells:
 
 
 def test_a_folder_that_is_there_is_left_alone(bench: Call, two_cells: Path, tmp_path: Path) -> None:
-    for words in (("--out", tmp_path), ("--out", tmp_path / "a" / "b"), ("--out", tmp_path / "x", "--weights-at", "here")):
+    for words in (
+        ("--out", tmp_path),
+        ("--out", two_cells / "inside"),
+        ("--out", tmp_path / "a" / "b"),
+        ("--out", tmp_path / "x", "--weights-at", "here"),
+    ):
         assert bench("submit", two_cells, *words).exit_code == 2
     assert list(tmp_path.iterdir()) == []
+    assert not (two_cells / "inside").exists()
 
 
 def test_a_plugin_must_be_the_one_that_was_used(bench: Call, two_cells: Path, tmp_path: Path) -> None:
@@ -410,6 +429,7 @@ def test_the_script_judges_what_is_new(folder: Path, tmp_path: Path) -> None:
     refused = {line.split(": ")[1] for line in result.stdout.splitlines() if line.startswith("refused: ")}
     assert refused == {"hostile", "file.py", "linked", "no-list", "taken-out", r"--help\;\ touch\ ran", "example"}
     assert "conftest.py: submission.json does not list it" in result.stdout
+    assert "note: hostile: no weights are in it" in result.stdout
     (tmp_path / "link").symlink_to(base)
     assert judge(tmp_path / "link", base).returncode == 1
     assert not marker.exists()

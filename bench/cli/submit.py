@@ -46,6 +46,8 @@ def submit(
             problems.append(f"--out {out} is already there; name a new folder")
         elif not out.parent.is_dir() or not out.name:
             problems.append(f"--out {out}: there is no folder {out.parent}")
+        elif inside := [folder for folder in results if out.resolve().is_relative_to(folder.resolve())]:
+            problems.append(f"--out {out} lies in {inside[0]}, which would then hold these results twice; name a folder outside it")
         if weights_at is not None:
             check_address(weights_at)
     except (ValueError, OSError) as error:

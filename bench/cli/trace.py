@@ -62,12 +62,13 @@ def _traced(certification: Certification, image: int, alpha: float | None, wante
     bound = radius = None
     if row.n:
         counts = _counts(row)
-        bound = float(rule.bounds(counts, alpha)[0])
+        bound = None if rule.takes_radii else float(rule.bounds(counts, alpha)[0])
         radius = float(rule.radii(counts, alpha, sigma)[0])
         radius = None if np.isnan(radius) else radius
     right = row.selected == row.label and radius is not None
     images = len(certification.expected())
-    return found | {"bound": bound, "radius": radius, "correct": right, "adds": radius if right else 0.0, "images": images}
+    adds = None if rule.acr == "none" else radius if right else 0.0
+    return found | {"bound": bound, "radius": radius, "correct": right, "adds": adds, "images": images}
 
 
 def _counts(row: Any) -> Any:
@@ -91,19 +92,23 @@ def say_trace(subject: Subject, found: dict[str, Any]) -> None:
         f"1. selection: of {_samples(found['n0'])}, {_votes(found['selection'])}; "
         f"so the selected class is {found['selected']}, which is {'' if found['selected'] == found['label'] else 'not '}the label"
     )
-    if bound is None:
+    if not found["n"]:
         say_long("2. estimation: skipped, since the selected class is wrong (--skip-misclassified)")
     else:
         say_long(f"2. estimation: of {found['n']:,} further ones, {_votes(found['estimation'])}")
-        say_long(f"3. bound: {found['count']:,} of {found['n']:,} give pA >= {bound:.6f} ({rule.words()}, alpha {alpha:g})")
+        gives = "none, only whether each given radius is certified, from" if bound is None else f"pA >= {bound:.6f}, from"
+        say_long(f"3. bound: {gives} {found['count']:,} of {found['n']:,} ({rule.words()}, alpha {alpha:g})")
         say_long(f"4. radius: {_radius(rule, sigma, bound, radius)}")
-    total = f"the sum over {found['images']:,} images, divided by {found['images']:,}, is the ACR"
-    say_long(f"5. table: it adds {found['adds']:.4f}; {total}")
+    if found["adds"] is None:
+        say_long(f"5. table: {rule.acr_note}")
+    else:
+        total = f"the sum over {found['images']:,} images, divided by {found['images']:,}, is the ACR"
+        say_long(f"5. table: it adds {found['adds']:.4f}; {total}")
     if found["correct"]:
-        say_long(f"   it counts as certified at every r below {radius:.4f}")
+        say_long(f"   it counts as certified at every r {'up to' if rule.takes_radii else 'below'} this radius")
 
 
-def _radius(rule: type[Rule], sigma: float, bound: float, radius: float | None) -> str:
+def _radius(rule: type[Rule], sigma: float, bound: float | None, radius: float | None) -> str:
     from scipy.special import ndtri
 
     from bench.rules.rule import Rule
@@ -111,7 +116,7 @@ def _radius(rule: type[Rule], sigma: float, bound: float, radius: float | None) 
     plain = rule.radii is Rule.radii
     if radius is None:
         return f"none, abstain{': the bound is not above 1/2' if plain else ''}"
-    formula = f"sigma * Phi^-1(pA) = {sigma:g} * {float(ndtri(bound)):.6f} = " if plain else ""
+    formula = "" if bound is None or not plain else f"sigma * Phi^-1(pA) = {sigma:g} * {float(ndtri(bound)):.6f} = "
     return f"{formula}{radius:.6f}"
 
 

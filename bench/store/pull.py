@@ -34,16 +34,17 @@ def wanted(store: Store, keys: Sequence[str]) -> tuple[list[Subject], list[Fault
             there.append(found)
     if not keys:
         return there, faults
-    problems, chosen = [], []
+    problems: list[str] = []
+    chosen: dict[str, Subject] = {}  # by key, for two words may begin one
     for word in keys:
         same = [subject for subject in there if word and subject.key.startswith(word)]
         if len(same) != 1:
             told = nearest(word, [subject.key for subject in there])
             problems.append(f"{len(same) or 'no'} trained runs in {store.root} have a key that begins with {word!r}{told}")
-        chosen += same[:1]
+        chosen |= {subject.key: subject for subject in same[:1]}
     if problems:
         raise UsageError(problems)
-    return chosen, []
+    return [*chosen.values()], []
 
 
 def pull(

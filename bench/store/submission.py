@@ -73,13 +73,13 @@ def read(folder: Path) -> Submission:
             raise ValueError(f"{other[0]!r:.200} is said to be elsewhere, and only {WEIGHTS} may be")
         if data["weights_at"] != "":
             check_address(data["weights_at"])
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise Fault(path, None, str(error)) from None
     return Submission(files=files, elsewhere=elsewhere, weights_at=data["weights_at"])
 
 
 def _listed(entries: Any) -> dict[str, Listed]:
-    """Files by path; ValueError or TypeError if they cannot be."""
+    """Files by path; ValueError if they cannot be."""
     if not isinstance(entries, dict):
         raise ValueError(f"files and elsewhere must be objects, not {entries!r:.80}")
     found = {}
@@ -87,10 +87,11 @@ def _listed(entries: Any) -> dict[str, Listed]:
         parts = name.split("/")
         if _ODD.search(name) or name == SUBMISSION or any(part.startswith(".") or not part for part in parts) or len(parts) > DEEPEST:
             raise ValueError(f"{name!r:.200} is no path of a file in a submission")
-        listed = Listed(**entry)
-        if type(listed.bytes) is not int or listed.bytes < 0 or not SHA256.fullmatch(listed.sha256):
-            raise ValueError(f"{name!r:.200} has no length and SHA-256, but {entry!r:.200}")
-        found[name] = listed
+        match entry:
+            case {"bytes": size, "sha256": str(digest)} if len(entry) == 2 and type(size) is int and size >= 0 and SHA256.fullmatch(digest):
+                found[name] = Listed(bytes=size, sha256=digest)
+            case _:
+                raise ValueError(f"{name!r:.200} has no length and SHA-256, but {entry!r:.200}")
     return found
 
 
@@ -98,8 +99,12 @@ def check_address(address: object) -> None:
     """ValueError unless it is an address under which weights can be asked for."""
     if not isinstance(address, str) or _ODD.search(address) or len(address) > 2000:
         raise ValueError(f"address {address!r:.80} is no text of a line")
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"address {address!r:.80} is none: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError(f"address {address!r:.80} does not begin with https:// or http:// and the name of a server")
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError(f"address {address!r:.80} holds a password, a ? or a #; names of files are added behind it")
