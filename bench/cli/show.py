@@ -296,6 +296,7 @@ def _print_certifications(run: Subject, items: list[dict[str, Any]]) -> None:
         return
     say("certifications:")
     rows, first = [], None
+    alphas = {item["alpha"] for item in items if "alpha" in item}
     for item in items:
         if "damaged" in item:
             continue
@@ -309,12 +310,14 @@ def _print_certifications(run: Subject, items: list[dict[str, Any]]) -> None:
                 "n0": spec["n0"],
                 "seed": spec["seed"],
                 "rule": spec["rule"],
+                **({"alpha": f"{item['alpha']:g}"} if len(alphas) > 1 else {}),
                 "ACR": "-" if acr is None else f"{acr:.4f}",
             }
         )
     if rows:
         print_rows(rows)
-        say(f"ACR at alpha {' and '.join(f'{alpha:g}' for alpha in dict.fromkeys(item['alpha'] for item in items if 'alpha' in item))}")
+        if len(alphas) == 1:
+            say(f"ACR at alpha {min(alphas):g}")
     for item in items:
         if "damaged" in item:
             say(f"certification {item['key']}: damaged: {item['damaged']}")
