@@ -57,6 +57,16 @@ def handed_in(bench: Call, two_cells: Path, tmp_path_factory: pytest.TempPathFac
     return top / "handed"
 
 
+def test_whoever_takes_in_a_network_is_told_to_name_it(bench: Call, two_cells: Path, tmp_path: Path) -> None:
+    results = Path(shutil.copytree(two_cells, tmp_path / "runs"))
+    file = tmp_path / "net.py"
+    file.write_text("def NETWORK(info):\n    raise NotImplementedError\n")
+    record = first(results).path / "environment.json"
+    write_json(record, read_json(record) | {"plugins": {"net.py": code_of_plugin(file)}})
+    result = bench("submit", results, "--plugin", file, "--out", tmp_path / "handed")
+    assert f"--recertify 66 --plugin {tmp_path / 'handed' / 'plugins' / 'net' / 'net.py'}\n" in result.output
+
+
 @pytest.fixture
 def folder(handed_in: Path, tmp_path: Path) -> Path:
     """A copy, to be tampered with."""

@@ -37,6 +37,7 @@ def submit(
 
     Exit codes: 0 written, 1 something is missing, 2 usage.
     """
+    from bench.registry import DATASET, NETWORK, kinds_in
     from bench.store.submission import check_address
     from bench.verify import submit as engine
 
@@ -56,7 +57,8 @@ def submit(
         problems.append(f"--weights-up-to {weights_up_to} must lie between 0 and a million MB")
     if problems:
         stop(problems)
-    plan = guarded(lambda: engine.plan([existing_folder(folder, "RESULTS") for folder in results], plugin_paths(plugin)))
+    plugins = plugin_paths(plugin)
+    plan = guarded(lambda: engine.plan([existing_folder(folder, "RESULTS") for folder in results], plugins))
     for fault in plan.missing[:SHOWN]:
         say(f"missing: {fault}")
     if plan.missing:
@@ -74,7 +76,12 @@ def submit(
             f"they are to lie at {weights_at}" if weights_at else "--weights-at says where they lie; without them no count can be repeated"
         )
         say(f"{len(said.elsewhere):8,} files of weights are left out, {left / MB:.2f} MB: {hint}")
-    say(f"whoever takes it in runs: bench verify {out} --complete{' --recertify 66' if report.weights or said.elsewhere else ''}")
+    again = bool(report.weights or said.elsewhere)
+    code = [out / "plugins" / path.stem / path.name for path in plugins if again and {NETWORK, DATASET} & {*kinds_in(path)}]
+    flags = "".join(f" --plugin {path}" for path in code)
+    say(f"whoever takes it in runs: bench verify {out} --complete{' --recertify 66' if again else ''}{flags}")
+    if code:
+        say(f"      which imports {', '.join(path.name for path in code)}: read it first")
 
 
 def pull(
