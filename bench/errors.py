@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -76,3 +77,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if len(names) > MANY:
         return f"; there are {len(names)}, such as {', '.join(names[:3])}"
     return f"; there is {', '.join(names)}" if names else "; there is none"
+
+
+def lies_here(name: str) -> str:
+    """For a name that is not known: that a file of this name lies in the working folder, as the end of a sentence; empty if none does."""
+    file = f"{name}.py"
+    return f"; {file} lies here: give --plugin {file}" if os.sep not in name and os.path.isfile(file) else ""  # noqa: PTH113 - any text may come

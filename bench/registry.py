@@ -34,7 +34,7 @@ from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bench.datasets import BUILT_IN, DATASETS, DatasetInfo
-from bench.errors import BenchError, UsageError, nearest
+from bench.errors import BenchError, UsageError, lies_here, nearest
 from bench.spec import NAME, RECIPES, coerce, hyperparameters, replace_checked
 from bench.store import presets
 from bench.system.sources import code_sha256, with_helpers
@@ -237,7 +237,9 @@ class Registry:
         if (kind, name) not in self._loaded:
             entries = self.entries(kind)
             if name not in entries:
-                raise BenchError(f"unknown {kind.word} {name!r}" + (self.hint(kind.word, name) or nearest(name, entries)))
+                raise BenchError(
+                    f"unknown {kind.word} {name!r}" + (self.hint(kind.word, name) or lies_here(name) or nearest(name, entries))
+                )
             entry = entries[name]
             try:
                 self._loaded[kind, name] = read(entry, *_module(entry))

@@ -22,7 +22,7 @@ from bench import models
 from bench.datasets import BUILT_IN, DATASETS
 from bench.errors import BenchError
 from bench.registry import DATASET, KINDS, METHOD, METRIC, NETWORK, Kind, Registry, kinds_in
-from leaderboard.metrics import METRICS
+from leaderboard.metrics import METRICS, columns_of
 
 ROOT = Path(__file__).parent.parent
 SIZES = 'DATASET = dataclasses.replace(DATASETS["mnist"], name="mine", like="mnist")\n'
@@ -54,6 +54,22 @@ def hash_of(tmp_path: Path, text: str, **beside: str) -> str:
     for name, helper in beside.items():
         write(tmp_path / f"{name}.py", helper)
     return Registry((write(tmp_path / "mine.py", text),)).load("mine").code_sha256
+
+
+@pytest.mark.parametrize("lies", [True, False])
+def test_an_unknown_name_whose_file_lies_here_is_told_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lies: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    if lies:
+        write(tmp_path / "mine.py", GOOD)
+    for ask in (
+        Registry().load,
+        Registry().load_dataset,
+        lambda name: models.build(name, DATASETS["mnist"], 0),
+        lambda name: columns_of([name], (), 10),
+    ):
+        with pytest.raises(BenchError) as caught:
+            ask("mine")
+        assert ("--plugin mine.py" in str(caught.value)) is lies
 
 
 def load(registry: Registry, kind: Kind, name: str) -> object:

@@ -15,7 +15,7 @@ import bench.cli.options as options
 from bench.cli.command import CERTIFICATION
 from bench.cli.common import check_alpha, clock, guarded, print_json, print_rows, say, say_long, stop, use_plugins
 from bench.cli.trace import say_trace, trace
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, lies_here, nearest
 from bench.files.walk import SURVEY
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def show(
         except BenchError as error:
             if found := [subject for subject in store.subjects(Checkpoint) if what and subject.key.startswith(what)]:
                 return found[0]
-            told = f"{what!r} is no method{nearest(what, registry.entries())} ({error})"
+            told = f"{what!r} is no method{lies_here(what) or nearest(what, registry.entries())} ({error})"
             raise BenchError(told if image is None else str(error)) from None
 
     subject = guarded(find)

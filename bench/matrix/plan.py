@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from bench import rules
 from bench.datasets import DATASETS, DatasetInfo, recipe_train
-from bench.errors import BenchError, UsageError, nearest
+from bench.errors import BenchError, UsageError, lies_here, nearest
 from bench.method import Method
 from bench.models import check_arch, is_known
 from bench.registry import NETWORK, Loaded, Registry
@@ -220,7 +220,7 @@ class _Planner:
             self.registry.load_network(train.arch)
             check_arch(train.arch, info, sigma)
         except BenchError as error:
-            known_arch = is_known(train.arch)
+            known_arch = is_known(train.arch) or lies_here(train.arch)
             self.problems.append(str(error) if known_arch else f"{error}{self.registry.hint(NETWORK.word, train.arch)}")
         return train, _differing(base, train, list(own), "train.") if right else {}
 

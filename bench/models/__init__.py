@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.datasets import DatasetInfo
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, lies_here, nearest
 from bench.models import known
 
 
@@ -145,4 +145,4 @@ def _known(arch: str) -> None:
     if not is_known(arch):
         import timm
 
-        raise BenchError(f"unknown architecture {arch!r}{nearest(arch, [*ARCHITECTURES, *timm.list_models()])}")
+        raise BenchError(f"unknown architecture {arch!r}{lies_here(arch) or nearest(arch, [*ARCHITECTURES, *timm.list_models()])}")

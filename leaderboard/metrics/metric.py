@@ -9,7 +9,7 @@ from numbers import Real
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, lies_here, nearest
 from leaderboard.metrics.outcomes import Outcomes
 
 ACCURACY = "accuracy"
@@ -146,7 +146,7 @@ def _radius(word: str) -> str:
     try:
         r = float(word.removeprefix("r="))
     except ValueError:
-        raise BenchError(f"there is no metric {word!r}{nearest(word, [*METRICS, 'all'])}") from None
+        raise BenchError(f"there is no metric {word!r}{lies_here(word) or nearest(word, [*METRICS, 'all'])}") from None
     if not (math.isfinite(r) and r >= 0):
         raise BenchError(f"radius {word} must be a finite number from 0 up, such as 0.5")
     r += 0.0  # no -0.00
