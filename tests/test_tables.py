@@ -318,7 +318,9 @@ def test_the_constant_classifier_is_shown_and_ranks_nothing(store: Store) -> Non
     radius = certified_radius(N, N, 0.001, 0.5)
     assert radius
     assert section.rows[-1].stats["ACR"].mean == pytest.approx(radius / 4)  # the four labels differ, so that a quarter is right
-    assert own == [Cell(text, grey=True) for text in (f"{radius / 4:.4f}", *["25.00"] * 3, *["0.00"] * 3)]
+    assert own[:4] == [Cell(text, grey=True) for text in (f"{radius / 4:.4f}", *["25.00"] * 3)]
+    assert own[4:] == [Cell("0.00", grey=True, beyond=True)] * 3, "as in every other row"
+    assert [cell.beyond for cell in own] == [cell.beyond for cell in others[0]]
     for format in FORMATS:
         text = " ".join(render([after], format).split())
         assert "(constant classifier)" in text

@@ -85,12 +85,13 @@ def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, first: bool =
             column.append(Cell(row.status, state=True) if first and row.status else Cell(EMPTY))
             continue
         stat = row.stats[metric.name]
+        beyond = not stat.mean and _beyond(row, metric)
         if row.constant:
-            column.append(Cell(printed[n], grey=True))
+            column.append(Cell(printed[n], beyond=beyond, grey=True))
             continue
         better = base is not None and sign * (stat.mean - rows[base].stats[metric.name].mean) > 0 and printed[n] != printed[base]
         std = "" if stat.std is None else f"{stat.std:.{metric.decimals}f}"
-        if not stat.mean and _beyond(row, metric):
+        if beyond:
             column.append(Cell(printed[n], std, beyond=True))
             continue
         best_here = best is not None and sign * float(printed[n]) == best
@@ -102,13 +103,13 @@ def _beyond(row: Row, metric: Metric) -> bool:
     """Whether a column is of certified accuracy at a radius that no image of any training of a row could reach."""
     if metric.heading != f"r={metric.name}" or metric.meaning:  # another metric, whatever it is called
         return False
-    return all(
-        seed.certification and float(metric.name) >= _largest(seed.certification, seed.outcomes) for seed in row.seeds if seed.outcomes
-    )
+    return all(float(metric.name) >= _largest(seed.certification, seed.outcomes) for seed in row.seeds if seed.outcomes)
 
 
-def _largest(certification: Certification, found: Outcomes) -> float:
-    """The radius of an image whose samples all agree, as the evidence was read."""
+def _largest(certification: Certification | None, found: Outcomes) -> float:
+    """The radius of an image whose samples all agree, as the evidence was read; those of the constant classifier all do."""
+    if certification is None:
+        return float(found.radius.max())
     spec, sigma = certification.spec, certification.subject.sigma
     if isinstance(certification, Published):
         log = certification.subject.spec
