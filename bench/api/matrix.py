@@ -123,7 +123,7 @@ class Matrix:
         An estimate runs the method's loss once. Where cells are isolated, a plug-in's is not run here, so its cells have none.
 
         Args:
-            detail: the plan, a line per cell.
+            detail: the plan, a line per row and noise level, or more where seeds differ.
         """
         cells, options = self.plan.cells, self.options
         here = [cell for cell in self.todo if not (self.engine.isolated and self._plugin(cell))]
@@ -164,14 +164,17 @@ class Matrix:
 
     def _print_cells(self) -> None:
         names = ("row", "data set", "sigma", "seed", "state", "estimate", *COLUMNS)
-        rows = []
         listed_cells = [(cell, "first", self.first.get(cell.id)) for cell in self.priors.values()]
         listed_cells += [(cell, self.states[cell.id], self.estimates.get(cell.id)) for cell in self.plan.cells]
+        seeds: dict[tuple[str, ...], list[int]] = {}  # of the cells that are alike but for their seed
         for cell, state, found in listed_cells:
             spec = cell.spec
-            texts = (spec.row, spec.dataset, spec.sigma, spec.seed, state, "" if found is None else clock(found.seconds))
-            rows.append(dict(zip(names, map(plain, (*texts, *cost_columns(found))), strict=True)))
+            texts = (spec.row, spec.dataset, spec.sigma, state, "" if found is None else clock(found.seconds), *cost_columns(found))
+            seeds.setdefault(tuple(map(plain, texts)), []).append(spec.seed)
+        rows = [dict(zip(names, (*texts[:3], ",".join(map(str, some)), *texts[3:]), strict=True)) for texts, some in seeds.items()]
         self.console.print(listed(rows, self._width()), markup=False)
+        if any(len(some) > 1 for some in seeds.values()):
+            self.say("estimate, device-hours and memory are those of one seed")
 
     def run(self, signals: StopSignals | None = None, resume: str = "Run the same command again to resume.") -> int:
         """Runs what is to do and waits for it; returns the exit code.

@@ -8,18 +8,19 @@ from typing import Annotated
 import typer
 
 from bench.cli import attack, certify, compare, data, exchange, make, plots, runs, show, site, status, submit, tables, theory, verify
-from bench.cli.command import Command
+from bench.cli.command import Command, Group
 from bench.cli.list import list_
 
 app = typer.Typer(
     name="bench",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compare training methods for certified robustness by randomized smoothing.",
-    epilog="Start with: bench run --protocol smoke, then: bench table --protocol smoke",
+    epilog="Start with: bench run --protocol smoke --method gaussian,smoothmix --sigma 0.5",
 )
 
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from bench.spec import CertifySpec, TrainSpec
 
@@ -56,6 +56,18 @@ class Command(TyperCommand):
         order = self.make_parser(ctx).parse_args(args=list(args))[2]
         _refuse_doubled([param for param in order if _takes_one_value(param)])
         return super().parse_args(ctx, args)
+
+
+class Group(TyperGroup):
+    """Commands, whose help says what that of a command says of itself."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """All parameters, without the names of Python's types."""
+        params: list[Any] = super().get_params(ctx)
+        for param in params:
+            if param.name == "help":
+                param.help, param.metavar = "Show this help and stop.", ""
+        return params
 
 
 def _place(param: Any) -> int:

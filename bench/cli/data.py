@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.command import COMMON, Command
+from bench.cli.command import COMMON, Command, Group
 from bench.cli.common import guarded, plain, plugins, print_json, stop
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.datasets import DatasetInfo
 
-data = typer.Typer(no_args_is_help=True, help="Download data sets and check what is there; no other command downloads.")
+data = typer.Typer(cls=Group, no_args_is_help=True, help="Download data sets and check what is there; no other command downloads.")
 
 DataDir = Annotated[
     Path | None,

@@ -203,7 +203,9 @@ def run(
 
     Standard output is the table (or --json) alone; progress goes to standard error.
 
-    What is computed may stand in a study file instead. Beside it, give only flags that say how and where, such as --jobs or --results.
+    A study file may say what to compute. Beside it, give only flags that say how and where, such as --jobs or --results.
+
+    The paper is that of SmoothMix (Jeong et al. 2021), whose tables this suite began with.
 
     Exit codes: 0 all done, 1 some cells failed or diverged, 2 usage, 128 + signal when interrupted (130 for Ctrl-C).
     """

@@ -144,9 +144,14 @@ def _print_method(loaded: Loaded, data: dict[str, Any]) -> None:
 
     typer.echo(loaded.doc.strip())
     say("")
-    say(f"variants: {', '.join(loaded.cls.variants)} (the first is the default)")
-    typer.echo("\nhyperparameters (change one with --set FIELD=VALUE):")
-    print_rows(data["fields"])
+    if len(loaded.cls.variants) > 1:
+        say(f"variants: {', '.join(loaded.cls.variants)} (the first is the default)")
+        say("")
+    if data["fields"]:
+        typer.echo("hyperparameters (change one with --set FIELD=VALUE):")
+        print_rows(data["fields"])
+    else:
+        typer.echo("no hyperparameters")
     say("")
     if not data["presets"]:
         method = loaded.cls()

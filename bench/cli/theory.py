@@ -40,14 +40,14 @@ def theory(
     ] = 0,
     n: Annotated[int, typer.Option("--n", metavar="N", help="Noise samples of that image.", rich_help_panel=COMMON)] = 10_000,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Draw the two pictures into this folder.", rich_help_panel=OUTPUT)
+        Path | None, typer.Option("--out", metavar="DIR", help="Draw two pictures into this folder, which is made.", rich_help_panel=OUTPUT)
     ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Show why one noise level must serve all inputs (Theorem 1 and Lemma 2 of SmoothMix)."""
     problems = [f"--image {image} must be from 0 to 9999"] if not 0 <= image < 10_000 else []
     problems += [f"--n {n} must be at least 1"] if n < 1 else []
-    problems += [f"--out {out} is not a folder"] if out is not None and not out.is_dir() else []
+    problems += [f"--out {out} is not a folder"] if out is not None and out.exists() and not out.is_dir() else []
     try:
         from bench.theory.worst_case import worst_case
 
@@ -62,6 +62,7 @@ def theory(
 
         folder, tau = out, 1.05 * sigma
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             found["pictures"] = list(map(str, guarded(lambda: plots.draw(folder, p, sigma, tau))))
         except OSError as error:
             stop([f"--out {out}: {error.strerror}"])

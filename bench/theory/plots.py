@@ -70,5 +70,5 @@ def _limit(p: float) -> Figure:
         axes.axhline(float(limit(p, a)), color=color, linestyle=":", linewidth=0.9)
     axes.set(ylim=(0, 1), xlabel="dimensions d", ylabel="worst case at x'")
     axes.set_title(f"tau = sigma (1 + a / sqrt(d)), p = {p:g}, distance 0; dotted: the limit", fontsize=9)
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.78))
     return figure
