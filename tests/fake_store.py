@@ -28,7 +28,8 @@ def run_spec(row: str = "gaussian", seed: int = 0, sigma: float = 0.5, **changes
     """
     method, _, variant = row.partition(".")
     protocol, recipe = changes.pop("protocol", "quick"), changes.pop("recipe", "official")
-    info, own, training = DATASETS["mnist"], changes.pop("hyperparameters", {}), changes.pop("train", {})
+    info = DATASETS.get(changes.get("dataset", ""), DATASETS["mnist"])
+    own, training = changes.pop("hyperparameters", {}), changes.pop("train", {})
     told = changes.get("changes", {})
     fields: dict[str, Any] = {
         "method": method,
