@@ -70,3 +70,16 @@ def test_the_command_that_is_shown_makes_the_run(bench: Call, two_cells: Path) -
 def test_flags_of_one_image_need_it(bench: Call) -> None:
     for words in (("--alpha", "0.01"), ("--rule", "two-sided"), ("--image", "-1"), ("--image", "0", "--alpha", "2")):
         assert bench("show", QUICK, "--results", REFERENCE, *words).exit_code == 2
+
+
+def test_a_radius_is_what_its_formula_says() -> None:
+    """The numbers that stand in it suffice to compute it by hand."""
+    run = Store(REFERENCE).find("b1c7d85d28cdbc11")  # gaussian at sigma 1: samples of an image fall on many classes
+    for rule in ("clopper-pearson", "two-sided"):
+        for image in range(0, 10_000, 2_500):
+            (found,) = trace(run, image, None, None, rule)
+            if found["radius"] is not None:
+                product = found["formula"].rpartition(") = ")[2] or found["formula"]
+                scale, _, quantiles = product.rpartition("= ")[2].partition(" * ")
+                first, _, second = quantiles.strip("()").partition(" - ")
+                assert float(scale) * (float(first) - float(second or 0)) == pytest.approx(found["radius"], abs=5e-6)

@@ -60,15 +60,18 @@ def _traced(certification: Certification, image: int, alpha: float | None, wante
     found |= {"image": image, "label": row.label, "selected": row.selected, "n0": row.n0, "n": row.n, "count": row.count}
     found |= {"selection": dict(row.selection), "estimation": dict(row.estimation), "sigma": sigma, "alpha": alpha, "rule": rule.name}
     bound = radius = None
+    formula = ""
     if row.n:
         counts = _counts(row)
         bound = None if rule.takes_radii else float(rule.bounds(counts, alpha)[0])
         radius = float(rule.radii(counts, alpha, sigma)[0])
         radius = None if np.isnan(radius) else radius
+        formula = "" if radius is None else rule.formula(counts, alpha, sigma)
     right = row.selected == row.label and radius is not None
     images = len(certification.expected())
     adds = None if rule.acr == "none" else radius if right else 0.0
-    return found | {"bound": bound, "radius": radius, "correct": right, "adds": adds, "images": images}
+    found |= {"bound": bound, "radius": radius, "formula": formula}
+    return found | {"correct": right, "adds": adds, "images": images}
 
 
 def _counts(row: Any) -> Any:
@@ -85,7 +88,7 @@ def say_trace(subject: Subject, found: dict[str, Any]) -> None:
     from bench import rules
 
     rule = rules.named(found["rule"])
-    alpha, sigma, bound, radius = found["alpha"], found["sigma"], found["bound"], found["radius"]
+    alpha, bound, radius = found["alpha"], found["bound"], found["radius"]
     say_long(f"test image {found['image']} of {subject.dataset}, label {found['label']}")
     say(f"   evidence: {found['file']}, line {found['line']}")
     say_long(
@@ -98,26 +101,22 @@ def say_trace(subject: Subject, found: dict[str, Any]) -> None:
         say_long(f"2. estimation: of {found['n']:,} further ones, {_votes(found['estimation'])}")
         gives = "none, only whether each given radius is certified, from" if bound is None else f"pA >= {bound:.6f}, from"
         say_long(f"3. bound: {gives} {found['count']:,} of {found['n']:,} ({rule.words()}, alpha {alpha:g})")
-        say_long(f"4. radius: {_radius(rule, sigma, bound, radius)}")
+        say_long(f"4. radius: {_radius(rule, found['formula'], radius)}")
     if found["adds"] is None:
         say_long(f"5. table: {rule.acr_note}")
     else:
         total = f"the sum over {found['images']:,} images, divided by {found['images']:,}, is the ACR"
-        say_long(f"5. table: it adds {found['adds']:.4f}; {total}")
+        say_long(f"5. table: it adds {found['adds']:.4f}; {total} of this run (a table has the mean over seeds)")
     if found["correct"]:
         say_long(f"   it counts as certified at every r {'up to' if rule.takes_radii else 'below'} this radius")
 
 
-def _radius(rule: type[Rule], sigma: float, bound: float | None, radius: float | None) -> str:
-    from scipy.special import ndtri
-
+def _radius(rule: type[Rule], formula: str, radius: float | None) -> str:
     from bench.rules.rule import Rule
 
-    plain = rule.radii is Rule.radii
     if radius is None:
-        return f"none, abstain{': the bound is not above 1/2' if plain else ''}"
-    formula = "" if bound is None or not plain else f"sigma * Phi^-1(pA) = {sigma:g} * {float(ndtri(bound)):.6f} = "
-    return f"{formula}{radius:.6f}"
+        return f"none, abstain{': the bound is not above 1/2' if rule.radii is Rule.radii else ''}"
+    return f"{formula} = {radius:.6f}" if formula else f"{radius:.6f}"
 
 
 def _samples(n: int) -> str:

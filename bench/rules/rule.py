@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from bench.errors import BenchError
 from bench.rules.bounds import Integers, certified_radii
@@ -145,6 +146,12 @@ class Rule(ABC):
             ValueError: as `bounds`; a sigma that is not finite and above 0.
         """
         return certified_radii(self.bounds(counts, alpha), sigma)
+
+    def formula(self, counts: Counts, alpha: float, sigma: float) -> str:
+        """How the radius of one certified image comes about, with its numbers; empty where a rule of its own radii does not say."""
+        if type(self).radii is not Rule.radii:
+            return ""
+        return f"sigma * Phi^-1(pA) = {sigma:g} * {ndtri(self.bounds(counts, alpha)[0]):.6f}"
 
     def largest_radius(self, alpha: float, sigma: float) -> float:
         """The radius of an image whose n samples all agree; 0 if even that abstains."""

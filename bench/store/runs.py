@@ -256,5 +256,5 @@ class Store:
         found = [run for run in self.runs() if run.key.startswith(word)]
         if len(found) != 1:
             what = "no run" if not found else f"{len(found)} runs"
-            raise BenchError(f"{what} in {self.root} with key or folder {word!r}; `bench list runs` names them")
+            raise BenchError(f"{what} in {self.root} with key or folder {word!r}; `bench list runs` names them, --results another folder")
         return found[0]

@@ -41,11 +41,23 @@ class TwoSided(Rule):
         check_sigma(sigma)
         if counts.runner_up is None:
             raise ValueError(f"rule {self.name} needs the counts of the runner-up, and there are none")
-        lower = self.bounds(counts, alpha)
-        # The classes of n samples: an upper bound on one is what a lower bound on the others leaves.
-        upper = np.minimum(1 - lower, 1 - lower_confidence_bounds(counts.n - counts.runner_up, counts.n, SHARE * alpha))
+        lower, upper = self.bounds(counts, alpha), self.upper(counts, alpha)
         with np.errstate(invalid="ignore"):
             return np.where(lower > upper, sigma / 2 * (ndtri(lower) - ndtri(upper)), np.nan)
+
+    def upper(self, counts: Counts, alpha: float) -> Floats:
+        """I: upper bounds on pB, the probability of the runner-up; no larger than 1 - pA leaves."""
+        assert counts.runner_up is not None
+        # The classes of n samples: an upper bound on one is what a lower bound on the others leaves.
+        own = 1 - lower_confidence_bounds(counts.n - counts.runner_up, counts.n, SHARE * alpha)
+        return np.minimum(1 - self.bounds(counts, alpha), own)
+
+    def formula(self, counts: Counts, alpha: float, sigma: float) -> str:
+        lower, upper = self.bounds(counts, alpha)[0], self.upper(counts, alpha)[0]
+        return (
+            f"pB <= {upper:.6f} (pA at {1 - SHARE:g} alpha, pB at {SHARE:g} alpha and at most 1 - pA); "
+            f"sigma / 2 * (Phi^-1(pA) - Phi^-1(pB)) = {sigma / 2:g} * ({ndtri(lower):.6f} - {ndtri(upper):.6f})"
+        )
 
 
 RULE = TwoSided
