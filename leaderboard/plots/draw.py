@@ -117,6 +117,16 @@ def _wrap(text: str, inches: float, size: float) -> str:
     return textwrap.fill(_show(text), int(inches * PER_INCH[size]))
 
 
+def _wrap_parts(text: str, inches: float, size: float) -> str:
+    """Lines that end after a comma, where every part between commas fits a line."""
+    width = int(inches * PER_INCH[size])
+    parts = _show(text).split(", ")
+    if max(map(len, parts)) >= width:
+        return _wrap(text, inches, size)
+    joined = ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
+    return textwrap.fill(joined, width, break_on_hyphens=False).replace("\N{NO-BREAK SPACE}", " ")
+
+
 def _sheet(
     picture: Picture, panels: int, columns: int, size: tuple[float, float], **share: Any
 ) -> tuple[Figure, list[Axes], dict[str, Style]]:
@@ -184,7 +194,7 @@ def draw_curves(picture: Picture, axes: Axes | None = None) -> Axes:
     looks = styles(list(found), picture.baseline)
     _draw_curves(axes, found, looks)
     title = picture.headline if several else f"{picture.headline}, sigma {next(iter(picture.panels)):g}"
-    axes.set_title(_wrap(title, 5, TITLE), fontsize=TITLE)
+    axes.set_title(_wrap_parts(title, 5, TITLE), fontsize=TITLE)
     for label, look in looks.items():
         axes.add_line(_sample(look)).set_label(label)
     axes.legend(fontsize=SMALL)
