@@ -61,11 +61,12 @@ def conclude(matrix: Matrix, plot: Path | None, *, table: bool) -> None:
         matrix.say("")
     if plot:
         _draw(matrix, plot, groups)
+    plugins = [str(path) for path in matrix.request.plugins]
     root, protocol = matrix.store.root, f"--protocol {','.join(matrix.request.protocols)}"
     matrix.say(f"results in {root}")
-    matrix.say(f"next: {line('table', (), root)} {protocol} --out table.md")
+    matrix.say(f"next: {line('table', plugins, root)} {protocol} --out table.md")
     if not plot:
-        matrix.say(f"next: {line('plot curves', (), root)} {protocol}")
+        matrix.say(f"next: {line('plot curves', plugins, root)} {protocol}")
 
 
 def _draw(matrix: Matrix, plot: Path, groups: Sequence[Group]) -> None:
