@@ -44,6 +44,25 @@ class Result:
     tried: bool = True
 
 
+def check_metric(word: str) -> Result:
+    """Computes a metric that was loaded from made-up counts: images that are certified right and wrong, and one that abstains."""
+    from bench.evidence.columns import Columns
+    from leaderboard.metrics import METRICS, outcomes
+
+    label, selected, count = (0, 1, 2, 1), (0, 1, 1, 1), (1000, 800, 900, 500)
+    rest = [1000 - c for c in count]
+    fields = (range(4), label, selected, selected, [2] * 4, count, rest, [100] * 4, [1000] * 4)
+    columns = Columns(*(np.array(field, dtype=np.int32) for field in fields))
+    made = outcomes(columns, alpha=0.001, sigma=0.5)
+    problem = None
+    try:
+        for column in (column for function in METRICS[word] for column in function(("0.50",), 3)):
+            _ = column.of_seed(made) if column.of_seed else column.of_row and column.of_row([made, made])
+    except BenchError as error:
+        problem = str(error)
+    return Result("it gives a number, or None, for counts of four images", problem)
+
+
 class _Broken(Exception):
     """A promise that does not hold, in a sentence."""
 

@@ -19,6 +19,7 @@ from torch import nn
 
 import methods
 from bench import models
+from bench.contract import check_metric
 from bench.datasets import BUILT_IN, DATASETS
 from bench.errors import BenchError
 from bench.registry import DATASET, KINDS, METHOD, METRIC, NETWORK, Kind, Registry, kinds_in
@@ -151,6 +152,24 @@ def test_a_plugin_that_was_edited_is_read_again(tmp_path: Path) -> None:
         found.append(column.of_seed(None))  # type: ignore[arg-type]
     del METRICS["mine"]
     assert found == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("value", "holds"),
+    [
+        ("o.values.mean()", True),
+        ("None", True),
+        ("100 * (o.radius > o.sigma).mean()", True),
+        ("o.nothing", False),
+        ("math.nan", False),
+        ("o.radius", False),
+    ],
+)
+def test_a_metric_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, holds: bool) -> None:
+    monkeypatch.setitem(METRICS, "mine", [])
+    text = f'import math\nfrom leaderboard.metrics import metric\n\n@metric("mine")\ndef mine(o):\n    return {value}\n'
+    Registry((write(tmp_path / "mine.py", text),)).use(METRIC)
+    assert (check_metric("mine").problem is None) is holds
 
 
 # ---------------------------------------------------------------------------------------------- modules beside a plug-in

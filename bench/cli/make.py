@@ -78,12 +78,12 @@ def check(
     plugin: options.Plugins = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Check a method or a data set against its public contract; a network or a metric is loaded. Exit code 1 if a promise is broken."""
+    """Check a method, data set or metric against its public contract; a network is loaded. Exit code 1 if a promise is broken."""
     from rich.console import Console
 
-    from bench.contract import Result, check_dataset
+    from bench.contract import Result, check_dataset, check_metric
     from bench.contract import check as check_method
-    from bench.registry import DATASET, KINDS, METHOD, NETWORK, Registry
+    from bench.registry import DATASET, KINDS, METHOD, METRIC, NETWORK, Registry
 
     as_file = method.endswith(".py") or "/" in method
     problems: list[str] = []
@@ -107,6 +107,7 @@ def check(
             else:
                 registry.load_network(name) if kind is NETWORK else registry.load_metrics([name])
                 results.append(Result(f"its file holds a {kind.word} of its name", None))
+                results += [check_metric(name)] if kind is METRIC else []
         console = Console(highlight=False, soft_wrap=True)
         tried = [result for result in results if result.tried]
         for result in tried:
