@@ -20,6 +20,11 @@ TINY = [
 ]  # fmt: skip
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """A process per core for the whole suite; none to wait for where you name the tests."""
+    return None if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """Tiny tensors gain nothing from threads, and on a busy machine two threads that wait for each other are far slower."""

@@ -146,7 +146,7 @@ NUMBERS: list[dict[str, Any]] = [{"n": n} for n in (0, 1e3, True, 2**40)] + [{"n
 NUMBERS += [{"alpha": alpha} for alpha in (0.5, float("nan"), "0.001")]
 
 
-@pytest.mark.parametrize("words", MODELS, ids=str)
+@pytest.mark.parametrize("words", MODELS, ids=range(len(MODELS)))
 def test_a_model_is_a_module_in_float32_with_a_sigma_above_0(words: tuple[Any, ...]) -> None:
     with pytest.raises(BenchError, match="sigma" if words[1] != 0.5 else "model"):
         bench.SmoothedClassifier(*words)
