@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 from typer.testing import CliRunner
@@ -62,6 +62,7 @@ def test_no_better_than_the_likelihood_ratio_test_by_simulation(tau: float) -> N
     distance=st.floats(0, 0.5),
     d=st.integers(1, 4000),
 )
+@example(p=0.75, sigma=1.0, ratio=2.0, distance=7.934357897054385e-160, d=1)
 def test_the_bounds_lie_above_the_worst_case(p: float, sigma: float, ratio: float, distance: float, d: int) -> None:
     tau = ratio * sigma
     left = float(worst_case(p, sigma, tau, distance, d))

@@ -117,8 +117,9 @@ def _checked(*values: ArrayLike) -> list[NDArray[np.float64]]:
 
 
 def _noncentral(plain: Any, shifted: Any, x: Any, d: Any, centre: Any) -> Any:
-    """A chi-squared function, noncentral where the centre is not 0: scipy's noncentral one is not for 0."""
-    return np.where(centre > 0, shifted(x, d, np.where(centre > 0, centre, 1.0)), plain(x, d))
+    """A chi-squared function, noncentral where the centre is not 0: scipy's noncentral one is not for 0, nor for subnormal numbers."""
+    away = centre >= np.finfo(np.float64).tiny
+    return np.where(away, shifted(x, d, np.where(away, centre, 1.0)), plain(x, d))
 
 
 def _cdf(x: Any, d: Any, centre: Any) -> Any:
