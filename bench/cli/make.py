@@ -5,11 +5,9 @@ from __future__ import annotations
 import keyword
 import re
 import shlex
-from collections.abc import Sequence
 from datetime import date
 from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Annotated
 
 import typer
@@ -32,6 +30,8 @@ def new_method(
     ] = None,
 ) -> None:
     """Write NAME.py, a method that runs as it is, to start from."""
+    from jinja2 import Environment
+
     from bench.registry import Registry
 
     path = folder / f"{name}.py"
@@ -40,8 +40,10 @@ def new_method(
     class_name = title.replace(" ", "")
     shown = [word.strip() for word in (abilities or "").split(",") if word.strip()]
     problems += [f"--with {word} is unknown{nearest(word, SHOWN)}" for word in shown if word not in SHOWN]
-    text = Template(_with(shown, (files("bench") / "assets" / "new_method.py.txt").read_text(encoding="utf-8")))
-    taken = keyword.iskeyword(class_name) or re.search(rf"\b{class_name}\b", text.template)
+    source = (files("bench") / "assets" / "new_method.py.txt").read_text(encoding="utf-8")
+    template = Environment(line_statement_prefix="%%", keep_trailing_newline=True).from_string(source)
+    values = dict.fromkeys(shown, True) | {"year": date.today().year}
+    taken = keyword.iskeyword(class_name) or re.search(rf"\b{class_name}\b", template.render(values))
     if not NAME.match(name) or not class_name.isidentifier() or name != name.lower() or taken:
         problems.append(f"{name!r} is no name for a method: lower case letters, digits, - and _, a letter first, such as my_method")
     elif name in Registry().entries():
@@ -53,24 +55,13 @@ def new_method(
     if problems:
         stop(problems)
     try:
-        path.write_text(text.substitute(title=title, class_name=class_name, year=date.today().year), encoding="utf-8")
+        path.write_text(template.render(values, title=title, class_name=class_name), encoding="utf-8")
     except OSError as error:
         stop([f"{path}: {error.strerror}"])
     typer.echo(f"wrote {path}; next:")
     word = shlex.quote(str(path))
     typer.echo(f"  bench check {word}")
     typer.echo(f"  bench run --plugin {word} --method {name} --protocol smoke")
-
-
-def _with(shown: Sequence[str], text: str) -> str:
-    """The lines of the template that these words ask for: `[a|b]` opens a line of either, `[not a|b]` one of neither."""
-
-    def line(match: re.Match[str]) -> str:
-        wanted = bool({*match[2].split("|")} & {*shown})
-        return match[3] if wanted is not bool(match[1]) else ""
-
-    tag = re.compile(r"^\[(not )?([a-z|]+)\](.*\n)", re.M)
-    return tag.sub(line, tag.sub(line, text))  # a line may have two
 
 
 def check(
