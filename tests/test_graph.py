@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import pytest
 import torch
 from cpu_recorder import CpuRecorder
 from torch import Tensor, nn
-from toys import CPU, toy_trainer
+from toys import CPU, through_a_file, toy_trainer
 
 import bench.models
 from bench.errors import BenchError
@@ -126,18 +125,12 @@ def test_the_comparison_would_see_a_stale_constant() -> None:
 def test_a_resumed_training_replays_to_the_same_weights(name: str) -> None:
     """From every step on, whatever is replayed before or after it."""
     whole = trainer(METHODS[name], recorded=True)
-    states: list[bytes] = []
-
-    def keep(t: Trainer) -> None:
-        buffer = io.BytesIO()
-        torch.save(t.state(), buffer)
-        states.append(buffer.getvalue())
-
-    whole.run(keep)
+    states: list[dict[str, Any]] = []
+    whole.run(lambda t: states.append(through_a_file(t.state())))
     expected = {key: tensor.clone() for key, tensor in whole.model.state_dict().items()}
     for state in states:
         again = trainer(METHODS[name], recorded=True)
-        again.restore(torch.load(io.BytesIO(state), weights_only=True))
+        again.restore(state)
         again.run(lambda _: None)
         assert same(dict(again.model.state_dict()), expected)
         assert again.curve == whole.curve
@@ -146,23 +139,21 @@ def test_a_resumed_training_replays_to_the_same_weights(name: str) -> None:
 def test_a_trainer_that_goes_back_records_anew() -> None:
     """A restored optimiser has other momentum buffers than those of the recording."""
     t = trainer(Gaussian(), recorded=True)
-    kept: list[bytes] = []
+    kept: list[dict[str, Any]] = []
 
     class Back(Exception):
         pass
 
     def after(t: Trainer) -> None:
         if t.step == 3 and not kept:
-            buffer = io.BytesIO()
-            torch.save(t.state(), buffer)
-            kept.append(buffer.getvalue())
+            kept.append(through_a_file(t.state()))
         if t.step == 5 and len(kept) == 1:
-            kept.append(b"")
+            kept.append({})
             raise Back
 
     with pytest.raises(Back):
         t.run(after)
-    t.restore(torch.load(io.BytesIO(kept[0]), weights_only=True))
+    t.restore(kept[0])
     assert same(end(t), end(trainer(Gaussian(), recorded=False)))
 
 

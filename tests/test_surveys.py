@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from toys import INFO, plain_spec, toy_trainer
+from toys import INFO, plain_spec, through_a_file, toy_trainer
 from typer.testing import CliRunner
 
 import bench.models
@@ -221,18 +220,12 @@ def test_weights_say_which_images_come_and_a_pass_keeps_its_length() -> None:
 def test_resuming_after_every_step_gives_the_same_weights(clock: int) -> None:
     keeper = Memory()
     whole = trainer(keeper, clock=clock)
-    states: list[bytes] = []
-
-    def keep(t: Trainer) -> None:
-        buffer = io.BytesIO()
-        torch.save(t.state(), buffer)
-        states.append(buffer.getvalue())
-
-    whole.run(keep)
+    states: list[dict[str, Any]] = []
+    whole.run(lambda t: states.append(through_a_file(t.state())))
     final = whole.model.state_dict()
     for state in states[:: 2 if clock == 4 else 3]:
         again = trainer(keeper, clock=clock)
-        again.restore(torch.load(io.BytesIO(state), weights_only=True))
+        again.restore(state)
         assert same(end(again), final)
         assert again.surveys.taken == whole.surveys.taken
         assert again.curve == whole.curve

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import io
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from toys import through_a_file
 
 import bench.models
 from bench.data import Split
@@ -120,13 +120,6 @@ class Stop(Exception):
 
 
 # --------------------------------------------------------------------------------------------------------------- resuming
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=True)  # type: ignore[no-any-return]
 
 
 def test_resuming_after_every_step_gives_the_same_weights_and_curve() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from typing import Any
 
 import torch
@@ -29,3 +30,11 @@ def toy_trainer(method: Method, images: int, *, micro_batch: int | None = None, 
     pixels = torch.randint(0, 256, (images, *INFO.shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     spec = plain_spec(**{"epochs": 3, "clock": 3, "lr": 0.1, "lr_step": 2, **train})
     return Trainer(spec, method, INFO, Split(pixels, torch.arange(images) % 3, {}), CPU, micro_batch=micro_batch, recorder=recorder)
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    """A training's state as one finds it again."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)  # type: ignore[no-any-return]
