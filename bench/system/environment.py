@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -33,7 +34,7 @@ def describe(device: torch.device, sources: Mapping[str, Any], checksums: dict[s
         **sources,
         **_engine(),
         "data_md5": checksums,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {platform.machine()}{_processor()}",
         "capability": capability(device),
         "threads": torch.get_num_threads(),
         "precision": {"dtype": "float32", "tf32": "tf32" in _shortcuts(device), "bf16": "bf16" in _shortcuts(device)},
@@ -45,6 +46,21 @@ def capability(device: torch.device) -> str:
     if device.type == "cuda":
         return ".".join(map(str, torch.cuda.get_device_capability(device)))
     return torch.backends.cpu.get_cpu_capability()
+
+
+@cache
+def _processor() -> str:
+    """The model of the processor, as far as the system tells: on it, too, depend the last bits of float32."""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n\n")[0]  # the first core
+        fields = dict(re.findall(r"^(.+?)\s*: (.*)$", text, re.MULTILINE))
+        words = [fields.get("model name", "")]
+        words += [f"{name} {fields[name]}" for name in ("cpu family", "model", "CPU implementer", "CPU part") if name in fields]
+        return "".join(f", {word}" for word in words if word)
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        words = ["sysctl", "-n", "machdep.cpu.brand_string"]  # macOS
+        return ", " + subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    return ""
 
 
 @cache
