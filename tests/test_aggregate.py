@@ -455,4 +455,4 @@ def test_a_certification_that_the_usual_alpha_cannot_read_hides_nothing(store: S
     write_evidence(add(alone, run_spec(), None).certification(strict), (6000,) * 4)
     refused = bench("table", "--results", alone.root)
     assert refused.exit_code == 2
-    assert "give --alpha 0.0001, or less" in " ".join(refused.output.split())
+    assert "give --alpha 0.0001 or less" in " ".join(refused.output.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -172,7 +173,7 @@ def test_an_interrupted_run_says_how_to_continue(tiny: Call, rerun: bool, monkey
         patched.setattr("bench.matrix.cost.estimate", lambda *_, **__: {})  # it certifies, too
         result = tiny(*line, *(("--rerun", "all") if rerun else ()))
     assert result.exit_code == (143 if rerun else 130)
-    how = "Run this command, without --rerun all, to resume:" if rerun else "Run the same command again to resume:"
+    how = "Run this command without --rerun all to resume:" if rerun else "Run the same command again to resume:"
     assert how in result.output
     again = tiny(*line)
     assert again.exit_code == 0
@@ -254,7 +255,7 @@ REFUSED: list[tuple[str, str]] = [
         ("epoch", "did you mean 'train.epochs'?"),
         ("images", "did you mean 'certify.images' or 'train.images'?"),
         ("sigma", "use --sigma 3"),
-        ("seed", "use --seeds 3,"),
+        ("seed", "use --seeds '3,'"),
         ("scal", "did you mean 'scale'?"),
         ("qwertz", "there is scale"),
     )),
@@ -291,6 +292,14 @@ def test_seeds(chosen: list[int]) -> None:
     elif chosen[0]:
         assert common.seeds([listed], []) == list(range(chosen[0]))
     assert common.seeds((), []) == []
+
+
+@given(st.just(0) | st.integers(100_001, 10**12))
+def test_the_word_that_a_refusal_of_seeds_offers_means_that_seed(count: int) -> None:
+    problems: list[str] = []
+    assert common.seeds([str(count)], problems) == []
+    assert common.seeds(re.findall("'(.+?)'", problems[0]), problems) == [count]
+    assert len(problems) == 1
 
 
 def test_commas_within_brackets_do_not_split() -> None:

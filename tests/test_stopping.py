@@ -218,7 +218,7 @@ def test_the_commands(tiny: Call, bench: Call, tmp_path: Path) -> None:
         assert told in " ".join(result.output.split()), result.output
     assert bench("verify", store.root).exit_code == 0
     result = bench("table", *where, "--alpha", "0.01")
-    refusal = "so alpha 0.01 is too large; give --alpha 0.001, or less" in " ".join(result.output.split())
+    refusal = "so alpha 0.01 is too large; give --alpha 0.001 or less" in " ".join(result.output.split())
     assert (result.exit_code, refusal) == (0, True), result.output
     for more, groups in ((), 4), (("--alpha", "0.01"), 3):
         assert len(json.loads(bench("table", *where, *more, "--format", "json").stdout)["groups"]) == groups

@@ -291,7 +291,7 @@ class Matrix:
             mine += [replace(planned[cells[place].id], job=job) for place, job in sorted(jobs.items())]
             path = handed_over(self.store.root, mine, finished, path)
         self.say(f"submitted {len(cells)} cells as {len({cell.job for cell in mine})} jobs; their logs are in {slurm.folder}")
-        self.say(f"next: {line('status', (), self.store.root)}, for where they stand")
+        self.say(f"next: {line('status', (), self.store.root)}")
         self.say("Run the same command again to submit what is unfinished then.")
         return 0
 

@@ -97,15 +97,15 @@ def seeds(values: Sequence[str] | None, problems: list[str]) -> list[int]:
     chosen = []
     for word in words(values, "--seeds", problems):
         if not (word.isascii() and word.isdigit() and len(word) < 19):
-            problems.append(f"--seeds {word} is not a whole number from 0 up; write 5 for seeds 0 to 4, or a list such as 0,3,4")
+            problems.append(f"--seeds {word} is not a whole number from 0 up; write 5 for seeds 0 to 4, or a list such as '0,3,4'")
         else:
             chosen.append(int(word))
     as_count = len(chosen) == 1 and len(values or ()) == 1 and "," not in (values or ("",))[0]
     if as_count and chosen[0] > 100_000:
-        problems.append(f"--seeds {chosen[0]} asks for more than 100000 seeds; write {chosen[0]}, for that one seed")
+        problems.append(f"--seeds {chosen[0]} asks for more than 100000 seeds; write '{chosen[0]},' for that one seed")
         return []
     if as_count and chosen[0] == 0:
-        problems.append("--seeds 0 asks for no seed, since N means seeds 0 to N - 1; write 0, for seed 0 alone")
+        problems.append("--seeds 0 asks for no seed, since N means seeds 0 to N - 1; write '0,' for seed 0 alone")
         return []
     return list(range(chosen[0])) if as_count else chosen
 

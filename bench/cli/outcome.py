@@ -33,7 +33,7 @@ def typed(without: str = "") -> str:
 
 def how_to_resume(request: RunRequest) -> str:
     """Lines for after an interruption; --rerun would start over once more."""
-    how = f"Run this command, without --rerun {request.rerun}, to resume" if request.rerun else "Run the same command again to resume"
+    how = f"Run this command without --rerun {request.rerun} to resume" if request.rerun else "Run the same command again to resume"
     return f"{how}:\n  {typed(without='--rerun')}"
 
 

@@ -51,7 +51,7 @@ def run(
         typer.Option(
             "--seeds",
             metavar="N",
-            help="5 means seeds 0 to 4; 0,3,4 or 3, means just those. Default: the protocol's.",
+            help="5 means seeds 0 to 4; '0,3,4' or '3,' means just those. Default: the protocol's.",
             rich_help_panel=COMMON,
         ),
     ] = None,

@@ -373,7 +373,7 @@ def _meant(changes: Mapping[str, str], name: str, fields: Iterable[str]) -> str:
     """The nearest right name for a hyperparameter that there is not: perhaps it is one of the protocol, or has an option of its own."""
     options = {
         "sigma": f"use --sigma {changes[name]}",
-        "seed": f"use --seeds {changes[name]}, for the training, certify.seed for the sampling",
+        "seed": f"use --seeds '{changes[name]},' for the training, certify.seed for the sampling",
         "alpha": WHERE_ALPHA,
     }
     if name in options:

@@ -23,7 +23,7 @@ class Curtailed(ClopperPearson):
     def refusal(self, alpha: float) -> str:
         stopped = self.spec.stop_alpha
         told = f"sampling was stopped where nothing certifies at alpha {stopped:g}, so alpha {alpha:g} is too large"
-        return f"{told}; give --alpha {stopped!r}, or less" if alpha > stopped else ""
+        return f"{told}; give --alpha {stopped!r} or less" if alpha > stopped else ""
 
 
 RULE = Curtailed
