@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -259,6 +260,17 @@ def test_words_for_columns() -> None:
     for word, told in (("clear", "did you mean 'clean'"), ("-1", "from 0 up"), ("nan", "finite"), ("inf", "finite")):
         with pytest.raises(BenchError, match=told):
             names(word)
+
+
+def test_the_name_of_a_column_leads_to_its_metric() -> None:
+    texts = {text for column in columns_of(["all"], (), 1) for text in (column.name, column.heading)} - set(METRICS)
+    assert {"pA>0.9", "samples", "abstain"} <= texts
+    for text in texts:
+        for written in (text, text.upper()):
+            with pytest.raises(BenchError) as raised:
+                columns_of([written], (), 1)
+            (word,) = re.findall(r"did you mean '(.+?)'", str(raised.value))
+            assert text in {part for column in columns_of([word], (), 1) for part in (column.name, column.heading)}, written
 
 
 def test_a_metric_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:

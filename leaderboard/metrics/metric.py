@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from numbers import Real
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -135,19 +136,32 @@ def columns_of(words: Iterable[str], radii: Sequence[str], classes: int) -> tupl
             named = METRICS if word == "all" else [word]
             chosen = [column for name in named for columns in METRICS[name] for column in columns(radii, classes)]
         else:
-            chosen = METRICS[ACCURACY][0]([_radius(word)], 0)
+            chosen = METRICS[ACCURACY][0]([_radius(word, classes)], 0)
         for column in chosen:
             found.setdefault(column.name, column)
     return tuple(found.values())
 
 
-def _radius(word: str) -> str:
+def _radius(word: str, classes: int) -> str:
     """A radius as columns are named: at least two decimals."""
     try:
         r = float(word.removeprefix("r="))
     except ValueError:
-        raise BenchError(f"there is no metric {word!r}{lies_here(word) or nearest(word, [*METRICS, 'all'])}") from None
+        raise BenchError(f"there is no metric {word!r}{lies_here(word) or _meant(word, classes)}") from None
     if not (math.isfinite(r) and r >= 0):
         raise BenchError(f"radius {word} must be a finite number from 0 up, such as 0.5")
     r += 0.0  # no -0.00
     return text if float(text := f"{r:.2f}") == r else repr(r)
+
+
+def _meant(word: str, classes: int) -> str:
+    """The nearest metric, or the metric of the nearest column, as the end of a sentence: columns bear other names than what gives them."""
+    columns = {
+        text.casefold(): f"; did you mean {metric!r}, which gives the column {text!r}?"
+        for metric, functions in reversed(METRICS.items())
+        for column in (column for function in functions for column in function((), classes))
+        for text in (column.name, column.heading)
+    }
+    told = columns | {metric.casefold(): f"; did you mean {metric!r}?" for metric in [*METRICS, "all"]}
+    close = get_close_matches(word.casefold(), told, n=1)
+    return told[close[0]] if close else nearest(word, [*METRICS, "all"])
