@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.command import CERTIFICATION, COMMON, OUTPUT
+from bench.cli.command import CERTIFICATION, OUTPUT, option
 from bench.cli.common import existing_folder, guarded, numbers, print_json, stop, use_plugins, write_file
 from bench.cli.exchange import finished_certification
 from bench.errors import BenchError
@@ -25,36 +25,17 @@ COLUMNS = ("index", "label", "certified", "radius", "eps", "distance", "predict"
 
 def attack(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Key or folder of a run with weights; `bench list runs` shows the keys.")],
-    eps: Annotated[
-        list[str],
-        typer.Option("--eps", metavar="R", help="L2 radii of the attack, in pixels of [0, 1], such as 0.5,1.", rich_help_panel=COMMON),
-    ],
-    images: Annotated[
-        str,
-        typer.Option("--images", metavar="WHICH", help="Of the certified images: all, every:100, 0-499, ...", rich_help_panel=COMMON),
-    ] = "all",
-    steps: Annotated[
-        int, typer.Option("--steps", metavar="N", help="Gradient steps, each of length 2 eps / steps.", rich_help_panel="Attack")
-    ] = 20,
-    samples: Annotated[int, typer.Option("--samples", metavar="N", help="Noise samples of each gradient.", rich_help_panel="Attack")] = 128,
-    restarts: Annotated[
-        int, typer.Option("--restarts", metavar="N", help="Additional starts from random points of the ball.", rich_help_panel="Attack")
-    ] = 0,
-    n: Annotated[
-        int, typer.Option("--n", metavar="N", help="Samples that evaluate the attacked image.", rich_help_panel=CERTIFICATION)
-    ] = 1000,
-    alpha: Annotated[
-        float,
-        typer.Option(
-            "--alpha", metavar="A", help="Failure probability of a prediction and of a certificate.", rich_help_panel=CERTIFICATION
-        ),
-    ] = 0.001,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of all noise.", rich_help_panel=CERTIFICATION)] = 0,
+    eps: Annotated[list[str], option("--eps", "R", "L2 radii of the attack, in pixels of [0, 1], such as 0.5,1.")],
+    images: Annotated[str, option("--images", "WHICH", "Of the certified images: all, every:100, 0-499, ...")] = "all",
+    steps: Annotated[int, option("--steps", "N", "Gradient steps, each of length 2 eps / steps.", "Attack")] = 20,
+    samples: Annotated[int, option("--samples", "N", "Noise samples of each gradient.", "Attack")] = 128,
+    restarts: Annotated[int, option("--restarts", "N", "Additional starts from random points of the ball.", "Attack")] = 0,
+    n: Annotated[int, option("--n", "N", "Samples that evaluate the attacked image.", CERTIFICATION)] = 1000,
+    alpha: Annotated[float, option("--alpha", "A", "Failure probability of a prediction and of a certificate.", CERTIFICATION)] = 0.001,
+    seed: Annotated[int, option("--seed", "N", "Seed of all noise.", CERTIFICATION)] = 0,
     certification: options.Certification = None,
     device: options.Device = "auto",
-    csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write one line per image and radius to this file.", rich_help_panel=OUTPUT)
-    ] = None,
+    csv: Annotated[Path | None, option("--csv", "FILE", "Write one line per image and radius to this file.", OUTPUT)] = None,
     results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
     as_json: options.Json = False,

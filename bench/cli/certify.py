@@ -12,7 +12,7 @@ import typer
 
 import bench.cli.options as options
 from bench import rules
-from bench.cli.command import CERTIFICATION, COMMON, OUTPUT
+from bench.cli.command import CERTIFICATION, OUTPUT, option
 from bench.cli.common import check_folder, guarded, plain, print_json, stop, use_plugins, write_file
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.outcome import typed
@@ -34,44 +34,23 @@ Checkpoint = Annotated[
         help="A weights file (.pth, .pt, .tar or .safetensors), a run's key or folder, a network of --plugin, or module:factory.",
     ),
 ]
-Dataset = Annotated[
-    str | None, typer.Option("--dataset", metavar="NAME", help="Whose test images. Default: the run's.", rich_help_panel=COMMON)
-]
-Sigma = Annotated[
-    float | None,
-    typer.Option("--sigma", metavar="S", help="Noise level, in pixels of [0, 1]. Default: the run's.", rich_help_panel=COMMON),
-]
-Alpha = Annotated[
-    float,
-    typer.Option("--alpha", metavar="A", help="Failure probability of the answer for one image.", rich_help_panel=CERTIFICATION),
-]
-Images = Annotated[
-    str,
-    typer.Option("--images", metavar="WHICH", help="Test images: all, every:100, 0-499 or 5000-9999:20.", rich_help_panel=CERTIFICATION),
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the noise.", rich_help_panel=CERTIFICATION)]
+Dataset = Annotated[str | None, option("--dataset", "NAME", "Whose test images. Default: the run's.")]
+Sigma = Annotated[float | None, option("--sigma", "S", "Noise level, in pixels of [0, 1]. Default: the run's.")]
+Alpha = Annotated[float, option("--alpha", "A", "Failure probability of the answer for one image.", CERTIFICATION)]
+Images = Annotated[str, option("--images", "WHICH", "Test images: all, every:100, 0-499 or 5000-9999:20.", CERTIFICATION)]
+Seed = Annotated[int, option("--seed", "N", "Seed of the noise.", CERTIFICATION)]
 Arch = Annotated[
-    str | None,
-    typer.Option(
-        "--arch",
-        metavar="NAME",
-        help="Network of the suite, of timm or of --plugin, or module:factory. Default: what the file says.",
-        rich_help_panel=COMMON,
-    ),
+    str | None, option("--arch", "NAME", "Network of the suite, of timm or of --plugin, or module:factory. Default: what the file says.")
 ]
 NormalizeOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--normalize",
-        metavar="HOW",
-        help="What pixels are normalised by, if the file does not hold it: dataset, timm, none, or MEAN/STD such as 0.1307/0.3081.",
-        rich_help_panel=COMMON,
+        "HOW",
+        "What pixels are normalised by, if the file does not hold it: dataset, timm, none, or MEAN/STD such as 0.1307/0.3081.",
     ),
 ]
-Tsv = Annotated[
-    Path | None, typer.Option("--tsv", metavar="FILE", help="Also write one line per image to this file.", rich_help_panel=OUTPUT)
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.", rich_help_panel=OUTPUT)]
+Tsv = Annotated[Path | None, option("--tsv", "FILE", "Also write one line per image to this file.", OUTPUT)]
 HUGE = 4.0
 """Noise in pixels of [0, 1] that nobody means; the field's largest is 1."""
 
@@ -80,51 +59,31 @@ def certify(
     checkpoint: Checkpoint,
     dataset: Dataset = None,
     sigma: Sigma = None,
-    n: Annotated[
-        int,
-        typer.Option("--n", metavar="N", help="Samples per image that estimate the class's probability.", rich_help_panel=CERTIFICATION),
-    ] = 100_000,
-    n0: Annotated[
-        int, typer.Option("--n0", metavar="N", help="Samples per image that select the class.", rich_help_panel=CERTIFICATION)
-    ] = 100,
+    n: Annotated[int, option("--n", "N", "Samples per image that estimate the class's probability.", CERTIFICATION)] = 100_000,
+    n0: Annotated[int, option("--n0", "N", "Samples per image that select the class.", CERTIFICATION)] = 100,
     alpha: Alpha = 0.001,
     rule: Annotated[
         str,
-        typer.Option(
-            "--rule",
-            metavar="NAME",
-            help=f"Bound that turns counts into radii, and when sampling stops: {', '.join(rules.names())}.",
-            rich_help_panel=CERTIFICATION,
+        option(
+            "--rule", "NAME", f"Bound that turns counts into radii, and when sampling stops: {', '.join(rules.names())}.", CERTIFICATION
         ),
     ] = rules.DEFAULT,
     radii: Annotated[
         str | None,
-        typer.Option(
-            "--radii",
-            metavar="LIST",
-            help="Radii such as 0,0.5,1 for a rule that certifies only given ones. Default: the paper's.",
-            rich_help_panel=CERTIFICATION,
-        ),
+        option("--radii", "LIST", "Radii such as 0,0.5,1 for a rule that certifies only given ones. Default: the paper's.", CERTIFICATION),
     ] = None,
-    skip_misclassified: Annotated[
-        bool,
-        typer.Option(
-            "--skip-misclassified",
-            help="Stop sampling an image whose selected class is wrong; abstention is then unknown.",
-            rich_help_panel=CERTIFICATION,
-        ),
-    ] = False,
+    skip_misclassified: options.SkipMisclassified = False,
     images: Images = "all",
     seed: Seed = 0,
     arch: Arch = None,
     normalize: NormalizeOption = None,
     row: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--row",
-            metavar="NAME",
-            help="Row of this checkpoint in tables; checkpoints of one row are averaged. Default: a row of its own, named like the file.",
-            rich_help_panel=OUTPUT,
+            "NAME",
+            "Row of this checkpoint in tables; checkpoints of one row are averaged. Default: a row of its own, named like the file.",
+            OUTPUT,
         ),
     ] = None,
     device: options.Device = "auto",
@@ -132,7 +91,7 @@ def certify(
     plugin: options.Plugins = None,
     tsv: Tsv = None,
     data_dir: DataDir = None,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Certify a model by randomized smoothing: your own, a published checkpoint, or a run.
@@ -152,7 +111,7 @@ def predict(
     checkpoint: Checkpoint,
     dataset: Dataset = None,
     sigma: Sigma = None,
-    n: Annotated[int, typer.Option("--n", metavar="N", help="Samples per image.", rich_help_panel=CERTIFICATION)] = 1_000,
+    n: Annotated[int, option("--n", "N", "Samples per image.", CERTIFICATION)] = 1_000,
     alpha: Alpha = 0.001,
     images: Images = "all",
     seed: Seed = 0,
@@ -163,7 +122,7 @@ def predict(
     plugin: options.Plugins = None,
     tsv: Tsv = None,
     data_dir: DataDir = None,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Predict the class of test images with the smoothed classifier, or abstain.

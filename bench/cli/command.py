@@ -21,6 +21,16 @@ PANELS = (COMMON, TRAINING, CERTIFICATION, CLUSTERS)
 """First in the help of a command; other panels follow, and the last is the output."""
 
 
+def option(flag: str, metavar: str | None, help: str, panel: str = COMMON) -> Any:
+    """An option with a value, for `Annotated`. metavar: what stands for the value; None: the name of its type."""
+    return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel)
+
+
+def switch(flag: str, help: str, panel: str = COMMON) -> Any:
+    """An option without a value, for `Annotated`."""
+    return typer.Option(flag, help=help, rich_help_panel=panel)
+
+
 class Command(TyperCommand):
     """A command that refuses an option of one value if it is given twice, and whose help leaves line breaks to the terminal."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 import bench.cli.options as options
-from bench.cli.command import COMMON
+from bench.cli.command import option
 from bench.cli.common import (
     check_alpha,
     check_out,
@@ -36,24 +36,12 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="The row to compare with, such as gaussian; or the key of a run.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other row, or a pattern such as 'smoothmix*'.")],
     logs: Annotated[
-        Path | None,
-        typer.Option(
-            "--logs",
-            metavar="DIR",
-            help="Where A is a run: folder of the imported logs. Default: that of --results.",
-            rich_help_panel=COMMON,
-        ),
+        Path | None, option("--logs", "DIR", "Where A is a run: folder of the imported logs. Default: that of --results.")
     ] = None,
-    dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="The data set. Default: mnist.", rich_help_panel=COMMON)
-    ] = None,
+    dataset: Annotated[str | None, option("--dataset", "NAME", "The data set. Default: mnist.")] = None,
     sigma: options.Sigmas = None,
-    protocol: Annotated[
-        str | None, typer.Option("--protocol", metavar="NAME", help="Only runs of this protocol.", rich_help_panel=COMMON)
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="NAME", help="Only runs of this recipe.", rich_help_panel=COMMON)
-    ] = None,
+    protocol: Annotated[str | None, option("--protocol", "NAME", "Only runs of this protocol.")] = None,
+    recipe: Annotated[str | None, option("--recipe", "NAME", "Only runs of this recipe.")] = None,
     where: options.Where = None,
     alpha: options.Alpha = None,
     rule: options.ReadBy = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.command import COMMON, Command, Group
+from bench.cli.command import Command, Group, option, switch
 from bench.cli.common import guarded, plain, plugins, print_json, stop
 from bench.errors import BenchError
 
@@ -18,15 +18,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(cls=Group, no_args_is_help=True, help="Download data sets and check what is there; no other command downloads.")
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        metavar="DIR",
-        help="Folder of the data sets. Default: BENCH_DATA_DIR, then your cache folder.",
-        rich_help_panel=COMMON,
-    ),
-]
+DataDir = Annotated[Path | None, option("--data-dir", "DIR", "Folder of the data sets. Default: BENCH_DATA_DIR, then your cache folder.")]
 
 
 @data.command("get", cls=Command)
@@ -53,9 +45,7 @@ def get(
 def check(
     name: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Data sets to look for. Default: all.")] = None,
     data_dir: DataDir = None,
-    every_image: Annotated[
-        bool, typer.Option("--every-image", help="Decode every image file; takes hours for large data sets.", rich_help_panel=COMMON)
-    ] = False,
+    every_image: Annotated[bool, switch("--every-image", "Decode every image file; takes hours for large data sets.")] = False,
     plugin: options.Plugins = None,
     as_json: options.Json = False,
 ) -> None:

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from bench.cli.command import CLUSTERS, TRAINING
+from bench.cli.command import CLUSTERS, TRAINING, option, switch
 from bench.errors import nearest
 
 Devices = Annotated[
-    int | None,
-    typer.Option(
-        "--devices-per-cell",
-        metavar="N",
-        help="Devices that train and certify one cell together; part of the run's key.",
-        rich_help_panel=CLUSTERS,
-    ),
+    int | None, option("--devices-per-cell", "N", "Devices that train and certify one cell together; part of the run's key.", CLUSTERS)
 ]
 Precision = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--precision",
-        metavar="NAME",
-        help="Precision of the training: 32, bf16, 16 or tf32; part of the run's key. Certification is always float32.",
-        rich_help_panel=TRAINING,
+        "NAME",
+        "Precision of the training: 32, bf16, 16 or tf32; part of the run's key. Certification is always float32.",
+        TRAINING,
     ),
 ]
-SyncBatchnorm = Annotated[
-    bool,
-    typer.Option("--sync-batchnorm", help="Compute batch norm over all devices of a cell (CUDA).", rich_help_panel=CLUSTERS),
-]
+SyncBatchnorm = Annotated[bool, switch("--sync-batchnorm", "Compute batch norm over all devices of a cell (CUDA).", CLUSTERS)]
 
 PRECISIONS = {"32": "float32", "bf16": "bf16", "16": "fp16", "tf32": "tf32"}
 """Words of --precision, and what a spec calls them; it takes the latter as well."""

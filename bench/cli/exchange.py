@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.command import COMMON, OUTPUT
+from bench.cli.command import OUTPUT, option, switch
 from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, guarded, print_json, stop, write_file
 from bench.errors import BenchError, nearest
 
@@ -30,22 +30,15 @@ def import_(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder of logs, or one log.")],
     manifest: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--manifest",
-            metavar="FILE",
-            help="CSV that says what each log is, or the name of a known collection. Default: the known collection that fits best.",
-            rich_help_panel=COMMON,
+            "FILE",
+            "CSV that says what each log is, or the name of a known collection. Default: the known collection that fits best.",
         ),
     ] = None,
-    draft: Annotated[
-        Path | None,
-        typer.Option("--draft", metavar="FILE", help="Import nothing; write a first manifest for you to edit.", rich_help_panel=COMMON),
-    ] = None,
+    draft: Annotated[Path | None, option("--draft", "FILE", "Import nothing; write a first manifest for you to edit.")] = None,
     results: options.Results = Path("results/runs"),
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Write nothing if any file is refused or not in the manifest.", rich_help_panel=COMMON),
-    ] = False,
+    strict: Annotated[bool, switch("--strict", "Write nothing if any file is refused or not in the manifest.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Import published certification logs, so that tables can show them beside your runs.
@@ -139,15 +132,9 @@ def _print_some(what: str, names: Sequence[str]) -> None:
 
 def export(
     run: options.Run,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.", rich_help_panel=OUTPUT)],
+    out: Annotated[Path, option("--out", "FILE", "File to write.", OUTPUT)],
     format_: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help="tsv: the certification, one line per image. checkpoint: the weights, for torch.load.",
-            rich_help_panel=OUTPUT,
-        ),
+        str, option("--format", "NAME", "tsv: the certification, one line per image. checkpoint: the weights, for torch.load.", OUTPUT)
     ] = "tsv",
     certification: options.Certification = None,
     alpha: options.Alpha = None,

@@ -36,8 +36,7 @@ def list_(
     what: Annotated[
         What,
         typer.Argument(
-            metavar="WHAT",
-            help="methods, datasets, networks, metrics, protocols, runs, certified checkpoints or imported logs.",
+            metavar="WHAT", help="methods, datasets, networks, metrics, protocols, runs, certified checkpoints or imported logs."
         ),
     ],
     plugin: options.Plugins = None,

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 import bench.cli.options as options
+from bench.cli.command import option
 from bench.cli.common import guarded, plain, plugins, stop
 from bench.cli.data import DataDir, check_data_dir
 from bench.errors import nearest
@@ -24,9 +25,9 @@ SHOWN = ("index", "length", "ascent", "survey", "weights", "prior")
 
 def new_method(
     name: Annotated[str, typer.Argument(help="The method's name; the file will be NAME.py.")],
-    folder: Annotated[Path, typer.Option("--folder", help="Where to write it.")] = Path(),
+    folder: Annotated[Path, option("--folder", None, "Where to write it.")] = Path(),
     abilities: Annotated[
-        str | None, typer.Option("--with", metavar="WORDS", help=f"What else the file shows, such as survey,weights: {', '.join(SHOWN)}.")
+        str | None, option("--with", "WORDS", f"What else the file shows, such as survey,weights: {', '.join(SHOWN)}.")
     ] = None,
 ) -> None:
     """Write NAME.py, a method that runs as it is, to start from."""

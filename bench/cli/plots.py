@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 import bench.cli.options as options
-from bench.cli.command import COMMON, OUTPUT
+from bench.cli.command import OUTPUT, option
 from bench.cli.common import check_alpha, check_out, existing_folder, filters, guarded, numbers, plain, seeds, stop, use_plugins, write_file
 from bench.errors import nearest
 
@@ -40,21 +40,10 @@ def plot(
     rule: options.ReadBy = None,
     source: Annotated[
         str | None,
-        typer.Option(
-            "--from",
-            metavar="SOURCE",
-            help="Only runs, imported logs (imported), certified checkpoints, or the paper's numbers (published).",
-            rich_help_panel=COMMON,
-        ),
+        option("--from", "SOURCE", "Only runs, imported logs (imported), certified checkpoints, or the paper's numbers (published)."),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="A .svg, .pdf or .png file. Default: a name such as curves-mnist-quick.svg.",
-            rich_help_panel=OUTPUT,
-        ),
+        Path | None, option("--out", "FILE", "A .svg, .pdf or .png file. Default: a name such as curves-mnist-quick.svg.", OUTPUT)
     ] = None,
     results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,

@@ -9,7 +9,7 @@ import typer
 
 import bench.cli.options as options
 import bench.cli.studies as studies
-from bench.cli.command import CERTIFICATION, CLUSTERS, COMMON, OUTPUT, TRAINING
+from bench.cli.command import CERTIFICATION, CLUSTERS, OUTPUT, TRAINING, option, switch
 from bench.cli.common import changes, check_folder, check_out, guarded, numbers, plugins, print_json, say, seeds, stop, words
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.devices import Devices, Precision, SyncBatchnorm, training_changes
@@ -24,177 +24,99 @@ def run(
     context: typer.Context,
     file: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="STUDY",
-            show_default=False,
-            help="A .toml file that says what flags say; --save-study writes one.",
-        ),
+        typer.Argument(metavar="STUDY", show_default=False, help="A .toml file that says what flags say; --save-study writes one."),
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            "--method",
-            metavar="NAME",
-            help="Methods, such as gaussian or smoothmix.eta5; patterns work. Default: those of --plugin, else the paper's.",
-            rich_help_panel=COMMON,
+        option(
+            "--method", "NAME", "Methods, such as gaussian or smoothmix.eta5; patterns work. Default: those of --plugin, else the paper's."
         ),
     ] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", metavar="NAME", help="Data sets. Default: mnist.", rich_help_panel=COMMON)
-    ] = None,
-    sigma: Annotated[
-        list[str] | None,
-        typer.Option("--sigma", metavar="S", help="Noise levels, in pixels of [0, 1]. Default: the paper's.", rich_help_panel=COMMON),
-    ] = None,
+    dataset: Annotated[list[str] | None, option("--dataset", "NAME", "Data sets. Default: mnist.")] = None,
+    sigma: Annotated[list[str] | None, option("--sigma", "S", "Noise levels, in pixels of [0, 1]. Default: the paper's.")] = None,
     seed: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--seeds",
-            metavar="N",
-            help="5 means seeds 0 to 4; '0,3,4' or '3,' means just those. Default: the protocol's.",
-            rich_help_panel=COMMON,
-        ),
+        list[str] | None, option("--seeds", "N", "5 means seeds 0 to 4; '0,3,4' or '3,' means just those. Default: the protocol's.")
     ] = None,
     protocol: Annotated[
-        str,
-        typer.Option(
-            "--protocol",
-            metavar="NAME",
-            help="How much is trained and certified: smoke, quick or full (the paper's).",
-            rich_help_panel=COMMON,
-        ),
+        str, option("--protocol", "NAME", "How much is trained and certified: smoke, quick or full (the paper's).")
     ] = "quick",
     recipe: Annotated[
-        str,
-        typer.Option(
-            "--recipe",
-            metavar="NAME",
-            help="Hyperparameters where paper and code disagree: official (the code) or paper.",
-            rich_help_panel=COMMON,
-        ),
+        str, option("--recipe", "NAME", "Hyperparameters where paper and code disagree: official (the code) or paper.")
     ] = "official",
     change: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--set",
-            metavar="NAME=X",
-            help="Change a hyperparameter (step_size=0.5), the training (train.epochs=3) or the certification (certify.n=1000).",
-            rich_help_panel=COMMON,
+            "NAME=X",
+            "Change a hyperparameter (step_size=0.5), the training (train.epochs=3) or the certification (certify.n=1000).",
         ),
     ] = None,
     plugin: options.Plugins = None,
     device: options.Device = "auto",
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            "--batch", metavar="N", help="Samples per certification pass; it never changes a count.", rich_help_panel=CERTIFICATION
-        ),
-    ] = None,
+    batch: Annotated[int | None, option("--batch", "N", "Samples per certification pass; it never changes a count.", CERTIFICATION)] = None,
     micro_batch: Annotated[
-        int | None,
-        typer.Option(
-            "--micro-batch", metavar="N", help="Split training steps into pieces of N images, to save memory.", rich_help_panel=TRAINING
-        ),
+        int | None, option("--micro-batch", "N", "Split training steps into pieces of N images, to save memory.", TRAINING)
     ] = None,
     devices_per_cell: Devices = None,
     precision: Precision = None,
     sync_batchnorm: SyncBatchnorm = False,
-    no_graph: Annotated[
-        bool, typer.Option("--no-graph", help="Do not use CUDA graphs for training steps.", rich_help_panel=TRAINING)
-    ] = False,
+    no_graph: Annotated[bool, switch("--no-graph", "Do not use CUDA graphs for training steps.", TRAINING)] = False,
     data_dir: DataDir = None,
     jobs: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--jobs",
-            metavar="N",
-            help="Cells at the same time, each in its own process; auto means one per GPU slot or core. Default: one by one, here.",
-            rich_help_panel=CLUSTERS,
+            "N",
+            "Cells at the same time, each in its own process; auto means one per GPU slot or core. Default: one by one, here.",
+            CLUSTERS,
         ),
     ] = None,
-    slots_per_gpu: Annotated[
-        int, typer.Option("--slots-per-gpu", metavar="N", help="Cells that share a GPU under --jobs.", rich_help_panel=CLUSTERS)
-    ] = 1,
-    timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", metavar="SEC", help="Give up a cell after so many seconds.", rich_help_panel=CLUSTERS),
-    ] = None,
+    slots_per_gpu: Annotated[int, option("--slots-per-gpu", "N", "Cells that share a GPU under --jobs.", CLUSTERS)] = 1,
+    timeout: Annotated[float | None, option("--timeout", "SEC", "Give up a cell after so many seconds.", CLUSTERS)] = None,
     executor: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--executor",
-            metavar="NAME",
-            help="What runs the cells: local processes, a ray cluster, or slurm jobs, which are submitted and not waited for.",
-            rich_help_panel=CLUSTERS,
+            "NAME",
+            "What runs the cells: local processes, a ray cluster, or slurm jobs, which are submitted and not waited for.",
+            CLUSTERS,
         ),
     ] = None,
     address: Annotated[
-        str | None,
-        typer.Option(
-            "--address", metavar="HOST", help="HOST:PORT of a Ray cluster. Default: one on this machine.", rich_help_panel=CLUSTERS
-        ),
+        str | None, option("--address", "HOST", "HOST:PORT of a Ray cluster. Default: one on this machine.", CLUSTERS)
     ] = None,
     resources: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--resources",
-            metavar="NAME=X",
-            help="What a cell asks for, such as gpus=0.25,memory=16; METHOD:gpus=1 for one method. Names: cpus, gpus, memory (GB), and "
+            "NAME=X",
+            "What a cell asks for, such as gpus=0.25,memory=16; METHOD:gpus=1 for one method. Names: cpus, gpus, memory (GB), and "
             "for Slurm minutes, partition, account, qos and constraint.",
-            rich_help_panel=CLUSTERS,
+            CLUSTERS,
         ),
     ] = None,
-    cells_per_job: Annotated[
-        int, typer.Option("--cells-per-job", metavar="N", help="Cells of a Slurm job, one after the other.", rich_help_panel=CLUSTERS)
-    ] = 1,
+    cells_per_job: Annotated[int, option("--cells-per-job", "N", "Cells of a Slurm job, one after the other.", CLUSTERS)] = 1,
     emit: Annotated[
-        str | None,
-        typer.Option(
-            "--emit", metavar="commands", help="Print one shell command per cell, for any scheduler, and stop.", rich_help_panel=CLUSTERS
-        ),
+        str | None, option("--emit", "commands", "Print one shell command per cell, for any scheduler, and stop.", CLUSTERS)
     ] = None,
     results: options.Results = Path("results/runs"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.", rich_help_panel=COMMON)] = False,
-    number: Annotated[
-        int | None,
-        typer.Option("--table", metavar="N", help="Run the rows and noise levels of table 4 to 11 of the paper.", rich_help_panel=COMMON),
-    ] = None,
+    dry_run: Annotated[bool, switch("--dry-run", "Print the plan and stop.")] = False,
+    number: Annotated[int | None, option("--table", "N", "Run the rows and noise levels of table 4 to 11 of the paper.")] = None,
     rerun: Annotated[
-        str | None,
-        typer.Option(
-            "--rerun",
-            metavar="WHICH",
-            help="Compute diverged or all cells again; old folders are kept in DIR/.replaced.",
-            rich_help_panel=COMMON,
-        ),
+        str | None, option("--rerun", "WHICH", "Compute diverged or all cells again; old folders are kept in DIR/.replaced.")
     ] = None,
     allow_changed_source: Annotated[
-        bool,
-        typer.Option("--allow-changed-source", help="Resume although the method's code has changed; recorded.", rich_help_panel=TRAINING),
+        bool, switch("--allow-changed-source", "Resume although the method's code has changed; recorded.", TRAINING)
     ] = False,
-    skip_misclassified: Annotated[
-        bool,
-        typer.Option(
-            "--skip-misclassified",
-            help="Stop sampling an image whose selected class is wrong; abstention is then unknown.",
-            rich_help_panel=CERTIFICATION,
-        ),
-    ] = False,
+    skip_misclassified: options.SkipMisclassified = False,
     allow_other_data: Annotated[
-        bool,
-        typer.Option("--allow-other-data", help="Accept data files that are not the published ones; recorded.", rich_help_panel=TRAINING),
+        bool, switch("--allow-other-data", "Accept data files that are not the published ones; recorded.", TRAINING)
     ] = False,
-    save_study: Annotated[
-        Path | None,
-        typer.Option("--save-study", metavar="FILE", help="Write what is asked for as a study file.", rich_help_panel=OUTPUT),
-    ] = None,
+    save_study: Annotated[Path | None, option("--save-study", "FILE", "Write what is asked for as a study file.", OUTPUT)] = None,
     plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot", metavar="FILE", help="At the end, draw certified accuracy curves: .svg, .pdf or .png.", rich_help_panel=OUTPUT
-        ),
+        Path | None, option("--plot", "FILE", "At the end, draw certified accuracy curves: .svg, .pdf or .png.", OUTPUT)
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.", rich_help_panel=OUTPUT)] = False,
+    quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Train and certify every method at every noise level and seed, and print the table.

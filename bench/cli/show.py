@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.command import CERTIFICATION
+from bench.cli.command import CERTIFICATION, option
 from bench.cli.common import check_alpha, clock, guarded, print_json, print_rows, say, say_long, stop, use_plugins
 from bench.cli.trace import say_trace, trace
 from bench.errors import BenchError, lies_here, nearest
@@ -29,11 +29,8 @@ def show(
     what: Annotated[str, typer.Argument(metavar="METHOD|RUN", help="A method's name, or a run's folder, key or first digits of the key.")],
     image: Annotated[
         int | None,
-        typer.Option(
-            "--image",
-            metavar="N",
-            help="Trace test image N of a run or certified checkpoint: counts, bound and radius, step by step.",
-            rich_help_panel=CERTIFICATION,
+        option(
+            "--image", "N", "Trace test image N of a run or certified checkpoint: counts, bound and radius, step by step.", CERTIFICATION
         ),
     ] = None,
     certification: options.Certification = None,

@@ -8,32 +8,19 @@ from typing import Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.command import OUTPUT
+from bench.cli.command import OUTPUT, option
 from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, guarded, say, stop, use_plugins, write_file
 
 
 def site(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of the runs.")] = Path("results/runs"),
     out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            metavar="FILE",
-            help="An .html file, or a folder for hosting: index.html, its evidence, its earlier versions.",
-            rich_help_panel=OUTPUT,
-        ),
+        Path, option("--out", "FILE", "An .html file, or a folder for hosting: index.html, its evidence, its earlier versions.", OUTPUT)
     ] = Path("leaderboard.html"),
     alpha: options.Alpha = None,
-    title: Annotated[
-        str, typer.Option("--title", metavar="TEXT", help="Title of the page. Default: its data sets.", rich_help_panel=OUTPUT)
-    ] = "",
-    since: Annotated[
-        Path | None,
-        typer.Option("--since", metavar="FILE", help="Earlier page to compare with. Default: what --out replaces.", rich_help_panel=OUTPUT),
-    ] = None,
-    why: Annotated[
-        str, typer.Option("--why", metavar="TEXT", help="Why numbers moved, for the list of changes.", rich_help_panel=OUTPUT)
-    ] = "",
+    title: Annotated[str, option("--title", "TEXT", "Title of the page. Default: its data sets.", OUTPUT)] = "",
+    since: Annotated[Path | None, option("--since", "FILE", "Earlier page to compare with. Default: what --out replaces.", OUTPUT)] = None,
+    why: Annotated[str, option("--why", "TEXT", "Why numbers moved, for the list of changes.", OUTPUT)] = "",
     plugin: options.Plugins = None,
 ) -> None:
     """Make one HTML page of the results: tables, curves, comparisons and every run.

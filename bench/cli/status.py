@@ -11,7 +11,7 @@ import click
 import typer
 
 import bench.cli.options as options
-from bench.cli.command import OUTPUT
+from bench.cli.command import OUTPUT, switch
 from bench.cli.common import clock, existing_folder, guarded, print_json, print_rows, say, stop
 from bench.cli.list import Rows, print_reasons, tell_unexpected
 
@@ -23,7 +23,7 @@ HIDDEN = ("certifications", "lines", "own", "epochs", "source")  # from --json
 
 def status(
     results: options.Results = Path("results/runs"),
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds, until Ctrl-C.", rich_help_panel=OUTPUT)] = False,
+    watch: Annotated[bool, switch("--watch", "Look again every two seconds, until Ctrl-C.", OUTPUT)] = False,
     as_json: options.Json = False,
 ) -> None:
     """Show which runs are done, running, queued or failed, why, and how to resume them.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import bench.cli.options as options
-from bench.cli.command import OUTPUT
+from bench.cli.command import OUTPUT, option
 from bench.cli.common import existing_folder, guarded, plugin_paths, say, stop
 from bench.errors import BenchError
 
@@ -18,18 +18,10 @@ MB = 10**6
 
 def submit(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="A results folder, a folder within one, or run folders.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder to write.", rich_help_panel=OUTPUT)],
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option("--plugin", metavar="FILE", help="Plug-in file that goes along; repeatable.", rich_help_panel=OUTPUT),
-    ] = None,
-    weights_up_to: Annotated[
-        float, typer.Option("--weights-up-to", metavar="MB", help="Leave out weights files above this size.", rich_help_panel=OUTPUT)
-    ] = 5,
-    weights_at: Annotated[
-        str | None,
-        typer.Option("--weights-at", metavar="URL", help="Where the weights that are left out can be found.", rich_help_panel=OUTPUT),
-    ] = None,
+    out: Annotated[Path, option("--out", "DIR", "New folder to write.", OUTPUT)],
+    plugin: Annotated[list[str] | None, option("--plugin", "FILE", "Plug-in file that goes along; repeatable.", OUTPUT)] = None,
+    weights_up_to: Annotated[float, option("--weights-up-to", "MB", "Leave out weights files above this size.", OUTPUT)] = 5,
+    weights_at: Annotated[str | None, option("--weights-at", "URL", "Where the weights that are left out can be found.", OUTPUT)] = None,
 ) -> None:
     """Write results as a folder to hand in, with check sums.
 
@@ -86,12 +78,10 @@ def submit(
 
 def pull(
     keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Keys of runs, or their beginnings. Default: all.")] = None,
-    where: Annotated[str, typer.Option("--from", metavar="PLACE", help="A folder or a URL (http, https or file).")] = "",
+    where: Annotated[str, option("--from", "PLACE", "A folder or a URL (http, https or file).")] = "",
     results: options.Results = Path("results/runs"),
-    timeout: Annotated[float, typer.Option("--timeout", metavar="SEC", help="Give up when the server is silent for so long.")] = 30,
-    limit: Annotated[
-        float, typer.Option("--limit", metavar="MB", help="Largest file to fetch, where no list of a submission says it.")
-    ] = 1000,
+    timeout: Annotated[float, option("--timeout", "SEC", "Give up when the server is silent for so long.")] = 30,
+    limit: Annotated[float, option("--limit", "MB", "Largest file to fetch, where no list of a submission says it.")] = 1000,
 ) -> None:
     """Fetch the weights of runs whose evidence is here.
 

@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
-import typer
-
 import bench.cli.options as options
-from bench.cli.command import COMMON, OUTPUT
+from bench.cli.command import OUTPUT, option, switch
 from bench.cli.common import (
     check_alpha,
     check_out,
@@ -35,10 +33,7 @@ if TYPE_CHECKING:
 SOURCES = ("checkpoints", "imported", "runs")
 MARKS = ("test", "paper", "none")
 COMPATS = ("exact", "3sig")
-From = Annotated[
-    str | None,
-    typer.Option("--from", metavar="SOURCE", help="Only runs, imported logs (imported) or certified checkpoints.", rich_help_panel=COMMON),
-]
+From = Annotated[str | None, option("--from", "SOURCE", "Only runs, imported logs (imported) or certified checkpoints.")]
 
 
 def table(
@@ -53,61 +48,32 @@ def table(
     rule: options.ReadBy = None,
     format_: options.Format = None,
     out: options.Out = None,
-    number: Annotated[
-        int | None,
-        typer.Option("--table", metavar="N", help="Table 4 to 11 of the SmoothMix paper, in its layout.", rich_help_panel=OUTPUT),
-    ] = None,
+    number: Annotated[int | None, option("--table", "N", "Table 4 to 11 of the SmoothMix paper, in its layout.", OUTPUT)] = None,
     against: Annotated[
-        str | None,
-        typer.Option(
-            "--against",
-            metavar="published",
-            help="With --table: also show the paper's values and the difference.",
-            rich_help_panel=OUTPUT,
-        ),
+        str | None, option("--against", "published", "With --table: also show the paper's values and the difference.", OUTPUT)
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(
-            "--metric",
-            metavar="NAME",
-            help="Columns, such as ACR,0.75,abstention; `bench list metrics` explains all. Default: ACR,accuracy.",
-            rich_help_panel=OUTPUT,
+        option(
+            "--metric", "NAME", "Columns, such as ACR,0.75,abstention; `bench list metrics` explains all. Default: ACR,accuracy.", OUTPUT
         ),
     ] = None,
     marks: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--marks",
-            metavar="test|paper|none",
-            help="What is marked: the best ACRs by a test over images (default), larger numbers as in the paper, or none.",
-            rich_help_panel=OUTPUT,
+            "test|paper|none",
+            "What is marked: the best ACRs by a test over images (default), larger numbers as in the paper, or none.",
+            OUTPUT,
         ),
     ] = None,
-    mix: Annotated[
-        bool,
-        typer.Option("--mix", help="Put rows that are not comparable in one table, with footnotes and no marks.", rich_help_panel=OUTPUT),
-    ] = False,
-    constant: Annotated[
-        bool,
-        typer.Option("--constant", help="Add a row for the classifier that always says the commonest class.", rich_help_panel=OUTPUT),
-    ] = False,
+    mix: Annotated[bool, switch("--mix", "Put rows that are not comparable in one table, with footnotes and no marks.", OUTPUT)] = False,
+    constant: Annotated[bool, switch("--constant", "Add a row for the classifier that always says the commonest class.", OUTPUT)] = False,
     status: Annotated[
-        bool,
-        typer.Option(
-            "--status",
-            help="Add a column that says what each row rests on, such as a log, evidence or checked weights.",
-            rich_help_panel=OUTPUT,
-        ),
+        bool, switch("--status", "Add a column that says what each row rests on, such as a log, evidence or checked weights.", OUTPUT)
     ] = False,
     compat: Annotated[
-        str,
-        typer.Option(
-            "--compat",
-            metavar="exact|3sig",
-            help="With --table: compare radii exactly, or rounded to 3 digits as the paper did.",
-            rich_help_panel=OUTPUT,
-        ),
+        str, option("--compat", "exact|3sig", "With --table: compare radii exactly, or rounded to 3 digits as the paper did.", OUTPUT)
     ] = "exact",
     source: From = None,
     results: options.Results = Path("results/runs"),

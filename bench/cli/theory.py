@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 import bench.cli.options as options
-from bench.cli.command import COMMON, OUTPUT
+from bench.cli.command import OUTPUT, option
 from bench.cli.common import guarded, print_json, stop
 from bench.errors import BenchError
 
@@ -28,20 +26,12 @@ What the theorem says, and what it does not:
 
 
 def theory(
-    p: Annotated[float, typer.Option("--p", metavar="P", help="Probability of the class at x, in (0, 1).", rich_help_panel=COMMON)] = 0.99,
-    sigma: Annotated[
-        float, typer.Option("--sigma", metavar="S", help="Noise level at x, in pixels of [0, 1].", rich_help_panel=COMMON)
-    ] = 0.5,
-    distance: Annotated[
-        float, typer.Option("--distance", metavar="Z", help="L2 distance of the two points.", rich_help_panel=COMMON)
-    ] = 0.0,
-    image: Annotated[
-        int, typer.Option("--image", metavar="I", help="MNIST test image at the centre of the ball.", rich_help_panel=COMMON)
-    ] = 0,
-    n: Annotated[int, typer.Option("--n", metavar="N", help="Noise samples of that image.", rich_help_panel=COMMON)] = 10_000,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Draw two pictures into this folder, which is made.", rich_help_panel=OUTPUT)
-    ] = None,
+    p: Annotated[float, option("--p", "P", "Probability of the class at x, in (0, 1).")] = 0.99,
+    sigma: Annotated[float, option("--sigma", "S", "Noise level at x, in pixels of [0, 1].")] = 0.5,
+    distance: Annotated[float, option("--distance", "Z", "L2 distance of the two points.")] = 0.0,
+    image: Annotated[int, option("--image", "I", "MNIST test image at the centre of the ball.")] = 0,
+    n: Annotated[int, option("--n", "N", "Noise samples of that image.")] = 10_000,
+    out: Annotated[Path | None, option("--out", "DIR", "Draw two pictures into this folder, which is made.", OUTPUT)] = None,
     as_json: options.Json = False,
 ) -> None:
     """Show why one noise level must serve all inputs (Theorem 1 and Lemma 2 of SmoothMix)."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.command import COMMON
+from bench.cli.command import option, switch
 from bench.cli.common import check_alpha, existing_folder, guarded, print_json, say, stop, use_plugins
 from bench.errors import BenchError
 
@@ -27,34 +27,17 @@ def verify(
         Path | None,
         typer.Argument(metavar="WHAT", help="A results folder, a run's folder or key, or a certification log. Default: that of --results."),
     ] = None,
-    alpha: Annotated[
-        float, typer.Option("--alpha", metavar="A", help="Failure probability at which radii are recomputed.", rich_help_panel=COMMON)
-    ] = 0.001,
-    complete: Annotated[
-        bool, typer.Option("--complete", help="Also fail if anything is unfinished, unbound or unexpected.", rich_help_panel=COMMON)
-    ] = False,
+    alpha: Annotated[float, option("--alpha", "A", "Failure probability at which radii are recomputed.")] = 0.001,
+    complete: Annotated[bool, switch("--complete", "Also fail if anything is unfinished, unbound or unexpected.")] = False,
     recertify: Annotated[
-        int | None,
-        typer.Option(
-            "--recertify", metavar="K", help="Certify K random images again with the stored weights, for example 66.", rich_help_panel=AGAIN
-        ),
+        int | None, option("--recertify", "K", "Certify K random images again with the stored weights, for example 66.", AGAIN)
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", metavar="N", help="Seed that draws these images. Default: a new one each time.", rich_help_panel=AGAIN),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda. Default: auto.", rich_help_panel=AGAIN)
-    ] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Data set of the log.", rich_help_panel=LOG)] = None,
-    sigma: Annotated[float | None, typer.Option("--sigma", metavar="S", help="Noise level of the log.", rich_help_panel=LOG)] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", metavar="N", help="Samples per image. Default: the log's column n, or 100000.", rich_help_panel=LOG)
-    ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option("--images", metavar="WHICH", help="Images that the log must cover. Default: all, or every k-th.", rich_help_panel=LOG),
-    ] = None,
+    seed: Annotated[int | None, option("--seed", "N", "Seed that draws these images. Default: a new one each time.", AGAIN)] = None,
+    device: Annotated[str | None, option("--device", "NAME", "auto, cpu or cuda. Default: auto.", AGAIN)] = None,
+    dataset: Annotated[str | None, option("--dataset", "NAME", "Data set of the log.", LOG)] = None,
+    sigma: Annotated[float | None, option("--sigma", "S", "Noise level of the log.", LOG)] = None,
+    n: Annotated[int | None, option("--n", "N", "Samples per image. Default: the log's column n, or 100000.", LOG)] = None,
+    images: Annotated[str | None, option("--images", "WHICH", "Images that the log must cover. Default: all, or every k-th.", LOG)] = None,
     results: options.Results = Path("results/runs"),
     plugin: options.Plugins = None,
     as_json: options.Json = False,
