@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import json
 import os
 import re
 import shlex
@@ -293,3 +295,36 @@ def test_the_ablation_changes_one_switch_at_a_time_to_what_the_paper_prints() ->
         ("macer", "deferral"),
         ("smoothmix", "train.batch"),  # D11
     }
+
+
+def ablation() -> Any:
+    found = importlib.util.spec_from_file_location("ablation", ROOT / "studies" / "ablation.py")
+    assert found
+    assert found.loader
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_the_ablation_holds_every_row_of_its_study() -> None:
+    plan, _ = study.read(ROOT / "studies" / "ablation.toml").request.prepare()
+    planned = {(cell.spec.row, *sorted(name for name in cell.spec.changes if "." in name)) for cell in plan.cells}
+    switches = ablation().SWITCHES
+    sides = [side for _, code, paper, change in switches for side in ((code, ""), (paper, change))]
+    shown = {(row, f"train.{change.partition('=')[0]}") if change else (row,) for row, change in sides}
+    assert shown == planned
+
+
+def test_the_table_of_the_ablation_is_what_compare_says(bench: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ablation()
+    monkeypatch.setattr(module, "SWITCHES", [("it", "gaussian", "stability", ""), ("not there", "gaussian", "gaussian", "batch=1")])
+    header, _, *lines = module.lines(ROOT / "results" / "quick")
+    told = [dict(zip(header.split("|"), line.split("|"), strict=True)) for line in lines]
+    assert [line[" difference "] == " not all seeds are there " for line in told] == [False] * 3 + [True] * 3
+    compared = json.loads(bench("compare", "gaussian", "stability", "--results", ROOT / "results" / "quick", "--format", "json").stdout)
+    for line, found in zip(told, compared["comparisons"], strict=False):
+        seeds, images = found["seeds"], found["images"]
+        assert line[" code "].strip() == f"{seeds['mean_a']:.4f}"
+        assert line[" difference "].strip() == f"{seeds['difference']:+.4f} ±{(seeds['high'] - seeds['low']) / 2:.4f}"
+        assert line[" across images "].strip() == f"{images['low']:+.4f} to {images['high']:+.4f}"
+        assert line[" images up, down "].strip() == f"{500 * images['more_b']:.0f}, {500 * images['more_a']:.0f}"
