@@ -68,10 +68,10 @@ def build(
     runs = [run for run in stored if _belongs(run, layout, protocol, recipe)]
     if logs and runs:
         raise BenchError(f"{store.root} holds imported logs and runs of its own for table {number}; say --from imported or --from runs")
+    others = sorted({f"--protocol {r.spec.protocol} --recipe {r.spec.recipe}" for r in stored if r.spec.dataset == layout.dataset})
+    hint = f"; there is {', '.join(others)}" if others else ""
     if not logs and not runs and not empty:
         known = f"runs of protocol {protocol} and recipe {recipe} on {layout.dataset}"
-        others = sorted({f"--protocol {r.spec.protocol} --recipe {r.spec.recipe}" for r in stored if r.spec.dataset == layout.dataset})
-        hint = f"; there is {', '.join(others)}" if others else ""
         hint += f"; left out, because it is damaged: {broken[0]}" if (broken := [*damaged_logs, *damaged]) else ""
         raise BenchError(
             f"{store.root} holds nothing for table {number}: neither imported logs of {printed_collection()} nor {known}{hint}"
@@ -85,7 +85,7 @@ def build(
         found, apart = _of_runs(layout, runs, store, seeds, where, compat, ALPHA if alpha is None else alpha, notes)
     else:
         found = {}
-        notes.append("Nothing in the store fills this table; the paper's numbers stand alone.")
+        notes.append(f"Nothing in the store fills this table{hint}; the paper's numbers stand alone.")
     entries = {}
     for p in layouts.values(number):
         runs_of_cell, status = found.get((p.sigma, p.row), ((), "missing"))
