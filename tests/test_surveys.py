@@ -23,6 +23,7 @@ from bench.cli import app
 from bench.contract import check
 from bench.data import Split
 from bench.errors import BenchError
+from bench.files import disk
 from bench.matrix.surveys import Files
 from bench.method import Batch, Method, Survey, Terms
 from bench.registry import Registry
@@ -329,6 +330,16 @@ def test_a_survey_of_something_else_is_counted_anew_and_never_recalled(tmp_path:
     with pytest.raises(BenchError, match="not the survey that the checkpoint was trained with"):
         keeper.recall("some", 3, PLACES, sha256)
     assert line(4, {2: 1, 0: 8}) == '{"counts":{"0":8,"2":1},"index":4}\n'
+
+
+def test_a_survey_may_be_as_large_as_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ImageNet's training images, with as many classes that got a vote as an image may be expected to have."""
+    size = 1_281_167 * len(line(1_281_166, dict.fromkeys(range(900, 1000), 100)))
+    assert size < disk.limit_of("survey-some-3.jsonl")
+    whole: list[Mapping[int, int]] = [dict.fromkeys(range(10), 1000)] * 60_000  # MNIST, each class in each image
+    keeper = files(tmp_path, monkeypatch)
+    votes, sha256 = keeper.keep(question(), range(60_000), lambda start: iter([whole]))
+    assert keeper.recall("some", 3, range(60_000), sha256) == (votes, 9)
 
 
 # -------------------------------------------------------------------------------------------------- from start to end
