@@ -274,8 +274,9 @@ def test_every_picture_is_drawn_or_refused_in_a_sentence(three: Store, bench: Ca
     drawn = bench("plot", "curves", "--from", "checkpoints", "--results", three.root, "--out", tmp_path / "x.svg")
     assert drawn.exit_code == 0, drawn.output
     assert "checkpoints trained elsewhere, certified here, network lenet, normalisation none" in drawn.output
-    assert "Line: mean over the checkpoints. Band" in plots.build("curves", three, source="checkpoints").notes[0]
-    assert plots.build("tradeoff", three, source="checkpoints").name == "tradeoff-mnist-checkpoints"
+    (curves,), (tradeoff,) = (plots.pictures(kind, three, source="checkpoints") for kind in ("curves", "tradeoff"))
+    assert "Line: mean over the checkpoints. Band" in curves.notes[0]
+    assert tradeoff.name == "tradeoff-mnist-checkpoints"
     training = bench("plot", "training", "--from", "checkpoints", "--results", three.root)
     assert "checkpoints from outside have no training curves; leave out --from checkpoints" in training.output
 

@@ -19,7 +19,8 @@ from bench.datasets import DATASETS
 from bench.logs import import_logs
 from bench.store.runs import Store
 from leaderboard.aggregate import Group, collect
-from leaderboard.tables import caption, mark_ties, render
+from leaderboard.tables import caption, render
+from leaderboard.tables.marks import mark_ties
 
 
 @pytest.fixture

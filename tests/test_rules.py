@@ -33,7 +33,8 @@ from bench.verify import verify
 from leaderboard.aggregate import collect
 from leaderboard.compare import compare
 from leaderboard.metrics import average_certified_radius, certified_accuracy, outcomes
-from leaderboard.tables import mark_ties, render
+from leaderboard.tables import render
+from leaderboard.tables.marks import mark_ties
 
 Call = Callable[..., Result]
 ROOT = Path(__file__).resolve().parent.parent

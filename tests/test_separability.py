@@ -17,8 +17,9 @@ from bench.rules.bounds import certified_radii, lower_confidence_bounds
 from bench.store.runs import Store
 from leaderboard.aggregate import Filters, collect
 from leaderboard.flips import FLIPS, LEVEL, Floats, flip_each, flip_pairs, reason_not_to_test
-from leaderboard.tables import MARKS, mark_ties, with_marks
+from leaderboard.tables import with_marks
 from leaderboard.tables.build import cells
+from leaderboard.tables.marks import MARKS, mark_ties
 
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
 needs_logs = pytest.mark.skipif(not GOLDEN, reason="CERTBENCH_GOLDEN names no folder of third-party logs")

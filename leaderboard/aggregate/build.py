@@ -20,7 +20,7 @@ from bench.store.imports import Published
 from bench.store.runs import Run
 from bench.store.subject import Certification, Subject
 from leaderboard import layouts
-from leaderboard.aggregate.groups import UNITS, Group, Row, Section, row
+from leaderboard.aggregate.groups import UNITS, Group, Row, Section
 from leaderboard.aggregate.reading import Reading, comparable, conditions_of, known_info, other_files, read_seeds
 from leaderboard.aggregate.sources import ROWS, Member
 from leaderboard.metrics import columns_of
@@ -163,17 +163,10 @@ def _group(
 
     def one(name: str, mark: str, found: Sequence[Subject], notes: Sequence[str]) -> Row:
         trainings, more, refused = kind.trainings(name, found)
-        return row(
-            name=name,
-            mark=mark,
-            method=methods[name],
-            seeds=trainings,
-            images=images,
-            metrics=metrics,
-            notes=[*notes, *more],
-            refused=refused,
-            unit=UNITS[first.source],
-        )
+        told, unit = (*notes, *more), UNITS[first.source]
+        return Row(
+            name=name, mark=mark, method=methods[name], seeds=tuple(trainings), images=images, refused=refused, unit=unit, notes=told
+        ).measured(metrics)
 
     sections = []
     for sigma, names in sorted(cells.items()):

@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from bench import rules
 from bench.errors import BenchError
 from bench.files.walk import Walk
-from bench.rules.bounds import check_alpha
 from bench.store.imports import Import
 from bench.store.runs import Store
 from bench.store.subject import Source
 from leaderboard.aggregate.build import groups_of
 from leaderboard.aggregate.groups import Group
 from leaderboard.aggregate.mix import mixed
-from leaderboard.aggregate.reading import ALPHA, Reading
+from leaderboard.aggregate.reading import Reading
 from leaderboard.aggregate.select import EVERYTHING, Filters
 from leaderboard.aggregate.where import choose, choose_groups
 from leaderboard.metrics import DEFAULT
@@ -68,25 +66,20 @@ def collect(
     What is damaged, and what cannot be read so, is left out and named in the notes of every group; a row with damaged evidence shows no
     mean.
     """
-    try:
-        check_alpha(ALPHA if alpha is None else alpha)
-        if rule is not None:
-            rules.named(rule)
-    except ValueError as error:
-        raise BenchError(str(error)) from None
+    reading = Reading.asked(alpha, rule)
     walked = store.walk()
     found, faults = store.read(*([source] if source else ()), walked=walked)
-    if filters.of_runs and any(subject.source != "runs" for subject in found):
-        if all(subject.source != "runs" for subject in found):
+    if filters.of_runs and found:
+        runs = [subject for subject in found if subject.source == "runs"]
+        if not runs:
             raise BenchError(no_such_filters(found[0].source))
-        found = [subject for subject in found if subject.source == "runs"]
+        found = runs
     if not found:
         if faults:
             raise BenchError(f"everything in {store.root} is damaged: {faults[0]}")
         raise BenchError(f"there are no {MISSING[source or 'runs'].format(root=store.root)}")
     chosen, rest = choose(filters.apply(found), filters.where)
     check_alpha_of_logs([subject for subject in chosen if isinstance(subject, Import)], alpha)
-    reading = Reading(ALPHA if alpha is None else alpha, rule)
     groups, unread = groups_of(found, {subject.key for subject in chosen}, filters.seeds, reading, metrics, mix)
     if unread and not groups:
         raise BenchError(f"nothing in {store.root} can be read so: {'; '.join(unread)}")

@@ -10,7 +10,7 @@ from bench import rules
 from bench.errors import BenchError
 from bench.evidence.columns import Columns
 from bench.spec import CertifySpec
-from leaderboard.aggregate.groups import Group, Row, Section, Seed, row
+from leaderboard.aggregate.groups import Group, Row, Section, Seed
 from leaderboard.metrics import Outcomes, outcomes
 
 NAME = "(constant classifier)"
@@ -27,7 +27,7 @@ def with_constant(group: Group) -> Group:
     """
     if group.mixed:
         raise BenchError("rows of a mixture differ in n, so there is no one constant classifier; leave out --mix or --constant")
-    known = next((o for section in group.sections for row in section.rows for o in row.outcomes), None)
+    known = next((o for row in group.rows for o in row.outcomes), None)
     if known is None:
         return dataclasses.replace(group, notes=(*group.notes, "no constant classifier, because no row is finished to tell the labels"))
     return dataclasses.replace(group, sections=tuple(dataclasses.replace(s, rows=(*s.rows, _row(group, s, known))) for s in group.sections))
@@ -50,13 +50,5 @@ def _row(group: Group, section: Section, known: Outcomes) -> Row:
     found = dataclasses.replace(found, samples=None, drawn=None, dimension=known.dimension)
     note = f"class {commonest} everywhere, without a network: right on {share:.2%} of the images, "
     note += f"each with the largest radius, {found.radius[0]:.4f} at sigma {section.sigma:g}; it takes part in no ranking"
-    plain = row(
-        name=NAME,
-        method="",
-        seeds=[Seed(seed="computed", state="done", outcomes=found)],
-        images=group.images,
-        metrics=group.metrics,
-        notes=[note],
-        unit="",
-    )
-    return dataclasses.replace(plain, constant=True)
+    seeds = (Seed(seed="computed", state="done", outcomes=found),)
+    return Row(name=NAME, method="", seeds=seeds, images=group.images, unit="", constant=True, notes=(note,)).measured(group.metrics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,22 +72,27 @@ class Row:
         unit: what its trainings are called, see UNITS.
         conditions: those that differ from the rest of a mixed table.
         constant: no network but the constant classifier, see `leaderboard.aggregate.constant`; it is never ranked or marked.
-        tied: its ACR cannot be told from the best of its section, see `tables.mark_ties`; None where that was not tested.
+        tied: its ACR cannot be told from the best of its section, see `leaderboard.tables.marks`; None where that was not tested.
         notes: what a reader of the table must know about the row.
     """
 
     name: str
-    mark: str
+    mark: str = ""
     method: str
     seeds: tuple[Seed, ...]
     images: int
-    stats: Mapping[str, Stat]
+    stats: Mapping[str, Stat] = field(default_factory=dict)
     refused: str = ""
     unit: str = "seed"
     conditions: Mapping[str, Any] = field(default_factory=dict)
     constant: bool = False
     tied: bool | None = None
     notes: tuple[str, ...]
+
+    def measured(self, metrics: Iterable[Metric]) -> Row:
+        """The row with its statistics, if every seed is done and it is not refused."""
+        found = {metric.name: stat for metric in metrics if (stat := _stat(metric, self))} if self.finished else {}
+        return dataclasses.replace(self, stats=found)
 
     @property
     def label(self) -> str:
@@ -110,8 +115,7 @@ class Row:
     def drawn(self) -> float | None:
         """Estimation samples per image, the mean over its finished seeds; None where it is not known of all of them."""
         found = [o.drawn for o in self.outcomes]
-        known = [drawn for drawn in found if drawn is not None]
-        return statistics.fmean(known) if known and len(known) == len(found) else None
+        return statistics.fmean(d for d in found if d is not None) if found and None not in found else None
 
     @property
     def finished(self) -> bool:
@@ -177,6 +181,11 @@ class Group:
     notes: tuple[str, ...]
 
     @property
+    def rows(self) -> tuple[Row, ...]:
+        """Those of all its sections."""
+        return tuple(row for section in self.sections for row in section.rows)
+
+    @property
     def unit(self) -> str:
         """What a training is called in it."""
         return UNITS[self.source]
@@ -190,43 +199,13 @@ class Group:
     @property
     def drawn(self) -> float | None:
         """Estimation samples per image, the mean over the finished rows; None where it is not known of any."""
-        known = [row.drawn for section in self.sections for row in section.rows if row.finished and row.drawn is not None]
+        known = [row.drawn for row in self.rows if row.finished and row.drawn is not None]
         return statistics.fmean(known) if known else None
 
     @property
     def footnotes(self) -> tuple[str, ...]:
         """The notes of the rows, each once, in order."""
-        return tuple(dict.fromkeys(note for section in self.sections for row in section.rows for note in row.notes))
-
-
-def row(
-    *,
-    name: str,
-    mark: str = "",
-    method: str,
-    seeds: Sequence[Seed],
-    images: int,
-    metrics: Iterable[Metric],
-    notes: Sequence[str] = (),
-    refused: str = "",
-    unit: str = "seed",
-) -> Row:
-    """A row with its statistics, if every seed is done and it is not refused."""
-    plain = Row(
-        name=name,
-        mark=mark,
-        method=method,
-        seeds=tuple(seeds),
-        images=images,
-        stats={},
-        refused=refused,
-        unit=unit,
-        notes=tuple(notes),
-    )
-    if not plain.finished:
-        return plain
-    found = {metric.name: stat for metric in metrics if (stat := _stat(metric, plain)) is not None}
-    return dataclasses.replace(plain, stats=found)
+        return tuple(dict.fromkeys(note for row in self.rows for note in row.notes))
 
 
 def _stat(metric: Metric, row: Row) -> Stat | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench import rules
 from bench.datasets import DATASETS, DatasetInfo
 from bench.errors import BenchError
+from bench.rules.bounds import check_alpha
 from bench.spec import same_images
 from bench.store.copies import fingerprint
 from bench.store.imports import Import, Printed, Published
@@ -37,6 +38,17 @@ class Reading:
 
     alpha: float
     rule: str | None = None
+
+    @classmethod
+    def asked(cls, alpha: float | None, rule: str | None) -> Reading:
+        """As a user asks for it; alpha: 0.001 if None. BenchError for an alpha out of range and for an unknown rule."""
+        try:
+            check_alpha(alpha := ALPHA if alpha is None else alpha)
+            if rule is not None:
+                rules.named(rule)
+        except ValueError as error:
+            raise BenchError(str(error)) from None
+        return cls(alpha, rule)
 
     def refuses(self, certification: Certification) -> str:
         """Why evidence is not read so; empty if it is."""
@@ -156,24 +168,14 @@ def _seed(certification: Certification, reading: Reading) -> Seed:
     return dataclasses.replace(plain, counts=counts, outcomes=dataclasses.replace(outcomes, cost=cost))
 
 
-def certification_notes(certifications: Sequence[Certification]) -> tuple[str, ...]:
-    """What is unusual about the machines and the data behind evidence."""
-    return (*_environments(certifications), *data_notes(certifications))
-
-
-def _environments(certifications: Sequence[Certification]) -> tuple[str, ...]:
+def environment_notes(certifications: Sequence[Certification]) -> tuple[str, ...]:
     """Notes where evidence was counted under different conditions: counts repeat only on one device, thread count and library version."""
-    fields: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-        "device": lambda e: e.get("device"),
-        "threads": lambda e: e.get("threads"),
-        "torch": lambda e: (e.get("libraries") or {}).get("torch"),
-    }
     found: dict[str, set[str]] = defaultdict(set)
     for certification in certifications:
         environment = certification.environment()
         for entry in [environment, *environment.get("history", [])] if environment else []:
-            for name, field in fields.items():
-                found[name].add(str(field(entry)))
+            for name in ("device", "threads", "torch"):
+                found[name].add(str((entry.get("libraries") or {} if name == "torch" else entry).get(name)))
     return tuple(f"certified under different {name}: {', '.join(sorted(values))}" for name, values in found.items() if len(values) > 1)
 
 

@@ -13,15 +13,9 @@ from bench.spec import PROTOCOL_ALIASES
 from bench.store.subject import Subject
 from leaderboard.aggregate.where import Where, parse
 
-OWN: Mapping[str, str] = {
-    "dataset": "datasets",
-    "sigma": "sigmas",
-    "method": "methods",
-    "protocol": "protocols",
-    "recipe": "recipes",
-    "seed": "seeds",
-}
-"""Keys of `--where` that have a field, and a flag, of their own."""
+EXACT = ("dataset", "sigma", "protocol", "recipe", "seed")
+OWN = (*EXACT, "method")
+"""Keys of `--where` that have a flag, and a field of Filters, of their own; EXACT are fields of subjects, too."""
 _READ: Mapping[str, Callable[[str], Any]] = {"sigma": float, "seed": int, "protocol": lambda word: PROTOCOL_ALIASES.get(word, word)}
 NOUNS = {"runs": "run", "imported": "imported log", "checkpoints": "checkpoint"}
 
@@ -52,13 +46,13 @@ class Filters:
         """
         found, problems = parse(words), []
         own: dict[str, Any] = {}
-        for name in OWN.keys() & found.keys():
+        for name in found.keys() & OWN:
             for value in found[name]:
                 try:
-                    own.setdefault(OWN[name], []).append(_READ.get(name, str)(value))
+                    own.setdefault(f"{name}s", []).append(_READ.get(name, str)(value))
                 except ValueError:
                     problems.append(f"--where {name}={value}: {value!r} is no {name}")
-            if getattr(self, OWN[name]):
+            if getattr(self, f"{name}s"):
                 flag = "--seeds" if name == "seed" else f"--{name}"
                 problems.append(f"--where {name}={found[name][0]}: {flag} says which; give one of the two")
         if problems:
@@ -80,41 +74,40 @@ class Filters:
         sources = {subject.source for subject in subjects}
         noun = next(word for source, word in NOUNS.items() if source in sources)
         problems = []
-        for what, words, field in self._exact():
-            known = {value for subject in subjects if (value := field(subject)) is not None} if words else set()
-            problems += [f"no {noun} has {what} {_word(w)}{nearest(_word(w), map(_word, known))}" for w in words if w not in known]
+        for name, words in self._exact():
+            known = {value for subject in subjects if (value := getattr(subject, name)) is not None}
+            problems += [f"no {noun} has {_said(name)} {_word(w)}{nearest(_word(w), map(_word, known))}" for w in words if w not in known]
         for word in self.methods:
-            if not any(fits(subject, word) for subject in subjects):
-                names = {name for subject in subjects for name in (subject.row, subject.method)}
+            names = {name for subject in subjects for name in (subject.row, subject.method)}
+            if not fits(word, *names):
                 problems.append(f"no {noun} is of method {word!r}{nearest(word, names)}")
         if problems:
             raise UsageError(problems)
         chosen = [subject for subject in subjects if self._takes(subject)]
         if not chosen:
-            asked = [f"{what} {', '.join(map(_word, words))}" for what, words, _ in self._exact() if words]
+            asked = [f"{_said(name)} {', '.join(map(_word, words))}" for name, words in self._exact()]
             asked += [f"method {', '.join(self.methods)}"] if self.methods else []
             listed = "checkpoints" if noun == "checkpoint" else "runs"
             raise BenchError(f"no {noun} has all of: {'; '.join(asked)}; `bench list {listed}` names those there are")
         return chosen
 
-    def _exact(self) -> tuple[tuple[str, Sequence[Any], Callable[[Subject], Any]], ...]:
-        return (
-            ("data set", self.datasets, lambda s: s.dataset),
-            ("sigma", self.sigmas, lambda s: s.sigma),
-            ("protocol", self.protocols, lambda s: s.protocol),
-            ("recipe", self.recipes, lambda s: s.recipe),
-            ("seed", self.seeds, lambda s: s.seed),
-        )
+    def _exact(self) -> list[tuple[str, Sequence[Any]]]:
+        """The fields of subjects that it asks for, and their values."""
+        return [(name, words) for name in EXACT if (words := getattr(self, f"{name}s"))]
 
     def _takes(self, subject: Subject) -> bool:
-        exact = all(not words or field(subject) in words for _, words, field in self._exact())
-        return exact and (not self.methods or any(fits(subject, word) for word in self.methods))
+        exact = all(getattr(subject, name) in words for name, words in self._exact())
+        return exact and (not self.methods or any(fits(word, subject.row, subject.method) for word in self.methods))
 
 
-def fits(subject: Subject, word: str) -> bool:
-    """Whether a word names a row or its method, or is a pattern of either."""
+def fits(word: str, *names: str) -> bool:
+    """Whether a word is one of some names, such as those of a row and its method, or a pattern of one."""
     # Equality first: the brackets of a row's name mean something else in a pattern.
-    return any(name == word or fnmatchcase(name, word) for name in (subject.row, subject.method))
+    return any(name == word or fnmatchcase(name, word) for name in names)
+
+
+def _said(name: str) -> str:
+    return "data set" if name == "dataset" else name
 
 
 def _word(value: object) -> str:

@@ -26,7 +26,7 @@ from bench.store.presets import UNCHECKED, disagreement
 from bench.store.subject import Certification, Source, Subject
 from leaderboard import layouts
 from leaderboard.aggregate.groups import Row, Seed
-from leaderboard.aggregate.reading import certification_notes
+from leaderboard.aggregate.reading import data_notes, environment_notes
 from leaderboard.aggregate.where import flat
 
 UNKNOWN_TRAINING = "How these checkpoints were trained is not known here; what is a training of which row was said to `bench certify`."
@@ -80,7 +80,7 @@ class Rows:
     def notes(self, rows: Sequence[tuple[float, Row]]) -> tuple[str, ...]:
         """What concerns the whole group. rows: with their sigmas."""
         whole = [m.certification for m in self.members if self.read[m.subject.path].state != "damaged"]
-        return certification_notes(whole)
+        return (*environment_notes(whole), *data_notes(whole))
 
     @property
     def mixed(self) -> bool:

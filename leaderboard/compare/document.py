@@ -12,6 +12,7 @@ from leaderboard.compare.rows import Comparison, Report
 from leaderboard.compare.statistics import SeedDifference
 from leaderboard.flips import DRAWN, FLIPS, SEED
 from leaderboard.formats import Cell, Document, Grid, Page, Text
+from leaderboard.formats.values import picked
 from leaderboard.tables import sigma_text
 
 MEANINGS = {
@@ -28,22 +29,8 @@ LEGEND = (
     "of one method often differ by a p of networks. Holm: corrected over all tests of its kind in this call; the intervals are not."
 )
 FIELDS = (
-    *(
-        "title",
-        "source",
-        "sigma",
-        "a",
-        "b",
-        "uncertainty",
-        "metric",
-        "speaks_of",
-        "runs_a",
-        "runs_b",
-        "paired",
-        "images",
-        "value_a",
-        "value_b",
-    ),
+    *("title", "source", "sigma", "a", "b", "uncertainty", "metric", "speaks_of", "runs_a", "runs_b", "paired", "images"),
+    *("value_a", "value_b"),
     *("std_a", "std_b", "difference", "std_difference", "error", "low", "high", "effect", "p", "p_least", "p_holm"),
     *("more_a", "more_b", "tie", "note"),
 )
@@ -139,23 +126,15 @@ def _p(p: float | None) -> str:
 
 def _lines_of_rows(report: Report, c: Comparison) -> Iterator[dict[str, Any]]:
     """One line per metric and uncertainty."""
-    shared = {
-        "title": report.title,
-        "source": report.source,
-        "sigma": c.sigma,
-        "a": c.a,
-        "b": c.b,
-        "uncertainty": "images",
-        "speaks_of": SPEAKS_OF["images"],
-    }
+    shared = picked(report, "title", "source") | picked(c, "sigma", "a", "b") | {"uncertainty": "images", "speaks_of": SPEAKS_OF["images"]}
     shared |= {"runs_a": " ".join(c.seeds.runs_a), "runs_b": " ".join(c.seeds.runs_b), "paired": c.seeds.paired, "images": c.images.images}
     acr = shared | {"metric": "ACR", "value_a": c.seeds.mean_a, "value_b": c.seeds.mean_b}
     of_seeds = {name: value for name, value in dataclasses.asdict(c.seeds).items() if name in FIELDS and not name.startswith("runs")}
     yield acr | of_seeds | {"uncertainty": "seeds", "speaks_of": SPEAKS_OF["seeds"]}
     yield acr | dataclasses.asdict(c.images)
     for x in c.accuracies:
-        found = {"value_a": x.accuracy_a, "value_b": x.accuracy_b, "difference": x.difference, "p": x.p, "p_holm": x.p_holm}
-        yield shared | {"metric": x.radius} | found
+        found = {"metric": x.radius, "value_a": x.accuracy_a, "value_b": x.accuracy_b}
+        yield shared | found | picked(x, "difference", "p", "p_holm")
 
 
 # ---- a run and logs

@@ -17,7 +17,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from bench.errors import BenchError, Fault, nearest
@@ -25,27 +24,16 @@ from bench.evidence.columns import Columns
 from bench.logs import Import, ImportSpec
 from bench.rules.bounds import Integers
 from bench.spec import CertifySpec
+from bench.store.imports import Printed
 from bench.store.runs import Run, Store
 from bench.store.subject import Certification
 from leaderboard import layouts
 from leaderboard.aggregate.sources import runs_of_row
-from leaderboard.flips import LEVEL, Floats, flip_each, reason_not_to_test
+from leaderboard.flips import LEVEL, flip_each, reason_not_to_test
+from leaderboard.formats.values import picked
 from leaderboard.metrics import outcomes
 
 SIGNIFICANT = 3  # digits of a radius in the field's logs, as a rule
-
-
-@dataclass(frozen=True, eq=False)
-class Certified:
-    """What one training certifies on I images.
-
-    Attributes:
-        predict: I, the certified class, -1 for abstain.
-        values: I, certified L2 radius in pixels of [0, 1] where the class is right, else 0.
-    """
-
-    predict: NDArray[np.int64]
-    values: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +145,8 @@ def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
     selected = columns.selected[np.argsort(columns.index, kind="stable")]
     printed, digits = _printing([row.radius_text for log in present.values() for row in log.rows()])
     radius = np.array([printed(r) for r in exact.radius.tolist()])
-    mine = Certified(np.where(exact.abstained, -1, selected).astype(np.int64), np.where(exact.correct, radius, 0.0))
-    theirs = [_on(log, exact.index, exact.label) for log in present.values()]
+    index, label, predict = (x.astype(np.int64) for x in (exact.index, exact.label, np.where(exact.abstained, -1, selected)))
+    trainings = [Printed(index, label, predict, radius), *(_on(log, index, label) for log in present.values())]
     if run.named.row != first.row:
         notes.append(f"the run is {run.named.row}, the logs are {first.row}")
     if run.spec.protocol != "full":
@@ -168,31 +156,34 @@ def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
     told = "which its accuracies feel where a radius rounds to the one asked for"
     notes.append(f"The run's radii are rounded to {digits}, as the logs print them, {told}; its exact ACR is {exact.values.mean():.4f}.")
 
-    values = np.stack([log.values for log in theirs])  # K I
-    acrs = values.mean(axis=1).tolist()
-    reached = [r for r in layouts.of_dataset(run.spec.dataset).radii if max(mine.values.max(), values.max()) > float(r)]
-    beyond = [(100.0 * (mine.values > float(r)), 100.0 * (values > float(r))) for r in reached]
-    by_metric = list(zip(["ACR", *reached], [(mine.values, values), *beyond], strict=True))  # I and K I each
-    differences = np.stack([own - logs.mean(axis=0) for _, (own, logs) in by_metric])
+    # 1 + K I, the run and then the logs: the radius where the certified class is right, else 0.
+    values = np.stack([np.where(training.correct, training.radius, 0.0) for training in trainings])
+    acrs = values[1:].mean(axis=1).tolist()
+    reached = [r for r in layouts.of_dataset(run.spec.dataset).radii if values.max() > float(r)]
+    by_metric = {"ACR": values} | {r: 100.0 * (values > float(r)) for r in reached}
+    differences = np.stack([of[0] - of[1:].mean(axis=0) for of in by_metric.values()])
     found = flip_each(differences)
     ends = [
         (low, high) if math.isfinite(high - low) else (None, None)
         for low, high in zip(found.low.tolist(), found.high.tolist(), strict=True)
     ]
-    if reason := reason_not_to_test(np.stack([mine.values, values.mean(axis=0)])):
+    if reason := reason_not_to_test(np.stack([values[0], values[1:].mean(axis=0)])):
         notes.append(f"The intervals across images are no test, which so few images do not allow ({reason}).")
-    pairs = list(itertools.combinations(theirs, 2))
+    with_run = [(0, k) for k in range(1, len(values))]
+    among = list(itertools.combinations(range(1, len(values)), 2))
+
+    def agreement(a: int, b: int) -> float:
+        return float((trainings[a].predict == trainings[b].predict).mean())
+
+    def correlation(a: int, b: int) -> float | None:
+        varied = np.ptp(values[a]) > 0 and np.ptp(values[b]) > 0
+        return float(np.corrcoef(values[a], values[b])[0, 1]) if varied else None
+
     return Paired(
-        dataset=run.spec.dataset,
-        sigma=run.spec.sigma,
+        **picked(run.spec, "dataset", "sigma", "key", "seed", "protocol"),
+        **picked(first, "collection", "n", "alpha"),
         row=run.named.row,
         row_logs=first.row,
-        collection=first.collection,
-        key=run.spec.key,
-        seed=run.spec.seed,
-        protocol=run.spec.protocol,
-        n=first.n,
-        alpha=first.alpha,
         selection=certification.spec.images,
         images=len(exact.index),
         runs=tuple(present),
@@ -201,20 +192,20 @@ def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
         metrics=tuple(
             MetricDifference(
                 metric=name,
-                run=float(own.mean()),
-                logs=tuple(means := logs.mean(axis=1).tolist()),
+                run=float(of[0].mean()),
+                logs=tuple(means := of[1:].mean(axis=1).tolist()),
                 difference=float(difference.mean()),
                 low=low,
                 high=high,
                 predicted=_predicted(means),
             )
-            for (name, (own, logs)), difference, (low, high) in zip(by_metric, differences, ends, strict=True)
+            for (name, of), difference, (low, high) in zip(by_metric.items(), differences, ends, strict=True)
         ),
         spread=max(abs(acr - statistics.fmean(acrs)) for acr in acrs) if len(acrs) > 1 else None,
-        agreement=tuple(_agreement(mine, log) for log in theirs),
-        agreement_among=tuple(_agreement(a, b) for a, b in pairs),
-        correlation=tuple(_correlation(mine, log) for log in theirs),
-        correlation_among=tuple(_correlation(a, b) for a, b in pairs),
+        agreement=tuple(agreement(*pair) for pair in with_run),
+        agreement_among=tuple(agreement(*pair) for pair in among),
+        correlation=tuple(correlation(*pair) for pair in with_run),
+        correlation_among=tuple(correlation(*pair) for pair in among),
         notes=tuple(notes),
     )
 
@@ -256,7 +247,7 @@ def _certification(run: Run, log: ImportSpec) -> tuple[Certification, Columns]:
     return max(fitting, key=lambda found: (len(found[1]), -found[0].spec.seed))
 
 
-def _on(log: Import, index: Integers, label: Integers) -> Certified:
+def _on(log: Import, index: Integers, label: Integers) -> Printed:
     """A log on some of its images."""
     data = log.columns()
     places = np.searchsorted(data.index, index).clip(max=len(data.index) - 1)
@@ -264,8 +255,7 @@ def _on(log: Import, index: Integers, label: Integers) -> Certified:
         raise BenchError(f"{log.spec.source} does not hold image {missing[0]}, which the run was certified on")
     if wrong := index[data.label[places] != label][:1].tolist():
         raise BenchError(f"{log.spec.source} gives image {wrong[0]} another label than the run: these are not the same test images")
-    radius = data.radius[places]
-    return Certified(data.predict[places], np.where(data.correct[places], radius, 0.0))
+    return Printed(data.index[places], data.label[places], data.predict[places], data.radius[places])
 
 
 def _printing(texts: Sequence[str]) -> tuple[Callable[[float], float], str]:
@@ -277,16 +267,6 @@ def _printing(texts: Sequence[str]) -> tuple[Callable[[float], float], str]:
     if padded or any(len(number.digits) > SIGNIFICANT for number in numbers):
         return lambda radius: round(radius, decimals), f"{decimals} decimals"
     return lambda radius: float(f"{radius:.{SIGNIFICANT}g}"), f"{SIGNIFICANT} significant digits"
-
-
-def _agreement(a: Certified, b: Certified) -> float:
-    return float((a.predict == b.predict).mean())
-
-
-def _correlation(a: Certified, b: Certified) -> float | None:
-    if np.ptp(a.values) == 0 or np.ptp(b.values) == 0:
-        return None
-    return float(np.corrcoef(a.values, b.values)[0, 1])
 
 
 def _predicted(acrs: Sequence[float]) -> float | None:

@@ -11,13 +11,13 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import cast
 
 from bench.errors import BenchError
 from bench.store.runs import Store
 from leaderboard import layouts
 from leaderboard.aggregate import Filters, Group, Row, Source, collect, require_one_source
+from leaderboard.aggregate.select import fits
 from leaderboard.aggregate.where import conditions_of, flags, telling_apart
 from leaderboard.compare.statistics import (
     AccuracyDifference,
@@ -160,9 +160,8 @@ def _corrected(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
 
 def _find(group: Group, word: str) -> list[str]:
     """Labels that a word names, else those that it fits as a pattern or as a method's name."""
-    rows = [row for section in group.sections for row in section.rows]
-    named = [row.label for row in rows if word in (row.label, row.name)]
-    fitting = [row.label for row in rows if any(x == word or fnmatchcase(x, word) for x in (row.label, row.name, row.method))]
+    named = [row.label for row in group.rows if word in (row.label, row.name)]
+    fitting = [row.label for row in group.rows if fits(word, row.label, row.name, row.method)]
     return list(dict.fromkeys(named or fitting))
 
 
@@ -170,7 +169,7 @@ def _one_group(groups: Sequence[Group], a: str, b: str) -> tuple[Group, list[str
     """The comparable group that holds both rows, and a note on others that do."""
 
     def labels(group: Group) -> str:
-        return ", ".join(dict.fromkeys(row.label for section in group.sections for row in section.rows))
+        return ", ".join(dict.fromkeys(row.label for row in group.rows))
 
     for word in (a, b):
         if not any(_find(group, word) for group in groups):

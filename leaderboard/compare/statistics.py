@@ -162,15 +162,9 @@ def compare_seeds(a: Evidence, b: Evidence) -> SeedDifference:
         y = y[[b.runs.index(run) for run in a.runs]]
     std_a, std_b = (statistics.stdev(v.tolist()) if len(v) > 1 else None for v in (x, y))
     mean_a, mean_b = statistics.fmean(x.tolist()), statistics.fmean(y.tolist())
+    runs_b, difference = a.runs if paired else b.runs, mean_b - mean_a
     known = SeedDifference(
-        runs_a=a.runs,
-        runs_b=a.runs if paired else b.runs,
-        paired=paired,
-        mean_a=mean_a,
-        mean_b=mean_b,
-        std_a=std_a,
-        std_b=std_b,
-        difference=mean_b - mean_a,
+        runs_a=a.runs, runs_b=runs_b, paired=paired, mean_a=mean_a, mean_b=mean_b, std_a=std_a, std_b=std_b, difference=difference
     )
     if std_a is None or std_b is None:
         who = "one training of each row" if len(x) == len(y) else f"one training of {(a if len(x) == 1 else b).label}"
@@ -185,7 +179,7 @@ def compare_seeds(a: Evidence, b: Evidence) -> SeedDifference:
         note = f"{have}: the smallest two-sided p is {least:.4g}, so nothing is tested; {more} would do"
     else:
         p = _permutation_p(x, y, paired)
-    low, high = known.difference - half, known.difference + half
+    low, high = difference - half, difference + half
     return dataclasses.replace(known, std_difference=own, low=low, high=high, effect=effect, p=p, p_least=least, note=note)
 
 
@@ -213,12 +207,9 @@ def _unpaired(x: Floats, y: Floats) -> tuple[float, float, float | None, float |
 
 
 def _permutation_p(x: Floats, y: Floats, paired: bool) -> float:
-    def statistic(x: Floats, y: Floats, axis: int = -1) -> Floats:
-        return np.asarray(y.mean(axis=axis) - x.mean(axis=axis))
-
     result = stats.permutation_test(
         (x, y),
-        statistic,
+        lambda x, y, axis: np.asarray(y.mean(axis=axis) - x.mean(axis=axis)),
         permutation_type="samples" if paired else "independent",
         n_resamples=PERMUTATIONS,
         batch=1000,
@@ -256,20 +247,19 @@ def compare_images(pairs: Sequence[tuple[Evidence, Evidence]]) -> list[ImageDiff
     found = flip_each(differences)
     corrected = holm([None if note else p for note, p in zip(notes, found.p.tolist(), strict=True)])
     results = []
-    for n, d in enumerate(differences):
-        seen = ImageDifference(
-            images=images,
-            difference=float(d.mean()),
-            error=float(d.std(ddof=1)) / math.sqrt(images),
-            more_a=float((d < 0).mean()),
-            more_b=float((d > 0).mean()),
-            tie=float((d == 0).mean()),
-            note=f"not tested across images ({notes[n]})" if notes[n] else "",
+    for n, (d, note) in enumerate(zip(differences, notes, strict=True)):
+        tested = {"low": float(found.low[n]), "high": float(found.high[n]), "p": float(found.p[n]), "p_holm": corrected[n]}
+        results.append(
+            ImageDifference(
+                images=images,
+                difference=float(d.mean()),
+                error=float(d.std(ddof=1)) / math.sqrt(images),
+                more_a=float((d < 0).mean()),
+                more_b=float((d > 0).mean()),
+                tie=float((d == 0).mean()),
+                **{"note": f"not tested across images ({note})"} if note else tested,
+            )
         )
-        if not notes[n]:
-            low, high, p = (float(values[n]) for values in (found.low, found.high, found.p))
-            seen = dataclasses.replace(seen, low=low, high=high, p=p, p_holm=corrected[n])
-        results.append(seen)
     return results
 
 

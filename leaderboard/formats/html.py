@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape as escape_html
 
-from leaderboard.formats.page import Cell, Grid, Mark, Page, Text, clean, legend_of
+from leaderboard.formats.page import Cell, Grid, Mark, Page, clean, marked_up
 
 SIGNS: dict[Mark, str] = {"bold": "<strong>Bold</strong>", "underlined": "<u>Underlined</u>"}
 STYLE = """
@@ -37,14 +37,12 @@ def escape(text: str) -> str:
 def _page(page: Page) -> str:
     title = "".join(map(_cell, page.title))
     parts = [] if page.label else [f"<h2>{title}</h2>"]
-    parts += [_grid(p, title if page.label else escape(p.caption)) if isinstance(p, Grid) else _text(p) for p in page.parts]
+    for part in page.parts:
+        if isinstance(part, Grid):
+            parts.append(_grid(part, title if page.label else escape(part.caption)))
+        else:
+            parts.append(f"<p>{marked_up(part, SIGNS, escape)}</p>")
     return "<section>\n" + "\n".join(parts) + "\n</section>"
-
-
-def _text(text: Text) -> str:
-    letter = f"<sup>{text.letter}</sup>" if text.letter else ""
-    words = [letter, escape(text.text), legend_of(text, SIGNS, escape)]
-    return f"<p>{' '.join(filter(None, words))}</p>"
 
 
 def _grid(grid: Grid, caption: str) -> str:
@@ -56,10 +54,7 @@ def _grid(grid: Grid, caption: str) -> str:
     head = ['th scope="col" class="word"'] * grid.words + ['th scope="col"'] * numbers
     kinds = ['th scope="row" class="word"'] * grid.words + ["td"] * numbers
     lines = [line([*map(_cell, cells)], kinds) for cells in grid.lines]
-    bodies = []
-    for length in grid.blocks or (len(lines),):
-        bodies.append("<tbody>\n" + "\n".join(lines[:length]) + "\n</tbody>")
-        lines = lines[length:]
+    bodies = ["<tbody>\n" + "\n".join(block) + "\n</tbody>" for block in grid.in_blocks(lines)]
     top = f"<thead>\n{line([*map(escape, grid.head)], head)}\n</thead>"
     named = f"<caption>{caption}</caption>\n" if caption else ""
     return f'<div class="table"><table>\n{named}{top}\n' + "\n".join(bodies) + "\n</table></div>"

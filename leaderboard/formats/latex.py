@@ -68,10 +68,7 @@ def _report(page: Page) -> str:
 def _grid(grid: Grid) -> str:
     lines = [" & ".join(map(_cell, line)) + r" \\" for line in grid.lines]
     head = " & ".join(r"$\sigma$" if name == "sigma" else escape(name) for name in grid.head) + r" \\"
-    body = []
-    for length in grid.blocks or (len(lines),):
-        body += [r"\midrule", *lines[:length]]
-        lines = lines[length:]
+    body = [line for block in grid.in_blocks(lines) for line in (r"\midrule", *block)]
     columns = "l" * grid.words + "r" * (len(grid.head) - grid.words)
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, *body, r"\bottomrule", r"\end{tabular}"])
 

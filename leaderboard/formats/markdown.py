@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leaderboard.formats.page import Cell, Grid, Mark, Page, Text, clean, legend_of
+from leaderboard.formats.page import Cell, Grid, Mark, Page, clean, marked_up
 
 SIGNS: dict[Mark, str] = {"bold": "**Bold**", "underlined": "<u>Underlined</u>", "beyond": "-"}
 MARKUP = {c: f"\\{c}" for c in "\\`*_[]|~$#"}
@@ -21,16 +21,12 @@ def render(pages: Sequence[Page]) -> str:
 def _page(page: Page) -> str:
     escapes = CAPTION if page.label else PROSE
     parts = [f"**{''.join(_cell(cell, escapes) for cell in page.title)}**"]
-    parts += [_grid(part, escapes) if isinstance(part, Grid) else _text(part, escapes) for part in page.parts]
-    return "\n\n".join(parts) + "\n"
 
-
-def _text(text: Text, escapes: dict[int, str]) -> str:
     def escape(words: str) -> str:
         return clean(words).translate(escapes)
 
-    letter = f"<sup>{text.letter}</sup>" if text.letter else ""
-    return " ".join(filter(None, [letter, escape(text.text), legend_of(text, SIGNS, escape)]))
+    parts += [_grid(part, escapes) if isinstance(part, Grid) else marked_up(part, SIGNS, escape) for part in page.parts]
+    return "\n\n".join(parts) + "\n"
 
 
 def _grid(grid: Grid, escapes: dict[int, str]) -> str:

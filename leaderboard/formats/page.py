@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -48,6 +49,11 @@ class Grid:
     words: int
     blocks: tuple[int, ...] = ()
     caption: str = ""
+
+    def in_blocks(self, lines: Sequence[str]) -> list[Sequence[str]]:
+        """Its lines, as a format writes them, block by block."""
+        ends = list(itertools.accumulate(self.blocks or (len(lines),)))
+        return [lines[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +105,12 @@ class Document:
 def clean(text: str) -> str:
     """One line without control characters: a name must not move the cursor or end a row."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def marked_up(text: Text, signs: Mapping[Mark, str], escape: Callable[[str], str]) -> str:
+    """A paragraph in a format that knows <sup>: its letter, its words and what the marks mean."""
+    letter = f"<sup>{text.letter}</sup>" if text.letter else ""
+    return " ".join(filter(None, [letter, escape(text.text), legend_of(text, signs, escape)]))
 
 
 def legend_of(text: Text, signs: Mapping[Mark, str], escape: Callable[[str], str] = clean) -> str:

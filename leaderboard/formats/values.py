@@ -29,6 +29,11 @@ def field(value: object) -> str:
     return "" if value is None else repr(value)
 
 
+def picked(thing: object, *names: str) -> dict[str, Any]:
+    """Some attributes of an object, by name."""
+    return {name: getattr(thing, name) for name in names}
+
+
 def as_json(data: Mapping[str, Any]) -> str:
     """Indented JSON."""
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

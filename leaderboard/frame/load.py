@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench import rules
 from bench.errors import BenchError, Fault, as_fault
 from bench.spec import canonical, to_json
 from bench.store.checkpoints import Checkpoint
@@ -22,7 +21,8 @@ from bench.store.runs import Run, Store
 from bench.store.subject import Certification, Subject
 from bench.store.verified import anything
 from leaderboard.aggregate.collect import unexpected_notes
-from leaderboard.aggregate.reading import ALPHA, Reading, trusts_of
+from leaderboard.aggregate.reading import Reading, trusts_of
+from leaderboard.formats.values import picked
 from leaderboard.frame.arguments import level, word
 from leaderboard.frame.arguments import path as path_of
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, Part, frame_of, images_of_counts
@@ -81,11 +81,7 @@ def load_results(
         BenchError: no such folder, or one that holds no results at all; alpha or rule unknown; with strict, anything that is left out.
     """
     root, alpha = path_of(path, "path"), None if alpha is None else level(alpha)
-    try:
-        if rule is not None:
-            rules.named(word(rule, "rule"))
-    except ValueError as error:
-        raise BenchError(str(error)) from None
+    Reading.asked(alpha, None if rule is None else word(rule, "rule"))
     try:
         there = root.is_dir()
     except (OSError, ValueError) as error:
@@ -147,7 +143,7 @@ def read(store: Store, alpha: float | None = None, rule: str | None = None, only
     keys = None if only is None else {key for key, _ in only}
     if keys is not None:
         walked = replace(walked, places=[place for place in walked.places if place.path.name.rpartition("-")[2] in keys])
-    found = Found(Reading(ALPHA if alpha is None else alpha, rule), notes=unexpected_notes(walked))
+    found = Found(Reading.asked(alpha, rule), notes=unexpected_notes(walked))
     subjects, faults = store.read(*(() if only is None else ("runs",)), walked=walked)
     for fault in faults:
         if keys is None or any(part.endswith(key) for part in fault.file.parts for key in keys):
@@ -267,7 +263,7 @@ def record_of(subject: Subject) -> dict[str, Any]:
 def words_of(subject: Subject) -> dict[str, Any]:
     """The columns that all rows of a subject share."""
     names = ("dataset", "method", "variant", "row", "sigma", "seed", "protocol", "recipe", "source", "key")
-    return {name: getattr(subject, name) for name in names} | {"training": subject.training_name}
+    return picked(subject, *names) | {"training": subject.training_name}
 
 
 def _record_of_certification(certification: Certification) -> dict[str, Any]:

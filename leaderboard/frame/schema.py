@@ -14,19 +14,8 @@ from bench.evidence.columns import Columns
 from leaderboard.metrics import Outcomes
 
 WORDS = (
-    "dataset",
-    "method",
-    "variant",
-    "row",
-    "protocol",
-    "recipe",
-    "source",
-    "status",
-    "rule",
-    "training",
-    "key",
-    "certification",
-    "record",
+    *("dataset", "method", "variant", "row", "protocol", "recipe", "source", "status", "rule", "training"),
+    *("key", "certification", "record"),
 )
 """Categorical: few words that are repeated."""
 NULLABLE = ("selected", "majority", "count", "runner_up")

@@ -148,4 +148,4 @@ def plot_curves(frame: pd.DataFrame, *, axes: Axes | None = None, seeds: Sequenc
     groups = groups_of(frame, ["ACR"], seeds)
     if not groups:
         raise BenchError("there is nothing to draw: the frame is empty")
-    return draw_curves(picture_of("curves", groups, "filtering the frame by a column"), axes)
+    return draw_curves(picture_of("curves", groups), axes)

@@ -134,7 +134,7 @@ def _of_logs(layout: layouts.Layout, logs: Sequence[Import], compat: Compat, not
         status = "" if there and len(there) == len(wanted) else f"{len(there)}/{len(wanted)} runs" if there else "missing"
         if len({canonical(conditions_of_log(log)) for log in there}) > 1:
             status = "not comparable"
-        cells[sigma, row] = [] if status else [_log_values(log, compat) for log in there], status
+        cells[sigma, row] = [] if status else [_values(o.correct, o.radius, compat) for o in (log.columns() for log in there)], status
         used[f"{row} at sigma {sigma}"] = there
     notes.append(f"From imported logs ({printed_collection()}): they hold no counts, and their radii are rounded as printed.")
     every = [conditions_of_log(log) for there in used.values() for log in there]
@@ -145,11 +145,6 @@ def _of_logs(layout: layouts.Layout, logs: Sequence[Import], compat: Compat, not
                 others = say({key: usual[key] for key in differ})
                 notes += [f"{name} is not comparable with the rows around it: {say(differ)} instead of {others}."]
     return cells
-
-
-def _log_values(log: Import, compat: Compat) -> _Values:
-    data = log.columns()
-    return _values(data.correct, _rounded(data.radius, compat), compat)
 
 
 def _of_runs(
@@ -202,8 +197,7 @@ def _of_runs(
         row = dataclasses.replace(whole, seeds=tuple(seed for seed in whole.seeds if seed.seed in expected))
         begun = any(seed.state != "missing" for seed in row.seeds)
         status = row.status if begun else "missing"
-        values = [] if status else [_values(o.correct, _rounded(o.radius, compat), compat) for o in row.outcomes]
-        cells[place] = values, status
+        cells[place] = [] if status else [_values(o.correct, o.radius, compat) for o in row.outcomes], status
         notes += row.notes
     several = any(len(values) > 1 for values, _ in cells.values())
     notes[:0] = [*conditions(group), *(["±: sample standard deviation over the seeds."] if several else []), *group.notes]
@@ -221,12 +215,10 @@ def _ways(groups: Sequence[Group], protocol: str) -> str:
     return f"; choose one by {' or '.join(ways)}" if ways else ""
 
 
-def _rounded(radius: NDArray[np.float64], compat: Compat) -> NDArray[np.float64]:
-    return np.array([float(f"{r:.3g}") for r in radius]) if compat == "3sig" else radius
-
-
 def _values(correct: NDArray[np.bool_], radius: NDArray[np.float64], compat: Compat) -> _Values:
     """Metric -> value over all images: ACR in pixels, accuracies in %."""
+    if compat == "3sig":
+        radius = np.array([float(f"{r:.3g}") for r in radius])
 
     def value(metric: str) -> float:
         if metric == metrics.ACR:

@@ -6,6 +6,7 @@ import statistics
 from typing import Literal
 
 from leaderboard.formats import Cell, Document, Grid, Page, Text
+from leaderboard.formats.values import picked
 from leaderboard.paper.printed import RULES, PaperTable, marks, unexplained
 
 FIELDS = ("table", "sigma", "row", "metric", "runs", "mean", "std", "status", "paper_mean", "paper_std", "rule", "notes")
@@ -18,27 +19,14 @@ def document(table: PaperTable, *, against: bool = False) -> Document:
         against: a line with the paper's values and one with the differences below each row.
     """
     notes = _notes(table, against)
-    lines = [
-        {
-            "table": table.layout.number,
-            "sigma": sigma,
-            "row": row,
-            "metric": metric,
-            "runs": len(e.values),
-            "mean": statistics.fmean(e.values) if e.values else None,
-            "std": statistics.stdev(e.values) if len(e.values) > 1 else None,
-            "status": e.status,
-            "paper_mean": e.printed.mean,
-            "paper_std": e.printed.std,
-            "rule": RULES[table.compat],
-            "notes": " ".join(notes),
-        }
-        for (sigma, row, metric), e in table.entries.items()
-    ]
-    entries = [
-        {"sigma": sigma, "row": row, "metric": metric, "values": e.values, "text": e.text, "paper": e.paper, "status": e.status}
-        for (sigma, row, metric), e in table.entries.items()
-    ]
+    shared = {"table": table.layout.number, "rule": RULES[table.compat], "notes": " ".join(notes)}
+    lines, entries = [], []
+    for (sigma, row, metric), e in table.entries.items():
+        place = {"sigma": sigma, "row": row, "metric": metric}
+        entries.append(place | picked(e, "values", "text", "paper", "status"))
+        found = {"mean": statistics.fmean(e.values) if e.values else None, "std": statistics.stdev(e.values) if len(e.values) > 1 else None}
+        printed = {"status": e.status, "paper_mean": e.printed.mean, "paper_std": e.printed.std}
+        lines.append(shared | place | {"runs": len(e.values)} | found | printed)
     data = {"table": table.layout.number, "caption": table.caption, "notes": notes, "source": table.source, "entries": entries}
     grid = _grid(table, against)
     legend = []

@@ -2,40 +2,9 @@
 
 picture.py   from a store to numbers
 draw.py      from numbers to a file; the only part that imports matplotlib, and only to draw
-labels.py    where labels of points stand
 """
 
-from leaderboard.plots.draw import FORMATS, draw_curves, render, styles
-from leaderboard.plots.picture import (
-    Band,
-    Kind,
-    Picture,
-    Seed,
-    Series,
-    Steps,
-    build,
-    certified_steps,
-    envelope,
-    over_seeds,
-    picture_of,
-    pictures,
-)
+from leaderboard.plots.draw import draw_curves, render
+from leaderboard.plots.picture import Kind, Picture, picture_of, pictures
 
-__all__ = [
-    "FORMATS",
-    "Band",
-    "Kind",
-    "Picture",
-    "Seed",
-    "Series",
-    "Steps",
-    "build",
-    "certified_steps",
-    "draw_curves",
-    "envelope",
-    "over_seeds",
-    "picture_of",
-    "pictures",
-    "render",
-    "styles",
-]
+__all__ = ["Kind", "Picture", "draw_curves", "picture_of", "pictures", "render"]

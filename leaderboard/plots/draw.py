@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,16 +91,10 @@ def render(picture: Picture, suffix: str) -> bytes:
         ".pdf": {"CreationDate": None, "Creator": "certbench", "Producer": None, "Title": _show(picture.headline)},
         ".png": {"Software": None, "Title": "certbench"},
     }
-    draw: dict[Kind, Callable[[Picture], Figure]] = {
-        "curves": _curves,
-        "envelope": _curves,
-        "pa": _curves,
-        "tradeoff": _tradeoff,
-        "training": _training,
-    }
+    draw = {"tradeoff": _tradeoff, "training": _training}.get(picture.kind, _curves)
     file = io.BytesIO()
     with context(["default", SETTINGS]):
-        draw[picture.kind](picture).savefig(file, format=suffix[1:], dpi=150, metadata=dates[suffix])
+        draw(picture).savefig(file, format=suffix[1:], dpi=150, metadata=dates[suffix])
     return file.getvalue()
 
 

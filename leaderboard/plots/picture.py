@@ -11,7 +11,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
@@ -24,13 +23,13 @@ from bench.store.runs import Run, Store
 from leaderboard import layouts
 from leaderboard.aggregate import EVERYTHING, Filters, Group, Source, collect, require_one_source
 from leaderboard.aggregate.mix import WORDS
-from leaderboard.aggregate.where import conditions_of, flags, telling_apart
+from leaderboard.aggregate.select import fits
+from leaderboard.aggregate.where import conditions_of, telling_apart
 from leaderboard.metrics import ACR, Outcomes, average_certified_radius
 from leaderboard.tables import conditions, headline
 
 Kind = Literal["curves", "envelope", "pa", "tradeoff", "training"]
 MAIN_TABLES = (4, 5, 6, 7)  # of the paper; 8 to 11 are ablations
-ROUNDED = "radii rounded as printed"
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,6 @@ def pictures(
     source: Source | Literal["published"] | None = None,
     alpha: float | None = None,
     rule: str | None = None,
-    one: bool = False,
 ) -> tuple[Picture, ...]:
     """Reads a store into pictures, one for each group of comparable rows, each with a name of its own.
 
@@ -190,7 +188,6 @@ def pictures(
             the one that the store has. Training curves are those of our own runs.
         alpha: chance that a certificate is wrong, 0.001 if None; imported logs have one of their own, which is fixed.
         rule: that reads counts; None: the one under which they were sampled.
-        one: refuse several groups.
 
     Raises:
         UsageError: a filter that fits nothing.
@@ -213,9 +210,6 @@ def pictures(
     for number, group in enumerate(groups):  # one training that was certified in several ways is drawn once
         alike[canonical(_facts(kind, group)) if kind == "training" else str(number)].append(group)
     apart = telling_apart([_facts(kind, same[0]) for same in alike.values()])
-    if one and len(apart) > 1:
-        ways = " or ".join(map(flags, apart))
-        raise BenchError(f"{len(apart)} groups of rows fit, and they are never mixed in one picture; choose one by {ways}")
     found, empty = [], []
     for same, chosen in zip(alike.values(), apart, strict=True):
         try:
@@ -229,38 +223,24 @@ def pictures(
     return _named_apart(found)
 
 
-def build(kind: Kind, store: Store, filters: Filters = EVERYTHING, **how: Any) -> Picture:
-    """The one picture of rows that are comparable: `pictures`, where there is one.
-
-    Raises:
-        BenchError: as `pictures`; several groups, which are never mixed: it says by which `--where` to choose one.
-    """
-    return pictures(kind, store, filters, **how, one=True)[0]
-
-
 def _facts(kind: Kind, group: Group) -> dict[str, Any]:
     """What tells a group from others; how it was certified is nothing to a training."""
     facts = conditions_of(group)
-    apart = (
-        [name for name in facts if name.startswith("certify.") or name in ("changes", "alpha", "rounding")] if kind == "training" else []
-    )
-    return {name: value for name, value in facts.items() if name not in apart}
+    if kind != "training":
+        return facts
+    return {k: value for k, value in facts.items() if not k.startswith("certify.") and k not in ("changes", "alpha", "rounding")}
 
 
 def _named_apart(found: Sequence[Picture]) -> tuple[Picture, ...]:
     """Pictures whose names say what tells them apart, but for data set and protocol, which they say anyway."""
     named = []
-    for picture in found:
-        words = [
-            f"{name.rpartition('.')[2]}-{word or 'none'}" for name, word in picture.chosen.items() if name not in ("dataset", "protocol")
-        ]
-        slug = "-".join([picture.name, *(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words)])
-        named.append(dataclasses.replace(picture, name=slug[:120]))
     taken: Counter[str] = Counter()
-    for place, picture in enumerate(named):
-        taken[picture.name] += 1
-        if taken[picture.name] > 1:
-            named[place] = dataclasses.replace(picture, name=f"{picture.name}-{taken[picture.name]}")
+    for picture in found:
+        chosen = {name.rpartition(".")[2]: word for name, word in picture.chosen.items() if name not in ("dataset", "protocol")}
+        words = [re.sub(r"[^\w.]+", "-", f"{name}-{word or 'none'}").strip("-") for name, word in chosen.items()]
+        slug = "-".join([picture.name, *words])[:120]
+        taken[slug] += 1
+        named.append(dataclasses.replace(picture, name=f"{slug}-{taken[slug]}" if taken[slug] > 1 else slug))
     return tuple(named)
 
 
@@ -268,11 +248,8 @@ class NothingToDraw(BenchError):
     """No row of a group is finished."""
 
 
-def picture_of(kind: Kind, groups: Sequence[Group], choose: str) -> Picture:
-    """The picture of the one group that there is.
-
-    Args:
-        choose: by what the user can choose one of several.
+def picture_of(kind: Kind, groups: Sequence[Group]) -> Picture:
+    """The picture of the one group of a frame.
 
     Raises:
         BenchError: several groups, which are not comparable, or nothing that is finished.
@@ -281,9 +258,8 @@ def picture_of(kind: Kind, groups: Sequence[Group], choose: str) -> Picture:
         facts = [{"data set": group.dataset, **group.conditions} for group in groups]
         values = {name: list(dict.fromkeys(str(fact.get(name, "-")) for fact in facts)) for name in dict.fromkeys(itertools.chain(*facts))}
         differ = "; ".join(f"{WORDS.get(name, name)}: {' or '.join(found)}" for name, found in values.items() if len(found) > 1)
-        raise BenchError(
-            f"{len(groups)} groups of rows fit, and they are never mixed in one picture; choose one by {choose}. They differ in {differ}"
-        )
+        told = f"{len(groups)} groups of rows fit, and they are never mixed in one picture; choose one by filtering the frame by a column"
+        raise BenchError(f"{told}. They differ in {differ}")
     return _picture_of(kind, groups[0])
 
 
@@ -301,9 +277,7 @@ def _picture_of(kind: Kind, group: Group) -> Picture:
         panels[section.sigma] = tuple(series)
     if kind == "envelope":
         return _of_envelope(group, panels, left_out)
-    radii = ROUNDED if group.source == "imported" else "exact radii"
-    about = [*conditions(group), _rule(kind, radii, group.unit, _several(panels))]
-    return _picture(kind, group, about, panels, left_out)
+    return _picture(kind, group, [*conditions(group), _rule(kind, group, panels)], panels, left_out)
 
 
 def _bounds(label: str, o: Outcomes) -> NDArray[np.float64]:
@@ -323,19 +297,14 @@ def _of_envelope(group: Group, panels: Mapping[float, tuple[Series, ...]], left_
         if len(levels) < len(panels):
             continue  # named as unfinished where it is
         if len(sizes := {len(one.seeds) for one in levels.values()}) > 1:
-            raise BenchError(
-                f"{label} has {' or '.join(map(str, sorted(sizes)))} {group.unit}s, and an envelope needs as many at each sigma"
-            )
+            told = " or ".join(map(str, sorted(sizes)))
+            raise BenchError(f"{label} has {told} {group.unit}s, and an envelope needs as many at each sigma")
         steps, spans = envelope({sigma: [seed.steps for seed in one.seeds] for sigma, one in levels.items()})
         series.append(Series(label, tuple(Seed(math.nan, one) for one in steps)))
         ends = [f"{sigma:g} {'beyond' if end == math.inf else f'below r = {end:.3f}'}" for sigma, end in spans]
         said.append(f"{label}: sigma {', '.join(ends)}.")
     text = "At each radius the noise level with the largest certified accuracy in the mean. It is no classifier: each radius has its own."
-    about = [
-        *conditions(group),
-        text,
-        _rule("curves", "exact radii" if group.source != "imported" else ROUNDED, group.unit, _several(panels)),
-    ]
+    about = [*conditions(group), text, _rule("curves", group, panels)]
     picture = _picture("envelope", group, about, {max(panels): tuple(series)}, left_out)
     return dataclasses.replace(picture, best_of=tuple(panels), notes=(picture.notes[0], *said, *picture.notes[1:]))
 
@@ -369,8 +338,9 @@ def _of_published(kind: Kind, filters: Filters) -> Picture:
     rows = list(dict.fromkeys(row for table in tables for row in table.rows))
     sigmas = sorted({float(sigma) for table in tables for sigma in table.sigmas})
     problems = [f"no table has sigma {s:g}{nearest(f'{s:g}', [f'{k:g}' for k in sigmas])}" for s in filters.sigmas if s not in sigmas]
-    chosen = [row for row in rows if not filters.methods or any(_names(row, word) for word in filters.methods)]
-    problems += [f"no table has row {w}{nearest(w, rows)}" for w in filters.methods if not any(_names(row, w) for row in rows)]
+    named = {word: [row for row in rows if fits(word, row, row.partition(".")[0])] for word in filters.methods}
+    chosen = [row for row in rows if not named or any(row in found for found in named.values())]
+    problems += [f"no table has row {word}{nearest(word, rows)}" for word, found in named.items() if not found]
     if problems:
         raise UsageError(problems)
     printed = {(float(p.sigma), p.row, p.metric): (float(p.mean), float(p.std or 0)) for t in tables for p in layouts.values(t.number)}
@@ -398,10 +368,6 @@ def _of_published(kind: Kind, filters: Filters) -> Picture:
         baseline=tables[0].baseline,
         panels={sigma: series for sigma, series in panels.items() if series},
     )
-
-
-def _names(row: str, word: str) -> bool:
-    return any(name == word or fnmatchcase(name, word) for name in (row, row.partition(".")[0]))
 
 
 def _of_training(store: Store, groups: Sequence[Group]) -> Picture:
@@ -444,11 +410,14 @@ def _training_state(run: Run | None) -> str:
         return "damaged"
 
 
-def _rule(kind: Kind, radii: str, unit: str, several: bool) -> str:
-    spread = f"± sample standard deviation over the {unit}s."
-    if kind != "tradeoff":
-        text = f"Certified accuracy: share of all images that are correct with radius > r ({radii})."
-        text = "Share of all images that are certified right with a lower bound on pA above the threshold." if kind == "pa" else text
-        return f"{text} {f'Line: mean over the {unit}s. Band: {spread}' if several else f'One {unit}, so no band.'}"
-    text = f"ACR: average certified radius over all images ({radii})."
-    return f"{text} {f'Bars: {spread}' if several else f'One {unit}, so no bars.'}"
+def _rule(kind: Kind, group: Group, panels: Mapping[float, Sequence[Series]]) -> str:
+    radii, unit = "radii rounded as printed" if group.source == "imported" else "exact radii", group.unit
+    texts = {
+        "pa": "Share of all images that are certified right with a lower bound on pA above the threshold.",
+        "tradeoff": f"ACR: average certified radius over all images ({radii}).",
+    }
+    text = texts.get(kind, f"Certified accuracy: share of all images that are correct with radius > r ({radii}).")
+    mark, mean = ("bars", "") if kind == "tradeoff" else ("band", f"Line: mean over the {unit}s. ")
+    if not _several(panels):
+        return f"{text} One {unit}, so no {mark}."
+    return f"{text} {mean}{mark.capitalize()}: ± sample standard deviation over the {unit}s."

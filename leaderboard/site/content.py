@@ -34,6 +34,7 @@ from leaderboard.aggregate.mix import say
 from leaderboard.compare.statistics import Evidence, compare_images
 from leaderboard.flips import LEVEL, flip_pairs
 from leaderboard.formats import clean
+from leaderboard.formats.values import picked
 from leaderboard.metrics import ACR, Outcomes
 from leaderboard.site import drawing
 from leaderboard.tables import cells, headline, with_marks
@@ -65,12 +66,16 @@ class Content:
     """What a page is made of.
 
     Attributes:
+        root: the results folder.
         data: JSON values, without control characters in any text; they travel in the page.
+        images: those of them that hold the images of each training.
         drawings: id of a section or of a row -> its static chart. pictures: (data set, image) -> data URI.
         files: that stand behind the page, below the results folder.
     """
 
-    data: dict[str, Any]
+    root: Path
+    data: dict[str, Any] = field(default_factory=dict)
+    images: dict[str, Any] = field(default_factory=dict)
     drawings: dict[str, drawing.Chart] = field(default_factory=dict)
     pictures: dict[tuple[str, int], str] = field(default_factory=dict)
     files: set[Path] = field(default_factory=set)
@@ -93,10 +98,8 @@ def read(store: Store, *, alpha: float | None = None, title: str = "") -> Conten
             with contextlib.suppress(BenchError):  # where no evidence can be read so
                 groups += [group for group in collect(store, alpha=alpha, rule=name, metrics=METRICS) if group.source != "imported"]
     groups = [with_constant(with_marks(group, "test")) for group in groups]
-    found = Content({})
-    images: dict[str, Any] = {}
-    labels = _protocols(groups)
-    tables = [_table(f"t{n}", group, labels[n], store, images, found) for n, group in enumerate(groups)]
+    found = Content(store.root)
+    tables = [_table(f"t{n}", group, label, found) for n, (group, label) in enumerate(zip(groups, _protocols(groups), strict=True))]
     names = ", ".join(dict.fromkeys(group.dataset for group in groups))
     made = {
         "schema": 1,
@@ -104,7 +107,7 @@ def read(store: Store, *, alpha: float | None = None, title: str = "") -> Conten
         "certbench": version("certbench"),
         "statuses": STATUSES,
         "tables": tables,
-        "images": images,
+        "images": found.images,
     }
     sections = [section for table in tables for section in table["sections"]]
     made["first"] = max(sections, key=lambda s: (s["tested"], sum(not row["state"] for row in s["rows"])))["id"]
@@ -145,12 +148,11 @@ def _protocols(groups: Sequence[Group]) -> list[str]:
     return labels
 
 
-def _table(name: str, group: Group, protocol: str, store: Store, images: dict[str, Any], found: Content) -> dict[str, Any]:
+def _table(name: str, group: Group, protocol: str, found: Content) -> dict[str, Any]:
     """A group of comparable rows."""
     rule = str(group.conditions.get("certify.rule", "as printed"))
-    styles = {label: n for n, label in enumerate(dict.fromkeys(row.label for s in group.sections for row in s.rows if not row.constant))}
-    known = next((o for section in group.sections for row in section.rows for o in row.outcomes), None)
-    n = group.conditions["certify.n"]
+    styles = {label: n for n, label in enumerate(dict.fromkeys(row.label for row in group.rows if not row.constant))}
+    known = next((o for row in group.rows for o in row.outcomes), None)
     result = {
         "id": name,
         "dataset": group.dataset,
@@ -161,24 +163,19 @@ def _table(name: str, group: Group, protocol: str, store: Store, images: dict[st
         "source": group.source,
         "headline": headline(group),
         "details": details(group),
-        "ties": group.ties,
-        "notes": group.notes,
+        **picked(group, "ties", "notes"),
         "alpha": group.conditions["alpha"],
-        "n": n,
+        "n": group.conditions["certify.n"],
         "rounding": group.conditions["rounding"],
         "count": group.images,
         "unit": group.unit,
         "sentence": _sentence(group, protocol),
-        "metrics": [{key: getattr(m, key) for key in ("name", "heading", "decimals", "better")} for m in group.metrics],
+        "metrics": [picked(m, "name", "heading", "decimals", "better") for m in group.metrics],
         "radii": [m.name for m in group.metrics if m.heading.startswith("r=")],
         "index": _packed(known.index) if known else None,
         "labels": _packed(known.label) if known else None,
-        "sections": [],
     }
-    for section in group.sections:
-        made = _section(f"{name}-{section.sigma:g}", section, group, result, styles, store, images, found)
-        result["sections"].append(made)
-    return result
+    return result | {"sections": [_section(f"{name}-{s.sigma:g}", s, group, result, styles, found) for s in group.sections]}
 
 
 def _sentence(group: Group, protocol: str) -> str:
@@ -195,14 +192,7 @@ def _sentence(group: Group, protocol: str) -> str:
 
 
 def _section(
-    name: str,
-    section: Section,
-    group: Group,
-    table: Mapping[str, Any],
-    styles: Mapping[str, int],
-    store: Store,
-    images: dict[str, Any],
-    found: Content,
+    name: str, section: Section, group: Group, table: Mapping[str, Any], styles: Mapping[str, int], found: Content
 ) -> dict[str, Any]:
     """The rows of one noise level, best first, unfinished ones and the constant classifier last."""
     ordered = sorted(section.rows, key=lambda row: (row.constant, not row.finished, -row.stats[ACR].mean if ACR in row.stats else 0))
@@ -217,7 +207,7 @@ def _section(
         {
             "a": ranked[a].label,
             "b": ranked[b].label,
-            **{key: getattr(difference, key) for key in ("difference", "low", "high", "more_a", "more_b", "tie")},
+            **picked(difference, "difference", "low", "high", "more_a", "more_b", "tie"),
             "p": None if p is None else float(p[a, b]),
         }
         for (a, b), difference in zip(both, compare_images([(evidence[a], evidence[b]) for a, b in both]), strict=True)
@@ -230,14 +220,12 @@ def _section(
     for number, row in enumerate(ordered):
         place = f"{name}-{number}"
         rank, band = places.get(row.label, (None, None))
-        made = [_training(f"{place}-{n}", seed, row, table, store, images, found) for n, seed in enumerate(row.seeds)]
+        made = [_training(f"{place}-{n}", seed, row, table["recomputed"], found) for n, seed in enumerate(row.seeds)]
         first = next((seed.certification for seed in row.seeds if seed.outcomes and seed.certification), None)
         rows.append(
             {
                 "id": place,
-                "label": row.label,
-                "method": row.method,
-                "constant": row.constant,
+                **picked(row, "label", "method", "constant"),
                 "state": row.status,
                 "status": row.trust,
                 "notes": row.notes,
@@ -277,38 +265,31 @@ def ranks(size: int, p: NDArray[np.float64] | None) -> list[tuple[tuple[int, int
     return found
 
 
-def _training(
-    place: str, seed: Seed, row: Row, table: Mapping[str, Any], store: Store, images: dict[str, Any], found: Content
-) -> dict[str, Any]:
+def _training(place: str, seed: Seed, row: Row, recomputed: bool, found: Content) -> dict[str, Any]:
     """One training, how it came about, and where its images are."""
     c = seed.certification
     own: dict[str, Any] = {
         "name": str(seed.seed),
-        "state": seed.state,
-        "done": seed.done,
-        "reason": seed.reason,
+        **picked(seed, "state", "done", "reason"),
         "status": str(seed.trust or ("computed" if row.constant else "")),
         "key": seed.key,
-        "certification": "",
-        "file": "",
-        "evidence_sha256": "",
-        "command": "",
+        **dict.fromkeys(("certification", "file", "evidence_sha256", "command"), ""),
         "environment": {},
         "images": None,
     }
     if seed.outcomes is not None:
-        own["images"], packed = _images(place, seed, seed.outcomes, table["recomputed"])
-        images.setdefault(own["images"], packed)
+        own["images"], packed = _images(place, seed, seed.outcomes, recomputed)
+        found.images.setdefault(own["images"], packed)
     if c is None:
         return own
     if seed.outcomes is not None:
         published = isinstance(c.subject, Import)
         file = c.subject.file if isinstance(c.subject, Import) else c.evidence
         seen = c.subject.spec.rows_sha256 if published else (c.subject.seen or {}).get(f"{c.path.name}/{DIGEST}")
-        own |= {"certification": "" if published else c.spec.key, "file": str(file.relative_to(store.root)), "evidence_sha256": seen}
+        own |= {"certification": "" if published else c.spec.key, "file": str(file.relative_to(found.root))}
         own["evidence_sha256"] = seen or disk.sha256(file)
         there = (folder / name for folder in (c.subject.path, c.path) for name in KEPT)
-        found.files |= {path.relative_to(store.root) for path in there if disk.there(path)}
+        found.files |= {path.relative_to(found.root) for path in there if disk.there(path)}
     return own | {"command": _command(c), "environment": _environment(c)}
 
 
@@ -392,14 +373,5 @@ def _hardest(row: Row, dataset: str, found: Content) -> list[dict[str, Any]]:
     info = DATASETS.get(dataset)
     if info and info.source and info.source.ships:
         found.pictures |= {(dataset, int(o.index[k])): drawing.picture(dataset, int(o.index[k])) for k in order}
-    return [
-        {
-            "image": int(o.index[k]),
-            "label": int(o.label[k]),
-            "selected": int(o.selected[k]),
-            "count": int(o.counts.count[k]),
-            "n": int(o.counts.n[k]),
-            "radius": float(o.values[k]),
-        }
-        for k in order
-    ]
+    told = {"image": o.index, "label": o.label, "selected": o.selected, "count": o.counts.count, "n": o.counts.n, "radius": o.values}
+    return [{name: column[k].item() for name, column in told.items()} for k in order]

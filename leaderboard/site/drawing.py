@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -126,13 +125,8 @@ def picture(dataset: str, index: int) -> str:
     pixels = _pixels(dataset)
     if pixels is None or pixels.shape[1] not in (1, 3):
         return ""
-    image = pixels[index].transpose(1, 2, 0)
-    height, width, channels = image.shape
+    from PIL import Image
 
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    lines = b"".join(b"\0" + line.tobytes() for line in image)
-    head = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    file = io.BytesIO()
+    Image.fromarray(pixels[index].transpose(1, 2, 0).squeeze()).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

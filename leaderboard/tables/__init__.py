@@ -11,21 +11,9 @@ from leaderboard import formats
 from leaderboard.aggregate import Group
 from leaderboard.tables.build import caption, cells, document, records
 from leaderboard.tables.captions import conditions, headline, sigma_text
-from leaderboard.tables.marks import MARKS, mark_ties, with_marks
+from leaderboard.tables.marks import with_marks
 
-__all__ = [
-    "MARKS",
-    "caption",
-    "cells",
-    "conditions",
-    "document",
-    "headline",
-    "mark_ties",
-    "records",
-    "render",
-    "sigma_text",
-    "with_marks",
-]
+__all__ = ["caption", "cells", "conditions", "document", "headline", "records", "render", "sigma_text", "with_marks"]
 
 
 def render(groups: Sequence[Group], format: str, *, width: int = 120, color: bool = False) -> str:

@@ -14,26 +14,20 @@ from bench.store.subject import Certification
 from leaderboard.aggregate import Group, Row, Section
 from leaderboard.formats import Cell, Document, Grid, Page, Text
 from leaderboard.formats.page import Mark, legend_of
+from leaderboard.formats.values import picked
 from leaderboard.metrics import ACR, Metric, Outcomes
 from leaderboard.tables.captions import details, headline, letters_of, rule, sigma_text
 
 EMPTY = "-"
 WORDS: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined"}
 CONDITIONS = {
-    "source": "source",
-    "protocol": "protocol",
-    "changes": "changes",
-    "recipe": "recipe",
+    **{name: name for name in ("source", "protocol", "changes", "recipe", "normalisation", "alpha", "rounding")},
+    **{name: f"certify.{name}" for name in ("n0", "n", "images")},
     "arch": "network",
-    "normalisation": "normalisation",
-    "n0": "certify.n0",
-    "n": "certify.n",
-    "images": "certify.images",
     "certify_seed": "certify.seed",
     "bound": "certify.rule",
-    "alpha": "alpha",
-    "rounding": "rounding",
 }
+"""Field of a record -> condition of the group."""
 CSV_FIELDS = (
     *("dataset", "source", "protocol", "changes", "recipe", "arch", "normalisation", "n0", "n", "images", "image_count", "certify_seed"),
     *("bound", "alpha", "rounding", "sigma", "row", "metric", "seeds", "seeds_done", "drawn", "mean", "std", "tied", "state"),
@@ -186,17 +180,8 @@ def records(group: Group) -> Iterator[dict[str, Any]]:
 def _data(group: Group) -> dict[str, Any]:
     return {
         "caption": caption(group),
-        "dataset": group.dataset,
-        "source": group.source,
-        "conditions": dict(group.conditions),
-        "images": group.images,
-        "test_size": group.test_size,
-        "seeds": group.seeds,
-        "baseline": group.baseline,
-        "mixed": group.mixed,
-        "metrics": [
-            {name: getattr(metric, name) for name in ("name", "heading", "decimals", "better", "meaning")} for metric in group.metrics
-        ],
+        **picked(group, "dataset", "source", "conditions", "images", "test_size", "seeds", "baseline", "mixed"),
+        "metrics": [picked(metric, "name", "heading", "decimals", "better", "meaning") for metric in group.metrics],
         "rule": rule(group),
         "sections": [
             {
@@ -205,28 +190,23 @@ def _data(group: Group) -> dict[str, Any]:
             }
             for section in group.sections
         ],
-        "notes": group.notes,
-        "footnotes": group.footnotes,
-        "ties": group.ties,
+        **picked(group, "notes", "footnotes", "ties"),
     }
 
 
 def _row(row: Row, shown: Sequence[Cell], group: Group) -> dict[str, Any]:
+    columns = list(zip(group.metrics, shown, strict=True))
     return {
         "row": row.name,
-        "label": row.label,
-        "method": row.method,
+        **picked(row, "label", "method"),
         "state": row.status or "done",
         "status": row.trust,
         "metrics": {name: dataclasses.asdict(stat) for name, stat in row.stats.items()},
-        "improves": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.bold and group.ranked],
-        "tied": row.tied,
-        "constant": row.constant,
-        "conditions": dict(row.conditions),
-        "drawn": row.drawn,
-        "best": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.underlined],
+        "improves": [metric.name for metric, cell in columns if cell.bold and group.ranked],
+        **picked(row, "tied", "constant", "conditions", "drawn"),
+        "best": [metric.name for metric, cell in columns if cell.underlined],
         "seeds": [
-            {name: getattr(seed, name) for name in ("seed", "state", "done", "key", "reason")}
+            picked(seed, "seed", "state", "done", "key", "reason")
             | {"certification": seed.certification.spec.key if seed.certification else None}
             | {"status": str(seed.trust) if seed.trust else None}
             for seed in row.seeds

@@ -29,7 +29,7 @@ def _trainings(group: Group) -> list[str]:
     if group.seeds:
         numbers = [seed for seed in group.seeds if isinstance(seed, int)]
         return [f"seed {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} seeds ({_spans(numbers)})"]
-    counts = sorted({len(row.seeds) for section in group.sections for row in section.rows if row.finished and not row.constant})
+    counts = sorted({len(row.seeds) for row in group.rows if row.finished and not row.constant})
     if group.mixed or not counts:
         return []
     return [f"1 {group.unit}" if counts == [1] else f"{' or '.join(map(str, counts))} {group.unit}s"]
@@ -42,7 +42,7 @@ def details(group: Group) -> str:
         columns = "Columns r" if len(radii) > 1 else f"Column {radii[0]}"
         meanings.insert(1 if meanings else 0, f"{columns}: certified accuracy at r in % ({rule(group)}).")
     text = " ".join([*conditions(group), *dict.fromkeys(meanings)])
-    if any(stat.std is not None for section in group.sections for row in section.rows for stat in row.stats.values()):
+    if any(stat.std is not None for row in group.rows for stat in row.stats.values()):
         text += f" ±: sample standard deviation over the {group.unit}s."
     return clean(text)
 
