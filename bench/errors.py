@@ -79,6 +79,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; there is {', '.join(names)}" if names else "; there is none"
 
 
+def unknown(what: str, word: str | None, known: Iterable[str]) -> list[str]:
+    """A sentence on a word that is not among those that are known; none where it is, or where there is no word."""
+    return [] if word is None or word in known else [f"{what} {word} is unknown{nearest(word, known)}"]
+
+
 def lies_here(name: str) -> str:
     """For a name that is not known: that a file of this name lies in the working folder, as the end of a sentence; empty if none does."""
     file = f"{name}.py"

@@ -10,7 +10,7 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import CERTIFICATION, OUTPUT, option
-from bench.cli.common import existing_folder, guarded, numbers, print_json, stop, use_plugins, write_file
+from bench.cli.common import existing_folder, numbers, print_json, refuse, stop, use_plugins, write_file
 from bench.cli.exchange import finished_certification
 from bench.errors import BenchError
 
@@ -48,8 +48,7 @@ def attack(
     radii = numbers(eps, "--eps", problems)
     if csv is not None and (csv.is_dir() or not csv.parent.is_dir()):
         problems.append(f"--csv {csv}: name a file in a folder that is there")
-    if problems:
-        stop(problems)
+    refuse(problems)
     if not Path(run).is_dir():
         existing_folder(results)
 
@@ -63,7 +62,7 @@ def attack(
     except ValueError as error:
         stop([f"--{error}"])
 
-    found, taken, outcome = guarded(lambda: _attack(Store(results).find(run), certification, images, spec, device))
+    found, taken, outcome = _attack(Store(results).find(run), certification, images, spec, device)
     if csv is not None:
         write_file(csv, "--csv", _csv(outcome.attacked).encode())
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 import bench.cli.options as options
 from bench import rules
 from bench.cli.command import CERTIFICATION, OUTPUT, option
-from bench.cli.common import check_folder, guarded, plain, print_json, stop, use_plugins, write_file
+from bench.cli.common import check_alpha, check_folder, check_value, plain, print_json, refuse, use_plugins, write_file
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.outcome import typed
 from bench.errors import BenchError, Interrupted
@@ -103,8 +103,7 @@ def certify(
     Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
     """
     job = _Job(locals())
-    settings: dict[str, Any] = {"n0": n0, "n": n, "seed": seed, "skip_misclassified": skip_misclassified, "radii": radii or ""}
-    guarded(lambda: job.certify(rule, settings))
+    job.certify(rule, {"n0": n0, "n": n, "seed": seed, "skip_misclassified": skip_misclassified, "radii": radii or ""})
 
 
 def predict(
@@ -131,8 +130,7 @@ def predict(
 
     Exit codes: 0 done, 2 usage or a checkpoint that is refused, 128 + signal when interrupted (130 for Ctrl-C).
     """
-    job = _Job(locals())
-    guarded(lambda: job.predict(n, seed))
+    _Job(locals()).predict(n, seed)
 
 
 class _Job:
@@ -144,7 +142,6 @@ class _Job:
         Args:
             said: the flags of the command, by name.
         """
-        from bench.rules.bounds import check_alpha
         from bench.spec import check_sigma, select_images
         from bench.store.checkpoints import check_row
 
@@ -160,17 +157,12 @@ class _Job:
         check_data_dir(self.data_dir, problems)
         if self.tsv and self.tsv.is_dir():
             problems.append(f"--tsv {self.tsv} is a folder; name a file")
-        checks: dict[Callable[[Any], object], Any] = {check_alpha: self.alpha, lambda text: select_images(text, 1): self.images}
-        checks |= {check_sigma: said["sigma"], check_row: self.row}
-        for check, value in checks.items():
-            try:
-                if value is not None:
-                    check(value)
-            except ValueError as error:
-                problems.append(f"--{error}")
-        if problems:
-            stop(problems)
-        guarded(lambda: self._read(said))
+        check_alpha(self.alpha, problems)
+        check_value(self.images, lambda text: select_images(text, 1), problems)
+        check_value(said["sigma"], check_sigma, problems)
+        check_value(self.row, check_row, problems)
+        refuse(problems)
+        self._read(said)
 
     def _read(self, said: Mapping[str, Any]) -> None:
         from rich.console import Console

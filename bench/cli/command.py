@@ -10,6 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from bench.cli.common import stop
+from bench.errors import BenchError, UsageError
 from bench.spec import CertifySpec, TrainSpec
 
 COMMON = "Common"
@@ -53,6 +55,19 @@ class Command(TyperCommand):
                 param.rich_help_panel = param.rich_help_panel or COMMON
         return sorted(params, key=_place)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command; a problem that is raised becomes its sentence and exit code 2."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # whoever read the output has left
+            raise
+        except UsageError as error:
+            stop(error.problems)
+        except BenchError as error:
+            stop([str(error)])
+        except OSError as error:
+            stop([f"{error.filename}: {error.strerror}" if error.filename else str(error)])
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Reads the words of the command line.
 
@@ -91,7 +106,7 @@ def _name_set(flags: Sequence[str], known: set[str]) -> None:
         for begin, spec in (("train", TrainSpec), ("certify", CertifySpec)):
             name = flag.removeprefix("--").replace("-", "_")
             if flag.startswith("--") and flag not in known and name in {field.name for field in fields(spec)}:
-                _stop(f"there is no option {flag}; write --set {begin}.{name}=VALUE")
+                stop([f"there is no option {flag}; write --set {begin}.{name}=VALUE"])
 
 
 def _takes_one_value(param: Any) -> bool:
@@ -101,9 +116,4 @@ def _takes_one_value(param: Any) -> bool:
 def _refuse_doubled(given: Sequence[Any]) -> None:
     for param, times in Counter(given).items():
         if times > 1:
-            _stop(f"{max(param.opts, key=len)} is given {times} times, but takes one value; keep the one that you mean")
-
-
-def _stop(problem: str) -> None:
-    typer.echo(f"bench: {problem}", err=True)
-    raise typer.Exit(2)
+            stop([f"{max(param.opts, key=len)} is given {times} times, but takes one value; keep the one that you mean"])

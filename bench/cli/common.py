@@ -13,7 +13,7 @@ import typer
 
 from bench.api.words import clock as clock
 from bench.api.words import plain as plain
-from bench.errors import BenchError, UsageError, nearest
+from bench.errors import nearest, unknown
 from bench.spec import PROTOCOL_ALIASES
 
 if TYPE_CHECKING:
@@ -29,16 +29,10 @@ def stop(problems: Iterable[str], code: int = 2) -> NoReturn:
     raise typer.Exit(code)
 
 
-def guarded(work: Callable[[], T]) -> T:
-    """Runs work; a BenchError becomes its sentence and exit code 2."""
-    try:
-        return work()
-    except UsageError as error:
-        stop(error.problems)
-    except BenchError as error:
-        stop([str(error)])
-    except OSError as error:
-        stop([f"{error.filename}: {error.strerror}"])
+def refuse(problems: Sequence[str]) -> None:
+    """As `stop`, if there is any problem."""
+    if problems:
+        stop(problems)
 
 
 BETWEEN_WORDS = r",(?![^\[]*\])"  # not within brackets
@@ -54,31 +48,20 @@ def words(values: Sequence[str] | None, flag: str, problems: list[str], between:
     return found
 
 
-def filters(
-    dataset: Sequence[str] | None,
-    method: Sequence[str] | None,
-    protocol: Sequence[str] | None,
-    recipe: Sequence[str] | None,
-    problems: list[str],
-) -> dict[str, Any]:
-    """The flags that choose among runs, as keywords of `leaderboard.aggregate.Filters`."""
-    return {
-        "datasets": words(dataset, "--dataset", problems),
-        "methods": words(method, "--method", problems),
-        "protocols": [PROTOCOL_ALIASES.get(name, name) for name in words(protocol, "--protocol", problems)],
-        "recipes": words(recipe, "--recipe", problems),
-    }
+def check_value(value: T | None, check: Callable[[T], object], problems: list[str]) -> None:
+    """What a check says of the value of a flag, if one is given, is a problem; it begins with the flag's name."""
+    try:
+        if value is not None:
+            check(value)
+    except ValueError as error:
+        problems.append(f"--{error}")
 
 
 def check_alpha(alpha: float | None, problems: list[str]) -> None:
     """A failure probability lies in (0, 1/2), if one is given."""
-    from bench.rules.bounds import check_alpha as check
+    from bench.rules import bounds
 
-    try:
-        if alpha is not None:
-            check(alpha)
-    except ValueError as error:
-        problems.append(f"--{error}")
+    check_value(alpha, bounds.check_alpha, problems)
 
 
 def numbers(values: Sequence[str] | None, flag: str, problems: list[str]) -> list[float]:
@@ -108,6 +91,26 @@ def seeds(values: Sequence[str] | None, problems: list[str]) -> list[int]:
         problems.append("--seeds 0 asks for no seed, since N means seeds 0 to N - 1; write '0,' for seed 0 alone")
         return []
     return list(range(chosen[0])) if as_count else chosen
+
+
+def filters(
+    dataset: Sequence[str] | None,
+    method: Sequence[str] | None,
+    sigma: Sequence[str] | None,
+    seed: Sequence[str] | None,
+    protocol: Sequence[str] | None,
+    recipe: Sequence[str] | None,
+    problems: list[str],
+) -> dict[str, Any]:
+    """The flags that choose among runs, as keywords of `leaderboard.aggregate.Filters`."""
+    return {
+        "datasets": words(dataset, "--dataset", problems),
+        "methods": words(method, "--method", problems),
+        "protocols": [PROTOCOL_ALIASES.get(name, name) for name in words(protocol, "--protocol", problems)],
+        "recipes": words(recipe, "--recipe", problems),
+        "sigmas": numbers(sigma, "--sigma", problems),
+        "seeds": seeds(seed, problems),
+    }
 
 
 def changes(values: Sequence[str] | None, problems: list[str]) -> dict[str, str]:
@@ -159,9 +162,11 @@ def existing_folder(folder: Path, flag: str = "--results") -> Path:
     return folder
 
 
-def check_out(out: Path, example: str, problems: list[str], flag: str = "--out") -> None:
-    """A file to write must have a folder to stand in, in which one may write."""
+def check_out(out: Path | None, example: str, problems: list[str], flag: str = "--out") -> None:
+    """A file to write, if there is one, must have a folder to stand in, in which one may write."""
     try:
+        if out is None:
+            return
         if not out.name or out.is_dir():
             problems.append(f"{flag} {out} is a folder; name a file in it, such as {out / example}")
         elif not out.parent.is_dir():
@@ -177,8 +182,7 @@ def format_of(named: str | None, out: Path | None, problems: list[str]) -> str:
     from leaderboard.formats import FORMATS
 
     if named is not None:
-        if named not in FORMATS:
-            problems.append(f"--format {named} is unknown{nearest(named, FORMATS)}")
+        problems += unknown("--format", named, FORMATS)
         return named
     endings = {format.suffix: name for name, format in FORMATS.items()}
     ending = out.suffix.lower() if out else ""
@@ -209,8 +213,7 @@ def plugin_paths(plugin: list[str] | None) -> tuple[Path, ...]:
     """Paths of plug-in files; exit 2 if a flag names none."""
     problems: list[str] = []
     paths = plugins(plugin, problems)
-    if problems:
-        stop(problems)
+    refuse(problems)
     return paths
 
 
@@ -227,8 +230,8 @@ def use_plugins(plugin: list[str] | None, *kinds: str, metrics: Sequence[str] = 
 
     registry = Registry(plugin_paths(plugin))
     if plugin:
-        guarded(lambda: registry.use(*(kind for kind in KINDS if kind.word in kinds)))
-    guarded(lambda: registry.load_metrics(metrics))
+        registry.use(*(kind for kind in KINDS if kind.word in kinds))
+    registry.load_metrics(metrics)
     return registry
 
 

@@ -10,20 +10,9 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import option
-from bench.cli.common import (
-    check_alpha,
-    check_out,
-    deliver,
-    existing_folder,
-    format_of,
-    guarded,
-    numbers,
-    stop,
-    use_plugins,
-    width_of_terminal,
-)
+from bench.cli.common import check_alpha, check_out, deliver, existing_folder, format_of, numbers, refuse, use_plugins, width_of_terminal
 from bench.cli.tables import SOURCES, From
-from bench.errors import nearest
+from bench.errors import unknown
 
 if TYPE_CHECKING:
     from leaderboard.aggregate import Source
@@ -63,13 +52,10 @@ def compare(
         problems.append(f"{', '.join(unused)}: A is a run, which says what is compared with logs; leave it out")
     sigmas = numbers(sigma, "--sigma", problems)
     check_alpha(alpha, problems)
-    if source is not None and source not in SOURCES:
-        problems.append(f"--from {source} is unknown{nearest(source, SOURCES)}")
+    problems += unknown("--from", source, SOURCES)
     form = format_of(format_, out, problems)
-    if out is not None:
-        check_out(out, "compare.md", problems)
-    if problems:
-        stop(problems)
+    check_out(out, "compare.md", problems)
+    refuse(problems)
     if not folder:
         existing_folder(results)
     if logs is not None:
@@ -81,11 +67,12 @@ def compare(
     from leaderboard import compare as comparing
     from leaderboard.formats import render
 
-    def work() -> comparing.Report | comparing.Paired:
-        store = Store(results)
-        if of_run:
-            return comparing.compare_with_logs(store.find(a), b, logs or existing_folder(results))
-        return comparing.compare(
+    store = Store(results)
+    found: comparing.Report | comparing.Paired
+    if of_run:
+        found = comparing.compare_with_logs(store.find(a), b, logs or existing_folder(results))
+    else:
+        found = comparing.compare(
             store,
             a,
             b,
@@ -98,6 +85,4 @@ def compare(
             rule=rule,
             source=cast("Source | None", source),
         )
-
-    width = width_of_terminal(120)
-    deliver(guarded(lambda: render(comparing.document(work()), form, width=width)), out)
+    deliver(render(comparing.document(found), form, width=width_of_terminal(120)), out)

@@ -10,7 +10,7 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import Command, Group, option, switch
-from bench.cli.common import guarded, plain, plugins, print_json, stop
+from bench.cli.common import plain, plugins, print_json, refuse, stop
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def get(
     from bench.data.get import get as download
 
     for info in infos:
-        guarded(lambda info=info: download(info, root))  # type: ignore[misc]
+        download(info, root)
         report = _report(info, root, every_image=False)
         if not report["good"]:
             stop([f"{info.name}: {problem}" for problem in report["problems"]], code=1)
@@ -55,8 +55,7 @@ def check(
     """
     problems: list[str] = []
     check_data_dir(data_dir, problems)
-    if problems:
-        stop(problems)
+    refuse(problems)
     reports = [_report(info, data_dir, every_image=every_image) for info in _infos(name, plugin)]
     if as_json:
         print_json(reports)
@@ -87,8 +86,7 @@ def _infos(names: list[str] | None, plugin: list[str] | None) -> list[DatasetInf
             infos.append(registry.load_dataset(name))
         except BenchError as error:
             problems.append(str(error))
-    if problems:
-        stop(problems)
+    refuse(problems)
     return infos
 
 

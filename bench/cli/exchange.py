@@ -11,8 +11,8 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, option, switch
-from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, guarded, print_json, stop, write_file
-from bench.errors import BenchError, nearest
+from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, print_json, refuse, stop, write_file
+from bench.errors import BenchError, nearest, unknown
 
 if TYPE_CHECKING:
     from bench.evidence.certificate import Certificate
@@ -54,25 +54,19 @@ def import_(
         if manifest or strict or as_json:
             stop(["--draft writes a manifest and imports nothing; leave out --manifest, --strict and --json"])
         check_out(draft, "manifest.csv", problems, "--draft")
-        if problems:
-            stop(problems)
-        drafted = guarded(lambda: write_draft(path, draft))
+        refuse(problems)
+        drafted = write_draft(path, draft)
         _print_some("no log", [str(error) for error in drafted.others])
         typer.echo(f"wrote {draft}: {drafted.lines} logs")
         left = ", ".join(f"{title} ({count})" for title, count in drafted.blank.items())
         typer.echo(f"left to fill in: {left or 'nothing'}; look over the rest, then `bench import {path} --manifest {draft}`")
         return
     check_folder(results, problems)
-    if problems:
-        stop(problems)
+    refuse(problems)
+    from bench.api.progress import counting
 
-    def work() -> Report:
-        from bench.api.progress import counting
-
-        with counting("reading logs", "log") as progress:
-            return import_logs(path, results, load_manifest(manifest) if manifest else None, strict=strict, progress=progress)
-
-    report = guarded(work)
+    with counting("reading logs", "log") as progress:
+        report = import_logs(path, results, load_manifest(manifest) if manifest else None, strict=strict, progress=progress)
     if as_json:
         print_json(_as_json(report))
     else:
@@ -147,20 +141,15 @@ def export(
 
     checkpoint: a dict of epoch, arch and state_dict, whose names begin with 1. as usual. It does not hold the normalisation.
     """
-    problems: list[str] = []
-    if format_ not in EXPORTS:
-        problems.append(f"--format {format_} is unknown{nearest(format_, EXPORTS)}")
+    problems = unknown("--format", format_, EXPORTS)
     check_alpha(alpha, problems)
     if format_ == "checkpoint" and (alpha is not None or certification):
         problems.append("--format checkpoint writes weights; leave out --alpha and --certification")
     if out.is_dir():
         problems.append(f"--out {out} is a folder; name a file")
-    if problems:
-        stop(problems)
+    refuse(problems)
     existing_folder(results)
-    content, told = guarded(
-        lambda: _weights(run, results) if format_ == "checkpoint" else _log(run, results, certification, alpha or 0.001)
-    )
+    content, told = _weights(run, results) if format_ == "checkpoint" else _log(run, results, certification, alpha or 0.001)
     write_file(out, "--out", content)
     typer.echo(f"wrote {out}: {told}")
 

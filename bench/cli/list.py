@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import bench.cli.options as options
-from bench.cli.common import existing_folder, guarded, plugin_paths, print_json, print_rows, say
+from bench.cli.common import existing_folder, plugin_paths, print_json, print_rows, say
 
 if TYPE_CHECKING:
     from bench.store.runs import Store
@@ -52,10 +52,10 @@ def list_(
 
         existing_folder(results)
         store = Store(results)
-        rows, columns = guarded(lambda: _stored(store, what))
+        rows, columns = _stored(store, what)
         tell_unexpected(store)
     else:
-        rows = guarded(lambda: _known(what, plugin_paths(plugin)))
+        rows = _known(what, plugin_paths(plugin))
         columns = tuple(rows[0])
     if as_json:
         print_json(rows)

@@ -14,9 +14,9 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import option
-from bench.cli.common import guarded, plain, plugins, stop
+from bench.cli.common import plain, plugins, refuse, stop
 from bench.cli.data import DataDir, check_data_dir
-from bench.errors import nearest
+from bench.errors import unknown
 from bench.spec import NAME
 
 SHOWN = ("index", "length", "ascent", "survey", "weights", "prior")
@@ -36,11 +36,10 @@ def new_method(
     from bench.registry import Registry
 
     path = folder / f"{name}.py"
-    problems = []
     title = name.replace("_", " ").replace("-", " ").title()
     class_name = title.replace(" ", "")
     shown = [word.strip() for word in (abilities or "").split(",") if word.strip()]
-    problems += [f"--with {word} is unknown{nearest(word, SHOWN)}" for word in shown if word not in SHOWN]
+    problems = [problem for word in shown for problem in unknown("--with", word, SHOWN)]
     source = (files("bench") / "assets" / "new_method.py.txt").read_text(encoding="utf-8")
     template = Environment(line_statement_prefix="%%", keep_trailing_newline=True).from_string(source)
     values = dict.fromkeys(shown, True) | {"year": date.today().year}
@@ -53,8 +52,7 @@ def new_method(
         problems.append(f"--folder {folder}: there is no such folder")
     elif path.exists():
         problems.append(f"{path} is already there, and is left as it is")
-    if problems:
-        stop(problems)
+    refuse(problems)
     try:
         path.write_text(template.render(values, title=title, class_name=class_name), encoding="utf-8")
     except OSError as error:
@@ -82,34 +80,30 @@ def check(
     extra = [*plugins(plugin, problems), *([Path(method)] if as_file else [])]
     name = Path(method).stem if as_file else method
     check_data_dir(data_dir, problems)
-    if problems:
-        stop(problems)
+    refuse(problems)
     if as_file and not Path(method).is_file():
         stop([f"{method} is not a file; `bench new-method {name}` writes one"])
 
-    def work() -> int:
-        registry = Registry(tuple(extra))
-        found = [kind for kind in KINDS if name in registry.entries(kind)]
-        results: list[Result] = []
-        for kind in found or [METHOD]:
-            if kind is METHOD:
-                results += check_method(registry.load(name))
-            elif kind is DATASET:
-                results += check_dataset(registry.load_dataset(name), data_dir)
-            else:
-                registry.load_network(name) if kind is NETWORK else registry.load_metrics([name])
-                results.append(Result(f"its file holds a {kind.word} of its name", None))
-                results += [check_metric(name)] if kind is METRIC else []
-        console = Console(highlight=False, soft_wrap=True)
-        tried = [result for result in results if result.tried]
-        for result in tried:
-            mark = "[red]broken[/red]" if result.problem else "[green]holds [/green]"
-            console.print(f"{mark}  {result.promise}")
-            if result.problem:
-                console.print(f"        {plain(result.problem)}", markup=False)
-        broken = sum(result.problem is not None for result in tried)
-        untried = f", {len(results) - len(tried)} were not tried" if len(tried) < len(results) else ""
-        console.print(f"{name}: {len(tried) - broken} of {len(results)} promises hold{untried}", markup=False)
-        return int(broken > 0)
-
-    raise typer.Exit(guarded(work))
+    registry = Registry(tuple(extra))
+    found = [kind for kind in KINDS if name in registry.entries(kind)]
+    results: list[Result] = []
+    for kind in found or [METHOD]:
+        if kind is METHOD:
+            results += check_method(registry.load(name))
+        elif kind is DATASET:
+            results += check_dataset(registry.load_dataset(name), data_dir)
+        else:
+            registry.load_network(name) if kind is NETWORK else registry.load_metrics([name])
+            results.append(Result(f"its file holds a {kind.word} of its name", None))
+            results += [check_metric(name)] if kind is METRIC else []
+    console = Console(highlight=False, soft_wrap=True)
+    tried = [result for result in results if result.tried]
+    for result in tried:
+        mark = "[red]broken[/red]" if result.problem else "[green]holds [/green]"
+        console.print(f"{mark}  {result.promise}")
+        if result.problem:
+            console.print(f"        {plain(result.problem)}", markup=False)
+    broken = sum(result.problem is not None for result in tried)
+    untried = f", {len(results) - len(tried)} were not tried" if len(tried) < len(results) else ""
+    console.print(f"{name}: {len(tried) - broken} of {len(results)} promises hold{untried}", markup=False)
+    raise typer.Exit(int(broken > 0))

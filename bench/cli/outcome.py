@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bench.cli.common import check_out, width_of_terminal, write_file
-from bench.cli.plots import SUFFIXES
+from bench.cli.common import width_of_terminal, write_file
 
 if TYPE_CHECKING:
     from bench.api.matrix import Matrix
@@ -35,14 +34,6 @@ def how_to_resume(request: RunRequest) -> str:
     """Lines for after an interruption; --rerun would start over once more."""
     how = f"Run this command without --rerun {request.rerun} to resume" if request.rerun else "Run the same command again to resume"
     return f"{how}:\n  {typed(without='--rerun')}"
-
-
-def check_plot(plot: Path, problems: list[str], endless: Sequence[str]) -> None:
-    """A picture can be drawn at the end: the file is one, and there is an end. endless: flags that were given and wait for none."""
-    check_out(plot, "curves.svg", problems, "--plot")
-    if plot.suffix.lower() not in SUFFIXES:
-        problems.append(f"--plot {plot}: pictures are {', '.join(SUFFIXES)}")
-    problems += [f"--plot draws the end of a run, and {flag} does not wait for it; leave out --plot" for flag in endless]
 
 
 def conclude(matrix: Matrix, plot: Path | None, *, table: bool) -> None:

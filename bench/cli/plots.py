@@ -9,8 +9,8 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, option
-from bench.cli.common import check_alpha, check_out, existing_folder, filters, guarded, numbers, plain, seeds, stop, use_plugins, write_file
-from bench.errors import nearest
+from bench.cli.common import check_alpha, check_out, existing_folder, filters, plain, refuse, use_plugins, write_file
+from bench.errors import nearest, unknown
 
 if TYPE_CHECKING:
     from leaderboard.aggregate import Source
@@ -53,20 +53,13 @@ def plot(
     Unfinished rows are left out and named. Runs that are not comparable are never drawn in one picture.
     """
     problems: list[str] = []
-    chosen = filters(dataset, method, protocol, recipe, problems)
-    sigmas = numbers(sigma, "--sigma", problems)
-    chosen_seeds = seeds(seed, problems)
+    chosen = filters(dataset, method, sigma, seed, protocol, recipe, problems)
     if kind not in KINDS:
         problems.append(f"there is no picture {plain(kind)!r}{nearest(kind, KINDS)}")
-    if source is not None and source not in SOURCES:
-        problems.append(f"--from {source} is unknown{nearest(source, SOURCES)}")
+    problems += unknown("--from", source, SOURCES)
     check_alpha(alpha, problems)
-    if out is not None:
-        check_out(out, "curves.svg", problems)
-        if out.suffix.lower() not in SUFFIXES:
-            problems.append(f"--out {out}: pictures are {', '.join(SUFFIXES)}")
-    if problems:
-        stop(problems)
+    check_picture(out, "--out", problems)
+    refuse(problems)
     if source != "published":
         existing_folder(results)
 
@@ -77,28 +70,32 @@ def plot(
     from leaderboard.aggregate import Filters
     from leaderboard.aggregate.where import flags
 
-    def work() -> list[tuple[Path, bytes, plots.Picture]]:
-        found = plots.pictures(
-            cast(plots.Kind, kind),
-            Store(results),
-            Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen).narrowed(where or ()),
-            source=cast("Source | Literal['published'] | None", source),
-            alpha=alpha,
-            rule=rule,
-        )
-        targets = [Path(f"{picture.name}.svg") for picture in found]
-        if out is not None:  # one group has the name that was asked for; of several, each adds what tells it apart
-            more = [picture.name.removeprefix(kind) if len(found) > 1 else "" for picture in found]
-            targets = [out.with_name(f"{out.stem}{words}{out.suffix}") for words in more]
-        return [(target, plots.render(p, target.suffix.lower()), p) for target, p in zip(targets, found, strict=True)]
-
-    made = guarded(work)
-    for target, data, picture in made:
+    found = plots.pictures(
+        cast(plots.Kind, kind),
+        Store(results),
+        Filters(**chosen).narrowed(where or ()),
+        source=cast("Source | Literal['published'] | None", source),
+        alpha=alpha,
+        rule=rule,
+    )
+    targets = [Path(f"{picture.name}.svg") for picture in found]
+    if out is not None:  # one group has the name that was asked for; of several, each adds what tells it apart
+        more = [picture.name.removeprefix(kind) if len(found) > 1 else "" for picture in found]
+        targets = [out.with_name(f"{out.stem}{words}{out.suffix}") for words in more]
+    made = [plots.render(p, target.suffix.lower()) for target, p in zip(targets, found, strict=True)]
+    for target, data, picture in zip(targets, made, found, strict=True):
         write_file(target, "--out", data)
         rows = len({series.label for panel in picture.panels.values() for series in panel})
         levels = ", ".join(f"{s:g}" for s in picture.best_of or picture.panels)
         typer.echo(f"wrote {target}: {plain(picture.headline)}; {rows} row{'s' if rows != 1 else ''} at sigma {levels}")
-        if len(made) > 1:
+        if len(found) > 1:
             typer.echo(f"this one alone: {plain(flags(picture.chosen))}")
         for note in picture.notes[1:]:
             typer.echo(plain(note))
+
+
+def check_picture(path: Path | None, flag: str, problems: list[str]) -> None:
+    """A picture to write, if there is one, can be written, and is of a kind that can be drawn."""
+    check_out(path, "curves.svg", problems, flag)
+    if path is not None and path.suffix.lower() not in SUFFIXES:
+        problems.append(f"{flag} {path}: pictures are {', '.join(SUFFIXES)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,14 +11,16 @@ import typer
 import bench.cli.options as options
 import bench.cli.studies as studies
 from bench.cli.command import CERTIFICATION, CLUSTERS, OUTPUT, TRAINING, option, switch
-from bench.cli.common import changes, check_folder, check_out, guarded, numbers, plugins, print_json, say, seeds, stop, words
+from bench.cli.common import changes, check_folder, check_out, numbers, plugins, print_json, say, seeds, stop, words
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.devices import Devices, Precision, SyncBatchnorm, training_changes
-from bench.cli.outcome import check_plot, conclude, how_to_resume
-from bench.errors import BenchError, nearest
+from bench.cli.outcome import conclude, how_to_resume
+from bench.cli.plots import check_picture
+from bench.errors import BenchError, unknown
 
 if TYPE_CHECKING:
     from bench.api.request import RunRequest
+    from bench.api.study import Study
 
 
 def run(
@@ -171,16 +174,16 @@ def run(
         allow_other_data=allow_other_data,
         data_dir=data_dir,
     )
-    study = None if file is None else studies.read(file, studies.typed(context), request, problems)
+    study, notes = (None, []) if file is None else studies.read(file, studies.typed(context), request, problems)
     request = study.request if study else request
     check_folder(request.results, problems)
     check_data_dir(request.data_dir, problems)
-    if save_study is not None:
-        check_out(save_study, "study.toml", problems, "--save-study")
-    if plot is not None:
-        endless = {"--dry-run": dry_run, "--emit": bool(emit), "--executor slurm": request.engine.name == "slurm"}
-        check_plot(plot, problems, [flag for flag, given in endless.items() if given])
-    _carry_out(request, problems, dry_run, emit, plot, quiet, as_json, study, save_study)
+    check_out(save_study, "study.toml", problems, "--save-study")
+    check_picture(plot, "--plot", problems)
+    endless = {"--dry-run": dry_run, "--emit": bool(emit), "--executor slurm": request.engine.name == "slurm"}
+    waits = [flag for flag, given in endless.items() if plot and given]
+    problems += [f"--plot draws the end of a run, and {flag} does not wait for it; leave out --plot" for flag in waits]
+    _carry_out(request, problems, dry_run, emit, plot, quiet, as_json, study, notes, save_study)
 
 
 def _carry_out(
@@ -191,7 +194,8 @@ def _carry_out(
     plot: Path | None,
     quiet: bool,
     as_json: bool,
-    study: studies.Chosen | None,
+    study: Study | None,
+    notes: Sequence[str],
     save_study: Path | None,
 ) -> None:
     """Plans and checks, and then prints the plan, prints the lines that carry it out, submits it or carries it out."""
@@ -201,24 +205,21 @@ def _carry_out(
     from bench.api.words import estimate_json, total_json
 
     engine, results = request.engine, request.results
-    if emit not in (None, "commands"):
-        problems.append(f"--emit {emit} is unknown{nearest(emit, ['commands'])}")
+    problems += unknown("--emit", emit, ["commands"])
     if emit and dry_run:
         problems.append(f"--dry-run prints the plan and --emit {emit} the lines that carry it out; give one of them")
     if emit and (as_json or engine.jobs is not None):
         flag = "--json" if as_json else f"--jobs {engine.jobs}"
         problems.append(f"--emit {emit} prints shell lines, which whoever takes them carries out side by side or not; leave out {flag}")
-    plan, chosen = guarded(lambda: request.prepare(problems))
+    plan, chosen = request.prepare(problems)
     matrix = Matrix(request, plan, chosen, Console(stderr=as_json or not dry_run, quiet=quiet, highlight=False, soft_wrap=True))
     submitted = engine.name == "slurm"
     if submitted and not emit:
-        guarded(matrix.check_slurm)
+        matrix.check_slurm()
     missing = matrix.check_data(read=not (dry_run or engine.cluster or emit))
     if missing and not dry_run:
         stop(missing)
-    for sentence in missing:
-        matrix.say(f"note: {sentence}")
-    for sentence in study.notes if study else ():
+    for sentence in (*missing, *notes):
         matrix.say(f"note: {sentence}")
     if save_study is not None:
         matrix.say(studies.save(save_study, request))
@@ -238,7 +239,7 @@ def _carry_out(
             study.keep(results)
     except OSError as error:
         stop([f"--results {results}: {error.strerror}"])
-    code = guarded(matrix.submit if submitted else lambda: matrix.run(resume=how_to_resume(request)))
+    code = matrix.submit() if submitted else matrix.run(resume=how_to_resume(request))
     if as_json:
         print_json({"results": str(results), "exit": code, "cells": [matrix.as_json(cell) for cell in plan.cells]})
     if code < 128:

@@ -13,7 +13,7 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import CERTIFICATION, option
-from bench.cli.common import check_alpha, clock, guarded, print_json, print_rows, say, say_long, stop, use_plugins
+from bench.cli.common import check_alpha, clock, print_json, print_rows, refuse, say, say_long, stop, use_plugins
 from bench.cli.trace import say_trace, trace
 from bench.errors import BenchError, lies_here, nearest
 from bench.files.walk import SURVEY
@@ -46,35 +46,32 @@ def show(
     """
     problems = _problems(image, {"--certification": certification, "--alpha": alpha, "--rule": rule})
     check_alpha(alpha, problems)
-    if problems:
-        stop(problems)
+    refuse(problems)
     from bench.registry import Registry
     from bench.store.checkpoints import Checkpoint
     from bench.store.runs import Store
 
     registry = use_plugins(plugin, "data set") or Registry(())
     name, dot, variant = what.partition(".")
-    if image is None and name in guarded(registry.entries):
-        loaded = guarded(lambda: registry.load(name))
+    if image is None and name in registry.entries():
+        loaded = registry.load(name)
         if dot and variant not in loaded.cls.variants:
             stop([f"method {name!r} has no variant {variant!r}{nearest(variant, loaded.cls.variants)}"])
         data = _method(loaded)
         print_json(data) if as_json else _print_method(loaded, data)
         return
 
-    def find() -> Subject:
-        store = Store(results)
-        try:
-            return store.find(what)
-        except BenchError as error:
-            if found := [subject for subject in store.subjects(Checkpoint) if what and subject.key.startswith(what)]:
-                return found[0]
+    store = Store(results)
+    try:
+        subject: Subject = store.find(what)
+    except BenchError as error:
+        checkpoints = [subject for subject in store.subjects(Checkpoint) if what and subject.key.startswith(what)]
+        if not checkpoints:
             told = f"{what!r} is no method{lies_here(what) or nearest(what, registry.entries())} ({error})"
             raise BenchError(told if image is None else str(error)) from None
-
-    subject = guarded(find)
+        subject = checkpoints[0]
     if image is not None:
-        traced = guarded(lambda: trace(subject, image, certification, alpha, rule))
+        traced = trace(subject, image, certification, alpha, rule)
         if as_json:
             print_json(traced)
             return
@@ -85,7 +82,7 @@ def show(
                 say_long(f"certification {found['certification']}")
             say_trace(subject, found)
         return
-    data = guarded(lambda: _run(subject))
+    data = _run(subject)
     print_json(data) if as_json else _print_run(subject, data)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, option
-from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, guarded, say, stop, use_plugins, write_file
+from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, refuse, say, use_plugins, write_file
 
 
 def site(
@@ -36,28 +36,24 @@ def site(
     page = out if one_file else out / "index.html"
     if not one_file and out.is_dir() and any(out.iterdir()) and not page.is_file():
         problems.append(f"--out {out}: the folder holds something else than a page; name an empty or a new one")
-    if problems:
-        stop(problems)
+    refuse(problems)
     existing_folder(results, "RESULTS")
     use_plugins(plugin, "method", "data set")
 
     from bench.store.runs import Store
     from leaderboard.site import changelog, earlier, read, render, write_folder
 
-    def work() -> dict[str, Any]:
-        store = Store(results)
-        here = earlier(page) if page.is_file() else None
-        before = earlier(since) if since else here
-        content = read(store, alpha=alpha, title=title)
-        if before:
-            content.data["changelog"] = changelog(before, content.data, why)
-        if one_file:
-            write_file(out, "--out", render(content).encode())
-        else:
-            write_folder(content, store, out, here)
-        return content.data
-
-    data = guarded(work)
+    store = Store(results)
+    here = earlier(page) if page.is_file() else None
+    before = earlier(since) if since else here
+    content = read(store, alpha=alpha, title=title)
+    data = content.data
+    if before:
+        data["changelog"] = changelog(before, data, why)
+    if one_file:
+        write_file(out, "--out", render(content).encode())
+    else:
+        write_folder(content, store, out, here)
     rows = sum(len(section["rows"]) for table in data["tables"] for section in table["sections"])
     size = f"{len(data['tables'])} tables, {rows} rows, {page.stat().st_size / 1e6:.1f} MB"
     say(f"wrote {page}: version {data['version']}, {size}")

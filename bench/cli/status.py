@@ -12,7 +12,7 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, switch
-from bench.cli.common import clock, existing_folder, guarded, print_json, print_rows, say, stop
+from bench.cli.common import clock, existing_folder, print_json, print_rows, say, stop
 from bench.cli.list import Rows, print_reasons, tell_unexpected
 
 WATCH_SECONDS = 2.0
@@ -40,9 +40,7 @@ def status(
     existing_folder(results)
     while True:
         store = Store(results)
-        rows, certified, logs = guarded(
-            lambda store=store: (standings(store), of_others(store, "checkpoints"), of_others(store, "imported"))  # type: ignore[misc]
-        )
+        rows, certified, logs = standings(store), of_others(store, "checkpoints"), of_others(store, "imported")
         if not watch:
             tell_unexpected(store)
         if as_json:

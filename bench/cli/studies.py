@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from bench.cli.common import guarded, stop, write_file
+from bench.cli.common import stop, write_file
 
 if TYPE_CHECKING:
     from bench.api.request import RunRequest
     from bench.api.study import Study
-
-WHAT = ("--method", "--dataset", "--sigma", "--seeds", "--protocol", "--recipe", "--set", "--table", "--plugin")
-WHAT_IN_SHORT = ("--devices-per-cell", "--precision", "--sync-batchnorm", "--skip-misclassified")
-"""Flags that say what is computed. A study says all of it, so that its name stands for one set of cells."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A study with the flags beside it.
-
-    Attributes:
-        request: what is asked for. notes: where a flag took the place of what the study says.
-    """
-
-    study: Study
-    request: RunRequest
-    notes: tuple[str, ...]
-
-    def keep(self, results: Path) -> None:
-        """Leaves a copy of the study in the results folder."""
-        self.study.keep(results)
 
 
 def typed(context: typer.Context) -> list[str]:
@@ -43,33 +22,33 @@ def typed(context: typer.Context) -> list[str]:
     return [flag for flag, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
-def read(path: Path, given: Sequence[str], flags: RunRequest, problems: list[str]) -> Chosen:
-    """A study, with those of the flags that say how and where; exit 2 if it cannot be read.
+def read(path: Path, given: Sequence[str], flags: RunRequest, problems: list[str]) -> tuple[Study, list[str]]:
+    """A study whose request has those of the flags that say how and where, and which of them took the place of what the study says.
 
     Args:
         given: the flags beside it. flags: the request that they alone would make.
-        problems: a flag that says what is computed is added to them.
+        problems: a flag that says what is computed is added to them, for a study says all of it: its name stands for one set of cells.
     """
     from bench.api import study
 
-    found = guarded(lambda: study.read(path))
+    found = study.read(path)
     request, notes = found.request, []
     for flag in given:
         key = flag.removeprefix("--")
-        if flag in (*WHAT, *WHAT_IN_SHORT):
+        if key in study.OF_PARTS or key in study.SHORT or key == "plugin":
             problems.append(f"{flag}: what is computed stands in {path}; change it there, or leave out {flag}")
         elif key in study.OF_ALL or key in study.OF_ENGINE:
             request, before = study.with_key(request, key, flags, path.parent)
             if before:
                 notes.append(f"{flag} takes the place of {before} in {path}")
-    return Chosen(found, replace(request, rerun=flags.rerun), tuple(notes))
+    return replace(found, request=replace(request, rerun=flags.rerun)), notes
 
 
 def save(path: Path, request: RunRequest) -> str:
     """Writes what is asked for as a study, and says so; exit 2 if another file is there, which may hold words of its own."""
     from bench.api.study import text_of
 
-    text = guarded(lambda: text_of(request, path.parent)).encode()
+    text = text_of(request, path.parent).encode()
     if path.exists() and path.read_bytes() != text:
         stop([f"--save-study {path}: there is another file of that name; delete it first, or name a new one"])
     write_file(path, "--save-study", text)

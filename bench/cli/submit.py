@@ -9,7 +9,7 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, option
-from bench.cli.common import existing_folder, guarded, plugin_paths, say, stop
+from bench.cli.common import existing_folder, plugin_paths, refuse, say
 from bench.errors import BenchError
 
 SHOWN = 20
@@ -47,16 +47,15 @@ def submit(
         problems.append(f"--out {out}: {error.strerror}" if isinstance(error, OSError) else f"--weights-at: {error}")
     if not 0 <= weights_up_to < 1e6:
         problems.append(f"--weights-up-to {weights_up_to} must lie between 0 and a million MB")
-    if problems:
-        stop(problems)
+    refuse(problems)
     plugins = plugin_paths(plugin)
-    plan = guarded(lambda: engine.plan([existing_folder(folder, "RESULTS") for folder in results], plugins))
+    plan = engine.plan([existing_folder(folder, "RESULTS") for folder in results], plugins)
     for fault in plan.missing[:SHOWN]:
         say(f"missing: {fault}")
     if plan.missing:
         say(f"{len(plan.missing):8,} things are missing or may not be handed in; nothing is written")
         raise typer.Exit(1)
-    said, report = guarded(lambda: engine.write(plan, out, largest=round(weights_up_to * MB), weights_at=weights_at or ""))
+    said, report = engine.write(plan, out, largest=round(weights_up_to * MB), weights_at=weights_at or "")
     for remark in plan.remarks:
         say(f"note: {remark}")
     size = sum(listed.bytes for listed in said.files.values())
@@ -113,10 +112,9 @@ def pull(
             fetch.folder_of(where)
     except (ValueError, BenchError) as error:
         problems.append(f"--from: {error}")
-    if problems:
-        stop(problems)
+    refuse(problems)
     existing_folder(results)
-    chosen, faults = guarded(lambda: engine.wanted(Store(results), keys or []))
+    chosen, faults = engine.wanted(Store(results), keys or [])
     for fault in faults:
         say(f"not read: {fault}")
     failed = 0

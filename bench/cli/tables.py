@@ -17,15 +17,12 @@ from bench.cli.common import (
     existing_folder,
     filters,
     format_of,
-    guarded,
-    numbers,
-    seeds,
-    stop,
+    refuse,
     use_plugins,
     width_of_terminal,
     words,
 )
-from bench.errors import nearest
+from bench.errors import unknown
 
 if TYPE_CHECKING:
     from leaderboard.aggregate import Source
@@ -85,29 +82,27 @@ def table(
     protocols or sample sizes, stand in separate tables.
     """
     problems: list[str] = []
-    chosen = filters(dataset, method, protocol, recipe, problems)
-    sigmas = numbers(sigma, "--sigma", problems)
-    chosen_seeds = seeds(seed, problems)
+    chosen = filters(dataset, method, sigma, seed, protocol, recipe, problems)
     check_alpha(alpha, problems)
     form = format_of(format_, out, problems)
-    if out is not None:
-        check_out(out, "table.md", problems)
-    for flag, value, known in (("--against", against, ("published",)), ("--from", source, SOURCES), ("--compat", compat, COMPATS)):
-        if value is not None and value not in known:
-            problems.append(f"{flag} {value} is unknown{nearest(value, known)}")
-        elif number is None and flag != "--from" and value not in (None, "exact"):
-            problems.append(f"{flag} goes with --table")
-    if number is not None and (chosen["datasets"] or chosen["methods"] or sigmas):
-        problems.append("--table shows a whole table of the paper; leave out --dataset, --method and --sigma")
-    if number is not None and (len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1):
-        problems.append("--table takes one --protocol and one --recipe")
+    check_out(out, "table.md", problems)
+    problems += unknown("--against", against, ("published",)) + unknown("--from", source, SOURCES) + unknown("--compat", compat, COMPATS)
     columns = words(metric, "--metric", problems)
-    if number is not None and (columns or marks or mix or rule or status or constant):
-        problems.append("--table has the paper's columns, rows and rule; leave out --metric, --marks, --mix, --rule, --status, --constant")
-    if marks is not None and marks not in MARKS:
-        problems.append(f"--marks {marks} is unknown{nearest(marks, MARKS)}")
-    if problems:
-        stop(problems)
+    if number is None:
+        problems += [
+            f"{flag} goes with --table" for flag, given in (("--against", against == "published"), ("--compat", compat == "3sig")) if given
+        ]
+    else:
+        if chosen["datasets"] or chosen["methods"] or chosen["sigmas"]:
+            problems.append("--table shows a whole table of the paper; leave out --dataset, --method and --sigma")
+        if len(chosen["protocols"]) > 1 or len(chosen["recipes"]) > 1:
+            problems.append("--table takes one --protocol and one --recipe")
+        if columns or marks or mix or rule or status or constant:
+            problems.append(
+                "--table has the paper's columns, rows and rule; leave out --metric, --marks, --mix, --rule, --status, --constant"
+            )
+    problems += unknown("--marks", marks, MARKS)
+    refuse(problems)
     if not (number is not None and against):
         existing_folder(results)
 
@@ -121,37 +116,34 @@ def table(
 
     width = width_of_terminal(120)
 
-    def paper_table() -> str:
+    if number is not None:
         from leaderboard import paper
 
         built = paper.build(
-            number or 0,
+            number,
             Store(results),
             source=cast("Source | None", source),
             compat=cast(paper.Compat, compat),
             alpha=alpha,
             protocol=next(iter(chosen["protocols"]), None),
             recipe=next(iter(chosen["recipes"]), None),
-            seeds=chosen_seeds,
+            seeds=chosen["seeds"],
             where=where or (),
             empty=against is not None,
         )
-        return render(paper.document(built, against=against is not None), form, width=width)
-
-    def work() -> str:
-        groups = collect(
-            Store(results),
-            Filters(sigmas=sigmas, seeds=chosen_seeds, **chosen).narrowed(where or ()),
-            alpha=alpha,
-            rule=rule,
-            source=cast("Source | None", source),
-            metrics=columns or (("all",) if form == "json" else DEFAULT),
-            mix=mix,
-        )
-        groups = tuple(with_marks(group, marks or "test") for group in groups)
-        groups = tuple(map(with_constant, groups)) if constant else groups
-        groups = tuple(dataclasses.replace(group, show_trust=status) for group in groups)
-        terminal = form == "terminal" and out is None
-        return render(document(groups), form, width=width, color=terminal and sys.stdout.isatty() and "NO_COLOR" not in os.environ)
-
-    deliver(guarded(work if number is None else paper_table), out)
+        deliver(render(paper.document(built, against=against is not None), form, width=width), out)
+        return
+    groups = collect(
+        Store(results),
+        Filters(**chosen).narrowed(where or ()),
+        alpha=alpha,
+        rule=rule,
+        source=cast("Source | None", source),
+        metrics=columns or (("all",) if form == "json" else DEFAULT),
+        mix=mix,
+    )
+    groups = tuple(with_marks(group, marks or "test") for group in groups)
+    groups = tuple(map(with_constant, groups)) if constant else groups
+    groups = tuple(dataclasses.replace(group, show_trust=status) for group in groups)
+    color = form == "terminal" and out is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    deliver(render(document(groups), form, width=width, color=color), out)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, option
-from bench.cli.common import guarded, print_json, stop
+from bench.cli.common import print_json, refuse, stop
 from bench.errors import BenchError
 
 RATIOS = (1.02, 1.05, 1.06, 1.1, 2.0)
@@ -44,16 +44,14 @@ def theory(
         worst_case(p, sigma, sigma, distance, 1)
     except BenchError as error:
         problems.append(f"--{error}")
-    if problems:
-        stop(problems)
-    found = guarded(lambda: _compute(p, sigma, distance, image, n))
+    refuse(problems)
+    found = _compute(p, sigma, distance, image, n)
     if out is not None:
         from bench.theory import plots
 
-        folder, tau = out, 1.05 * sigma
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            found["pictures"] = list(map(str, guarded(lambda: plots.draw(folder, p, sigma, tau))))
+            out.mkdir(parents=True, exist_ok=True)
+            found["pictures"] = list(map(str, plots.draw(out, p, sigma, 1.05 * sigma)))
         except OSError as error:
             stop([f"--out {out}: {error.strerror}"])
     if as_json:

@@ -11,8 +11,9 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import option, switch
-from bench.cli.common import check_alpha, existing_folder, guarded, print_json, say, stop, use_plugins
+from bench.cli.common import check_alpha, check_value, existing_folder, print_json, refuse, say, use_plugins
 from bench.errors import BenchError
+from bench.spec import check_sigma, select_images
 
 if TYPE_CHECKING:
     from bench.verify import Failure, Report
@@ -49,7 +50,7 @@ def verify(
     Exit codes: 0 all holds, 1 something fails, 2 usage.
     """
     problems: list[str] = []
-    named = what = what or existing_folder(results)
+    what = what or existing_folder(results)
     check_alpha(alpha, problems)
     if recertify is not None and recertify < 1:
         problems.append(f"--recertify {recertify} must be at least 1; 66 rows find a forged tenth with probability .999")
@@ -68,9 +69,11 @@ def verify(
         ]
     else:
         problems += [f"{flag} goes with a log, and {what} is no file" for flag, value in of_a_log.items() if value is not None]
-    _check_facts(sigma, n, images, problems)
-    if problems:
-        stop(problems)
+    check_value(sigma, check_sigma, problems)
+    check_value(images, lambda text: select_images(text, 1), problems)
+    if n is not None and n < 1:
+        problems.append(f"--n {n} must be at least 1")
+    refuse(problems)
 
     use_plugins(plugin, "method", "data set", *(["network"] if recertify else []))
 
@@ -79,11 +82,11 @@ def verify(
     again = None
     if is_log:
         facts = engine.LogFacts(dataset=dataset or "", sigma=sigma or 0.0, alpha=alpha, n=n, images=images)
-        report = guarded(lambda: engine.verify_log(named, facts))
+        report = engine.verify_log(what, facts)
     else:
-        what = what if what.is_dir() else guarded(lambda: _folder_of(str(named), results))
-        report = guarded(lambda: engine.verify(what, alpha=alpha, complete=complete))
-        again = guarded(lambda: _recertify(report, recertify, seed, device or "auto")) if recertify else None
+        what = what if what.is_dir() else _folder_of(str(what), results)
+        report = engine.verify(what, alpha=alpha, complete=complete)
+        again = _recertify(report, recertify, seed, device or "auto") if recertify else None
         try:
             _remember(report, again)
         except BenchError as error:
@@ -100,20 +103,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def _check_facts(sigma: float | None, n: int | None, images: str | None, problems: list[str]) -> None:
-    from bench.spec import check_sigma, select_images
-
-    try:
-        if sigma is not None:
-            check_sigma(sigma)
-        if images is not None:
-            select_images(images, 1)
-    except ValueError as error:
-        problems.append(f"--{error}")
-    if n is not None and n < 1:
-        problems.append(f"--n {n} must be at least 1")
 
 
 def _folder_of(word: str, results: Path) -> Path:
