@@ -13,13 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import BenchError
-from bench.rules.bounds import Integers
 from bench.spec import derive
+
+if TYPE_CHECKING:
+    from leaderboard.aggregate import Row
 
 Floats = NDArray[np.float64]
 
@@ -130,13 +133,10 @@ def reason_not_to_test(values: Floats) -> str:
     return f"{told}; at least {LEAST_DIFFERING} are needed" if differ < LEAST_DIFFERING else ""
 
 
-def require_same_images(rows: Sequence[tuple[str, Integers, Integers]]) -> None:
-    """Raises BenchError for rows that were certified on different test images.
-
-    Args:
-        rows: label, positions in the test set and true classes of each.
-    """
-    first, index, truth = rows[0]
-    for label, own, classes in rows:
-        if not (np.array_equal(own, index) and np.array_equal(classes, truth)):
-            raise BenchError(f"{first} and {label} were certified on different test images, so they are not compared")
+def require_same_images(rows: Sequence[Row]) -> None:
+    """Raises BenchError for finished rows that were certified on different test images."""
+    first = rows[0].outcomes[0]
+    for row in rows:
+        own = row.outcomes[0]
+        if not (np.array_equal(own.index, first.index) and np.array_equal(own.label, first.label)):
+            raise BenchError(f"{rows[0].label} and {row.label} were certified on different test images, so they are not compared")

@@ -30,17 +30,12 @@ from bench.logs import import_logs
 from bench.rules.bounds import certified_radius
 from bench.spec import CertifySpec
 from bench.store.runs import Run, Store
+from leaderboard.aggregate import Row, Seed
 from leaderboard.compare import compare, compare_with_logs
 from leaderboard.compare.logs import _printing
-from leaderboard.compare.statistics import (
-    Evidence,
-    compare_accuracy,
-    compare_images,
-    compare_seeds,
-    holm,
-    runs_needed,
-)
+from leaderboard.compare.statistics import compare_accuracy, compare_images, compare_seeds, holm, runs_needed
 from leaderboard.flips import flip_each
+from leaderboard.metrics import Outcomes
 
 GOLDEN = os.environ.get("CERTBENCH_GOLDEN")
 needs_golden = pytest.mark.skipif(not GOLDEN, reason="CERTBENCH_GOLDEN names no folder of third-party logs")
@@ -48,15 +43,17 @@ A5 = (0.91, 0.90, 0.93, 0.92, 0.915)
 B5 = (0.95, 0.93, 0.94, 0.96, 0.935)
 
 
-def evidence(radii: ArrayLike, label: str = "a", runs: Sequence[str] = (), seeded: bool = True) -> Evidence:
-    """Rows of radii, one per run; a negative one is wrong with that radius."""
+def evidence(radii: ArrayLike, label: str = "a", runs: Sequence[int] = (), seeded: bool = True) -> Row:
+    """A row of radii, one list per run; a negative one is wrong with that radius."""
     table = np.array(radii, dtype=np.float64)  # S I
-    names = tuple(runs) or tuple(map(str, range(len(table))))
     index = np.arange(table.shape[1])
-    return Evidence(label=label, runs=names, seeded=seeded, index=index, truth=index % 10, correct=table > 0, radius=np.abs(table))
+    found = [Outcomes(index, index % 10, own > 0, np.zeros(index.shape, bool), np.abs(own)) for own in table]
+    names = tuple(runs) or range(len(table))
+    seeds = tuple(Seed(seed=n if seeded else str(n), state="done", outcomes=o) for n, o in zip(names, found, strict=True))
+    return Row(name=label, method=label, seeds=seeds, images=len(index), notes=())
 
 
-def of_means(means: Sequence[float], label: str = "a", seeded: bool = True) -> Evidence:
+def of_means(means: Sequence[float], label: str = "a", seeded: bool = True) -> Row:
     """Runs with these ACRs on two images."""
     return evidence([(mean - 0.1, mean + 0.1) for mean in means], label, seeded=seeded)
 
@@ -124,7 +121,7 @@ def test_seeds_against_scipy_and_enumeration(size_a: int, size_b: int, seeded: b
 
 
 def test_pairs_follow_the_seed_and_not_the_place() -> None:
-    turned = evidence([(mean, mean) for mean in reversed(B5)], "b", runs=("4", "3", "2", "1", "0"))
+    turned = evidence([(mean, mean) for mean in reversed(B5)], "b", runs=(4, 3, 2, 1, 0))
     straight = evidence([(mean, mean) for mean in B5], "b")
     assert compare_seeds(of_means(A5), turned) == compare_seeds(of_means(A5), straight)
 
@@ -221,7 +218,7 @@ def test_accuracy_and_mcnemar_by_hand() -> None:
 
 def test_holm_by_hand() -> None:
     assert holm([0.01, None, 0.04, 0.03])[::2] == pytest.approx([0.03, 0.06])
-    assert math.isnan(holm([0.01, None])[1])
+    assert holm([0.01, None])[1] is None
     assert holm([]) == []
 
 

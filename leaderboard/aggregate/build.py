@@ -22,7 +22,7 @@ from bench.store.subject import Certification, Subject
 from leaderboard import layouts
 from leaderboard.aggregate.groups import UNITS, Group, Row, Section
 from leaderboard.aggregate.reading import Reading, comparable, conditions_of, known_info, other_files, read_seeds
-from leaderboard.aggregate.sources import ROWS, Member
+from leaderboard.aggregate.sources import ROWS
 from leaderboard.metrics import columns_of
 
 
@@ -49,10 +49,10 @@ def groups_of(
             continue
         for members in _ways(family, notes).values():
             shown = [member for member in members if member.subject.key in wanted]
-            if shown and (reason := reading.refuses(members[0].certification)):
-                left_out[reason] += [member.certification for member in shown]
+            if shown and (reason := reading.refuses(members[0])):
+                left_out[reason] += shown
             elif shown:
-                certified = next((m.certification for m in members if m.certification.begun()), members[0].certification)
+                certified = next((member for member in members if member.begun()), members[0])
                 every = {m.subject.seed for m in members if m.subject.seed is not None}
                 expected = tuple(sorted(set(seeds) or every)) if every else ()
                 try:
@@ -92,8 +92,8 @@ def _takes(overrides: Mapping[str, Scalar], subject: Subject, own: Mapping[str, 
     return own.items() <= asked and all(getattr(subject.spec.train, k.removeprefix("train."), None) == v for k, v in asked)
 
 
-def _ways(family: _Family, notes: list[str]) -> dict[str, list[Member]]:
-    """Way of certification -> members; adds to the notes why there is none."""
+def _ways(family: _Family, notes: list[str]) -> dict[str, list[Certification]]:
+    """Way of certification -> those of the family, begun or not; adds to the notes why there is none."""
     begun = {subject.path: _once_each(subject) for subject in family.subjects}
     specs = {way: c.spec for found in begun.values() for way, c in found.items()}
     first = family.subjects[0]
@@ -103,13 +103,12 @@ def _ways(family: _Family, notes: list[str]) -> dict[str, list[Member]]:
             return {}
         spec = first.info.protocol(PROTOCOLS[first.spec.protocol]).certify
         specs = {spec.key: spec}
-    ways: dict[str, list[Member]] = defaultdict(list)
+    ways: dict[str, list[Certification]] = defaultdict(list)
     for subject in family.subjects:
-        for way, certification in begun[subject.path].items():
-            ways[way].append(Member(subject, certification))
-        if isinstance(subject, Run) and not begun[subject.path]:
-            for way, spec in specs.items():
-                ways[way].append(Member(subject, subject.certification(spec)))
+        missed = isinstance(subject, Run) and not begun[subject.path]
+        found = {way: subject.certification(spec) for way, spec in specs.items()} if missed else begun[subject.path]
+        for way, certification in found.items():
+            ways[way].append(certification)
     return ways
 
 
@@ -137,7 +136,7 @@ def _way(certification: Certification) -> str:
 def _group(
     family: _Family,
     certified: Certification,
-    members: Sequence[Member],
+    members: Sequence[Certification],
     expected: tuple[int, ...],
     reading: Reading,
     words: Sequence[str],
@@ -146,11 +145,11 @@ def _group(
     """certified: one of the family that was begun, if any was, which tells the conditions of all. members: those that are shown."""
     first = members[0].subject
     layout, info = layouts.of_dataset(first.dataset), known_info(first)
-    images = len(members[0].certification.expected())
+    images = len(members[0].expected())
     if not images:
         size = f"the {info.test_size} test images" if info else "its images"
-        raise BenchError(f"{members[0].certification.path}: images={certified.spec.images} selects none of {size}")
-    seeds = read_seeds([member.certification for member in members], reading)
+        raise BenchError(f"{members[0].path}: images={certified.spec.images} selects none of {size}")
+    seeds = read_seeds(members, reading)
     read = {member.subject.path: seed for member, seed in zip(members, seeds, strict=True)}
     classes = info.classes if info else 1 + max((int(seed.outcomes.label.max()) for seed in seeds if seed.outcomes), default=0)
     metrics = columns_of(words, layout.radii, classes)

@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from bench import rules
 from bench.rules.rule import Rule
 from bench.store.subject import Certification, Source
 from bench.store.verified import Trust, weakest
 from leaderboard.metrics import Metric, Outcomes
+from leaderboard.metrics.outcomes import Floats
 
 SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged", "copy"]
 UNITS: Mapping[str, str] = {"runs": "seed", "imported": "run", "checkpoints": "checkpoint", "both": "seed"}
@@ -103,6 +106,11 @@ class Row:
     def outcomes(self) -> tuple[Outcomes, ...]:
         """Of its finished seeds."""
         return tuple(seed.outcomes for seed in self.seeds if seed.outcomes is not None)
+
+    @property
+    def values(self) -> Floats:
+        """I: the radius where the certified class is right, else 0, averaged over its finished seeds, of which there is at least one."""
+        return np.asarray(np.mean([o.values for o in self.outcomes], axis=0))
 
     @property
     def trust(self) -> str:

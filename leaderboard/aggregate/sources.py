@@ -33,32 +33,26 @@ UNKNOWN_TRAINING = "How these checkpoints were trained is not known here; what i
 NO_COUNTS = "Imported logs hold no counts: their radii are rounded as printed. Their run ids are no seeds, so runs are not paired."
 
 
-@dataclass(frozen=True)
-class Member:
-    """A training in one way of certification, which may not be there."""
-
-    subject: Subject
-    certification: Certification
-
-
 Trainings = tuple[Sequence[Seed], list[str], str]
 """Of one row: its trainings, notes on them, and why it has no mean although all of them are done."""
 
 
+@dataclass
 class Rows:
     """How the trainings of one group become rows.
 
-    Args:
-        members: of the group. family: everything that was trained as they were, certified in this way or not.
+    Attributes:
+        members: certifications of the group, begun or not.
+        family: everything that was trained as they were, certified in this way or not.
         read: folder -> what the evidence of each member says.
         expected: the seeds that each row must have. mix: whether a row may average trainings from several sources of its method.
     """
 
-    def __init__(
-        self, members: Sequence[Member], family: Sequence[Subject], read: Mapping[Path, Seed], expected: Sequence[int | str], mix: bool
-    ) -> None:
-        self.members, self.family, self.expected, self.mix = members, family, expected, mix
-        self.read = dict(read)
+    members: Sequence[Certification]
+    family: Sequence[Subject]
+    read: dict[Path, Seed]
+    expected: Sequence[int | str]
+    mix: bool
 
     @classmethod
     def conditions(cls, subject: Subject, changes: str = "") -> dict[str, Any]:
@@ -79,7 +73,7 @@ class Rows:
 
     def notes(self, rows: Sequence[tuple[float, Row]]) -> tuple[str, ...]:
         """What concerns the whole group. rows: with their sigmas."""
-        whole = [m.certification for m in self.members if self.read[m.subject.path].state != "damaged"]
+        whole = [member for member in self.members if self.read[member.subject.path].state != "damaged"]
         return (*environment_notes(whole), *data_notes(whole))
 
     @property
@@ -88,11 +82,11 @@ class Rows:
         return False
 
 
+@dataclass
 class RowsOfRuns(Rows):
     """Of models trained here: a row has every seed that any run of the group has."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __post_init__(self) -> None:
         known = names_of(m.subject.environment() or {} for m in self.members)
         self.sources: dict[Path, str] = {m.subject.path: _method_source(m.subject, known) for m in self.members}
         self.by_method, self.by_cell = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)

@@ -7,9 +7,9 @@ such as `certify.n`, `network` or `changes`. A value is a number, a word or a pa
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.errors import UsageError, nearest
 from bench.spec import to_json
@@ -20,6 +20,7 @@ HYPERPARAMETERS = "hyperparameters."
 _OF_GROUPS = ("n0", "n", "images", "alpha", "changes", "source")
 """Fields of specs that are no facts of a subject alone: groups have them as conditions."""
 FEW = 12  # values that are all named where none of them is meant
+T = TypeVar("T")
 FIRST, SUMMARY = ("dataset", "protocol", "recipe"), "changes"
 
 Where = Mapping[str, Sequence[str]]
@@ -51,14 +52,13 @@ def choose(subjects: Sequence[Subject], where: Where) -> tuple[list[Subject], Wh
     Raises:
         UsageError: a value that none of them has, or values that none has together.
     """
-    fields = {subject.key: fields_of(subject) for subject in subjects} if where else {}
-    known = {name for own in fields.values() for name in own}
+    if not where:
+        return list(subjects), {}
+    fields = [fields_of(subject) for subject in subjects]
+    known = {name for own in fields for name in own}
     meant = {name if name in known or HYPERPARAMETERS + name not in known else HYPERPARAMETERS + name: v for name, v in where.items()}
     mine = {name: values for name, values in meant.items() if name in known}
-    _check(mine, fields.values())
-    found = [s for s in subjects if _fits(fields.get(s.key, {}), mine)]
-    _require(found, mine)
-    return found, {name: v for name, v in meant.items() if name not in mine}
+    return _fitting(subjects, fields, mine), {name: v for name, v in meant.items() if name not in mine}
 
 
 def choose_groups(groups: Sequence[Group], where: Where, subjects: Sequence[Subject]) -> list[Group]:
@@ -77,32 +77,26 @@ def choose_groups(groups: Sequence[Group], where: Where, subjects: Sequence[Subj
     every = known | {name for subject in subjects for name in fields_of(subject)}
     if unknown := [name for name in where if name not in known]:
         raise UsageError([f"--where {name}=: no row has a field {name!r}{nearest(name, every)}" for name in unknown])
-    _check(where, facts)
-    found = [group for group, own in zip(groups, facts, strict=True) if _fits(own, where)]
-    _require(found, where)
-    return found
+    return _fitting(groups, facts, where)
 
 
-def _require(found: Sequence[object], where: Where) -> None:
-    """UsageError where nothing was found."""
-    if not found:
-        raise UsageError([f"no row has all of: {', '.join(f'{name}={word}' for name, words in where.items() for word in words)}"])
-
-
-def _check(where: Where, fields: Collection[Mapping[str, Any]]) -> None:
-    """UsageError for a value that nothing has."""
+def _fitting(things: Sequence[T], facts: Sequence[Mapping[str, Any]], where: Where) -> list[T]:
+    """The things whose facts fit. UsageError for a value that none has, and where none is left."""
     problems = []
     for name, words in where.items():
-        there = sorted({_word(own.get(name)) for own in fields}, key=lambda word: (len(word), word))
+        there = sorted({_word(own.get(name)) for own in facts}, key=lambda word: (len(word), word))
         few = f"; there is {', '.join(value or 'none' for value in there)}" if len(there) <= FEW else ""
         wrong = [word for word in words if not any(_same(value, word) for value in there)]
         problems += [f"--where {name}={word}: no row has that{few or nearest(word, there)}" for word in wrong]
     if problems:
         raise UsageError(problems)
 
+    def fits(own: Mapping[str, Any]) -> bool:
+        return all(any(_same(_word(own.get(name)), word) for word in words) for name, words in where.items())
 
-def _fits(own: Mapping[str, Any], where: Where) -> bool:
-    return all(any(_same(_word(own.get(name)), word) for word in words) for name, words in where.items())
+    if not (found := [thing for thing, own in zip(things, facts, strict=True) if fits(own)]):
+        raise UsageError([f"no row has all of: {', '.join(f'{name}={word}' for name, words in where.items() for word in words)}"])
+    return found
 
 
 def _word(value: Any) -> str:
@@ -124,27 +118,26 @@ def _same(there: str, word: str) -> bool:
 def telling_apart(facts: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """For each of several facts a few names and values that no other has together: data set, protocol and recipe first, where they help."""
     names = list(dict.fromkeys(name for own in facts for name in own))
-    words = {name: [_word(own.get(name)) for own in facts] for name in names}
-    first = [name for name in FIRST if name in words]
-    rest = sorted((name for name in names if name not in FIRST), key=lambda name: (name == SUMMARY, -len({*words[name]})))
+    words = [{name: _word(own.get(name)) for name in names} for own in facts]
+
+    def said(names: Sequence[str]) -> list[tuple[str, ...]]:
+        return [tuple(own[name] for name in names) for own in words]
+
+    first = [name for name in FIRST if name in names]
+    rest = sorted((name for name in names if name not in FIRST), key=lambda name: (name == SUMMARY, -len({*said([name])})))
     taken: list[str] = []
     for name in (*first, *rest):
-        if len({*_tuples(words, [*taken, name])}) > len({*_tuples(words, taken)}):
+        if len({*said([*taken, name])}) > len({*said(taken)}):
             taken.append(name)
     found = []
-    for place in range(len(facts)):
+    for place, one in enumerate(words):
         own = list(taken)
         for name in reversed(taken):
             less = [other for other in own if other != name]
-            if _tuples(words, less).count(_tuples(words, less)[place]) == 1:
+            if said(less).count(said(less)[place]) == 1:
                 own = less
-        found.append({name: words[name][place] for name in own})
+        found.append({name: one[name] for name in own})
     return found
-
-
-def _tuples(words: Mapping[str, Sequence[str]], names: Sequence[str]) -> list[tuple[str, ...]]:
-    """For each of the facts what it says of some names."""
-    return list(zip(*(words[name] for name in names), strict=True)) or [()] * len(next(iter(words.values()), ()))
 
 
 def flags(chosen: Mapping[str, str]) -> str:

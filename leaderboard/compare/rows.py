@@ -19,18 +19,8 @@ from leaderboard import layouts
 from leaderboard.aggregate import Filters, Group, Row, Source, collect, require_one_source
 from leaderboard.aggregate.select import fits
 from leaderboard.aggregate.where import conditions_of, flags, telling_apart
-from leaderboard.compare.statistics import (
-    AccuracyDifference,
-    Evidence,
-    ImageDifference,
-    SeedDifference,
-    compare_accuracy,
-    compare_images,
-    compare_seeds,
-    holm,
-    runs_needed,
-)
-from leaderboard.flips import LEVEL
+from leaderboard.compare import statistics
+from leaderboard.compare.statistics import AccuracyDifference, ImageDifference, SeedDifference
 from leaderboard.paper import RULES
 from leaderboard.tables import conditions, headline
 
@@ -117,17 +107,20 @@ def compare(
     found = list(_pairs(group, chosen[0], [label for label in _find(group, b) if label != chosen[0]], b, sigmas, notes))
     if not found:
         raise BenchError("; ".join([f"there is nothing to compare {a} with {b} at", *(n for n in notes if n.startswith("left out"))]))
-    images = compare_images([(x, y) for _, x, y in found])
-    radii = layouts.of_dataset(group.dataset).radii
-    comparisons = [
-        Comparison(sigma=sigma, a=x.label, b=y.label, seeds=compare_seeds(x, y), images=image, accuracies=compare_accuracy(x, y, radii))
-        for (sigma, x, y), image in zip(found, images, strict=True)
-    ]
+    pairs, radii = [(x, y) for _, x, y in found], layouts.of_dataset(group.dataset).radii
+    seeds = statistics.corrected([statistics.compare_seeds(x, y) for x, y in pairs])
+    accuracies = [statistics.compare_accuracy(x, y, radii) for x, y in pairs]
+    holm = iter(statistics.holm([one.p for of_pair in accuracies for one in of_pair]))
+    accuracies = [tuple(dataclasses.replace(one, p_holm=next(holm)) for one in of_pair) for of_pair in accuracies]
+    by_pair = zip(found, seeds, statistics.compare_images(pairs), accuracies, strict=True)
     return Report(
         title=title(group),
         source=cast("Source", group.source),
         rule=RULES["exact"],
-        comparisons=tuple(_corrected(comparisons)),
+        comparisons=tuple(
+            Comparison(sigma=sigma, a=x.label, b=y.label, seeds=own, images=images, accuracies=of_pair)
+            for (sigma, x, y), own, images, of_pair in by_pair
+        ),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -135,27 +128,6 @@ def compare(
 def title(group: Group) -> str:
     """What all rows share, in one line."""
     return f"{headline(group)}; {' '.join(conditions(group)).rstrip('.')}"
-
-
-def _corrected(comparisons: Sequence[Comparison]) -> Iterator[Comparison]:
-    """With Holm's correction over the call, tests of seeds and of accuracies each on their own."""
-    of_seeds = holm([c.seeds.p for c in comparisons])
-    of_accuracies = iter(holm([x.p for c in comparisons for x in c.accuracies]))
-    tests = sum(c.seeds.p is not None for c in comparisons)
-    for c, p in zip(comparisons, of_seeds, strict=True):
-        seeds = c.seeds
-        if seeds.p is not None and seeds.p_least is not None:
-            note = ""
-            if tests * seeds.p_least > LEVEL:
-                kind = "paired seeds" if seeds.paired else "runs of each row"
-                note = f"over {tests} tests Holm's smallest p is {min(1, tests * seeds.p_least):.4g} where all are as strong; "
-                note += f"{runs_needed(seeds.paired, tests)} {kind} would do"
-            seeds = dataclasses.replace(seeds, p_holm=p, note=note)
-        accuracies = tuple(
-            dataclasses.replace(x, p_holm=value if x.p is not None else None)
-            for x, value in zip(c.accuracies, of_accuracies, strict=False)  # the iterator goes on with the next comparison
-        )
-        yield dataclasses.replace(c, seeds=seeds, accuracies=accuracies)
 
 
 def _find(group: Group, word: str) -> list[str]:
@@ -189,7 +161,7 @@ def _one_group(groups: Sequence[Group], a: str, b: str) -> tuple[Group, list[str
 
 def _pairs(
     group: Group, a: str, bs: Sequence[str], word: str, sigmas: Sequence[float], notes: list[str]
-) -> Iterator[tuple[float, Evidence, Evidence]]:
+) -> Iterator[tuple[float, Row, Row]]:
     """(sigma, A, B); adds to the notes what was left out.
 
     Raises:
@@ -221,7 +193,7 @@ def _pairs(
         seconds = [row for label in bs if (row := usable(sigma, label))]
         if seconds:
             notes.extend(note for row in (first, *seconds) for note in row.notes)
-            yield from ((sigma, Evidence.of(first), Evidence.of(row)) for row in seconds)
+            yield from ((sigma, first, row) for row in seconds)
 
 
 def _begun(row: Row) -> bool:

@@ -18,7 +18,6 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
 from bench.errors import BenchError
-from bench.rules.bounds import Integers
 from bench.spec import derive
 from leaderboard.aggregate import Row
 from leaderboard.flips import LEVEL, TIE, flip_each, reason_not_to_test, require_same_images
@@ -26,57 +25,6 @@ from leaderboard.flips import LEVEL, TIE, flip_each, reason_not_to_test, require
 Floats = NDArray[np.float64]
 
 PERMUTATIONS = 100_000  # up to this many are enumerated, beyond it as many are drawn
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evidence:
-    """A finished row at one sigma: what its S trainings certify on I images.
-
-    Attributes:
-        label: the row's name and mark.
-        runs: S, seeds (or run ids of imported logs), in order.
-        seeded: whether runs of one name in two rows belong together: our seeds do, the run ids of imported logs do not.
-        index: I, position in the test set, ascending.
-        truth: I, true class.
-        correct: S I, certified and the class is the label.
-        radius: S I, certified L2 radius in pixels of [0, 1].
-    """
-
-    label: str
-    runs: tuple[str, ...]
-    seeded: bool = True
-    index: Integers
-    truth: Integers
-    correct: NDArray[np.bool_]
-    radius: Floats
-
-    @property
-    def values(self) -> Floats:
-        """S I: the radius where the certified class is right, else 0; its mean over images is the ACR."""
-        return np.where(self.correct, self.radius, 0.0)
-
-    def accuracy(self, r: float) -> float:
-        """Certified accuracy at radius r in %, the mean over the runs."""
-        return 100 * float(self.beyond(r).mean())
-
-    def beyond(self, r: float) -> NDArray[np.bool_]:
-        """S I: correct with a radius strictly larger than r."""
-        return self.correct & (self.radius > r)
-
-    @classmethod
-    def of(cls, row: Row) -> Evidence:
-        """The finished trainings of a row of which there is at least one."""
-        found = row.outcomes
-        done = [seed for seed in row.seeds if seed.state == "done"]
-        return cls(
-            label=row.label,
-            runs=tuple(str(seed.seed) for seed in done),
-            seeded=all(isinstance(seed.seed, int) for seed in done),
-            index=found[0].index,
-            truth=found[0].label,
-            correct=np.stack([o.correct for o in found]),
-            radius=np.stack([o.radius for o in found]),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,17 +102,21 @@ class AccuracyDifference:
     p_holm: float | None = None
 
 
-def compare_seeds(a: Evidence, b: Evidence) -> SeedDifference:
-    """Across trainings: paired by seed where both rows have the same seeds, else Welch. Holm's correction is not yet in it."""
-    x, y = a.values.mean(axis=1), b.values.mean(axis=1)  # S each
-    paired = a.seeded and b.seeded and set(a.runs) == set(b.runs)
+def compare_seeds(a: Row, b: Row) -> SeedDifference:
+    """Across finished trainings: paired by seed where both rows have the same seeds, else Welch. Holm's correction is not yet in it.
+
+    Seeds of one number belong together; the run ids of imported logs and the numbers of checkpoints, which are words, do not.
+    """
+    x, y = (np.array([o.values.mean() for o in row.outcomes]) for row in (a, b))  # S each
+    seeds_a, seeds_b = ([seed.seed for seed in row.seeds if seed.outcomes is not None] for row in (a, b))
+    paired = set(seeds_a) == set(seeds_b) and all(isinstance(seed, int) for seed in seeds_a)
     if paired:
-        y = y[[b.runs.index(run) for run in a.runs]]
+        y, seeds_b = y[[seeds_b.index(seed) for seed in seeds_a]], seeds_a
     std_a, std_b = (statistics.stdev(v.tolist()) if len(v) > 1 else None for v in (x, y))
     mean_a, mean_b = statistics.fmean(x.tolist()), statistics.fmean(y.tolist())
-    runs_b, difference = a.runs if paired else b.runs, mean_b - mean_a
+    runs_a, runs_b, difference = tuple(map(str, seeds_a)), tuple(map(str, seeds_b)), mean_b - mean_a
     known = SeedDifference(
-        runs_a=a.runs, runs_b=runs_b, paired=paired, mean_a=mean_a, mean_b=mean_b, std_a=std_a, std_b=std_b, difference=difference
+        runs_a=runs_a, runs_b=runs_b, paired=paired, mean_a=mean_a, mean_b=mean_b, std_a=std_a, std_b=std_b, difference=difference
     )
     if std_a is None or std_b is None:
         who = "one training of each row" if len(x) == len(y) else f"one training of {(a if len(x) == 1 else b).label}"
@@ -228,7 +180,20 @@ def runs_needed(paired: bool, tests: int = 1) -> int:
     return next(n for n in itertools.count(2) if tests * least_p(n, n, paired) <= LEVEL)
 
 
-def compare_images(pairs: Sequence[tuple[Evidence, Evidence]]) -> list[ImageDifference]:
+def corrected(found: Sequence[SeedDifference]) -> list[SeedDifference]:
+    """All of a call with Holm's correction over them, and a note where so many tests leave none within reach."""
+    tests = sum(one.p is not None for one in found)
+    result = []
+    for one, p in zip(found, holm([one.p for one in found]), strict=True):
+        if p is not None and one.p_least is not None and (least := tests * one.p_least) > LEVEL:
+            kind = "paired seeds" if one.paired else "runs of each row"
+            note = f"over {tests} tests Holm's smallest p is {min(1, least):.4g} where all are as strong; "
+            one = dataclasses.replace(one, note=f"{note}{runs_needed(one.paired, tests)} {kind} would do")
+        result.append(dataclasses.replace(one, p_holm=p))
+    return result
+
+
+def compare_images(pairs: Sequence[tuple[Row, Row]]) -> list[ImageDifference]:
     """Across test images: one result per pair (A, B), with Holm's correction over the pairs.
 
     Raises:
@@ -237,10 +202,10 @@ def compare_images(pairs: Sequence[tuple[Evidence, Evidence]]) -> list[ImageDiff
     if not pairs:
         return []
     rows = [*itertools.chain.from_iterable(pairs)]
-    require_same_images([(row.label, row.index, row.truth) for row in rows])
-    if (images := len(rows[0].index)) < 2:
+    require_same_images(rows)
+    if (images := len(rows[0].values)) < 2:
         raise BenchError(f"{rows[0].label} was certified on one image, and a comparison needs at least two")
-    values = np.stack([[row.values.mean(axis=0) for row in pair] for pair in pairs])  # P 2 I
+    values = np.stack([[row.values for row in pair] for pair in pairs])  # P 2 I
     differences = values[:, 1] - values[:, 0]
     differences[np.abs(differences) <= TIE] = 0.0
     notes = [reason_not_to_test(pair) for pair in values]
@@ -263,25 +228,22 @@ def compare_images(pairs: Sequence[tuple[Evidence, Evidence]]) -> list[ImageDiff
     return results
 
 
-def compare_accuracy(a: Evidence, b: Evidence, radii: Sequence[str]) -> tuple[AccuracyDifference, ...]:
+def compare_accuracy(a: Row, b: Row, radii: Sequence[str]) -> tuple[AccuracyDifference, ...]:
     """Certified accuracy at each radius; McNemar's exact test where each row is one training. Not yet corrected."""
 
     def one(radius: str) -> AccuracyDifference:
-        r, p = float(radius), None
-        x, y = a.accuracy(r), b.accuracy(r)
-        if len(a.runs) == len(b.runs) == 1 and (x or y):
-            only_a, only_b = (int(np.count_nonzero(v)) for v in (a.beyond(r) & ~b.beyond(r), b.beyond(r) & ~a.beyond(r)))
+        beyond = [np.stack([o.correct & (o.radius > float(radius)) for o in row.outcomes]) for row in (a, b)]  # S I each
+        (x, y), p = (100 * float(found.mean()) for found in beyond), None
+        if len(beyond[0]) == len(beyond[1]) == 1 and (x or y):
+            only_a, only_b = (int(np.count_nonzero(one & ~two)) for one, two in (beyond, reversed(beyond)))
             p = float(stats.binomtest(only_b, only_a + only_b).pvalue) if only_a + only_b else 1.0
         return AccuracyDifference(radius=radius, accuracy_a=x, accuracy_b=y, difference=y - x, p=p)
 
     return tuple(map(one, radii))
 
 
-def holm(p: Sequence[float | None]) -> list[float]:
-    """Corrected p values in the same order; NaN where there was no test."""
-    tested = [number for number, value in enumerate(p) if value is not None]
-    result = [math.nan] * len(p)
-    if tested:
-        for number, value in zip(tested, multipletests([p[n] for n in tested], alpha=LEVEL, method="holm")[1], strict=True):
-            result[number] = float(value)
-    return result
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Corrected p values in the same order; None where there was no test."""
+    tested = [value for value in p if value is not None]
+    corrected = iter(multipletests(tested, alpha=LEVEL, method="holm")[1].tolist() if tested else ())
+    return [None if value is None else next(corrected) for value in p]

@@ -80,17 +80,20 @@ def _fitted(page: Page, width: int, color: bool) -> str:
     def wide(table: Table) -> int:
         return console(10_000).measure(table).maximum
 
+    def fits(table: Table) -> bool:
+        return wide(table) <= width
+
     console(width).print(Styled("".join(clean(cell.text) for cell in page.title), style="bold"))
     for part in page.parts:
         if isinstance(part, Grid):
-            tables, empty = _fitting(part, color, lambda table: wide(table) <= width), ""
+            tables, dropped = _fitting(part, color, fits), []
             if len(tables) > 1 and (dropped := _beyond(part)):
-                empty = ", ".join(part.head[n] for n in dropped)
-                tables = _fitting(_without(part, dropped), color, lambda table: wide(table) <= width)
+                tables = _fitting(_part(part, [n for n in range(len(part.head)) if n not in dropped]), color, fits)
             for number, table in enumerate(tables):
                 file.write("\n" * bool(number))
                 console(max(width, wide(table))).print(table)
-            if empty:
+            if dropped:
+                empty = ", ".join(part.head[n] for n in dropped)
                 console(width).print(Styled(f"Not shown, since no row can be certified there: {empty}.", style="dim"))
         else:
             letter = f"({part.letter}) " if part.letter else ""
@@ -105,20 +108,11 @@ def _fitting(grid: Grid, color: bool, fits: Callable[[Table], bool]) -> list[Tab
     for fold, stacked in ((False, False), (True, False), (True, True)):
         if fits(table := _rich_table(grid, color, fold=fold, stacked=stacked)):
             return [table]
-    tables, start = [], grid.words
-    while start < len(grid.head):
-        # The most columns that fit, at least one, however narrow the terminal.
-        for end in range(len(grid.head), start, -1):
-            head = grid.head[: grid.words] + grid.head[start:end]
-            # Every part says how far an unfinished row is.
-            firsts = [line[grid.words] if line[grid.words].state else line[start] for line in grid.lines]
-            lines = [(*line[: grid.words], first, *line[start + 1 : end]) for first, line in zip(firsts, grid.lines, strict=True)]
-            part = dataclasses.replace(grid, head=head, lines=tuple(lines))
-            if fits(table := _rich_table(part, color, fold=True, stacked=True)):
-                break
-        tables.append(table)
-        start = end
-    return tables
+
+    def part(chosen: Sequence[int]) -> Table:
+        return _rich_table(_part(grid, chosen), color, fold=True, stacked=True)
+
+    return [part(chosen) for chosen in in_blocks(range(len(grid.head)), grid.words, lambda chosen: fits(part(chosen)))]
 
 
 def _beyond(grid: Grid) -> list[int]:
@@ -127,10 +121,13 @@ def _beyond(grid: Grid) -> list[int]:
     return [n for n in range(grid.words, len(grid.head)) if rows and all(line[n].beyond for line in rows)]
 
 
-def _without(grid: Grid, dropped: Sequence[int]) -> Grid:
-    kept = [n for n in range(len(grid.head)) if n not in dropped]
-    lines = tuple(tuple(line[n] for n in kept) for line in grid.lines)
-    return dataclasses.replace(grid, head=tuple(grid.head[n] for n in kept), lines=lines)
+def _part(grid: Grid, chosen: Sequence[int]) -> Grid:
+    """Some of the columns; the first of the numbers says how far an unfinished row is."""
+    first = grid.words
+    lines = [
+        tuple(line[first] if place == first and line[first].state else line[n] for place, n in enumerate(chosen)) for line in grid.lines
+    ]
+    return dataclasses.replace(grid, head=tuple(grid.head[n] for n in chosen), lines=tuple(lines))
 
 
 def _rich_table(grid: Grid, color: bool, *, fold: bool, stacked: bool) -> Table:

@@ -6,7 +6,6 @@ There is one way from evidence to a printed number. The commands give it what th
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -224,19 +223,13 @@ def _read(frame: pd.DataFrame, asked: Reading) -> list[Held]:
         raise BenchError(f"the frame has no column {missing[0]!r}; keep the columns that load_results gave it")
     if frame["record"].isna().any():
         raise BenchError("the frame has rows without a record; keep the rows that load_results gave it")
-    codes, texts = pd.factorize(frame["record"])
-    at, alphas = pd.factorize(frame["alpha"])
-    by, names = pd.factorize(frame["rule"])
-    codes = (codes * max(1, len(alphas)) + at) * (len(names) + 1) + by + 1  # by is -1 for logs
-    order = np.argsort(codes, kind="stable")
-    starts = np.flatnonzero(np.diff(codes[order], prepend=-1)).tolist()
-    values = {name: _numbers(frame, name)[order] for name in NEEDED if name not in ("record", "alpha", "rule")}
+    keys = ["record", "alpha", "rule"]
+    values = {name: _numbers(frame, name) for name in NEEDED if name not in keys}
     held = []
-    for begin, end in itertools.pairwise([*starts, len(codes)]):
-        rest, which = divmod(int(codes[order[begin]]), len(names) + 1)
-        place, level = divmod(rest, len(alphas))
-        own = {name: column[begin:end] for name, column in values.items()}
-        held.append(_held(parse_json(texts[place]), float(alphas[level]), str(names[which - 1]) if which else "", asked, own))
+    for places in frame.groupby(keys, sort=False, dropna=False, observed=True).indices.values():  # a log has no rule
+        record, alpha, rule = frame.iloc[places[0]][keys]
+        own = {name: column[places] for name, column in values.items()}
+        held.append(_held(parse_json(record), float(alpha), "" if pd.isna(rule) else str(rule), asked, own))
     return held
 
 

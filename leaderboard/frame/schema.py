@@ -62,11 +62,10 @@ def frame_of(parts: Sequence[Part], attrs: Mapping[str, Any]) -> pd.DataFrame:
     for name in COLUMNS:
         constants = [part.constants.get(name) for part in parts]
         if name in WORDS:
-            data[name] = _categories(constants, lengths)
+            known = dict.fromkeys(word for word in constants if word is not None)
+            data[name] = pd.Categorical(constants, categories=pd.Index(list(known), dtype=str)).repeat(lengths)
         elif name == "seed":
-            values = np.array([0 if seed is None else seed for seed in constants], dtype=np.int64)
-            missing = np.array([seed is None for seed in constants], dtype=bool)
-            data[name] = pd.arrays.IntegerArray(np.repeat(values, lengths), np.repeat(missing, lengths))
+            data[name] = pd.array(constants, dtype="Int64").repeat(lengths)
         elif name in ("sigma", "alpha"):
             data[name] = np.repeat(np.array(constants, dtype=np.float64), lengths)
         else:
@@ -76,9 +75,3 @@ def frame_of(parts: Sequence[Part], attrs: Mapping[str, Any]) -> pd.DataFrame:
     frame = pd.DataFrame(data)
     frame.attrs.update(attrs)
     return frame
-
-
-def _categories(values: Sequence[str | None], lengths: Sequence[int]) -> pd.Categorical[str]:
-    known = {word: code for code, word in enumerate(dict.fromkeys(word for word in values if word is not None))}
-    codes = np.array([-1 if word is None else known[word] for word in values], dtype=np.min_scalar_type(-len(known) - 1))
-    return pd.Categorical.from_codes(np.repeat(codes, lengths), categories=pd.Index(list(known), dtype=str))

@@ -14,14 +14,16 @@ from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.logs import Import, network_of_table, printed_collection, runs_of_table
 from bench.spec import PROTOCOLS, canonical
+from bench.store.imports import Printed
 from bench.store.runs import Run, Store
 from leaderboard import layouts, metrics
 from leaderboard.aggregate import Filters, Group, Row, Source, collect
 from leaderboard.aggregate.collect import check_alpha_of_logs, no_such_filters
 from leaderboard.aggregate.mix import say
-from leaderboard.aggregate.reading import ALPHA, TEST_FILES, conditions_of_log
+from leaderboard.aggregate.reading import TEST_FILES, conditions_of_log
 from leaderboard.aggregate.select import OWN
 from leaderboard.aggregate.where import flags, parse, telling_apart
+from leaderboard.metrics import Outcomes
 from leaderboard.paper.printed import RULES, Compat, Entry, PaperTable
 from leaderboard.tables import conditions
 
@@ -80,16 +82,17 @@ def build(
     notes: list[str] = []
     apart = ""
     if logs:
-        found = _of_logs(layout, logs, compat, notes)
+        found = _of_logs(layout, logs, notes)
     elif runs:
-        found, apart = _of_runs(layout, runs, store, seeds, where, compat, ALPHA if alpha is None else alpha, notes)
+        found, apart = _of_runs(layout, runs, store, seeds, where, alpha, notes)
     else:
         found = {}
         notes.append(f"Nothing in the store fills this table{hint}; the paper's numbers stand alone.")
+    values = {place: [_values(o.correct, o.radius, compat) for o in trainings] for place, (trainings, _) in found.items()}
     entries = {}
     for p in layouts.values(number):
-        runs_of_cell, status = found.get((p.sigma, p.row), ((), "missing"))
-        entries[p.sigma, p.row, p.metric] = Entry(values=tuple(of(p.metric) for of in runs_of_cell), status=status, printed=p)
+        own, (_, status) = values.get((p.sigma, p.row), []), found.get((p.sigma, p.row), ((), "missing"))
+        entries[p.sigma, p.row, p.metric] = Entry(values=tuple(of(p.metric) for of in own), status=status, printed=p)
     kind: Source | Literal["nothing"] = "imported" if logs else "runs" if runs else "nothing"
     rule = f" Certified accuracy at r in %: {RULES[compat]}." if layout.radii else ""
     caption = f"Layout of Table {number} with {_ours(runs)}.{rule}" if runs else f"Table {number}. {layout.caption}{rule}"
@@ -99,9 +102,8 @@ def build(
     return PaperTable(layout=layout, entries=entries, source=kind, compat=compat, caption=caption, notes=tuple(notes), apart=apart)
 
 
-_Values = Callable[[str], float]
-_Cells = dict[tuple[str, str], tuple[Sequence[_Values], str]]
-"""(sigma, row) -> one function of the metric per run, none where any is missing; and what to say instead."""
+_Cells = dict[tuple[str, str], tuple[Sequence[Outcomes | Printed], str]]
+"""(sigma, row) -> what each run says, none where any is missing; and what to say instead."""
 
 
 def _belongs(run: Run, layout: layouts.Layout, protocol: str, recipe: str) -> bool:
@@ -115,7 +117,7 @@ def _is_printed(log: Import, layout: layouts.Layout) -> bool:
     return (log.spec.dataset, log.spec.collection) == (layout.dataset, printed_collection())
 
 
-def _of_logs(layout: layouts.Layout, logs: Sequence[Import], compat: Compat, notes: list[str]) -> _Cells:
+def _of_logs(layout: layouts.Layout, logs: Sequence[Import], notes: list[str]) -> _Cells:
     """The runs that the paper averages; adds to the notes what differs between them."""
     names = {(row, float(sigma)): runs_of_table(layout.number, row, float(sigma)) for sigma in layout.sigmas for row in layout.rows}
     network = network_of_table(layout.number)
@@ -134,7 +136,7 @@ def _of_logs(layout: layouts.Layout, logs: Sequence[Import], compat: Compat, not
         status = "" if there and len(there) == len(wanted) else f"{len(there)}/{len(wanted)} runs" if there else "missing"
         if len({canonical(conditions_of_log(log)) for log in there}) > 1:
             status = "not comparable"
-        cells[sigma, row] = [] if status else [_values(o.correct, o.radius, compat) for o in (log.columns() for log in there)], status
+        cells[sigma, row] = [] if status else [log.columns() for log in there], status
         used[f"{row} at sigma {sigma}"] = there
     notes.append(f"From imported logs ({printed_collection()}): they hold no counts, and their radii are rounded as printed.")
     every = [conditions_of_log(log) for there in used.values() for log in there]
@@ -153,8 +155,7 @@ def _of_runs(
     store: Store,
     seeds: Sequence[int],
     where: Sequence[str],
-    compat: Compat,
-    alpha: float,
+    alpha: float | None,
     notes: list[str],
 ) -> tuple[_Cells, str]:
     """The rows of `collect`, so that what is no mean there is none here; adds to the notes what a reader must know.
@@ -197,9 +198,9 @@ def _of_runs(
         row = dataclasses.replace(whole, seeds=tuple(seed for seed in whole.seeds if seed.seed in expected))
         begun = any(seed.state != "missing" for seed in row.seeds)
         status = row.status if begun else "missing"
-        cells[place] = [] if status else [_values(o.correct, o.radius, compat) for o in row.outcomes], status
+        cells[place] = () if status else row.outcomes, status
         notes += row.notes
-    several = any(len(values) > 1 for values, _ in cells.values())
+    several = any(len(trainings) > 1 for trainings, _ in cells.values())
     notes[:0] = [*conditions(group), *(["±: sample standard deviation over the seeds."] if several else []), *group.notes]
     differ = {name: group.conditions[name] for name in ("certify.images", "certify.n0", "certify.n")}
     return cells, say({name: value for name, value in differ.items() if value != getattr(paper, name.removeprefix("certify."))})
@@ -215,7 +216,7 @@ def _ways(groups: Sequence[Group], protocol: str) -> str:
     return f"; choose one by {' or '.join(ways)}" if ways else ""
 
 
-def _values(correct: NDArray[np.bool_], radius: NDArray[np.float64], compat: Compat) -> _Values:
+def _values(correct: NDArray[np.bool_], radius: NDArray[np.float64], compat: Compat) -> Callable[[str], float]:
     """Metric -> value over all images: ACR in pixels, accuracies in %."""
     if compat == "3sig":
         radius = np.array([float(f"{r:.3g}") for r in radius])

@@ -343,17 +343,16 @@ def _of_published(kind: Kind, filters: Filters) -> Picture:
     problems += [f"no table has row {word}{nearest(word, rows)}" for word, found in named.items() if not found]
     if problems:
         raise UsageError(problems)
-    printed = {(float(p.sigma), p.row, p.metric): (float(p.mean), float(p.std or 0)) for t in tables for p in layouts.values(t.number)}
-    panels = {}
-    for sigma in filters.sigmas or sigmas:
-        series = []
-        for row in chosen:
-            of_row = {metric: value for (s, r, metric), value in printed.items() if (s, r) == (sigma, row)}
-            accuracy = {float(metric): value for metric, value in of_row.items() if metric != ACR}
-            if accuracy:
-                series.append(Series(row, points=Points(dict(sorted(accuracy.items())), of_row.get(ACR))))
-        panels[sigma] = tuple(series)
-    if not any(panels.values()):
+    printed: dict[tuple[float, str], dict[str, tuple[float, float]]] = defaultdict(dict)
+    for p in (p for table in tables for p in layouts.values(table.number)):
+        printed[float(p.sigma), p.row][p.metric] = float(p.mean), float(p.std or 0)
+    panels: dict[float, tuple[Series, ...]] = {}
+    for sigma, row in itertools.product(filters.sigmas or sigmas, chosen):
+        of_row = printed[sigma, row]
+        if accuracy := {float(metric): value for metric, value in of_row.items() if metric != ACR}:
+            points = Points(dict(sorted(accuracy.items())), of_row.get(ACR))
+            panels[sigma] = (*panels.get(sigma, ()), Series(row, points=points))
+    if not panels:
         raise BenchError("there is nothing to draw: no table has these rows at these noise levels")
     several = any(table.seeds > 1 for table in tables)
     numbers = " and ".join(str(table.number) for table in tables)
@@ -366,7 +365,7 @@ def _of_published(kind: Kind, filters: Filters) -> Picture:
         headline=f"{dataset}, as printed in Table{'s' if len(tables) > 1 else ''} {numbers} of the SmoothMix paper",
         notes=(about, *(deviation.text for table in tables for deviation in table.deviations)),
         baseline=tables[0].baseline,
-        panels={sigma: series for sigma, series in panels.items() if series},
+        panels=panels,
     )
 
 

@@ -27,11 +27,12 @@ from bench.files import disk
 from bench.spec import digest, to_json
 from bench.store.checkpoints import Checkpoint
 from bench.store.imports import Import
+from bench.store.listing import command
 from bench.store.runs import Run, Store
 from bench.store.subject import DIGEST, Certification
 from leaderboard.aggregate import Group, Row, Section, Seed, collect, with_constant
 from leaderboard.aggregate.mix import say
-from leaderboard.compare.statistics import Evidence, compare_images
+from leaderboard.compare.statistics import compare_images
 from leaderboard.flips import LEVEL, flip_pairs
 from leaderboard.formats import clean
 from leaderboard.formats.values import picked
@@ -197,10 +198,7 @@ def _section(
     """The rows of one noise level, best first, unfinished ones and the constant classifier last."""
     ordered = sorted(section.rows, key=lambda row: (row.constant, not row.finished, -row.stats[ACR].mean if ACR in row.stats else 0))
     ranked = [row for row in ordered if table["ranked"] and ACR in row.stats and not row.constant]
-    evidence = [Evidence.of(row) for row in ranked]
-    p = None
-    if any(row.tied is not None for row in ranked):
-        p = flip_pairs(np.stack([one.values.mean(axis=0) for one in evidence]))
+    p = flip_pairs(np.stack([row.values for row in ranked])) if any(row.tied is not None for row in ranked) else None
     places = dict(zip((row.label for row in ranked), ranks(len(ranked), p), strict=True))
     both = list(itertools.combinations(range(len(ranked)), 2)) if group.images > 1 else []
     pairs = [
@@ -210,7 +208,7 @@ def _section(
             **picked(difference, "difference", "low", "high", "more_a", "more_b", "tie"),
             "p": None if p is None else float(p[a, b]),
         }
-        for (a, b), difference in zip(both, compare_images([(evidence[a], evidence[b]) for a, b in both]), strict=True)
+        for (a, b), difference in zip(both, compare_images([(ranked[a], ranked[b]) for a, b in both]), strict=True)
     ]
     beyond = {
         row.label: [metric.name for metric, cell in zip(group.metrics, line, strict=True) if cell.beyond]
@@ -346,21 +344,14 @@ def _command(c: Certification) -> str:
     """The command that makes a training again; of a checkpoint, that certifies it; of a log, that imports it."""
     subject = c.subject
     if isinstance(subject, Import):
-        return shlex.join(["bench", "import", "FOLDER"]) + f"  # {subject.spec.source} of {subject.spec.collection}"
-    if isinstance(subject, Checkpoint):
-        own = {"--dataset": subject.dataset, "--sigma": f"{subject.sigma:g}", "--n": c.spec.n, "--n0": c.spec.n0, "--images": c.spec.images}
-        own |= {"--rule": c.spec.rule, "--seed": c.spec.seed, "--arch": subject.spec.arch, "--normalize": subject.spec.normalization}
-        own |= {"--row": subject.origin().row} if subject.origin().row else {}
-        words = ["bench", "certify", subject.file_name or "CHECKPOINT"]
-    else:
-        spec = subject.spec
-        name = spec.method if spec.variant == "default" else f"{spec.method}.{spec.variant}"
-        own = {"--method": name, "--dataset": spec.dataset, "--sigma": f"{spec.sigma:g}", "--seeds": f"{spec.seed},"}
-        own |= {"--protocol": spec.protocol, "--recipe": spec.recipe}
-        words = ["bench", "run"]
-    changes = {**getattr(subject.spec, "changes", {}), **{f"certify.{k}": v for k, v in getattr(c.spec, "changes", {}).items()}}
-    sets = [word for k, v in changes.items() for word in ("--set", f"{k}={str(v).lower() if isinstance(v, bool) else v}")]
-    return shlex.join([*words, *(str(word) for pair in own.items() for word in pair), *(sets if isinstance(subject, Run) else [])])
+        return f"bench import FOLDER  # {subject.spec.source} of {subject.spec.collection}"
+    if not isinstance(subject, Checkpoint):
+        return f"bench run {command(subject.spec, c.spec)}"
+    own = {"--dataset": subject.dataset, "--sigma": f"{subject.sigma:g}", "--n": c.spec.n, "--n0": c.spec.n0, "--images": c.spec.images}
+    own |= {"--rule": c.spec.rule, "--seed": c.spec.seed, "--arch": subject.spec.arch, "--normalize": subject.spec.normalization}
+    own |= {"--row": subject.origin().row} if subject.origin().row else {}
+    words = [str(word) for pair in own.items() for word in pair]
+    return shlex.join(["bench", "certify", subject.file_name or "CHECKPOINT", *words])
 
 
 def _hardest(row: Row, dataset: str, found: Content) -> list[dict[str, Any]]:

@@ -24,17 +24,8 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of a chart: its style's number, its name, and the path of it in the units of the chart."""
-
-    style: int
-    label: str
-    path: str
-
-
-@dataclass(frozen=True)
 class Chart:
-    """A chart of `width` x `height` units; ticks are (place, word)."""
+    """A chart of `width` x `height` units; ticks are (place, word), lines (number of the style, name, path)."""
 
     width: int
     height: int
@@ -42,7 +33,7 @@ class Chart:
     y: tuple[tuple[float, str], ...]
     x_label: str
     y_label: str
-    lines: tuple[Line, ...]
+    lines: tuple[tuple[int, str, str], ...]
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -77,7 +68,7 @@ def _chart(
         tuple((down(y), f"{y:g}") for y in ticks(0, high, 4)),
         x_label,
         y_label,
-        tuple(Line(style, name, path(x, y)) for style, name, x, y in found),
+        tuple((style, name, path(x, y)) for style, name, x, y in found),
     )
 
 

@@ -79,17 +79,13 @@ def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, first: bool =
             column.append(Cell(row.status, state=True) if first and row.status else Cell(EMPTY))
             continue
         stat = row.stats[metric.name]
-        beyond = not stat.mean and _beyond(row, metric)
-        if row.constant:
-            column.append(Cell(printed[n], beyond=beyond, grey=True))
-            continue
         better = base is not None and sign * (stat.mean - rows[base].stats[metric.name].mean) > 0 and printed[n] != printed[base]
-        std = "" if stat.std is None else f"{stat.std:.{metric.decimals}f}"
-        if beyond:
-            column.append(Cell(printed[n], std, beyond=True))
-            continue
-        best_here = best is not None and sign * float(printed[n]) == best
-        column.append(Cell(printed[n], std, better or (metric.name == ACR and bool(row.tied)), best_here))
+        cell = Cell(printed[n], beyond=not stat.mean and _beyond(row, metric), grey=row.constant)
+        if not row.constant:
+            bold = better or (metric.name == ACR and bool(row.tied))
+            std = "" if stat.std is None else f"{stat.std:.{metric.decimals}f}"
+            cell = dataclasses.replace(cell, std=std, bold=bold, underlined=best is not None and sign * float(printed[n]) == best)
+        column.append(cell)
     return column
 
 
@@ -161,11 +157,9 @@ def records(group: Group) -> Iterator[dict[str, Any]]:
                 "image_count": row.images,
                 "sigma": section.sigma,
                 "row": row.label,
-                "method": row.method,
                 "seeds": " ".join(str(seed.seed) for seed in row.seeds),
                 "seeds_done": sum(seed.state == "done" for seed in row.seeds),
-                "drawn": row.drawn,
-                "tied": row.tied,
+                **picked(row, "method", "drawn", "tied"),
                 "state": row.status or "done",
                 "status": row.trust,
                 "keys": " ".join(seed.certification.subject.key for seed in row.seeds if seed.certification and seed.outcomes),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
 from bench.errors import BenchError, nearest
-from leaderboard.aggregate import Group, Row, Section
+from leaderboard.aggregate import Group, Section
 from leaderboard.flips import DRAWN, LEVEL, flip_pairs, reason_not_to_test, require_same_images
 from leaderboard.metrics import ACR
 
@@ -45,12 +44,11 @@ def mark_ties(group: Group) -> Group:
     for section, reason in sections:
         if reason:
             untested.setdefault(reason, []).append(f"{section.sigma:g}")
+    reasons = [f"at sigma {', '.join(sigmas)}: {reason}" for reason, sigmas in untested.items()]
     if any(row.tied is not None for section, _ in sections for row in section.rows):
-        told = TIED + "".join(f"; not tested at sigma {', '.join(sigmas)}: {reason}" for reason, sigmas in untested.items()) + "."
-    elif len(untested) == 1:
-        told = _untested(*untested)
+        told = "; not tested ".join([TIED, *reasons]) + "."
     else:
-        told = _untested("; ".join(f"at sigma {', '.join(sigmas)}: {reason}" for reason, sigmas in untested.items()))
+        told = _untested("; ".join(untested if len(untested) == 1 else reasons))
     return dataclasses.replace(group, sections=tuple(section for section, _ in sections), ties=told)
 
 
@@ -71,15 +69,10 @@ def _marked(section: Section) -> tuple[Section, str]:
     found = [row for row in section.rows if row.finished and not row.constant]
     if len(found) < 2:
         return section, "one finished row" if found else "no finished row"
-    values = _values(found)
+    require_same_images(found)
+    values = np.stack([row.values for row in found])  # B I
     if reason := reason_not_to_test(values):
         return section, reason
     apart = flip_pairs(values)[int(values.mean(axis=1).argmax())] <= LEVEL
     tied = {row.label: not far for row, far in zip(found, apart.tolist(), strict=True)}
     return dataclasses.replace(section, rows=tuple(dataclasses.replace(row, tied=tied.get(row.label)) for row in section.rows)), ""
-
-
-def _values(rows: Sequence[Row]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """B I: radius where right, else 0, averaged over the trainings of each row."""
-    require_same_images([(row.label, row.outcomes[0].index, row.outcomes[0].label) for row in rows])
-    return np.stack([np.mean([o.values for o in row.outcomes], axis=0) for row in rows])
