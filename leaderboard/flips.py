@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.errors import BenchError
+from bench.rules.bounds import Floats
 from bench.spec import derive
 
 if TYPE_CHECKING:
     from leaderboard.aggregate import Row
 
-Floats = NDArray[np.float64]
 
 LEVEL = 0.05  # of the tests; the intervals have 1 - LEVEL
 FLIPS = 9_999

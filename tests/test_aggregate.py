@@ -19,6 +19,7 @@ from bench.spec import PROTOCOLS, CertifySpec, select_images
 from bench.store.runs import Store
 from bench.store.subject import Source
 from leaderboard.aggregate import Filters, Group, Row, collect
+from leaderboard.frame import load_results
 from leaderboard.metrics import DEFAULT
 
 FULL = 0.5 * 2.463262615  # ACR at sigma 0.5 when every image is certified by 1000 of 1000 samples
@@ -356,6 +357,8 @@ def test_a_selection_of_no_image(store: Store) -> None:
     add(store, run_spec(), (), certify=CertifySpec(n0=10, n=N, images="20000-20001"))
     with pytest.raises(BenchError, match="images=20000-20001 selects no"):
         collect(store)
+    (told,) = load_results(store.root).attrs["left_out"]
+    assert (told["state"], told["reason"].endswith("images=20000-20001 selects no test image")) == ("damaged", True)
 
 
 def test_the_same_run_twice(store: Store) -> None:

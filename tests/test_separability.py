@@ -13,10 +13,10 @@ from scipy.special import ndtr
 from scipy.stats import binom, binomtest
 
 from bench.errors import BenchError
-from bench.rules.bounds import certified_radii, lower_confidence_bounds
+from bench.rules.bounds import Floats, certified_radii, lower_confidence_bounds
 from bench.store.runs import Store
 from leaderboard.aggregate import Filters, collect
-from leaderboard.flips import FLIPS, LEVEL, Floats, flip_each, flip_pairs, reason_not_to_test
+from leaderboard.flips import FLIPS, LEVEL, flip_each, flip_pairs, reason_not_to_test
 from leaderboard.tables import with_marks
 from leaderboard.tables.build import cells
 from leaderboard.tables.marks import MARKS, mark_ties

@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from bench import rules
+from bench.rules.bounds import Floats
 from bench.rules.rule import Rule
 from bench.store.subject import Certification, Source
 from bench.store.verified import Trust, weakest
 from leaderboard.metrics import Metric, Outcomes
-from leaderboard.metrics.outcomes import Floats
 
 SeedState = Literal["done", "certifying", "training", "missing", "failed", "diverged", "damaged", "copy"]
 UNITS: Mapping[str, str] = {"runs": "seed", "imported": "run", "checkpoints": "checkpoint", "both": "seed"}

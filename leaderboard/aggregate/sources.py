@@ -9,7 +9,6 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ import numpy as np
 from bench.errors import BenchError
 from bench.evidence.sources import compared, differs, names_of
 from bench.logs import printed_collection, runs_of_table
-from bench.spec import RunSpec, TrainSpec, canonical, parse_json, survey_limit, to_json
+from bench.spec import RunSpec, survey_limit, to_json
 from bench.store.checkpoints import Checkpoint
 from bench.store.copies import Traces, copies
 from bench.store.imports import Import
@@ -102,9 +101,10 @@ class RowsOfRuns(Rows):
     @classmethod
     def conditions(cls, subject: Subject, changes: str = "") -> dict[str, Any]:
         spec = subject.spec
-        train = parse_json(training_of(spec.train))
-        training = {"network": train["arch"], **{f"train.{name}": value for name, value in train.items() if name != "arch"}}
-        return {"source": "own runs", "protocol": spec.protocol, "changes": changes, "recipe": spec.recipe} | training
+        # A method's recipe may cut the batch, so it is not in it.
+        training = {f"train.{name}": value for name, value in sorted(vars(spec.train).items()) if name not in ("arch", "batch")}
+        own = {"source": "own runs", "protocol": spec.protocol, "changes": changes, "recipe": spec.recipe, "network": spec.train.arch}
+        return own | training
 
     def configuration(self, subject: Subject) -> str:
         return str(subject.spec.cell)
@@ -212,12 +212,6 @@ class RowsOfLogs(Rows):
 
 
 ROWS: Mapping[Source, type[Rows]] = {"runs": RowsOfRuns, "imported": RowsOfLogs, "checkpoints": RowsOfCheckpoints}
-
-
-@lru_cache(maxsize=256)
-def training_of(train: TrainSpec) -> str:
-    """What trainings must share for their rows to be compared. A method's recipe may cut the batch, so it is not in it."""
-    return canonical({key: value for key, value in dataclasses.asdict(train).items() if key != "batch"})
 
 
 def traces(subject: Subject, seed: Seed) -> Traces:

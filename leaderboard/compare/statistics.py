@@ -13,16 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
 from bench.errors import BenchError
+from bench.rules.bounds import Floats
 from bench.spec import derive
 from leaderboard.aggregate import Row
 from leaderboard.flips import LEVEL, TIE, flip_each, reason_not_to_test, require_same_images
-
-Floats = NDArray[np.float64]
 
 PERMUTATIONS = 100_000  # up to this many are enumerated, beyond it as many are drawn
 

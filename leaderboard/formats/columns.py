@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
@@ -78,7 +79,6 @@ def _block(cells: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
     lines = []
     for row in cells:
         parts = [paragraph(text, width).split("\n") for text, width in zip(row, widths, strict=True)]
-        for place in range(max(map(len, parts))):
-            texts = (part[place] if place < len(part) else "" for part in parts)
-            lines.append((" " * GAP).join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip())
+        for texts in itertools.zip_longest(*parts, fillvalue=""):
+            lines += [(" " * GAP).join(map(str.ljust, texts, widths)).rstrip()]
     return "\n".join(lines)

@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bench.rules.bounds import certified_radii, check_alpha, lower_confidence_bounds
-
-Floats = NDArray[np.float64]
+from bench.rules.bounds import Floats, certified_radii, check_alpha, lower_confidence_bounds
 
 
 @overload

@@ -14,9 +14,9 @@ import numpy as np
 
 from bench import rules
 from bench.errors import BenchError
-from bench.rules.bounds import certified_radii, lower_confidence_bounds
+from bench.rules.bounds import Floats, certified_radii, lower_confidence_bounds
 from leaderboard.metrics.metric import ACCURACY, metric
-from leaderboard.metrics.outcomes import Floats, Outcomes
+from leaderboard.metrics.outcomes import Outcomes
 
 ACR = "ACR"
 _COST = (

@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from bench import rules
 from bench.errors import BenchError
 from bench.evidence.columns import Columns
-from bench.rules.bounds import Integers
+from bench.rules.bounds import Floats, Integers
 from bench.rules.rule import Counts, Rule
 from bench.spec import CertifySpec
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bench.datasets import DATASETS
 from bench.errors import BenchError
 from bench.logs import Import, network_of_table, printed_collection, runs_of_table
+from bench.rules.bounds import Floats
 from bench.spec import PROTOCOLS, canonical
 from bench.store.imports import Printed
 from bench.store.runs import Run, Store
@@ -216,7 +217,7 @@ def _ways(groups: Sequence[Group], protocol: str) -> str:
     return f"; choose one by {' or '.join(ways)}" if ways else ""
 
 
-def _values(correct: NDArray[np.bool_], radius: NDArray[np.float64], compat: Compat) -> Callable[[str], float]:
+def _values(correct: NDArray[np.bool_], radius: Floats, compat: Compat) -> Callable[[str], float]:
     """Metric -> value over all images: ACR in pixels, accuracies in %."""
     if compat == "3sig":
         radius = np.array([float(f"{r:.3g}") for r in radius])
@@ -229,7 +230,7 @@ def _values(correct: NDArray[np.bool_], radius: NDArray[np.float64], compat: Com
     return value
 
 
-def _share(correct: NDArray[np.bool_], radius: NDArray[np.float64], r: float, compat: Compat) -> float:
+def _share(correct: NDArray[np.bool_], radius: Floats, r: float, compat: Compat) -> float:
     if compat == "exact":
         return 100 * int(np.count_nonzero(correct & (radius > r))) / len(radius)
     # The paper's order of operations decides ties of its printed digits: 0.0035 * 100 prints as 0.4, 0.35 as 0.3.

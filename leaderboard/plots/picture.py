@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bench.errors import BenchError, UsageError, nearest
 from bench.files import disk
+from bench.rules.bounds import Floats
 from bench.spec import canonical
 from bench.store.runs import Run, Store
 from leaderboard import layouts
@@ -36,10 +37,10 @@ MAIN_TABLES = (4, 5, 6, 7)  # of the paper; 8 to 11 are ablations
 class Steps:
     """A right-continuous step function of a coordinate; `y[k]` holds from `x[k]` until before `x[k + 1]`."""
 
-    x: NDArray[np.float64]  # ascending
-    y: NDArray[np.float64]
+    x: Floats  # ascending
+    y: Floats
 
-    def at(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def at(self, x: Floats) -> Floats:
         """The values at places from `x[0]` up."""
         return self.y[np.searchsorted(self.x, x, side="right") - 1]
 
@@ -48,9 +49,9 @@ class Steps:
 class Band:
     """Mean over seeds, and the sample standard deviation (ddof=1), None for one seed."""
 
-    x: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64] | None
+    x: Floats
+    mean: Floats
+    std: Floats | None
 
 
 _NOTHING = Steps(np.zeros(1), np.zeros(1))
@@ -115,7 +116,7 @@ class Picture:
 # ---- numbers
 
 
-def certified_steps(correct: NDArray[np.bool_], radius: NDArray[np.float64]) -> Steps:
+def certified_steps(correct: NDArray[np.bool_], radius: Floats) -> Steps:
     """Share of ALL images, in %, that are correct with a radius strictly larger than r, as an exact function of r from 0 up."""
     x, count = np.unique(radius[correct & (radius > 0)], return_counts=True)
     left = count.sum() - np.concatenate([[0], np.cumsum(count)])
@@ -280,7 +281,7 @@ def _picture_of(kind: Kind, group: Group) -> Picture:
     return _picture(kind, group, [*conditions(group), _rule(kind, group, panels)], panels, left_out)
 
 
-def _bounds(label: str, o: Outcomes) -> NDArray[np.float64]:
+def _bounds(label: str, o: Outcomes) -> Floats:
     if o.bound is None:
         raise BenchError(f"{label} has no lower bound on pA of every image, because its evidence holds no counts or a part of them")
     return o.bound

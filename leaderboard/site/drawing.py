@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from bench.datasets import DATASETS
 from bench.datasets.source import Arrays, roots
 from bench.errors import BenchError
+from bench.rules.bounds import Floats
 from bench.store.runs import Run
 from leaderboard.aggregate import Row
 from leaderboard.plots.picture import certified_steps, over_seeds, training_terms
 
 LEFT, TOP, RIGHT, BOTTOM = 42, 16, 10, 38
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
