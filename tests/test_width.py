@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from fake_store import N, add, new_store, run_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -127,3 +128,12 @@ def test_csv_and_json_name_the_runs_that_a_number_is_of() -> None:
     for seed in seeds:
         if seed["state"] == "done":
             assert any(found.spec.key == seed["certification"] for found in Store(ROOT / REFERENCE).find(seed["key"]).certifications())
+
+
+def test_an_unfinished_row_says_how_far_it_is_whatever_column_is_left_out(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    add(store, run_spec())
+    add(store, run_spec("macer"), (N,))
+    text = render(document(collect(store, metrics=["9.00", "ACR", "accuracy"])), "terminal", width=40)
+    assert "Not shown" in text
+    assert text.count("1/4 images") == text.count("sigma  row")

@@ -108,7 +108,7 @@ def compare(
     if not found:
         raise BenchError("; ".join([f"there is nothing to compare {a} with {b} at", *(n for n in notes if n.startswith("left out"))]))
     pairs, radii = [(x, y) for _, x, y in found], layouts.of_dataset(group.dataset).radii
-    seeds = statistics.corrected([statistics.compare_seeds(x, y) for x, y in pairs])
+    seeds = statistics.with_holm([statistics.compare_seeds(x, y) for x, y in pairs])
     accuracies = [statistics.compare_accuracy(x, y, radii) for x, y in pairs]
     holm = iter(statistics.holm([one.p for of_pair in accuracies for one in of_pair]))
     accuracies = [tuple(dataclasses.replace(one, p_holm=next(holm)) for one in of_pair) for of_pair in accuracies]

@@ -178,7 +178,7 @@ def runs_needed(paired: bool, tests: int = 1) -> int:
     return next(n for n in itertools.count(2) if tests * least_p(n, n, paired) <= LEVEL)
 
 
-def corrected(found: Sequence[SeedDifference]) -> list[SeedDifference]:
+def with_holm(found: Sequence[SeedDifference]) -> list[SeedDifference]:
     """All of a call with Holm's correction over them, and a note where so many tests leave none within reach."""
     tests = sum(one.p is not None for one in found)
     result = []
