@@ -1,4 +1,4 @@
-"""Adaptive training: late in the training, drop hopeless images, draw hard ones more often, and turn noises against the model.
+"""Adaptive training: late in it, drop hopeless images, draw images of large radius more often, and turn noises against the model.
 
 Sun et al.: "Average certified radius is a poor metric", 2025: the training that it builds to show that ACR rewards easy images.
 Deviations: the surveys take images as they are tested, not augmented, and an image that is drawn twice in a pass has the same
@@ -30,7 +30,7 @@ class Adaptive(Method):
     start: int = 60  # E_t: epoch before which training is Gaussian [code]
     discard: bool = True  # leave images out for good that the model gets wrong at epoch E_t [code]
     threshold: float = 0.4  # p_t: least share of right answers of an image that stays [code]
-    weighted: bool = True  # draw images by how far they are from certain [code]
+    weighted: bool = True  # draw images in proportion to the radius that few noisy copies certify [code]
     every: int = 10  # epochs from one weighting to the next [code]
     attack: bool = True  # turn noises on their sphere until their copy is misclassified [code]
     steps: int = 4  # T: steps of the attack on each noise [code]
@@ -66,7 +66,7 @@ class Adaptive(Method):
 
 
 def weight_of(count: int) -> float:
-    """Phi^-1 of the one-sided Clopper-Pearson lower bound of `count` right answers of 16; 0 where the bound is not above 1/2."""
+    """Phi^-1 of the one-sided Clopper-Pearson lower bound of `count` right answers of 16: a radius in sigmas, or 0."""
     low, high = 0.5, 1.0
     for _ in range(60):  # so many bits: the bound is where `count` or more right answers have probability alpha
         middle = (low + high) / 2
