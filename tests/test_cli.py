@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -276,6 +277,41 @@ def test_what_cannot_be_is_refused_with_a_sentence(
     ends_well(result)
     assert part.format(tmp=tmp_path) in result.output
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["margin.py"], "nothing is written"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "table --results {runs} --out {pipe}.md",
+        "compare gaussian smoothmix --results {runs} --out {pipe}.md",
+        "plot curves --results {runs} --out {pipe}.svg",
+        "site {runs} --out {pipe}.html",
+        "run --method gaussian --dry-run --results {runs} --save-study {pipe}.toml",
+        "run --method gaussian --results {runs} --plot {pipe}.svg",
+        "import {runs} --draft {pipe}.csv",
+        "export 0 --results {runs} --out {pipe}.tsv",
+        "certify 0 --results {runs} --tsv {pipe}.tsv",
+        "predict 0 --results {runs} --tsv {pipe}.tsv",
+        "attack 0 --eps 0.5 --results {runs} --csv {pipe}.csv",
+    ],
+)
+def test_a_pipe_is_not_written_to(bench: Call, two_cells: Path, tmp_path: Path, line: str) -> None:
+    """It would wait for ever, or a file would take the place of the pipe."""
+    pipe = tmp_path / f"pipe.{line.rpartition('.')[2]}"
+    os.mkfifo(pipe)
+    result = bench(*shlex.split(line.format(runs=two_cells, pipe=tmp_path / "pipe")))
+    assert result.exit_code == 2, result.output
+    assert f"{pipe} is a pipe" in result.output
+    assert list(tmp_path.iterdir()) == [pipe]
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_one_and_leads_to_what_was_written(bench: Call, two_cells: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.md").symlink_to(tmp_path / "table.md")
+    for _ in range(2):  # the file is absent, and is there
+        assert bench("table", "--results", two_cells, "--out", tmp_path / "link.md").exit_code == 0
+        assert (tmp_path / "link.md").is_symlink()
+        assert "gaussian" in (tmp_path / "table.md").read_text()
 
 
 # ---- words into lists

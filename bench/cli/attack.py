@@ -10,7 +10,7 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import CERTIFICATION, OUTPUT, option
-from bench.cli.common import existing_folder, numbers, print_json, refuse, stop, use_plugins, write_file
+from bench.cli.common import check_out, existing_folder, numbers, print_json, refuse, stop, use_plugins, write_file
 from bench.cli.exchange import finished_certification
 from bench.errors import BenchError
 
@@ -46,8 +46,7 @@ def attack(
     """
     problems: list[str] = []
     radii = numbers(eps, "--eps", problems)
-    if csv is not None and (csv.is_dir() or not csv.parent.is_dir()):
-        problems.append(f"--csv {csv}: name a file in a folder that is there")
+    check_out(csv, "attack.csv", problems, "--csv")
     refuse(problems)
     if not Path(run).is_dir():
         existing_folder(results)

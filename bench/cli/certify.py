@@ -13,7 +13,7 @@ import typer
 import bench.cli.options as options
 from bench import rules
 from bench.cli.command import CERTIFICATION, OUTPUT, option
-from bench.cli.common import check_alpha, check_folder, check_value, plain, print_json, refuse, use_plugins, write_file
+from bench.cli.common import check_alpha, check_folder, check_out, check_value, plain, print_json, refuse, use_plugins, write_file
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.outcome import typed
 from bench.errors import BenchError, Interrupted
@@ -155,8 +155,7 @@ class _Job:
         problems: list[str] = []
         check_folder(self.results, problems)
         check_data_dir(self.data_dir, problems)
-        if self.tsv and self.tsv.is_dir():
-            problems.append(f"--tsv {self.tsv} is a folder; name a file")
+        check_out(self.tsv, "log.tsv", problems, "--tsv")
         check_alpha(self.alpha, problems)
         check_value(self.images, lambda text: select_images(text, 1), problems)
         check_value(said["sigma"], check_sigma, problems)

@@ -141,11 +141,11 @@ def check_folder(folder: Path, problems: list[str], flag: str = "--results") -> 
 
 
 def write_file(path: Path, flag: str, content: bytes) -> None:
-    """Writes a file that a flag names, whole or not at all; exit 2 if that fails."""
+    """Writes a file that a flag names, whole or not at all, where a link leads to; exit 2 if that fails."""
     from bench.files.writing import write_atomically
 
     try:
-        write_atomically(path, content)
+        write_atomically(Path(os.path.realpath(path)), content)
     except OSError as error:
         stop([f"{flag} {path}: {error.strerror}"])
 
@@ -163,7 +163,7 @@ def existing_folder(folder: Path, flag: str = "--results") -> Path:
 
 
 def check_out(out: Path | None, example: str, problems: list[str], flag: str = "--out") -> None:
-    """A file to write, if there is one, must have a folder to stand in, in which one may write."""
+    """A file to write, if one is named, is absent or a plain one, and has a folder to stand in, in which one may write."""
     try:
         if out is None:
             return
@@ -171,6 +171,8 @@ def check_out(out: Path | None, example: str, problems: list[str], flag: str = "
             problems.append(f"{flag} {out} is a folder; name a file in it, such as {out / example}")
         elif not out.parent.is_dir():
             problems.append(f"{flag} {out}: there is no folder {out.parent}")
+        elif out.exists() and not out.is_file():
+            problems.append(f"{flag} {out} is a pipe or a device; name a plain file or a new one")
         elif not os.access(out.parent, os.W_OK | os.X_OK):
             problems.append(f"{flag} {out}: {out.parent} cannot be written to")
     except (OSError, ValueError) as error:

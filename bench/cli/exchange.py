@@ -145,8 +145,7 @@ def export(
     check_alpha(alpha, problems)
     if format_ == "checkpoint" and (alpha is not None or certification):
         problems.append("--format checkpoint writes weights; leave out --alpha and --certification")
-    if out.is_dir():
-        problems.append(f"--out {out} is a folder; name a file")
+    check_out(out, "log.tsv", problems)
     refuse(problems)
     existing_folder(results)
     content, told = _weights(run, results) if format_ == "checkpoint" else _log(run, results, certification, alpha or 0.001)
