@@ -84,6 +84,21 @@ def unknown(what: str, word: str | None, known: Iterable[str]) -> list[str]:
     return [] if word is None or word in known else [f"{what} {word} is unknown{nearest(word, known)}"]
 
 
+def nearest_folder(folder: Path) -> str:
+    """For a folder that is not there: the one with the closest name where it would be, as the end of a sentence; empty if none is close."""
+    above = next((above for above in folder.absolute().parents if above.is_dir()), folder)
+    first, *rest = folder.absolute().relative_to(above).parts
+    try:
+        with os.scandir(above) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    except OSError:
+        return ""
+    for name in difflib.get_close_matches(first, names, n=3):
+        if (found := above.joinpath(name, *rest)).is_dir():
+            return f"; did you mean {str(found if folder.is_absolute() else os.path.relpath(found))!r}?"
+    return ""
+
+
 def lies_here(name: str) -> str:
     """For a name that is not known: that a file of this name lies in the working folder, as the end of a sentence; empty if none does."""
     file = f"{name}.py"

@@ -231,7 +231,15 @@ REFUSED: list[tuple[str, str]] = [
     (f"{DRY} --seeds 0", "bench: --seeds 0 asks for no seed"),
     *((f"{verb} --results ''", "bench: --results is empty") for verb in ("run --dry-run", "table", "status")),
     *((f"{verb} --results {place}", "--results") for verb in ("run", "table") for place in ("x" * 300, "/proc/no/such", "/dev/null")),
-    ("list runs --results {tmp}/none", "there is no such folder"),
+    *((f"{line} --results {{tmp}}/none", f"{{tmp}}/none{said}") for said, lines in (
+        (": there is no such folder", (
+            "table", "compare gaussian macer", "compare abcd1234 gaussian", "plot curves", "list runs", "list logs", "status", "verify",
+            "show abcd1234", "show abcd1234 --image 0", "attack abcd1234 --eps 1", "export abcd1234 --out x", "pull abcd --from {tmp}",
+        )),
+        (", so no run in it", ("certify abcd1234 --n 100", "predict abcd1234 --sigma 1")),
+        (" that might hold a run", ("verify abcd1234",)),
+    ) for line in lines),
+    *((line, "did you mean '{tmp}'?") for line in ("table --results {tmp}s", "site {tmp}s", "verify {tmp}s", "submit {tmp}s --out x")),
     ("show smothmix --results {tmp}", "did you mean 'smoothmix'?"),
     ("show smoothmix.bogus", "has no variant 'bogus'"),
     ("check smoothmix.bogus", "bogus"),

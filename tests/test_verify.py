@@ -1082,7 +1082,7 @@ def test_a_factory_of_a_stranger_is_not_run(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("nowhere",), "nowhere: there is no such folder or file, nor is it the key of one of the 0 runs"),
+        (("nowhere",), "nowhere: there is no such folder or file, nor a folder"),
         (("EMPTY",), "holds no run, no certified checkpoint and no imported log"),
         (("EMPTY", "--recertify", "0"), "--recertify 0 must be at least 1"),
         (("EMPTY", "--seed", "1"), "--seed goes with --recertify"),

@@ -13,7 +13,7 @@ import typer
 
 from bench.api.words import clock as clock
 from bench.api.words import plain as plain
-from bench.errors import nearest, unknown
+from bench.errors import nearest, nearest_folder, unknown
 from bench.spec import PROTOCOL_ALIASES
 
 if TYPE_CHECKING:
@@ -157,8 +157,9 @@ def existing_folder(folder: Path, flag: str = "--results") -> Path:
     except OSError as error:
         stop([f"{flag} {folder}: {error.strerror}"])
     if not found:
-        hint = "`bench import` fills one with logs" if flag == "--logs" else "`bench run` fills results/runs"
-        stop([f"{flag} {folder}: there is no such folder; {hint}"])
+        hint = "; `bench import` fills one with logs" if flag == "--logs" else "; `bench run` fills results/runs"
+        default = "; the default, results/runs, is there" if flag == "--results" and Path("results/runs").is_dir() else ""
+        stop([f"{flag} {folder}: there is no such folder{nearest_folder(folder) or default or hint}"])
     return folder
 
 

@@ -13,7 +13,7 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import CERTIFICATION, option
-from bench.cli.common import check_alpha, clock, print_json, print_rows, refuse, say, say_long, stop, use_plugins
+from bench.cli.common import check_alpha, clock, existing_folder, print_json, print_rows, refuse, say, say_long, stop, use_plugins
 from bench.cli.trace import say_trace, trace
 from bench.errors import BenchError, lies_here, nearest
 from bench.files.walk import SURVEY
@@ -49,7 +49,7 @@ def show(
     refuse(problems)
     from bench.registry import Registry
     from bench.store.checkpoints import Checkpoint
-    from bench.store.runs import Store
+    from bench.store.runs import DEFAULT_ROOT, Store
 
     registry = use_plugins(plugin, "data set") or Registry(())
     name, dot, variant = what.partition(".")
@@ -61,6 +61,8 @@ def show(
         print_json(data) if as_json else _print_method(loaded, data)
         return
 
+    if results != DEFAULT_ROOT:
+        existing_folder(results)
     store = Store(results)
     try:
         subject: Subject = store.find(what)

@@ -12,7 +12,7 @@ import typer
 import bench.cli.options as options
 from bench.cli.command import option, switch
 from bench.cli.common import check_alpha, check_value, existing_folder, print_json, refuse, say, use_plugins
-from bench.errors import BenchError
+from bench.errors import BenchError, nearest_folder
 from bench.spec import check_sigma, select_images
 
 if TYPE_CHECKING:
@@ -113,6 +113,10 @@ def _folder_of(word: str, results: Path) -> Path:
     """
     from bench.store.runs import Store
 
+    if near := nearest_folder(Path(word)):
+        raise BenchError(f"{word}: there is no such folder or file{near}")
+    if not results.is_dir():
+        raise BenchError(f"{word}: there is no such folder or file, nor a folder {results} that might hold a run of such a key")
     entries = list(Store(results).scan("runs"))
     found = [entry.path for entry in entries if entry.path.name.rpartition("-")[2].startswith(word)]
     if len(found) == 1:

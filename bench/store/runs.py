@@ -253,6 +253,8 @@ class Store:
             if isinstance(found_here, Damaged):
                 raise BenchError(found_here.reason)
             return Run(folder, found_here.spec)
+        if not self.root.is_dir():
+            raise BenchError(f"there is no folder {self.root}, so no run in it with key or folder {word!r}")
         found = [run for run in self.runs() if run.key.startswith(word)]
         if len(found) != 1:
             what = "no run" if not found else f"{len(found)} runs"
