@@ -21,8 +21,9 @@ from bench.store.runs import Store
 from leaderboard.aggregate import Filters, Group, Row, Stat, collect, with_constant
 from leaderboard.formats import FORMATS, Cell
 from leaderboard.metrics import columns_of
-from leaderboard.tables import caption, cells, render
+from leaderboard.tables import caption, cells, render, with_marks
 from leaderboard.tables.build import _column
+from leaderboard.tables.marks import MARKS
 
 HOSTILE = r"a|b&c_%$#{}~^\x[red]*_`<b>" + '"\n=1'
 
@@ -197,6 +198,30 @@ def test_marks_and_states_in_every_format(store: Store) -> None:
     colored = render(groups, "terminal", color=True)
     assert "\x1b[1;4m0.9237\x1b[0m" in colored
     assert "0.9237+*" not in colored
+
+
+@pytest.mark.parametrize("marks", MARKS)
+def test_csv_and_json_say_which_cells_are_marked(marks: str) -> None:
+    """Those that are bold or underlined; a field that speaks of other marks is empty."""
+    reference = Path(__file__).resolve().parent.parent / "results" / "reference"
+    groups = [with_marks(group, marks) for group in collect(Store(reference), Filters(protocols=["quick"], sigmas=[0.5]))]
+    lines = csv.DictReader(io.StringIO(render(groups, "csv")))
+    bold = underlined = False
+    for group, data in zip(groups, json.loads(render(groups, "json"))["groups"], strict=True):
+        assert data["marks"] == marks
+        rows = zip(group.sections[0].rows, cells(group, group.sections[0]), data["sections"][0]["rows"], strict=True)
+        for row, shown, told in rows:
+            assert [told["improves"] is None, told["best"] is None, told["tied"] is None] == [marks != "paper"] * 2 + [marks != "test"]
+            for metric, cell in zip(group.metrics, shown, strict=True):
+                line = next(lines)
+                assert (line["row"], line["metric"]) == (row.label, metric.name)
+                assert cell.bold == (metric.name in (told["improves"] or ()) or (metric.name == "ACR" and told["tied"] is True))
+                assert cell.underlined == (metric.name in (told["best"] or ()))
+                for mark in ("improves", "best"):
+                    assert line[mark] == ("" if told[mark] is None else str(metric.name in told[mark]))
+                assert line["tied"] == ("" if told["tied"] is None else str(told["tied"]))
+                bold, underlined = bold or cell.bold, underlined or cell.underlined
+    assert (bold, underlined) == (marks != "none", marks == "paper")
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")

@@ -30,8 +30,8 @@ CONDITIONS = {
 """Field of a record -> condition of the group."""
 CSV_FIELDS = (
     *("dataset", "source", "protocol", "changes", "recipe", "arch", "normalisation", "n0", "n", "images", "image_count", "certify_seed"),
-    *("bound", "alpha", "rounding", "sigma", "row", "metric", "seeds", "seeds_done", "drawn", "mean", "std", "tied", "state"),
-    *("status", "keys", "notes"),
+    *("bound", "alpha", "rounding", "sigma", "row", "metric", "seeds", "seeds_done", "drawn", "mean", "std", "tied"),
+    *("improves", "best", "state", "status", "keys", "notes"),
 )
 
 
@@ -149,7 +149,7 @@ def caption(group: Group) -> str:
 def records(group: Group) -> Iterator[dict[str, Any]]:
     """One record per row and metric at full precision: what CSV and `bench.summary` are made of. A row without a mean has n = 0."""
     for section in group.sections:
-        for row in section.rows:
+        for row, marked in zip(section.rows, _marked(group, section), strict=True):
             known = {**group.conditions, **row.conditions}
             shared = {
                 **{field: known.get(name) for field, name in CONDITIONS.items()},
@@ -168,7 +168,26 @@ def records(group: Group) -> Iterator[dict[str, Any]]:
             for metric in group.metrics:
                 stat = row.stats.get(metric.name)
                 found = {"mean": stat.mean, "std": stat.std, "n_seeds": stat.n} if stat else {"mean": None, "std": None, "n_seeds": 0}
-                yield shared | {"metric": metric.name, "heading": metric.heading} | found
+                marks = {mark: None if names is None else metric.name in names for mark, names in marked.items()}
+                yield shared | {"metric": metric.name, "heading": metric.heading} | found | marks
+
+
+def _marks(group: Group) -> str:
+    """What the marks say, as `--marks` calls it; `none` for a mixture, in which nothing is marked."""
+    return "none" if group.mixed else "paper" if group.ranked else "test" if group.ties else "none"
+
+
+def _marked(group: Group, section: Section) -> list[dict[str, list[str] | None]]:
+    """For each row the names of the metrics that are marked as the paper marks them; None where another mark was asked for."""
+    if _marks(group) != "paper":
+        return [{"improves": None, "best": None} for _ in section.rows]
+    return [
+        {
+            "improves": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.bold],
+            "best": [metric.name for metric, cell in zip(group.metrics, shown, strict=True) if cell.underlined],
+        }
+        for shown in cells(group, section)
+    ]
 
 
 def _data(group: Group) -> dict[str, Any]:
@@ -180,25 +199,23 @@ def _data(group: Group) -> dict[str, Any]:
         "sections": [
             {
                 "sigma": section.sigma,
-                "rows": [_row(row, shown, group) for row, shown in zip(section.rows, cells(group, section), strict=True)],
+                "rows": [_row(row) | marked for row, marked in zip(section.rows, _marked(group, section), strict=True)],
             }
             for section in group.sections
         ],
         **picked(group, "notes", "footnotes", "ties"),
+        "marks": _marks(group),
     }
 
 
-def _row(row: Row, shown: Sequence[Cell], group: Group) -> dict[str, Any]:
-    columns = list(zip(group.metrics, shown, strict=True))
+def _row(row: Row) -> dict[str, Any]:
     return {
         "row": row.name,
         **picked(row, "label", "method"),
         "state": row.status or "done",
         "status": row.trust,
         "metrics": {name: dataclasses.asdict(stat) for name, stat in row.stats.items()},
-        "improves": [metric.name for metric, cell in columns if cell.bold and group.ranked],
         **picked(row, "tied", "constant", "conditions", "drawn"),
-        "best": [metric.name for metric, cell in columns if cell.underlined],
         "seeds": [
             picked(seed, "seed", "state", "done", "key", "reason")
             | {"certification": seed.certification.spec.key if seed.certification else None}
