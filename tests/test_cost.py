@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ def test_bytes_that_autograd_keeps_are_counted_once_and_without_weights() -> Non
         (hidden * hidden).sum().backward()  # type: ignore[no-untyped-call]
 
     assert cost._bytes_per_row(work) == 2 * 100 * 4
+
+
+def test_time_in_which_others_work_is_no_cost() -> None:
+    assert cost._seconds(lambda: time.sleep(0.3), CPU) < 0.1
 
 
 def test_the_paper_on_cifar10_is_estimated_without_its_data(bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,12 @@ import pytest
 import torch
 from fake_store import CERTIFY, add, run_spec
 from test_contract import GOOD
+from test_run import cell
 from typer.testing import Result
 
 from bench.errors import BenchError, Interrupted, UsageError
 from bench.executors import job, local
+from bench.executors.engine import Engine
 from bench.executors.job import Job
 from bench.executors.local import LocalExecutor, Slot, share_out
 from bench.files import claims
@@ -111,6 +113,23 @@ def test_a_file_that_a_worker_imports_leaves_no_setting_to_the_next_task(tmp_pat
 )
 def test_the_cores_are_shared_out(asked: dict[str, Any], threads: list[str]) -> None:
     assert [slot.environment["OMP_NUM_THREADS"] for slot in share_out(**asked)] == threads
+
+
+@pytest.mark.parametrize(
+    ("jobs", "limit", "here", "sooner"),
+    [(None, "1", 1, 1), ("1", "1", 1, 1), ("2", "1", 1, 2), ("8", "1", 1, 4), ("auto", "1", 1, 4), ("2", "", 4, 1), ("2", "2", 2, 2)],
+)
+def test_how_much_sooner_cells_are_done_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, jobs: str | None, limit: str, here: int, sooner: int
+) -> None:
+    """Nine cells on four cores. here: threads of a cell that runs alone."""
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    for module in ("local", "engine"):
+        monkeypatch.setattr(f"bench.executors.{module}.cores_here", lambda: 4)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: here)
+    cells = 9 * [cell()]
+    assert Engine(jobs=jobs).side_by_side(cells, torch.device("cpu"), 9) == sooner
+    assert Engine(name="ray", jobs=jobs).side_by_side(cells, torch.device("cpu"), 9) == 1
 
 
 def test_every_gpu_gets_its_cells() -> None:

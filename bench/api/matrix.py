@@ -144,8 +144,10 @@ class Matrix:
             f"protocol {', '.join(self.request.protocols)}, recipe {', '.join(self.request.recipes)}, device {options.device}"
         )
         tally = Counter(self.states.values())
-        seconds = sum(found.seconds for found in (*self.estimates.values(), *self.first.values()))
-        about = f"; about {clock(seconds)}, from timed passes" if self.estimates else ""
+        times = [found.seconds for found in (*self.estimates.values(), *self.first.values())]
+        sooner = self.engine.side_by_side(self.todo, options.device, len(cells)) if detail else 1.0
+        seconds = max(sum(times) / sooner, *times, 0.0)
+        about = f"; about {clock(seconds)} if nothing else is at work, from timed passes" if self.estimates else ""
         for cell in self.priors.values():
             asking = sum(other.prior is not None and other.prior.spec.key == cell.spec.key for other in self.todo)
             self._say_long(f"first: {cell.name} is trained, for {asking} cells ask its model; it is not certified for that")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from bench.executors import Executor
 from bench.executors import ray as on_ray
 from bench.executors import slurm as on_slurm
 from bench.executors.here import Here
-from bench.executors.local import LocalExecutor, slots_here
+from bench.executors.local import LocalExecutor, Slot, cores_here, slots_here
 from bench.executors.resources import Resources, fits, resources_for, unfit
 from bench.matrix.plan import Cell
 from bench.matrix.task import Task, pick_device
@@ -154,11 +154,25 @@ class Engine:
             return executor, self.count or executor.room()
         if not self.isolated:
             return Here(cells), 1
-        devices = max((cell.devices for cell in cells.values()), default=1)
-        slots = slots_here(self.count, device, self.slots_per_gpu, planned, devices)
+        slots = self.slots_here(cells.values(), device, planned)
         threads = slots[0].environment["OMP_NUM_THREADS"]
         say(f"{len(slots)} cells side by side, {threads} CPU thread{'s' if threads != '1' else ''} each")
         return LocalExecutor(slots, self.timeout), len(slots)
+
+    def slots_here(self, cells: Collection[Cell], device: torch.device, planned: int) -> list[Slot]:
+        """Places for cells side by side on this machine; see `executor`."""
+        devices = max((cell.devices for cell in cells), default=1)
+        return slots_here(self.count, device, self.slots_per_gpu, planned, devices)
+
+    def side_by_side(self, cells: Collection[Cell], device: torch.device, planned: int) -> float:
+        """How many times sooner than one after the other here, at best: by the threads of all slots, or their GPUs. 1 on a cluster."""
+        if self.cluster or not self.isolated:
+            return 1.0
+        slots = self.slots_here(cells, device, planned)[: len(cells)]
+        if device.type == "cuda":
+            return len({slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots})
+        threads = sum(int(slot.environment["OMP_NUM_THREADS"]) for slot in slots)
+        return max(1.0, min(threads, cores_here()) / torch.get_num_threads())
 
     def slurm(self, results: Path) -> on_slurm.Slurm:
         """What submits cells to Slurm."""

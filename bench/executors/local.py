@@ -75,12 +75,17 @@ def slots_here(jobs: int | None, device: torch.device, per_gpu: int, cells: int,
     return share_out(
         jobs,
         cells=cells,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores_here(),
         gpus=names if device.type == "cuda" else (),
         per_gpu=per_gpu,
         threads=thread_limit(),
         devices=devices,
     )
+
+
+def cores_here() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def thread_limit() -> int | None:

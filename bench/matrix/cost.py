@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -46,7 +47,8 @@ class Estimate:
     """What is left to do of a cell.
 
     Attributes:
-        seconds: from start to end, if its devices share the work without loss. certifying_seconds: the part that is certification.
+        seconds: from start to end, if its devices share the work without loss and nothing else is at work.
+        certifying_seconds: the part of them that is certification.
         device_seconds: summed over its devices.
         memory_bytes: of one device in training: weights, gradients and momentum, what is kept for the backward pass, noise, and the
             training images that lie there. Without the libraries, their work spaces and what an allocator rounds up.
@@ -258,19 +260,31 @@ def _network(arch: str, info: DatasetInfo, precision: str, device: torch.device)
     )
 
 
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Of some work; on a CPU of its processors, since a crowd of other processes would count as work of ours.
+
+    With several threads the larger of what this one took and an equal share of all: some work is of this thread alone.
+    """
+    if device.type == "cuda":
+        begun = now(device)
+        work()
+        return now(device) - begun
+    own, all_of_them = time.thread_time(), time.process_time()
+    work()
+    return max(time.thread_time() - own, (time.process_time() - all_of_them) / torch.get_num_threads())
+
+
 def _seconds_per_row(work: Callable[[int], None], device: torch.device) -> float:
     """Of as many rows as a step has, or of fewer where those take long."""
     rows, seconds = 2, 0.0
     work(rows)  # warms up
     while seconds < ENOUGH_SECONDS and rows <= MOST_ROWS:
-        begun = now(device)
         try:
-            work(rows)
+            seconds = _seconds(lambda rows=rows: work(rows), device)  # type: ignore[misc]
         except torch.OutOfMemoryError:
             if not seconds:
                 raise
             break
-        seconds = now(device) - begun
         rows *= 2
     return 2 * seconds / rows
 
@@ -299,9 +313,7 @@ def _certification(arch: str, info: DatasetInfo, sampling: str, device: torch.de
     image = torch.rand(info.shape, generator=torch.Generator().manual_seed(0)).to(device)
 
     def seconds(n: int) -> float:
-        begun = now(device)
-        sampler.certify(image, 0, 0, 1, n)
-        return now(device) - begun
+        return _seconds(lambda: sampler.certify(image, 0, 0, 1, n), device)
 
     seconds(1)  # warms up
     least, n = seconds(1), FEW_SAMPLES
