@@ -103,3 +103,9 @@ def lies_here(name: str) -> str:
     """For a name that is not known: that a file of this name lies in the working folder, as the end of a sentence; empty if none does."""
     file = f"{name}.py"
     return f"; {file} lies here: give --plugin {file}" if os.sep not in name and os.path.isfile(file) else ""  # noqa: PTH113 - any text may come
+
+
+def counted(count: float, unit: str, form: str = "") -> str:
+    """A number and what it counts: `1 cell`, `0 cells`, `2 noisy copies`; `form` is the number's, such as `,`."""
+    units = f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
+    return f"{count:{form}} {unit if count == 1 else units}"

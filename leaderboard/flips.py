@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 from bench.rules.bounds import Floats
 from bench.spec import derive
 
@@ -123,7 +123,7 @@ def reason_not_to_test(values: Floats) -> str:
     """
     rows, images = values.shape
     if images < LEAST_IMAGES:
-        return f"{images} image{'s' if images > 1 else ''}; at least {LEAST_IMAGES} are needed"
+        return f"{counted(images, 'image')}; at least {LEAST_IMAGES} are needed"
     first, second = np.triu_indices(rows, 1)
     differ = np.mean([np.count_nonzero(np.abs(values[a] - values[b]) > TIE) for a, b in zip(first, second, strict=True)])
     told = f"two rows differ on {differ:.0f} of {images:,} images" + " on average" * (rows > 2)

@@ -25,6 +25,7 @@ from typer.testing import Result
 
 from bench.certify import Sampler
 from bench.cli import common
+from bench.errors import counted
 from bench.files.writing import read_json, write_json
 from bench.matrix import report
 from methods.gaussian import Gaussian
@@ -346,6 +347,20 @@ def test_the_word_that_a_refusal_of_seeds_offers_means_that_seed(count: int) -> 
     assert len(problems) == 1
 
 
+@pytest.mark.parametrize(
+    ("told", "word"),
+    [
+        (counted(1, "cell"), "1 cell"),
+        (counted(0, "cell"), "0 cells"),
+        (counted(2, "noisy copy"), "2 noisy copies"),
+        (counted(1000, "row", "8,"), "   1,000 rows"),
+        (counted(1.0, "sample", ",.0f"), "1 sample"),
+    ],
+)
+def test_what_is_counted_has_one_or_many(told: str, word: str) -> None:
+    assert told == word
+
+
 def test_commas_within_brackets_do_not_split() -> None:
     assert common.words(["a[b=1,c=2],d", "e"], "--method", []) == ["a[b=1,c=2]", "d", "e"]
 
@@ -436,7 +451,7 @@ def test_a_failing_loss_is_told_with_its_line(bench: Call, tiny: Call, mine: Pat
 
 
 def test_an_edited_method_is_not_taken_for_the_old_one_in_silence(tiny: Call, mine: Path) -> None:
-    line, told = ("--plugin", mine, "--sigma", "0.25"), "1 cells of mine were trained from another version of its file"
+    line, told = ("--plugin", mine, "--sigma", "0.25"), "another version of the file of mine trained 1 cell, kept unless"
     assert tiny(*line).exit_code == 0, "a plug-in without --method is that method"
     assert told not in tiny(*line).output
     edit(mine, "self.strength *", "2 * self.strength *")

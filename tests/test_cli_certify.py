@@ -103,7 +103,7 @@ def test_a_row_is_said_renamed_and_kept_and_changes_no_count(own: Run, checkpoin
         result = bench(*words, *more)
         assert result.exit_code == 0, result.output
         assert told in result.output
-        assert "3 of 3 images are done\n" in result.output
+        assert "3 of 3 images done\n" in result.output
     assert list(Store(tmp_path / "runs").subjects(Checkpoint)) == [subject]
     assert evidence_of(subject) == evidence_of(own)
     assert json.loads(bench(*words, "--json", "-q").stdout)["row"] == "yours"
@@ -176,7 +176,7 @@ def test_a_stopped_certification_continues_to_the_same_bytes(
     assert len(read_rows(certification.evidence)) == 2
     with certification.evidence.open("ab") as file:  # a kill in the middle of a line
         file.write(evidence_of(own).splitlines()[2][:30])
-    for told in ("2 of 3 images are done\n", "3 of 3 images are done\n"):
+    for told in ("2 of 3 images done\n", "3 of 3 images done\n"):
         result = bench(*words)
         assert result.exit_code == 0
         assert told in result.output
@@ -348,7 +348,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
         ["certify", "{file}", *FEW, "--n", "9"],
         ["--n 9: every image would abstain with n 9 at alpha 0.001, even if all samples agree; the least n is 10"],
     ),
-    (["predict", "{file}", *FEW, "--n", "10"], ["--n 10 samples always abstain at alpha 0.001; the least that can decide is 11"]),
+    (["predict", "{file}", *FEW, "--n", "10"], ["--n 10 always abstains at alpha 0.001; the least that can decide is 11"]),
     (["predict", "{file}", *FEW, "--alpha", "0"], ["--alpha 0.0 must lie between 0 and 0.5"]),
 ]
 

@@ -142,7 +142,7 @@ def test_bounds_of_several_sizes_and_of_impossible_counts() -> None:
         lower_confidence_bound(k, size, 0.01) for k, size in zip([50, 90, 100], [100, 100, 1000], strict=True)
     ]
     for k, size in ((101, 100), (-1, 100), (0, 0)):
-        with pytest.raises(ValueError, match=f"count {k} of n {size} samples is impossible"):
+        with pytest.raises(ValueError, match=f"count {k} of n {size} is impossible"):
             lower_confidence_bounds(np.array([5, k]), np.array([10, size]), 0.01)
     with pytest.raises(ValueError, match="alpha"):
         lower_confidence_bounds(counts, n, 0.5)

@@ -367,7 +367,7 @@ def test_cells_of_another_process_are_waited_for(tiny: Call, elsewhere: Path, mo
         "is being computed by another process (process 5 on another",
         "waiting for other processes, which compute 1 of these cells",
         "taken over from process 5 on another",
-        "1 done of 1 cells",
+        "1 done of 1 cell\n",
     ):
         assert told in result.output
 
@@ -384,7 +384,7 @@ def test_waiting_with_a_clock_that_is_ahead_says_so_once_and_sleeps(tiny: Call, 
     monkeypatch.setattr("bench.api.matrix.time.sleep", sleep)
     result = tiny(*ONE)
     assert result.exit_code == 0, result.output
-    assert "1 done of 1 cells" in result.output
+    assert "1 done of 1 cell\n" in result.output
     assert len(rounds) >= 3, "the holder lives until its claim goes"
     assert [result.output.count(text) for text in ("waiting for other processes", "is being computed by another process")] == [1, 1]
 

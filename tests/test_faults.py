@@ -219,7 +219,7 @@ def test_f9_a_holder_that_hung_is_fenced_off_when_it_comes_back(forks: Forks, re
     old.send(signal.SIGCONT)
     assert old.wait() == 0, old.output
     assert "was taken over by another process; this one leaves it alone" in old.output
-    assert "1 done of 1 cells" in old.output
+    assert "1 done of 1 cell\n" in old.output
     assert results_of(results) == expected
     assert sorted(times(results)) == sorted([*range(20), *([before] if len(times(results)) > 20 else [])]), "at most the row in flight"
     assert not list(results.rglob("claim-*"))

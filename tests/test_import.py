@@ -361,7 +361,7 @@ def test_the_summary_counts_and_says_why(bench: Call, toy: Toy) -> None:
         "not here: logs/8/noise_0.5_1 (line 3)",
         "     2 read",
         "     1 left out by the manifest: 1 no log",
-        "     1 files that no line names",
+        "     1 not named by a line",
         "     2 refused: 1 cut short, 1 label",
     ):
         assert words in result.output

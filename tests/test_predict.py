@@ -61,7 +61,7 @@ def test_impossible_alpha(alpha: float) -> None:
 def test_the_least_number_of_samples_that_can_decide() -> None:
     assert [least_samples(alpha) for alpha in (0.49, 0.05, 0.01, 0.001)] == [3, 6, 8, 11]
     check_samples(11, 0.001)
-    with pytest.raises(BenchError, match=r"--n 10 samples always abstain at alpha 0\.001; the least that can decide is 11"):
+    with pytest.raises(BenchError, match=r"--n 10 always abstains at alpha 0\.001; the least that can decide is 11"):
         check_samples(10, 0.001)
 
 

@@ -115,7 +115,7 @@ def done(plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = tmp_path_factory.mktemp("store") / "runs"
     planned = bench_run(*line(plugin, results, "--dry-run"))
     assert planned.exit_code == 0, planned.output
-    assert "first: gaussian mnist sigma 0.25 seed 0 is trained, for 2 cells ask its model" in " ".join(planned.output.split())
+    assert "first: gaussian mnist sigma 0.25 seed 0 is trained, since its model is asked for by 2 cells" in " ".join(planned.output.split())
     assert [row.split()[4] for row in planned.output.splitlines() if row.startswith(("gaussian ", "asks "))] == [
         "first",
         "missing",

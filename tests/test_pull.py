@@ -273,7 +273,7 @@ def test_the_command_says_what_came_and_what_did_not(bench: Call, store: Store, 
     add(store, run_spec("macer"))
     keys = sorted(run.key for run in store.runs())
     result = bench("pull", keys[0], "--from", f"{server}/good", "--results", store.root)
-    assert (result.exit_code, "1 of 1 runs" in result.output) == (0, True), result.output
+    assert (result.exit_code, "1 of 1 run in" in result.output) == (0, True), result.output
     result = bench("pull", "--from", f"{server}/absent", "--results", store.root)
     assert (result.exit_code, "1 of 2 runs" in result.output) == (1, True), result.output
     assert f"{keys[0]}: its weights are there" in result.output

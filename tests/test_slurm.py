@@ -172,15 +172,15 @@ def test_what_slurm_took_before_it_refused_is_known_and_not_submitted_again(
     refused = bench(*words)
     assert refused.exit_code == 2, refused.output
     assert "submitted 1 of 2 cells" in refused.output
-    assert "so 1 cells are not submitted: sbatch: error: QOSMaxSubmitJobPerUserLimit" in refused.output
+    assert "so 1 will not run: sbatch: error: QOSMaxSubmitJobPerUserLimit" in refused.output
     rows = standings(Store(tmp_path / "runs"))
     assert [(row["state"], row["job"]) for row in rows] == [("queued", "1")]
 
     stand_in.allow(1000)
     again = bench(*words)
     assert again.exit_code == 0, again.output
-    assert "1 cells are in jobs that were submitted before" in again.output
-    assert "submitted 1 cells as 1 jobs" in again.output
+    assert "in jobs that were submitted before: 1 cell" in again.output
+    assert "submitted 1 cell as 1 job;" in again.output
     assert stand_in.asked() == 3
     rows = standings(Store(tmp_path / "runs"))
     assert sorted(row["job"] for row in rows) == ["1", "3"]
@@ -249,7 +249,7 @@ def test_jobs_on_this_machine_are_warned_and_requeued_and_give_the_same_bytes(
     words: list[str | Path] = [*WORDS, "--results", results, "--executor", "slurm", "--cells-per-job", "2"]
     code, told = command(ENVIRONMENT, *words, before="from bench.executors import slurm; slurm.CLUSTER = 'local'")
     assert code == 0, told
-    assert "submitted 2 cells as 1 jobs" in told
+    assert "submitted 2 cells as 1 job;" in told
     assert not list(results.rglob("evidence.jsonl")), "it did not wait for the jobs"
     (folder,) = (results / ".matrix").glob("jobs-*")
     assert folder.stat().st_mode & 0o077 == 0, "nobody else may put a pickle there"
@@ -336,7 +336,7 @@ def test_a_real_slurm_runs_warns_and_requeues(real: dict[str, str], bench: Call,
     assert len(jobs) == 2
     assert jobs[0].endswith("_0"), "an array"
 
-    assert "2 cells are in jobs that were submitted before" in command(real, *words)[1]
+    assert "in jobs that were submitted before: 2 cells" in command(real, *words)[1]
     assert sorted(queue(real)) == jobs, "nothing was submitted twice"
 
     until(lambda: any(path.stat().st_size for path in results.rglob("evidence.jsonl")), "a row")

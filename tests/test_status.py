@@ -250,7 +250,7 @@ def test_status_from_any_shell(bench: Call, tiny: Call, tmp_path: Path) -> None:
     assert row["retry"].startswith("bench run ")
     again = bench(*shlex.split(row["retry"])[1:])
     assert again.exit_code == 0, again.output
-    assert "1 done of 1 cells" in again.output
+    assert "1 done of 1 cell\n" in again.output
     assert "2 runs, 2 done" in bench("status", "--results", runs).output
     assert bench("status", "--results", runs, "--watch", "--json").exit_code == 2
 

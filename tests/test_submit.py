@@ -372,7 +372,7 @@ def test_a_part_of_the_results_without_weights_and_these_from_elsewhere(bench: C
     run, out = first(two_cells), tmp_path / "out"
     result = bench("submit", run.path, "--out", out, "--weights-up-to", "0.5", "--weights-at", "https://example.org/w/")
     assert result.exit_code == 0, result.output
-    assert "1 files of weights are left out" in result.output
+    assert "1 file of weights left out" in result.output
     assert [found.key for found in Store(out).runs()] == [run.key], "in its place, whatever folder was named"
     assert accepted(out)
     assert bench("pull", "--from", two_cells, "--results", out).exit_code == 0
@@ -388,7 +388,7 @@ def test_the_example_is_small_and_accepted(bench: Call) -> None:
     assert sum(path.stat().st_size for path in files_of(EXAMPLE)) < 1_000_000
     result = bench("verify", EXAMPLE, "--complete")
     assert result.exit_code == 0, result.output
-    assert "1 runs, 1 of them with weights" in result.output
+    assert "1 run, 1 of them with weights" in result.output
 
 
 def test_the_workflow_runs_nothing_that_is_submitted() -> None:
@@ -449,7 +449,7 @@ def test_the_script_judges_what_is_new(folder: Path, tmp_path: Path) -> None:
 def test_the_script_accepts_the_example(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "submitted" / "example")
     result = judge(tmp_path / "submitted", tmp_path / "base")
-    assert (result.returncode, "1 rows certified again" in result.stdout) == (0, True), result.stdout + result.stderr
+    assert (result.returncode, "1 row certified again" in result.stdout) == (0, True), result.stdout + result.stderr
 
 
 def test_the_page_for_authors_is_short() -> None:

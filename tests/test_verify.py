@@ -481,7 +481,7 @@ def test_a_stopped_certification_is_unfinished_and_no_failure(bench: Call, store
         file.write('{"index":')  # torn by the crash
     result = bench("verify", store.root)
     assert result.exit_code == 0, result.output
-    assert f"{kept} of 20 images are certified" in result.output
+    assert f"{kept} of 20 images certified" in result.output
     result = bench("verify", store.root, "--complete")
     assert result.exit_code == 1
     assert re.search(rf"fails: .*unfinished: {kept} of 20 images", result.output)
@@ -512,7 +512,7 @@ def test_evidence_needs_a_training(store: Store) -> None:
     [
         ("spec.json", "{", "not a valid spec"),
         ("spec.json", None, "cannot be read: No such file"),
-        ("training.json", '{"state":"trained","steps":1,"weights_sha256":"' + "0" * 64 + '"}', "1 steps, but the spec makes"),
+        ("training.json", '{"state":"trained","steps":1,"weights_sha256":"' + "0" * 64 + '"}', "1 step, but the spec makes"),
         ("training.json", '{"state":"trained"}', "steps is None"),
         ("failure.json", "[]", "expected an object"),
         ("environment.json", '{"history":1}', "history is 1"),
@@ -661,7 +661,7 @@ def imported(tmp_path: Path) -> Path:
 def test_an_imported_log_holds(bench: Call, imported: Path) -> None:
     result = bench("verify", imported)
     assert result.exit_code == 0, result.output
-    assert "1 imported logs, 4 rows" in result.output
+    assert "1 imported log, 4 rows" in result.output
 
 
 @pytest.mark.parametrize(
@@ -821,13 +821,13 @@ def test_evidence_without_weights_says_so(bench: Call, store: Store) -> None:
     result = bench("verify", store.root, "--recertify", "3", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "3 rows certified again of 20 with weights" in result.output
-    assert "20 rows of 1 certifications have no weights and cannot be certified again:" in result.output
+    assert "20 rows of 1 certification without weights, which cannot be certified again:" in result.output
     assert str(only(first(store)).path) in result.output.replace("\n", "")
     result = bench("verify", ROOT / "results" / "quick" / "mnist", "--recertify", "66")
     assert result.exit_code == 1, "it was asked for, and nothing of it could be done"
     assert "no finished certification in it has weights" in result.output
     count, rows = committed("quick")
-    assert f"{rows:,} rows of {count} certifications have no weights" in result.output
+    assert f"{rows:,} rows of {count} certifications without weights" in result.output
 
 
 def test_weights_of_another_architecture_are_a_sentence(bench: Call, store: Store) -> None:
@@ -1013,7 +1013,7 @@ def certify_file(bench: Call, store: Store, word: str | Path) -> None:
 def test_a_certified_checkpoint_holds_and_comes_back_equal(bench: Call, store: Store, foreign: Checkpoint) -> None:
     result = bench("verify", store.root, "--complete", "--recertify", "3", "--seed", "0", "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert "0 runs and 1 checkpoints from outside, 1 of them with weights" in result.output
+    assert "0 runs and 1 checkpoint from outside, 1 of them with weights" in result.output
     assert "3 rows certified again of 6 with weights (seed 0): 3 with equal counts" in result.output
     assert bench("verify", foreign.path).exit_code == 0
 

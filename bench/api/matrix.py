@@ -22,7 +22,7 @@ from bench.api.request import RunRequest
 from bench.api.words import COLUMNS, clock, cost_columns, cost_total, plain
 from bench.datasets import DATASETS
 from bench.datasets.check import folder_of
-from bench.errors import BenchError, Interrupted
+from bench.errors import BenchError, Interrupted, counted
 from bench.executors import Executor
 from bench.executors.engine import Engine
 from bench.files.claims import forget_dead, holder, present
@@ -135,12 +135,12 @@ class Matrix:
             self._say_long(f"note: {note}")
         for method, count in Counter(c.spec.method for c in cells if self._other_source(c)).items():
             self._say_long(
-                f"note: {count} cells of {method} were trained from another version of its file; they are kept, unless you say --rerun all"
+                f"note: another version of the file of {method} trained {counted(count, 'cell')}, kept unless you say --rerun all"
             )
         rows = len({(c.spec.dataset, c.spec.row) for c in cells})
         sigmas, seed_count = len({c.spec.sigma for c in cells}), len({c.spec.seed for c in cells})
         self._say_long(
-            f"{len(cells)} cells: rows {rows}, noise levels {sigmas}, seeds {seed_count}; "
+            f"{counted(len(cells), 'cell')}: rows {rows}, noise levels {sigmas}, seeds {seed_count}; "
             f"protocol {', '.join(self.request.protocols)}, recipe {', '.join(self.request.recipes)}, device {options.device}"
         )
         tally = Counter(self.states.values())
@@ -150,7 +150,9 @@ class Matrix:
         about = f"; about {clock(seconds)} if nothing else is at work, from timed passes" if self.estimates else ""
         for cell in self.priors.values():
             asking = sum(other.prior is not None and other.prior.spec.key == cell.spec.key for other in self.todo)
-            self._say_long(f"first: {cell.name} is trained, for {asking} cells ask its model; it is not certified for that")
+            self._say_long(
+                f"first: {cell.name} is trained, since its model is asked for by {counted(asking, 'cell')}; it is not certified for that"
+            )
         self._say_long(f"{tally['done']} done, {tally['diverged']} diverged, {len(self.todo)} to do{about if detail else ''}")
         self.say(f"results in {self.store.root}")
         if detail:
@@ -213,7 +215,7 @@ class Matrix:
             Listing(self.store).rows()  # keeps an index, for whoever lists the folder next
         tally = Counter(self.states.values())
         told = Counter(map(self._interrupted, self.plan.cells)) if interrupted else tally
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(told.items())) + f" of {len(self.plan.cells)} cells"
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(told.items())) + f" of {counted(len(self.plan.cells), 'cell')}"
         if interrupted:
             kept = "finished cells, finished images and the last checkpoint of each training are kept"
             for text in f"interrupted ({counts}); {kept}. {resume}".splitlines():
@@ -280,7 +282,7 @@ class Matrix:
         """Hands what is to do over to Slurm, but for cells that its jobs have already; returns the exit code."""
         cells = self._without_job(self._longest_first())
         if len(cells) < len(self.todo):
-            self.say(f"{len(self.todo) - len(cells)} cells are in jobs that were submitted before")
+            self.say(f"in jobs that were submitted before: {counted(len(self.todo) - len(cells), 'cell')}")
         if not cells:
             return 0
         cells = self._set_aside(cells)
@@ -292,7 +294,9 @@ class Matrix:
         for jobs in slurm.submit([self._task(cell) for cell in cells]):  # what Slurm has is told at once: it may refuse the next array
             mine += [replace(planned[cells[place].id], job=job) for place, job in sorted(jobs.items())]
             path = handed_over(self.store.root, mine, finished, path)
-        self.say(f"submitted {len(cells)} cells as {len({cell.job for cell in mine})} jobs; their logs are in {slurm.folder}")
+        self.say(
+            f"submitted {counted(len(cells), 'cell')} as {counted(len({cell.job for cell in mine}), 'job')}; logs are in {slurm.folder}"
+        )
         self.say(f"next: {line('status', (), self.store.root)}")
         self.say("Run the same command again to submit what is unfinished then.")
         return 0

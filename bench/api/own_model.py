@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bench.certify import Sampler
 from bench.certify.predict import check_samples, predict
 from bench.datasets import DatasetInfo, facts_of
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 from bench.evidence.columns import Columns
 from bench.spec import CertifySpec, TrainSpec, canonical, check_sigma, derive, to_json
 from bench.store.checkpoints import Checkpoint, CheckpointSpec, check_row, row_of
@@ -91,7 +91,7 @@ class SmoothedClassifier:
         """
         x, y = _images(images), _labels(labels)
         if len(y) != len(x):
-            raise BenchError(f"there are {len(x)} images and {len(y)} labels")
+            raise BenchError(f"there are {counted(len(x), 'image')} and {counted(len(y), 'label')}")
         alpha, n, n0, seed = level(alpha), whole(n, "n", 1), whole(n0, "n0", 1), whole(seed, "seed")
         try:
             spec = CertifySpec(n0=n0, n=n, seed=seed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import counted
+
 if TYPE_CHECKING:
     from bench.matrix.cost import Estimate
 
@@ -34,7 +36,7 @@ def cost_total(estimates: Collection[Estimate], cells: int) -> list[str]:
         return []
     total = hours(sum(estimate.device_seconds for estimate in estimates))
     largest = max(estimate.memory_bytes for estimate in estimates)
-    lacking = f" ({cells - len(estimates)} cells could not be estimated)" if len(estimates) < cells else ""
+    lacking = f" ({counted(cells - len(estimates), 'cell')} could not be estimated)" if len(estimates) < cells else ""
     return [
         f"in all {total} device-hours{lacking}, from timed passes on random images; memory up to {memory(largest)} per device:",
         "weights, gradients, momentum, noise, training images, and what a step keeps for its backward pass, but no libraries",

@@ -92,7 +92,7 @@ def check_samples(n: int, alpha: float) -> None:
     except ValueError as error:
         raise BenchError(f"--{error}") from None
     if n < least:
-        raise BenchError(f"--n {n} samples always abstain at alpha {alpha:g}; the least that can decide is {least}")
+        raise BenchError(f"--n {n} always abstains at alpha {alpha:g}; the least that can decide is {least}")
 
 
 def write(rows: Iterable[Prediction]) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 from bench.smoothing import now
 from bench.system.environment import float32_products, precisions, set_precisions
 
@@ -151,7 +151,9 @@ class Proposer:
 def check_shape(logits: Tensor, rows: int, classes: int) -> None:
     """BenchError unless logits are of shape rows, classes."""
     if logits.shape != (rows, classes):
-        raise BenchError(f"the base classifier gave logits of shape {tuple(logits.shape)} for {rows} images of {classes} classes")
+        raise BenchError(
+            f"the base classifier gave logits of shape {tuple(logits.shape)} for {counted(rows, 'image')} of {classes} classes"
+        )
 
 
 def no_memory(noisy: Tensor) -> BenchError:

@@ -13,6 +13,7 @@ from torch import nn
 from bench.checkpoints.load import Base
 from bench.checkpoints.normalize import Normalization, candidates
 from bench.data import Images
+from bench.errors import counted
 from bench.models import Normalize, place
 from bench.spec import derive
 
@@ -92,7 +93,7 @@ def warnings(base: Base, own: Accuracy, data: Images, device: torch.device) -> l
     chance = 1 / base.info.classes
     if own.clean <= chance + 3 * math.sqrt(chance * (1 - chance) / own.images):
         result.append(
-            f"accuracy on {own.images} test images without noise is {own.clean:.1%}, and chance is {chance:.1%}: "
+            f"accuracy on {counted(own.images, 'test image')} without noise is {own.clean:.1%}, and chance is {chance:.1%}: "
             "are these the weights, the data set and the normalisation that belong together?"
         )
     if base.stated:

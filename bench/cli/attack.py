@@ -12,7 +12,7 @@ import bench.cli.options as options
 from bench.cli.command import CERTIFICATION, OUTPUT, option
 from bench.cli.common import check_out, existing_folder, numbers, print_json, refuse, stop, use_plugins, write_file
 from bench.cli.exchange import finished_certification
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 
 if TYPE_CHECKING:
     from bench.certify.attack import Attacked, AttackSpec, Outcome
@@ -148,13 +148,13 @@ def _print(found: Certification, images: str, rows: Sequence[Certificate], spec:
     from bench.rules.rule import drawn_words
 
     run = found.subject.spec
-    chosen = f"{len(rows)} images: {images} of the certified {found.spec.images}"
+    chosen = f"{counted(len(rows), 'image')}: {images} of the certified {found.spec.images}"
     typer.echo(f"{run.row} on {run.dataset}, sigma {run.sigma:g}, seed {run.seed}; {chosen}")
     typer.echo(f"certificates: {rules.of(found.spec).words()}, n = {found.spec.n:,}{drawn_words(found.spec.n, _drawn(rows))}")
-    starts = f"{1 + spec.restarts} start{'s' if spec.restarts else ''}"
+    starts = counted(1 + spec.restarts, "start")
     typer.echo(
-        f"PGD within [0, 1]: {spec.steps} steps of 2 eps / {spec.steps}, {spec.samples} noise samples, {starts}; "
-        f"evaluated with {spec.n} fresh samples; alpha {spec.alpha:g}"
+        f"PGD within [0, 1]: {counted(spec.steps, 'step')} of 2 eps / {spec.steps}, {counted(spec.samples, 'noise sample')}, {starts}; "
+        f"evaluated with {counted(spec.n, 'fresh sample')}; alpha {spec.alpha:g}"
     )
     table = Table(box=None, pad_edge=False)
     for name in ("eps", "certified %", "survived %", "undecided %", "at most %", "inside a certificate", "contradictions"):
@@ -176,9 +176,11 @@ def _print(found: Certification, images: str, rows: Sequence[Certificate], spec:
             f"{item.distance:.4f} its samples are {dict(sorted(item.counts.items()))} (p = {item.p_change():.2g})"
         )
     if not outcome.contradictions:
-        typer.echo(f"no contradiction in {outcome.inside} images attacked inside their certified radius")
+        typer.echo(f"no contradiction in {counted(outcome.inside, 'image')} attacked inside their certified radius")
         return
     contradicted = len({item.index for item in outcome.contradictions})
-    typer.echo(f"{contradicted} of {outcome.inside} images attacked inside their certified radius contradict it; if each does so with")
+    typer.echo(
+        f"contradicted: {contradicted} of {counted(outcome.inside, 'image')} attacked inside their certified radius; if each is so with"
+    )
     verdict = "alpha does not explain it: the certificates are wrong" if outcome.refuted else "alpha explains it"
     typer.echo(f"probability {2 * spec.alpha:g} at most, so many have probability {outcome.p_value:.2g}: {verdict}")

@@ -16,7 +16,7 @@ from bench.cli.command import CERTIFICATION, OUTPUT, option
 from bench.cli.common import check_alpha, check_folder, check_out, check_value, plain, print_json, refuse, use_plugins, write_file
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.outcome import typed
-from bench.errors import BenchError, Interrupted
+from bench.errors import BenchError, Interrupted, counted
 
 if TYPE_CHECKING:
     from bench.certify.predict import Prediction
@@ -201,7 +201,7 @@ class _Job:
         if base.sigma >= HUGE:
             self.warn(f"sigma is in pixels of [0, 1], and {base.sigma:g} drowns every image; {base.sigma:g}/255 is {base.sigma / 255:.3g}")
         found = accuracy(base, self.data, self.device)
-        self.say(f"base classifier: accuracy {found} at sigma {base.sigma:g}, on {found.images} test images")
+        self.say(f"base classifier: accuracy {found} at sigma {base.sigma:g}, on {counted(found.images, 'test image')}")
         for warning in warnings(base, found, self.data, self.device):
             self.warn(warning)
         return found
@@ -257,7 +257,7 @@ class _Job:
                 if now.row:
                     self.say(f"row {now.row} of tables" + (f"; it was {before.label} before" if before and before.label != now.row else ""))
             expected, rows = certification.expected(), certification.rows()
-            self.say(f"{len(rows)} of {len(expected)} images are done")
+            self.say(f"{len(rows)} of {counted(len(expected), 'image')} done")
             model, options = place(self.base.model, self.device), Options(device=self.device, data_dir=self.data_dir)
             with self.stoppable() as signals, Show(self.progress, [self.base.name], [{"certifying": 1.0}]) as show:
                 show.begin(0)
@@ -265,7 +265,8 @@ class _Job:
                     certify_images(certification, model, sources, options, Numbered(show, 0), signals)
                 except Interrupted:
                     kept = len(certification.columns())
-                    self.say(f"interrupted; {kept} of {len(expected)} images are certified and kept. Run the same command again to resume:")
+                    done = f"{kept} of {counted(len(expected), 'image')} certified and kept"
+                    self.say(f"interrupted; {done}. Run the same command again to resume:")
                     self.say(f"  {typed()}")
                     raise
             rows = certification.rows()
@@ -320,7 +321,7 @@ class _Job:
             f"n {spec.n}{drawn_words(spec.n, o.drawn)}, {rule.words()}, alpha {self.alpha:g}, seed {spec.seed}"
         )
         told = "abstention unknown, since misclassified images were skipped" if abstained is None else f"abstained on {abstained:.2%}"
-        told += f"; {o.samples:,.0f} samples per image" if o.samples else ""
+        told += f"; {counted(o.samples, 'sample', ',.0f')} per image" if o.samples else ""
         self.say(f"{'no ACR' if acr is None else f'ACR {acr:.4f}'}; {told}; largest possible radius {largest:.4f}")
         if rule.acr_note:
             self.say(rule.acr_note)
@@ -352,7 +353,7 @@ class _Job:
                     progress(len(rows), total)
         except typer.Exit:
             kept = f"; they are in {self.tsv}" if self.tsv and rows else ""
-            self.say(f"interrupted after {len(rows)} of {total} images{kept}. Run the same command again to start over:")
+            self.say(f"interrupted after {len(rows)} of {counted(total, 'image')}{kept}. Run the same command again to start over:")
             self.say(f"  {typed()}")
             raise
         finally:

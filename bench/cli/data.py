@@ -11,7 +11,7 @@ import typer
 import bench.cli.options as options
 from bench.cli.command import Command, Group, option, switch
 from bench.cli.common import plain, plugins, print_json, refuse, stop
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 
 if TYPE_CHECKING:
     from bench.datasets import DatasetInfo
@@ -102,7 +102,7 @@ def _report(info: DatasetInfo, data_dir: Path | None, *, every_image: bool) -> d
         for split in SPLITS:
             checked = read_checked(info, split, data_dir, allow_other=True)
             sums = ", ".join(f"{name} {md5}" for name, md5 in checked.split.checksums.items())
-            report["found"].append(f"{split}: {len(checked.split.labels):,} images; MD5 {sums}")
+            report["found"].append(f"{split}: {counted(len(checked.split.labels), 'image', ',')}; MD5 {sums}")
             report["problems"] += checked.differences
             if every_image and info.source is not None and info.source.streamed:
                 from bench.data import Stream, of

@@ -12,7 +12,7 @@ import typer
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, option, switch
 from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, print_json, refuse, stop, write_file
-from bench.errors import BenchError, nearest, unknown
+from bench.errors import BenchError, counted, nearest, unknown
 
 if TYPE_CHECKING:
     from bench.evidence.certificate import Certificate
@@ -57,7 +57,7 @@ def import_(
         refuse(problems)
         drafted = write_draft(path, draft)
         _print_some("no log", [str(error) for error in drafted.others])
-        typer.echo(f"wrote {draft}: {drafted.lines} logs")
+        typer.echo(f"wrote {draft}: {counted(drafted.lines, 'log')}")
         left = ", ".join(f"{title} ({count})" for title, count in drafted.blank.items())
         typer.echo(f"left to fill in: {left or 'nothing'}; look over the rest, then `bench import {path} --manifest {draft}`")
         return
@@ -106,8 +106,8 @@ def _print(report: Report, results: Path) -> None:
         (report.already, "already there"),
         (report.same, "same content as another"),
         (report.skipped, f"left out by the manifest{': ' if reasons else ''}{reasons}"),
-        (report.unnamed, "files that no line names"),
-        (report.absent, "lines that name no file here"),
+        (report.unnamed, "not named by a line"),
+        (report.absent, "named by a line but not here"),
         (report.refused, f"refused{': ' if kinds else ''}{kinds}"),
     ):
         typer.echo(f"{len(found):6} {told}")
@@ -159,7 +159,7 @@ def _log(word: str, results: Path, certification: str | None, alpha: float) -> t
 
     found, rows = finished_certification(Store(results).find(word), certification)
     subject = found.subject
-    return log_of(found, rows, alpha), f"{len(rows)} images of {subject.row}, sigma {subject.sigma:g}, seed {subject.seed}"
+    return log_of(found, rows, alpha), f"{counted(len(rows), 'image')} of {subject.row}, sigma {subject.sigma:g}, seed {subject.seed}"
 
 
 def log_of(certification: Certification, rows: list[Certificate], alpha: float) -> bytes:
@@ -214,7 +214,8 @@ def finished_certification(run: Run, key: str | None) -> tuple[Certification, li
     if key is not None:
         chosen = [k for k in there if k.startswith(key)]
         if len(chosen) != 1:
-            raise BenchError(f"{run.path} has {len(chosen) or 'no'} certification with key {key!r}{nearest(key, there)}")
+            count = counted(len(chosen), "certification") if chosen else "no certification"
+            raise BenchError(f"{run.path} has {count} with key {key!r}{nearest(key, there)}")
     elif len(there) > 1:
         told = ", ".join(f"{k} (n={c.spec.n}, images={c.spec.images})" for k, c in there.items())
         raise BenchError(f"{run.path} was certified {len(there)} times; name one by --certification: {told}")
@@ -225,6 +226,6 @@ def finished_certification(run: Run, key: str | None) -> tuple[Certification, li
         raise faults[0]
     standing = found.status().sound()
     if standing.state != "done":
-        done = f"{standing.state}, {len(standing.columns)} of {len(found.expected())} images"
+        done = f"{standing.state}, {len(standing.columns)} of {counted(len(found.expected()), 'image')}"
         raise BenchError(f"{found.path} is not finished ({done}); `bench run` continues it")
     return found, found.rows()

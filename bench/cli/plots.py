@@ -10,7 +10,7 @@ import typer
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, option
 from bench.cli.common import check_alpha, check_out, existing_folder, filters, plain, refuse, use_plugins, write_file
-from bench.errors import nearest, unknown
+from bench.errors import counted, nearest, unknown
 
 if TYPE_CHECKING:
     from leaderboard.aggregate import Source
@@ -87,7 +87,7 @@ def plot(
         write_file(target, "--out", data)
         rows = len({series.label for panel in picture.panels.values() for series in panel})
         levels = ", ".join(f"{s:g}" for s in picture.best_of or picture.panels)
-        typer.echo(f"wrote {target}: {plain(picture.headline)}; {rows} row{'s' if rows != 1 else ''} at sigma {levels}")
+        typer.echo(f"wrote {target}: {plain(picture.headline)}; {counted(rows, 'row')} at sigma {levels}")
         if len(found) > 1:
             typer.echo(f"this one alone: {plain(flags(picture.chosen))}")
         for note in picture.notes[1:]:

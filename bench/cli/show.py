@@ -15,7 +15,7 @@ import bench.cli.options as options
 from bench.cli.command import CERTIFICATION, option
 from bench.cli.common import check_alpha, clock, existing_folder, print_json, print_rows, refuse, say, say_long, stop, use_plugins
 from bench.cli.trace import say_trace, trace
-from bench.errors import BenchError, lies_here, nearest
+from bench.errors import BenchError, counted, lies_here, nearest
 from bench.files.walk import SURVEY
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def _print_run(run: Subject, data: dict[str, Any]) -> None:
         if value:
             say(f"{name:9} {value}")
     for name, facts in data["surveys"].items():
-        asked = facts.get("damaged") or f"{facts['copies']} copies of each training image before epoch {facts['epoch']}"
+        asked = facts.get("damaged") or f"{counted(facts['copies'], 'copy')} of each training image before epoch {facts['epoch']}"
         say(f"survey {name}: {asked}")
     if data["command"]:
         outside = run.protocol not in PROTOCOLS

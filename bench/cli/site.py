@@ -10,6 +10,7 @@ import typer
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, option
 from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, refuse, say, use_plugins, write_file
+from bench.errors import counted
 
 
 def site(
@@ -55,7 +56,7 @@ def site(
     else:
         write_folder(content, store, out, here)
     rows = sum(len(section["rows"]) for table in data["tables"] for section in table["sections"])
-    size = f"{len(data['tables'])} tables, {rows} rows, {page.stat().st_size / 1e6:.1f} MB"
+    size = f"{counted(len(data['tables']), 'table')}, {counted(rows, 'row')}, {page.stat().st_size / 1e6:.1f} MB"
     say(f"wrote {page}: version {data['version']}, {size}")
     if data["changelog"] and data["changelog"][0]["version"] == data["version"]:
         latest = data["changelog"][0]

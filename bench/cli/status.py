@@ -14,6 +14,7 @@ import bench.cli.options as options
 from bench.cli.command import OUTPUT, switch
 from bench.cli.common import clock, existing_folder, print_json, print_rows, say, stop
 from bench.cli.list import Rows, print_reasons, tell_unexpected
+from bench.errors import counted
 
 WATCH_SECONDS = 2.0
 QUEUED_SHOWN = 20
@@ -49,8 +50,8 @@ def status(
             if watch:
                 click.clear()
             _print_runs(results, rows)
-            _print_others("certified checkpoints", "certifications", "checkpoints", certified)
-            _print_others("imported logs", "logs", "logs", logs)
+            _print_others("certified checkpoints", "certification", "checkpoints", certified)
+            _print_others("imported logs", "log", "logs", logs)
         if not watch:
             raise typer.Exit(int(any(row["state"] == "damaged" for row in rows + certified + logs)))
         try:
@@ -63,7 +64,7 @@ def _print_runs(results: Path, rows: Rows) -> None:
     from bench.store.listing import COLUMNS
 
     tally = Counter(row["state"] for row in rows)
-    say(f"{results}: {len(rows)} runs" + "".join(f", {count} {state}" for state, count in sorted(tally.items())))
+    say(f"{results}: {counted(len(rows), 'run')}" + "".join(f", {count} {state}" for state, count in sorted(tally.items())))
     shown = [row for row in rows if row["state"] not in ("done", "queued")]
     shown += [row for row in rows if row["state"] == "queued"][:QUEUED_SHOWN]
     if rows:
@@ -87,7 +88,7 @@ def _print_others(title: str, unit: str, word: str, rows: Rows) -> None:
     if rows:
         tally = Counter(row["state"] for row in rows)
         counts = ", ".join(f"{tally[state]} {state}" for state in OTHER_STATES if tally[state])
-        say(f"{title}: {len(rows)} {unit}, {counts}; `bench list {word}` names them")
+        say(f"{title}: {counted(len(rows), unit)}, {counts}; `bench list {word}` names them")
         print_reasons(rows)
 
 

@@ -10,7 +10,7 @@ import typer
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, option
 from bench.cli.common import existing_folder, plugin_paths, refuse, say
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 
 SHOWN = 20
 MB = 10**6
@@ -53,20 +53,21 @@ def submit(
     for fault in plan.missing[:SHOWN]:
         say(f"missing: {fault}")
     if plan.missing:
-        say(f"{len(plan.missing):8,} things are missing or may not be handed in; nothing is written")
+        say(f"{counted(len(plan.missing), 'thing', '8,')} missing or not to be handed in; nothing is written")
         raise typer.Exit(1)
     said, report = engine.write(plan, out, largest=round(weights_up_to * MB), weights_at=weights_at or "")
     for remark in plan.remarks:
         say(f"note: {remark}")
     size = sum(listed.bytes for listed in said.files.values())
-    say(f"{out}: {len(said.files)} files, {size / MB:.2f} MB")
-    say(f"{report.runs + report.subjects:8,} trainings, {report.weights:,} of them with weights, {report.rows:,} rows")
+    say(f"{out}: {counted(len(said.files), 'file')}, {size / MB:.2f} MB")
+    trainings, rows = counted(report.runs + report.subjects, "training", "8,"), counted(report.rows, "row", ",")
+    say(f"{trainings}, {report.weights:,} of them with weights, {rows}")
     if said.elsewhere:
         left = sum(listed.bytes for listed in said.elsewhere.values())
         hint = (
             f"they are to lie at {weights_at}" if weights_at else "--weights-at says where they lie; without them no count can be repeated"
         )
-        say(f"{len(said.elsewhere):8,} files of weights are left out, {left / MB:.2f} MB: {hint}")
+        say(f"{counted(len(said.elsewhere), 'file', '8,')} of weights left out, {left / MB:.2f} MB: {hint}")
     again = bool(report.weights or said.elsewhere)
     code = [out / "plugins" / path.stem / path.name for path in plugins if again and {NETWORK, DATASET} & {*kinds_in(path)}]
     flags = "".join(f" --plugin {path}" for path in code)
@@ -136,5 +137,5 @@ def pull(
                 failed += 1
                 say(f"{subject.key}: {error}")
             bar.remove_task(task)
-    say(f"{len(chosen) - failed} of {len(chosen)} runs in {results} have their weights")
+    say(f"{len(chosen) - failed} of {counted(len(chosen), 'run')} in {results} with weights")
     raise typer.Exit(int(bool(failed or faults)))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, option
 from bench.cli.common import print_json, refuse, stop
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 
 RATIOS = (1.02, 1.05, 1.06, 1.1, 2.0)
 LEVELS = (0.9, 0.99, 0.999, 0.99993)
@@ -114,7 +114,7 @@ def _print(found: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"\nThe ball around MNIST test image {found['image']}, counted by the suite's own sampler in\n"
-        f"{found['n']:,} samples, distance 0: {found['same_noise']:.4f} at tau = sigma, then\n"
+        f"{counted(found['n'], 'sample', ',')}, distance 0: {found['same_noise']:.4f} at tau = sigma, then\n"
         + ", ".join(f"{row['counted']:.4f} at {row['ratio']:g}" for row in found["ratios"])
         + ".\n"
     )

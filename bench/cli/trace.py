@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from bench.cli.common import say, say_long
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, counted, nearest
 
 if TYPE_CHECKING:
     from bench.rules.rule import Rule
@@ -105,7 +105,7 @@ def say_trace(subject: Subject, found: dict[str, Any]) -> None:
     if found["adds"] is None:
         say_long(f"5. table: {rule.acr_note}")
     else:
-        total = f"the sum over {found['images']:,} images, divided by {found['images']:,}, is the ACR"
+        total = f"the sum over {counted(found['images'], 'image', ',')}, divided by {found['images']:,}, is the ACR"
         say_long(f"5. table: it adds {found['adds']:.4f}; {total} of this run (a table has the mean over seeds)")
     if found["correct"]:
         say_long(f"   it counts as certified at every r {'up to' if rule.takes_radii else 'below'} this radius")
@@ -120,7 +120,7 @@ def _radius(rule: type[Rule], formula: str, radius: float | None) -> str:
 
 
 def _samples(n: int) -> str:
-    return f"{n:,} noisy cop{'y' if n == 1 else 'ies'}"
+    return counted(n, "noisy copy", ",")
 
 
 def _votes(counts: dict[int, int]) -> str:

@@ -12,7 +12,7 @@ import typer
 import bench.cli.options as options
 from bench.cli.command import option, switch
 from bench.cli.common import check_alpha, check_value, existing_folder, print_json, refuse, say, use_plugins
-from bench.errors import BenchError, nearest_folder
+from bench.errors import BenchError, counted, nearest_folder
 from bench.spec import check_sigma, select_images
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _folder_of(word: str, results: Path) -> Path:
         return found[0]
     told = f"and {len(found)} runs in {results} have such a key"
     if not found:
-        told = f"nor is it the key of one of the {len(entries)} runs in {results}"
+        told = f"nor is it the key of one of {counted(len(entries), 'run')} in {results}"
     raise BenchError(f"{word}: there is no such folder or file, {told}; `bench list runs` names them")
 
 
@@ -208,25 +208,29 @@ def _print(what: Path, report: Report, again: Recertification | None, *, log: bo
     say(f"{what}:")
     if log:
         entirely = " (a log is read entirely or not at all)" if report.failures else ", without counts to recompute radii from"
-        say(f"{report.log_rows:8,} rows of a log{'' if report.distinct else entirely}")
+        say(f"{counted(report.log_rows, 'row', '8,')} of a log{'' if report.distinct else entirely}")
     else:
-        foreign = f" and {report.subjects:,} checkpoints from outside" if report.subjects else ""
-        say(f"{report.runs:8,} runs{foreign}, {report.weights:,} of them with weights")
-        say(f"{report.certifications:8,} certifications, {len(report.finished):,} of them finished and whole, {report.rows:,} rows")
+        foreign = f" and {counted(report.subjects, 'checkpoint', ',')} from outside" if report.subjects else ""
+        say(f"{counted(report.runs, 'run', '8,')}{foreign}, {report.weights:,} of them with weights")
+        whole = f"{len(report.finished):,} of them finished and whole"
+        say(f"{counted(report.certifications, 'certification', '8,')}, {whole}, {counted(report.rows, 'row', ',')}")
     if unbound := sum(not evidence.bound for evidence in report.finished):
         say(f"{unbound:8,} of these unbound: no record says of which weights and specs their rows are")
     if report.distinct:
-        say(f"{report.distinct:8,} radii, one per distinct count, recomputed in two ways at alpha {report.alpha:g}")
+        radii = "radius" if report.distinct == 1 else "radii"
+        say(f"{report.distinct:8,} {radii}, one per distinct count, recomputed in two ways at alpha {report.alpha:g}")
     if report.listed:
-        say(f"{report.listed:8,} files compared with the list of their submission")
+        say(f"{counted(report.listed, 'file', '8,')} compared with the list of their submission")
     if report.imports:
-        say(f"{report.imports:8,} imported logs, {report.imported_rows:,} rows; their radii are bounded, but without counts not recomputed")
+        logs = f"{counted(report.imports, 'imported log', '8,')}, {counted(report.imported_rows, 'row', ',')}"
+        say(f"{logs}; their radii are bounded, but without counts not recomputed")
     if again:
-        say(f"{again.drawn:8,} rows certified again of {again.total:,} with weights (seed {again.seed}): {again.equal:,} with equal counts")
+        drawn = f"{counted(again.drawn, 'row', '8,')} certified again of {again.total:,} with weights (seed {again.seed})"
+        say(f"{drawn}: {again.equal:,} with equal counts")
         for line in again.remarks:
             say(f"         {line}")
         if without := [evidence for evidence in report.finished if not evidence.weights]:
-            rows = sum(evidence.rows for evidence in without)
-            say(f"{rows:8,} rows of {len(without):,} certifications have no weights and cannot be certified again:")
+            rows = counted(sum(evidence.rows for evidence in without), "row", "8,")
+            say(f"{rows} of {counted(len(without), 'certification', ',')} without weights, which cannot be certified again:")
             _say_some((evidence.certification.path for evidence in without), "         ")
-    say(f"{len(report.failures):8,} failures" if report.failures else "everything that was checked holds")
+    say(counted(len(report.failures), "failure", "8,") if report.failures else "everything that was checked holds")

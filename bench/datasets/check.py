@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.datasets.info import DatasetInfo
 from bench.datasets.source import ADVICE, SPLITS, VARIABLE, Arrays, Files, Listing, roots
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, counted, nearest
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def read_checked(info: DatasetInfo, split: str, data_dir: Path | None = None, *,
     differences = info.source.differences(found.checksums)
     if len(found.labels) != size:
         if split == "test":
-            raise BenchError(f"{where} has {len(found.labels):,} images, not {size:,}")
-        differences.append(f"it has {len(found.labels):,} training images, not {size:,}")
+            raise BenchError(f"{where} has {counted(len(found.labels), 'image', ',')}, not {size:,}")
+        differences.append(f"it has {counted(len(found.labels), 'training image', ',')}, not {size:,}")
     fixed = info.source.fixed_labels() if split == "test" else None
     if fixed is not None and not np.array_equal(found.labels, fixed):
         counts = np.bincount(found.labels, minlength=info.classes)
@@ -101,11 +101,11 @@ def _check_fit(info: DatasetInfo, found: Arrays | Listing, where: str) -> None:
             size, wanted = ("x".join(map(str, shape)) for shape in (found.pixels.shape[1:], info.shape))
             raise BenchError(f"{where} has images of {size}, not {wanted}")
         if len(found.pixels) != len(found.labels):
-            raise BenchError(f"{where} has {len(found.pixels)} images, but {len(found.labels)} labels")
+            raise BenchError(f"{where} has {counted(len(found.pixels), 'image')}, but {counted(len(found.labels), 'label')}")
         if found.labels.dtype.kind not in "iu" or found.labels.ndim != 1:
             raise BenchError(f"{where} has labels of {found.labels.dtype} of {found.labels.ndim} dimensions, not a whole number each")
     elif len(found.classes) != info.classes:
-        raise BenchError(f"{where} has {len(found.classes)} class folders, not {info.classes}")
+        raise BenchError(f"{where} has {counted(len(found.classes), 'class folder')}, not {info.classes}")
     if not len(found.labels):
         raise BenchError(f"{where} has no images")
     low, high = int(found.labels.min()), int(found.labels.max())

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.datasets.source import Listing, Source
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 
 IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -80,7 +80,7 @@ def _classes(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         found = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not found:
-        loose = f"its {len(_files(folder))} images must be sorted into" if _files(folder) else "there must be"
+        loose = f"its {counted(len(_files(folder)), 'image')} must be sorted into" if _files(folder) else "there must be"
         raise BenchError(f"{folder} holds no class folders; {loose} one folder per class")
     return found
 

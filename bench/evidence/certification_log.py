@@ -18,7 +18,7 @@ from decimal import ROUND_FLOOR, Decimal
 from itertools import accumulate, zip_longest
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 from bench.evidence.certificate import Certificate
 from bench.rules.bounds import certified_radius
 from bench.spec import select_images
@@ -279,7 +279,7 @@ def _images(table: Table, expected: Expected) -> str:
     own = selection(found, size)
     hint = f"; it is images={own}, if that is all there is" if own else ""
     if place == len(found):
-        raise table.refuse(place - 1, f"cut short: {len(found)} of {len(wanted)} images{hint}", "cut short")
+        raise table.refuse(place - 1, f"cut short: {len(found)} of {counted(len(wanted), 'image')}{hint}", "cut short")
     if (index := found[place]) in found[:place]:
         raise table.refuse(place, f"image {index} stands twice, first in line {table.lines[found.index(index)]}", "images")
     there = f"where images={word} has image {wanted[place]}" if place < len(wanted) else f"after the last of images={word}"

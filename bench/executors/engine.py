@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bench.errors import BenchError, UsageError, nearest
+from bench.errors import BenchError, UsageError, counted, nearest
 from bench.executors import Executor
 from bench.executors import ray as on_ray
 from bench.executors import slurm as on_slurm
@@ -156,7 +156,7 @@ class Engine:
             return Here(cells), 1
         slots = self.slots_here(cells.values(), device, planned)
         threads = slots[0].environment["OMP_NUM_THREADS"]
-        say(f"{len(slots)} cells side by side, {threads} CPU thread{'s' if threads != '1' else ''} each")
+        say(f"{counted(len(slots), 'cell')} side by side, {counted(int(threads), 'CPU thread')} each")
         return LocalExecutor(slots, self.timeout), len(slots)
 
     def slots_here(self, cells: Collection[Cell], device: torch.device, planned: int) -> list[Slot]:

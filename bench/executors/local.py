@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from bench.errors import Interrupted, UsageError
+from bench.errors import Interrupted, UsageError, counted
 from bench.executors import Watch
 from bench.matrix.cells import smaller_batch
 from bench.matrix.task import Outcome, Task
@@ -178,7 +178,9 @@ class LocalExecutor:
                     if outcome.kind == "oom" and worker.child.process.returncode == -signal.SIGKILL and number not in retried:
                         retried.add(number)
                         smaller = _smaller_batch(tasks[number])
-                        watch.say(f"{tasks[number].name}: {outcome.reason}; tried again with {smaller} samples per certification pass")
+                        watch.say(
+                            f"{tasks[number].name}: {outcome.reason}; tried again with {counted(smaller, 'sample')} per certification pass"
+                        )
                         options = dataclasses.replace(tasks[number].options, batch=smaller)
                         waiting.appendleft((number, dataclasses.replace(tasks[number], options=options, anew=False)))
                         continue

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, UsageError, counted
 from bench.executors.job import Job
 from bench.executors.resources import Resources, threads_of, whole_gpus
 from bench.matrix.report import FOLDER
@@ -100,8 +100,8 @@ class Slurm:
                     submitted = [executor.submit(job) for job in jobs]
             except (FailedJobError, FailedSubmissionError) as error:
                 raise BenchError(
-                    f"submitted {taken} of {len(tasks)} cells, and Slurm refused the next array, so {len(tasks) - taken} cells are not "
-                    f"submitted: {' '.join(str(error).split())[:MESSAGE]}"
+                    f"submitted {taken} of {counted(len(tasks), 'cell')}, and Slurm refused the next array, so {len(tasks) - taken} "
+                    f"will not run: {' '.join(str(error).split())[:MESSAGE]}"
                 ) from None
             found = {number: str(job.job_id) for group, job in zip(groups, submitted, strict=True) for number in group}
             taken += len(found)

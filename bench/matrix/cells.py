@@ -19,7 +19,7 @@ from bench.data import Images
 from bench.datasets import DATASETS, DatasetInfo
 from bench.distributed.group import fabric_version
 from bench.distributed.team import Team, check_devices, threads_shared
-from bench.errors import BenchError, Diverged, Interrupted
+from bench.errors import BenchError, Diverged, Interrupted, counted
 from bench.evidence.sources import differs
 from bench.files import claims
 from bench.files.writing import sha256, write_json
@@ -120,8 +120,9 @@ def _attempt(cell: Cell, store: Store, work: Work, options: Options, report: Rep
                 if not out_of_memory(error):
                     raise
         # Here and not above, where the error still keeps the tensors of its frames, and helpers go on with the old number.
-        options = dataclasses.replace(options, batch=smaller_batch(options.batch, work.run.info, options.device))
-        report.say(f"{cell.name}: out of memory; certification goes on with {options.batch} samples per pass, which changes no count")
+        options = dataclasses.replace(options, batch=(smaller := smaller_batch(options.batch, work.run.info, options.device)))
+        batch = counted(smaller, "sample")
+        report.say(f"{cell.name}: out of memory; certification goes on with {batch} per pass, which changes no count")
         with _team(cell, work, options, stop) as team:
             certify(work.certification, model, cell.sources, options, report, stop, team)
         return Outcome(state="done")

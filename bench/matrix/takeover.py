@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 from bench.evidence.certificate import Certificate
 from bench.evidence.rows import seconds_of
 from bench.evidence.sources import differs
@@ -48,7 +48,7 @@ def take_over(
             rows |= {row.index: (row, seconds.get(row.index, 0.0)) for row in found}
             entries = [*before.get("history", []), {name: value for name, value in before.items() if name != "history"}]
             environments += [entry for entry in entries if entry and entry != now]
-            say(f"{len(found):,} of {len(certification.expected()):,} images taken over from {other.path.name}")
+            say(f"{len(found):,} of {counted(len(certification.expected()), 'image', ',')} taken over from {other.path.name}")
     return rows, environments
 
 

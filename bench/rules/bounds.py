@@ -52,7 +52,7 @@ def lower_confidence_bound(count: int, n: int, alpha: float) -> float:
             raise TypeError(f"counts are whole numbers, not {value!r}")
     count, n = int(count), int(n)
     if n < 1 or not 0 <= count <= n:
-        raise ValueError(f"count {count} of n {n} samples is impossible: 0 <= count <= n and n >= 1")
+        raise ValueError(f"count {count} of n {n} is impossible: 0 <= count <= n and n >= 1")
     if count == 0:
         return 0.0
     return float(betaincinv(count, n - count + 1, alpha))

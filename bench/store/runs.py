@@ -32,7 +32,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from bench.errors import BenchError, Fault, as_fault
+from bench.errors import BenchError, Fault, as_fault, counted
 from bench.evidence import records
 from bench.files import disk
 from bench.files.walk import Place, Walk, What, misplaced, walk
@@ -123,7 +123,9 @@ class Run(Subject):
             records.attempt(found, self.path, read)
         other = records.attempt(found, self.path, self.differences)  # files, which may hold other numbers of images
         if training and training["state"] == "trained" and not other and training["steps"] != (steps := self.steps()):
-            found.append(Fault(self.path / "training.json", None, f"{training['steps']:.6g} steps, but the spec makes {steps:.6g}"))
+            found.append(
+                Fault(self.path / "training.json", None, f"{counted(training['steps'], 'step', '.6g')}, but the spec makes {steps:.6g}")
+            )
         if not self.lacks("curve.csv"):
             records.attempt(found, self.curve, lambda: records.check_curve(self.curve))
         if not self.lacks("weights.safetensors"):

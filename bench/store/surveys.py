@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.errors import Fault
+from bench.errors import Fault, counted
 from bench.files import disk
 from bench.spec import canonical, parse_json
 
@@ -71,5 +71,5 @@ def read(path: Path, places: range) -> tuple[dict[str, Any], list[Votes]]:
             raise Fault(path, number, f"it is not image {index}, or its counts are none")
         found.append(votes)
     if len(lines) - 1 > len(places):
-        raise Fault(path, len(places) + 2, f"more lines than the {len(places)} images that were asked about")
+        raise Fault(path, len(places) + 2, f"more lines than {counted(len(places), 'image')} that were asked about")
     return _facts(path, first), found

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 from bench.evidence.binding import Binding
 from bench.spec import digest
 
@@ -40,7 +40,7 @@ class Trust:
     bound: bool = True
 
     def __str__(self) -> str:
-        word = f"recertified on {self.images} image{'s' * (self.images != 1)}" if self.level == "recertified" else self.level
+        word = f"recertified on {counted(self.images, 'image')}" if self.level == "recertified" else self.level
         return word if self.bound else f"{word}, unbound"
 
     @property

@@ -19,7 +19,7 @@ from bench.data import Images
 from bench.datasets import DatasetInfo
 from bench.distributed.group import Group, running_statistics
 from bench.distributed.shares import pieces, share
-from bench.errors import BenchError, Diverged
+from bench.errors import BenchError, Diverged, counted
 from bench.method import Batch, Method, Terms
 from bench.models import build, place
 from bench.smoothing import Piecewise, SmoothedClassifier, now
@@ -78,7 +78,7 @@ class Trainer:
     ) -> None:
         train = spec.train
         if (size := 1 if group is None else group.size) != train.devices:
-            raise BenchError(f"the training is one of {train.devices} devices, but {size} take part")
+            raise BenchError(f"the training is one of {counted(train.devices, 'device')}, but {size} take part")
         check_splittable(method, spec.method, micro_batch, size)
         check_precision(train.precision, device)
         self.spec, self.method, self.data, self.micro_batch, self.group = spec, method, data, micro_batch, group
@@ -146,7 +146,7 @@ class Trainer:
         if piece == train.batch or not found:
             return []
         seen = " and ".join(sorted(found))
-        return [f"{seen} see pieces of {piece} images, so the training differs from one with whole steps of {train.batch}"]
+        return [f"{seen} see pieces of {counted(piece, 'image')}, so the training differs from one with whole steps of {train.batch}"]
 
     def curve_csv(self) -> str:
         """The training curve as a table: a column per term, `loss` last."""

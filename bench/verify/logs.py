@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from bench.datasets import DATASETS
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, counted, nearest
 from bench.evidence import certification_log
 from bench.evidence.certification_log import Expected, Log
 from bench.rules.bounds import certified_radius
@@ -87,7 +87,7 @@ def _recompute(log: Log, facts: LogFacts, file: Path, report: Report) -> None:
     for number, row, count, n in lines:
         counts.setdefault(n, {}).setdefault(count, number)
         radius = certified_radius(count, n, facts.alpha, facts.sigma)
-        at = f"{count} of {n} samples at alpha {facts.alpha:g} and sigma {facts.sigma:g}"
+        at = f"{count} of {counted(n, 'sample')} at alpha {facts.alpha:g} and sigma {facts.sigma:g}"
         if radius is None:
             if row.predict != -1:
                 report.fail(file, f"radius {row.radius_text}, but {at} must abstain", number)

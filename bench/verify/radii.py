@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from bench.errors import counted
 from bench.rules import bounds
 from bench.rules.rule import Counts, Rule
 
@@ -87,7 +88,9 @@ class Radii:
         for key, bound, radius in zip(new, lower.tolist(), read.tolist(), strict=True):
             right = sigma * _QUANTILE(bound) if 0.5 <= bound < 1 else math.nan
             if not (math.isnan(radius) and math.isnan(right)) and not math.isclose(radius, right, rel_tol=NEAR, abs_tol=NEAR * sigma):
-                found.setdefault(key, f"{key[0]} of {key[1]} samples: tables say radius {radius:.9g}, but the bound gives {right:.9g}")
+                found.setdefault(
+                    key, f"{key[0]} of {counted(key[1], 'sample')}: tables say radius {radius:.9g}, but the bound gives {right:.9g}"
+                )
         return found
 
     def faults(self, counts: Iterable[int], n: int, sigma: float) -> dict[int, str]:
@@ -113,7 +116,7 @@ class Radii:
         found = {}
         for count, p, chance, half in zip(new.tolist(), bound.tolist(), at_bound.tolist(), at_half.tolist(), strict=True):
             if fault := self._fault(count, n, sigma, p, chance, half, largest):
-                found[count] = f"{count} of {n} samples: {fault}"
+                found[count] = f"{count} of {counted(n, 'sample')}: {fault}"
         return found
 
     def sequence_fault(self, count: int, n: int, sigma: float) -> str | None:
@@ -123,7 +126,7 @@ class Radii:
         """
         self.sequences.add((count, n, sigma))
         bound = float(bounds.anytime_bounds(np.array([count]), np.array([n]), self.alpha)[0][0])
-        at = f"{count} of {n} samples"
+        at = f"{count} of {counted(n, 'sample')}"
         if count == 0:
             return None if bound == 0 else f"{at}: the lower bound is {bound:.9g}, not 0"
         mixture = math.lgamma(count + 0.5) + math.lgamma(n - count + 0.5) - math.lgamma(n + 1) - math.log(math.pi)

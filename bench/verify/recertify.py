@@ -32,6 +32,7 @@ from bench.checkpoints.load import Wanted
 from bench.checkpoints.load import load as load_base
 from bench.data import load
 from bench.datasets import DATASETS
+from bench.errors import counted
 from bench.evidence.certificate import Certificate
 from bench.evidence.sources import came_from
 from bench.matrix.resume import load_weights
@@ -101,7 +102,7 @@ class Again:
         told = f"{recorded.n} samples are recorded, but by its rule the certification stops at {self.found.n}"
         if self.moved:
             told = f"{recorded.count} of {recorded.n} samples on class {recorded.selected} are recorded, "
-            told += f"{self.count} were found again, and {self.moved} samples fell on another class"
+            told += f"{self.count} were found again, and {counted(self.moved, 'sample')} fell on another class"
         report.fail(self.certification.evidence, f"certified again: {how}image {recorded.index}: {told}; {why}", self.line)
 
 
@@ -289,7 +290,7 @@ def _compare(again: Sequence[Again], report: Report, result: Recertification, fr
         equal, moved = sum(item.equal for item in group), max(item.moved for item in group)
         names = " and ".join(group[0].differing)
         where = f"{len(group)} under {f'another {names} than recorded' if names else 'the recorded conditions'}: {equal} equal"
-        where += f", the others differ by {moved} samples at most" if moved else ""
+        where += f", the others differ by {counted(moved, 'sample')} at most" if moved else ""
         if group in independent:
             result.remarks.append(f"{where}; compared as samples of other noise, error level {ERROR_LEVEL:g} in all")
             _compare_samples(group, row_level, level, report)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import rules
-from bench.errors import BenchError, Fault
+from bench.errors import BenchError, Fault, counted
 from bench.evidence import records
 from bench.evidence.rows import Rows
 from bench.files import disk
@@ -162,7 +162,7 @@ def _verify_certification(certification: Certification, weights: bool, damaged: 
     if rows.images == total:
         report.finished.append(Evidence(certification, total, weights, rows.sha256, rows.bound))
     else:
-        report.unfinished.append(Unfinished(certification.path, f"{rows.images} of {total} images are certified"))
+        report.unfinished.append(Unfinished(certification.path, f"{rows.images} of {counted(total, 'image')} certified"))
 
 
 def _recompute(certification: Certification, rows: Rows, report: Report, radii: Radii) -> None:

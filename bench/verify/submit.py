@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.errors import BenchError, Fault
+from bench.errors import BenchError, Fault, counted
 from bench.files import disk
 from bench.files.walk import FILES, PLUGINS
 from bench.files.writing import sync_folder
@@ -61,7 +61,7 @@ def plan(results: Sequence[Path], plugins: Sequence[Path] = ()) -> Plan:
         extra = {str(fault) for fault in report.unexpected}  # which is left out
         made.missing += [failure for failure in report.failures if str(failure) not in extra]
         made.subjects += report.verified
-        made.remarks += [f"{report.imports} imported logs in {top} are left out"] if report.imports else []
+        made.remarks += [f"left out: {counted(report.imports, 'imported log')} in {top}"] if report.imports else []
     for subject in made.subjects:
         _add(subject, made)
     if not made.subjects:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bench import rules
+from bench.errors import counted
 from bench.rules.bounds import Floats
 from bench.rules.rule import Rule
 from bench.store.subject import Certification, Source
@@ -139,7 +140,7 @@ class Row:
             return self.refused
         if len(self.seeds) == 1:
             seed = self.seeds[0]
-            words = {"training": "in training", "certifying": f"{seed.done}/{self.images} images"}
+            words = {"training": "in training", "certifying": f"{seed.done}/{counted(self.images, 'image')}"}
             return words.get(seed.state, seed.state)
         counts = Counter(seed.state for seed in self.seeds)
         words = {"diverged": "diverged", "failed": "failed", "damaged": "damaged", "copy": "copies" if counts["copy"] > 1 else "copy"}

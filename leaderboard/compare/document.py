@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from bench.errors import counted
 from leaderboard.compare.logs import Paired
 from leaderboard.compare.rows import Comparison, Report
 from leaderboard.compare.statistics import SeedDifference
@@ -51,7 +52,7 @@ def document(report: Report | Paired) -> Document:
     if isinstance(report, Paired):
         data = {"schema": 2, "meaning": MEANING_OF_LOGS, "differences": "run - mean of logs", **dataclasses.asdict(report)}
         data |= {"half_width": report.half_width, "within": report.within, "outside": report.outside}
-        where = f"{report.dataset}, sigma {report.sigma:g}, {report.images:,} test images ({report.selection})"
+        where = f"{report.dataset}, sigma {report.sigma:g}, {counted(report.images, 'test image', ',')} ({report.selection})"
         title = Cell(f"{where}, n={report.n:,}, alpha={report.alpha:g}: {_who(report)}")
         page = Page(title=(title,), parts=tuple(_parts_of_logs(report)))
         return Document(pages=(page,), fields=FIELDS_OF_LOGS, lines=list(_lines_of_logs(report)), data=data)
@@ -86,7 +87,9 @@ def _parts_of_rows(report: Report) -> Iterator[Grid | Text]:
     ]
     head = ("sigma", "B", "B - A", "std. error", "95 % interval", "A > B", "B > A", "tie", "p of networks", "Holm")
     yield _grid(head, lines, 2, "Across images")
-    total = f"{report.comparisons[0].images.images:,} images, radius where correct, averaged over the seeds of each row; {DRAWN}."
+    total = (
+        f"{counted(report.comparisons[0].images.images, 'image', ',')}, radius where correct, averaged over the seeds of each row; {DRAWN}."
+    )
     yield Text(text=f"{MEANINGS['images']} {total}")
     yield from _notes([(c, c.images.note) for c in report.comparisons])
     accuracies: list[tuple[str | Cell, ...]] = []
@@ -142,7 +145,7 @@ def _lines_of_rows(report: Report, c: Comparison) -> Iterator[dict[str, Any]]:
 
 def _who(report: Paired) -> str:
     count = len(report.runs)
-    logs = f"{count} imported log{'s' if count > 1 else ''} of {report.row_logs} ({report.collection}: {', '.join(report.runs)})"
+    logs = f"{counted(count, 'imported log')} of {report.row_logs} ({report.collection}: {', '.join(report.runs)})"
     return f"run {report.key} of {report.row} (protocol {report.protocol}, seed {report.seed}) against {logs}"
 
 

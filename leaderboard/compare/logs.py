@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from bench.errors import BenchError, Fault, nearest
+from bench.errors import BenchError, Fault, counted, nearest
 from bench.evidence.columns import Columns
 from bench.logs import Import, ImportSpec
 from bench.rules.bounds import Integers
@@ -265,7 +265,7 @@ def _printing(texts: Sequence[str]) -> tuple[Callable[[float], float], str]:
     # Significant digits never end in a zero behind the first decimal; a fixed number of decimals sooner or later does.
     padded = any(number.exponent < -1 and number.digits[-1] == 0 for number in numbers if isinstance(number.exponent, int))
     if padded or any(len(number.digits) > SIGNIFICANT for number in numbers):
-        return lambda radius: round(radius, decimals), f"{decimals} decimals"
+        return lambda radius: round(radius, decimals), counted(decimals, "decimal")
     return lambda radius: float(f"{radius:.{SIGNIFICANT}g}"), f"{SIGNIFICANT} significant digits"
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 from bench.rules.bounds import Floats
 from bench.spec import derive
 from leaderboard.aggregate import Row
@@ -124,7 +124,7 @@ def compare_seeds(a: Row, b: Row) -> SeedDifference:
     least = least_p(len(x), len(y), paired)
     note, p = "", None
     if least > LEVEL:
-        have = f"{len(x)} paired seeds" if paired else f"{len(x)} and {len(y)} unpaired runs"
+        have = counted(len(x), "paired seed") if paired else f"{len(x)} and {len(y)} unpaired runs"
         more = f"{runs_needed(True)} paired seeds" + ("" if paired else f" or {runs_needed(False)} runs of each row")
         note = f"{have}: the smallest two-sided p is {least:.4g}, so nothing is tested; {more} would do"
     else:

@@ -46,7 +46,7 @@ def certified_radius(count: Any, n: Any, alpha: Any, sigma: Any) -> Any:
     levels, sigmas = (np.broadcast_to(values, shape).ravel() for values in (levels, sigmas))
     if (wrong := np.flatnonzero((counts < 0) | (samples < 0) | (counts > samples))).size:
         k, of = counts[wrong[0]], samples[wrong[0]]
-        raise ValueError(f"count {k} of n {of} samples is impossible: 0 <= count <= n")
+        raise ValueError(f"count {k} of n {of} is impossible: 0 <= count <= n")
     radii = np.zeros(counts.shape)
     for level in np.unique(levels).tolist():
         check_alpha(level)

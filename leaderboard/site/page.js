@@ -280,7 +280,7 @@ async function showComparison(view) {
   const pair = section.pairs.find((one) => [one.a, one.b].includes(a) && [one.a, one.b].includes(b)), turned = pair && pair.a !== a;
   const said = [`ACR of ${b} minus that of ${a}: ${signed(mean(differences), 4)}`];
   if (pair && pair.low !== null && !moved(table)) said[0] += `, 95 % interval ${signed(turned ? -pair.high : pair.low, 4)} to ${signed(turned ? -pair.low : pair.high, 4)} over other test images, for these trainings`;
-  said.push(`Of ${images} images, ${b} certifies ${wins} farther, ${a} ${losses}, and ${images - wins - losses} tie`);
+  said.push(`Of ${images} image${images === 1 ? "" : "s"}, ${b} certifies ${wins} farther, ${a} ${losses}, and ${images - wins - losses} tie`);
   if (moved(table)) said.push(`The interval and the test stand at alpha = ${table.alpha} only`);
   else if (!pair || pair.p === null) said.push("No test tells them apart: too few images, or images that differ");
   else said.push(pair.p <= 0.05 ? `The test over all pairs of rows tells them apart (p = ${pair.p.toPrecision(2)})` : `The test over all pairs of rows does not tell them apart (p = ${pair.p.toPrecision(2)})`);

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+from bench.errors import counted
 from bench.rules.rule import drawn_words
 from bench.spec import CertifySpec
 from leaderboard.aggregate import Group
@@ -60,14 +61,14 @@ def conditions(group: Group) -> list[str]:
     sentences = []
     if "train.epochs" in known and "train.images" in known:
         epochs = known["train.epochs"]
-        sentences.append(f"Training: {epochs} epoch{'s' if epochs != 1 else ''}, images {known['train.images']}.")
+        sentences.append(f"Training: {counted(epochs, 'epoch')}, images {known['train.images']}.")
     parts = [f"n0 = {known['certify.n0']:,}"] if "certify.n0" in known else []
     parts += [f"n = {n:,}{drawn_words(n, None if group.mixed else group.drawn)}"] if (n := known.get("certify.n")) else []
     parts += [f"alpha = {known['alpha']:g}"] if "alpha" in known else []
     parts += [group.rule.words()] if group.rule else []
     if group.images and "certify.images" in known:
-        of = f" of {group.test_size:,}" if group.test_size else ""
-        parts.append(f"{group.images:,}{of} test images ({known['certify.images']})")
+        of = f"{group.images:,} of " if group.test_size else ""
+        parts.append(f"{of}{counted(group.test_size or group.images, 'test image', ',')} ({known['certify.images']})")
     parts += [f"sampling seed {known['certify.seed']}"] if "certify.seed" in known else []
     # Whatever else a certification may be told is unusual, and is said where it is not as usual.
     usual = {f"certify.{f.name}": f.default for f in dataclasses.fields(CertifySpec)}
