@@ -261,10 +261,14 @@ def test_texts_from_files_stay_texts(tmp_path: Path, page: str) -> None:
 def test_the_command_writes_one_file_that_is_the_same_again(bench: Callable[..., Result], tmp_path: Path, page: str) -> None:
     assert len(page.encode()) < 5_000_000
     store, out = new_store(tmp_path), tmp_path / "page.html"
-    add(store, run_spec("gaussian"))
+    for seed in (0, 1):
+        add(store, run_spec("gaussian", seed=seed))
     result = bench("site", store.root, "--out", out)
     assert result.exit_code == 0, result.output
     assert out.read_text() == render(read(store))
+    made = re.findall(r"Made by</h3>\s*<pre[^>]*>(.*?)</pre>", out.read_text(), re.S)
+    assert made
+    assert all([line.split("--seeds ")[1][:2] for line in lines.splitlines()] == ["0,", "1,"] for lines in made)
     for words in (
         (tmp_path / "nothing", "--out", out),
         (store.root, "--out", tmp_path / "no" / "page.html"),
