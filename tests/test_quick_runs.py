@@ -1,13 +1,17 @@
-"""What docs/notes/reproduction.md prints of results/reference and results/quick."""
+"""What the pages print of the committed runs, and whether these come out again."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pytest
 from scipy.stats import kendalltau
 from typer.testing import Result
 
@@ -15,8 +19,8 @@ import bench as api
 from bench.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = ROOT / "results" / "quick"
-PAGE = (ROOT / "docs" / "notes" / "reproduction.md").read_text(encoding="utf-8")
+QUICK, NEWER = ROOT / "results" / "quick", ROOT / "results" / "newer"
+PAGE, METHODS = ((ROOT / "docs" / "notes" / f"{name}.md").read_text(encoding="utf-8") for name in ("reproduction", "methods"))
 
 
 def test_the_page_prints_the_table_of_the_full_runs(bench: Callable[..., Result]) -> None:
@@ -57,3 +61,53 @@ def test_the_page_prints_how_the_order_depends_on_the_metric(bench: Callable[...
     for name, order in orders.items():
         taus = [kendalltau(order[sigma], means[None, "ACR"][sigma]).statistic for sigma in (0.25, 0.5, 1.0)]
         assert f"| {name} | " + " | ".join(f"{tau:.2f}" for tau in taus) + " |" in PAGE
+
+
+def test_the_page_on_methods_prints_the_later_ones_beside_the_nine() -> None:
+    assert not verify(NEWER).failures
+    quick = api.load_results(QUICK)
+    frame = pd.concat([quick[quick["seed"] == 0], api.load_results(NEWER)])
+    summary = api.summary(frame, metrics=["ACR", "r=0"]).set_index(["row", "sigma", "metric"])["mean"]
+    sigma, shown = "", {}
+    for line in api.table(frame, metrics=["ACR", "r=0"]).splitlines():
+        if found := re.match(r"(0\.25|0\.50|1\.00|)\s+(\S+)(?: \(\w\))* +(\d\.\d{4})(\+?) ", line):
+            sigma = found[1] or sigma
+            shown[found[2], float(sigma)] = f"**{found[3]}**" if found[4] else found[3]
+    sigmas = (0.25, 0.5, 1.0)
+    assert len(shown) == 14 * len(sigmas)
+    for row in {row for row, _ in shown}:
+        cells = [*(shown[row, sigma] for sigma in sigmas), *(f"{summary[row, sigma, 'r=0']:.1f}" for sigma in sigmas)]
+        assert f"| `{row}` | {' | '.join(cells)} |" in METHODS
+
+
+SIGMA = 0.5
+IMAGES = "every:500"  # 20 of the 500 that were certified
+
+
+@pytest.mark.filterwarnings("default")  # the notice below
+@pytest.mark.parametrize(("results", "row"), [(QUICK, "gaussian"), (NEWER, "stability.two-copy")])
+def test_a_committed_cell_trained_again_comes_out_again(results: Path, row: str, tmp_path: Path) -> None:
+    """The same counts where it was made; elsewhere an ACR within three deviations of the seeds, pooled over the rows but MACER's."""
+    again = api.run(row, sigma=SIGMA, seeds=[0], changes={"certify.images": IMAGES}, results=tmp_path, quiet=True).set_index("image")
+    frame = api.load_results(results)
+    committed = frame[(frame["row"] == row) & (frame["sigma"] == SIGMA) & (frame["seed"] == 0)].set_index("image").loc[again.index]
+    then, now = (conditions(json.loads(cells["record"].iloc[0])["records"]["environment.json"]) for cells in (committed, again))
+    if then == now:
+        columns = ["label", "selected", "count", "runner_up", "n"]
+        pd.testing.assert_frame_equal(again[columns], committed[columns])
+        return
+    warnings.warn(f"{row} was trained with {then}, here with {now}: only its ACR is compared", stacklevel=1)
+    others = api.load_results(QUICK).query("sigma == @SIGMA and image in @again.index and row != 'macer'")
+    seeds = contribution(others).groupby([others["row"], others["seed"]], observed=True).mean()
+    deviation = seeds.groupby("row", observed=True).var().mean() ** 0.5
+    assert abs(contribution(again).mean() - contribution(committed).mean()) < 3 * deviation
+
+
+def contribution(frame: pd.DataFrame) -> pd.Series:
+    """What each image adds to the ACR."""
+    return frame["radius"].where(frame["correct"], 0.0)
+
+
+def conditions(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What the bytes of a training depend on, besides its code."""
+    return {name: environment.get(name) for name in ("device", "capability", "threads")} | {"torch": environment["libraries"]["torch"]}
