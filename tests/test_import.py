@@ -488,6 +488,7 @@ def finished_run(root: Path, **changes: object) -> tuple[Run, list[Certificate]]
 def test_export_and_import_are_inverse(bench: Call, toy: Toy) -> None:
     run, rows = finished_run(toy.runs)
     out = toy.path / "mnist" / "noise_0.5_1"
+    out.parent.mkdir()
     result = bench("export", run.spec.key[:8], "--format", "tsv", "--out", out, "--results", toy.runs)
     assert result.exit_code == 0, result.output
     assert "4 images of gaussian, sigma 0.5, seed 0" in result.output
