@@ -112,7 +112,7 @@ def test_a_file_that_a_worker_imports_leaves_no_setting_to_the_next_task(tmp_pat
     ],
 )
 def test_the_cores_are_shared_out(asked: dict[str, Any], threads: list[str]) -> None:
-    assert [slot.environment["OMP_NUM_THREADS"] for slot in share_out(**asked)] == threads
+    assert [slot["OMP_NUM_THREADS"] for slot in share_out(**asked)] == threads
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_how_much_sooner_cells_are_done_side_by_side(
 
 def test_every_gpu_gets_its_cells() -> None:
     slots = share_out(None, cells=100, cores=16, gpus=("0", "GPU-b"), per_gpu=2)
-    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "GPU-b", "0", "GPU-b"]
-    assert [slot.environment["OMP_NUM_THREADS"] for slot in slots] == ["4"] * 4
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "GPU-b", "0", "GPU-b"]
+    assert [slot["OMP_NUM_THREADS"] for slot in slots] == ["4"] * 4
     with pytest.raises(UsageError, match="--jobs 5 is more than 2 GPUs x 2 slots; raise --slots-per-gpu"):
         share_out(5, cells=100, cores=16, gpus=("0", "1"), per_gpu=2)
 
@@ -212,7 +212,7 @@ def test_slots_of_a_job_have_all_gpus_of_a_cell(
     found: list[str] = []
 
     def executor(slots: Sequence[Slot], timeout: float | None) -> LocalExecutor:
-        found.extend(slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots)
+        found.extend(slot["CUDA_VISIBLE_DEVICES"] for slot in slots)
         return LocalExecutor(slots, timeout, (sys.executable, "-c", FAKE))
 
     monkeypatch.setattr(job, "LocalExecutor", executor)

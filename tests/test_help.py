@@ -1,4 +1,4 @@
-"""Help of every command in a narrow terminal, and options that are given twice."""
+"""Help of every command in a narrow terminal, options that are given twice, and what becomes of an error."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 from typer.testing import CliRunner
 
 from bench.cli import app
+from bench.cli.command import Command
+from bench.errors import BenchError, Interrupted, UsageError
 
 WIDTH = 80
 
@@ -70,3 +72,35 @@ def test_a_field_of_a_spec_as_a_flag_names_the_way_to_change_it(flag: str) -> No
     status, text = called("run", flag, "3", "--dry-run")
     assert status == 2
     assert "--set" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "lines"),
+    [
+        (BenchError("no such run"), 2, ["no such run"]),
+        (UsageError(["first", "second", "first"]), 2, ["first", "second"]),
+        (FileNotFoundError(2, "No such file or directory", "there"), 2, ["there: No such file or directory"]),
+        (OSError(28, "No space left on device"), 2, ["[Errno 28] No space left on device"]),
+        (Interrupted(15), 143, []),
+    ],
+)
+def test_what_a_command_raises_becomes_its_sentences_and_an_exit_code(error: Exception, code: int, lines: list[str]) -> None:
+    failing = typer.Typer()
+
+    @failing.command(cls=Command)
+    def fail() -> None:
+        raise error
+
+    result = CliRunner().invoke(failing, [])
+    assert result.exit_code == code
+    assert result.output.splitlines() == [f"bench: {line}" for line in lines]
+
+
+def test_a_fault_of_the_code_is_no_sentence() -> None:
+    failing = typer.Typer()
+
+    @failing.command(cls=Command)
+    def fail() -> None:
+        raise ValueError("a fault")
+
+    assert isinstance(CliRunner().invoke(failing, []).exception, ValueError)

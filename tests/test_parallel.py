@@ -390,7 +390,7 @@ def test_one_device_needs_no_fabric_and_has_the_key_it_had() -> None:
 
 def test_a_cell_of_several_gpus_gets_them_all() -> None:
     slots = share_out(None, cells=9, cores=8, gpus=("0", "1", "2", "3", "4"), devices=2)
-    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0,1", "2,3"]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0,1", "2,3"]
     assert len(share_out(None, cells=9, cores=8, devices=2)) == 4
     with pytest.raises(BenchError, match=r"--jobs 3 is more than 5 GPUs / 2 per cell x 1 slots"):
         share_out(3, cells=9, cores=8, gpus=("0", "1", "2", "3", "4"), devices=2)

@@ -120,12 +120,11 @@ class TimeLeft:
             if weights:
                 left = {phase: weight for phase, weight in (work.left if work else weights).items() if weight > 0}
                 known = [weight * self.spent[p] / self.foreseen[p] for p, weight in left.items() if p in self.measured]
-                parts.append(sum(known))
-                whole &= len(known) == len(left)
+                seconds, all_of_it = sum(known), len(known) == len(left)
             else:
                 seconds, all_of_it = self._of_unknown(work, now)
-                parts.append(seconds)
-                whole &= all_of_it
+            parts.append(seconds)
+            whole &= all_of_it
         return max(sum(parts) / self.slots, max(parts)), whole
 
     def _of_unknown(self, work: _Work | None, now: float) -> tuple[float, bool]:
@@ -167,16 +166,9 @@ class Show:
         self.looked: dict[int, tuple[str, float]] = {}  # by place: the phase, and when it was last looked at
         self.notes: dict[int, str] = {}
         width = console.width - max(map(len, self.names), default=0) - (NOTE_WIDTH if len(names) > 1 else LONG_NOTE_WIDTH) - 8
-        columns = [TextColumn(text, table_column=Column(no_wrap=True)) for text in ("{task.description}", "{task.fields[note]}")]
-        self.bars = Progress(
-            columns[0],
-            BarColumn(bar_width=max(4, min(30, width))),
-            TaskProgressColumn(),
-            columns[1],
-            console=console,
-            transient=True,
-            refresh_per_second=4,
-        )
+        name, note = (TextColumn(text, table_column=Column(no_wrap=True)) for text in ("{task.description}", "{task.fields[note]}"))
+        bar, share = BarColumn(bar_width=max(4, min(30, width))), TaskProgressColumn()
+        self.bars = Progress(name, bar, share, note, console=console, transient=True, refresh_per_second=4)
         self.whole = self.bars.add_task(f"0 of {len(names)} cells done", total=1.0, note="") if len(names) > 1 else None
         self.tasks: dict[int, TaskID] = {}
 
@@ -230,14 +222,11 @@ class Show:
     def _line(self, now: float) -> str:
         """Where all of it stands, in one line."""
         at_work = [place for place in self.time.works if place in self.notes]
-        told = [f"{self.names[place]}: {self.notes[place]}{self._percent(place)}" for place in at_work[:NAMED]]
+        shares = {place: 100 * work.done // max(1, work.total) for place, work in self.time.works.items()}
+        told = [f"{self.names[place]}: {self.notes[place]} ({shares[place]}%)" for place in at_work[:NAMED]]
         told += [f"{len(at_work) - NAMED} more at work"] if len(at_work) > NAMED else []
         count = [f"{len(self.time.ended)} of {len(self.names)} cells done"] if len(self.names) > 1 else []
         return "; ".join([*told, *count, *filter(None, [self._left(now)])])
-
-    def _percent(self, place: int) -> str:
-        work = self.time.works[place]
-        return f" ({100 * work.done // max(1, work.total)}%)"
 
     def end(self, number: int, told: str, *, done: bool = True) -> None:
         """A work ended. told: how. done: with all of its phases."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from bench.errors import BenchError, UsageError, nearest
+from bench.errors import BenchError, UsageError, unknown
 from bench.executors.engine import Engine
 from bench.matrix.plan import Cell, Plan, Request, make_plan
 from bench.matrix.task import Options, check_options
@@ -24,22 +24,17 @@ RERUN = ("diverged", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One matrix method x sigma x seed that is asked for: what is to be computed, as words and numbers.
+class Part(Request):
+    """One matrix method x sigma x seed that is asked for, before what is usual is filled in.
 
     Attributes:
         methods: empty: those of the plug-ins, or the rows of the published table of each data set.
-        datasets, sigmas, seeds: empty: the usual.
+        datasets: empty: mnist, or the data set of the table.
         table: number of a published table whose rows, data set and noise levels are meant; None: of none.
     """
 
     methods: Sequence[str] = ()
     datasets: Sequence[str] = ()
-    sigmas: Sequence[float] = ()
-    seeds: Sequence[int] = ()
-    protocol: str = "quick"
-    recipe: str = "official"
-    changes: Mapping[str, str] = field(default_factory=dict)
     table: int | None = None
 
     def __post_init__(self) -> None:
@@ -90,11 +85,9 @@ class RunRequest:
         """
         engine = self.engine
         found = [*problems, *(engine.problems() or engine.missing())]
-        if self.rerun is not None and self.rerun not in RERUN:
-            found.append(f"--rerun {self.rerun} is unknown{nearest(str(self.rerun), RERUN)}")
-        for flag, value in (("--batch", self.batch), ("--micro-batch", self.micro_batch)):
-            if value is not None and value < 1:
-                found.append(f"{flag} {value} must be at least 1")
+        found += unknown("--rerun", self.rerun, RERUN)
+        sizes = {"--batch": self.batch, "--micro-batch": self.micro_batch}
+        found += [f"{flag} {size} must be at least 1" for flag, size in sizes.items() if size is not None and size < 1]
         device = torch.device("cpu")
         try:
             device = engine.pick_device()
@@ -129,11 +122,12 @@ class RunRequest:
                     wrong += error.problems
             problems += wrong if len(self.parts) == 1 else [f"part {number}: {problem}" for problem in wrong]
         if not problems:
-            notes += _other_variants(mine, registry)
+            several = [loaded for loaded in map(registry.load, mine) if len(loaded.cls.variants) > 1]
+            notes += [f"{one.name} has also {', '.join(one.cls.variants[1:])}; --method '{one.name}.*' runs all" for one in several]
         return Plan(tuple(cells.values()), tuple(dict.fromkeys(notes)))
 
 
-def _requests(part: Part, registry: Registry, mine: Sequence[str], problems: list[str]) -> list[Request]:
+def _requests(part: Part, registry: Registry, mine: Sequence[str], problems: list[str]) -> list[Part]:
     """What a part means, with what is usual where it says nothing. mine: methods of the plug-ins."""
     if part.table is not None and (part.methods or part.datasets or part.sigmas):
         problems.append("--table says which methods, data set and noise levels; leave out --method, --dataset and --sigma")
@@ -142,29 +136,13 @@ def _requests(part: Part, registry: Registry, mine: Sequence[str], problems: lis
         layout = layouts.load(4 if part.table is None else part.table)
     except BenchError as error:
         problems.append(str(error))
-    whole = Request(
-        methods=part.methods or ([*layout.rows, *mine] if part.table is not None else mine),
-        datasets=part.datasets or [layout.dataset],
-        sigmas=part.sigmas or ([] if part.table is None else [float(sigma) for sigma in layout.sigmas]),
-        seeds=part.seeds,
-        protocol=part.protocol,
-        recipe=part.recipe,
-        changes=part.changes,
-    )
-    return [whole] if whole.methods or part.table is not None else _by_dataset(whole, registry, layout.rows)
+    whole = replace(part, methods=part.methods or mine, datasets=part.datasets or [layout.dataset])
+    if part.table is not None:
+        return [replace(whole, methods=part.methods or [*layout.rows, *mine], sigmas=part.sigmas or list(map(float, layout.sigmas)))]
+    return [whole] if whole.methods else _by_dataset(whole, registry, layout.rows)
 
 
-def _other_variants(names: Sequence[str], registry: Registry) -> tuple[str, ...]:
-    """What to know of methods that were taken without being named: their first variant is not all."""
-    loaded = [registry.load(name) for name in names]
-    return tuple(
-        f"{method.name} has also {', '.join(method.cls.variants[1:])}; --method '{method.name}.*' runs all"
-        for method in loaded
-        if len(method.cls.variants) > 1
-    )
-
-
-def _by_dataset(request: Request, registry: Registry, otherwise: Sequence[str]) -> list[Request]:
+def _by_dataset(request: Part, registry: Registry, otherwise: Sequence[str]) -> list[Part]:
     """A request that names no methods: for each data set those of its published table, or of that of the data set it is like."""
     parts = []
     for name in request.datasets:

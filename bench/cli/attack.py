@@ -10,9 +10,10 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import CERTIFICATION, OUTPUT, option
-from bench.cli.common import check_out, existing_folder, numbers, print_json, refuse, stop, use_plugins, write_file
+from bench.cli.common import check_out, check_value, existing_folder, numbers, print_json, refuse, stop, use_plugins, write_file
 from bench.cli.exchange import finished_certification
 from bench.errors import BenchError, counted
+from bench.spec import select_images
 
 if TYPE_CHECKING:
     from bench.certify.attack import Attacked, AttackSpec, Outcome
@@ -46,6 +47,7 @@ def attack(
     """
     problems: list[str] = []
     radii = numbers(eps, "--eps", problems)
+    check_value(images, lambda text: select_images(text, 1), problems)
     check_out(csv, "attack.csv", problems, "--csv")
     refuse(problems)
     if not Path(run).is_dir():
@@ -87,13 +89,9 @@ def _attack(run: Run, key: str | None, images: str, spec: AttackSpec, device: st
     from bench.data import load
     from bench.matrix.resume import load_weights
     from bench.matrix.task import pick_device
-    from bench.spec import select_images
 
     found, every = finished_certification(run, key)
-    try:
-        chosen = select_images(images, run.info.test_size)
-    except ValueError as error:
-        raise BenchError(f"--{error}") from None
+    chosen = select_images(images, run.info.test_size)
     rows = [row for row in every if row.index in chosen]
     if not rows:
         raise BenchError(f"--images {images} has none of the certified images, which are {found.spec.images}")

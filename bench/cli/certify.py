@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,7 @@ import typer
 import bench.cli.options as options
 from bench import rules
 from bench.cli.command import CERTIFICATION, OUTPUT, option
-from bench.cli.common import check_alpha, check_folder, check_out, check_value, plain, print_json, refuse, use_plugins, write_file
+from bench.cli.common import check_alpha, check_folder, check_out, check_value, plain, print_json, refuse, say, use_plugins, write_file
 from bench.cli.data import DataDir, check_data_dir
 from bench.cli.outcome import typed
 from bench.errors import BenchError, Interrupted, counted
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from bench.rules.rule import Rule
     from bench.spec import CertifySpec
     from bench.store.subject import Certification
-    from bench.system.signals import StopSignals
 
 Checkpoint = Annotated[
     str,
@@ -161,15 +159,12 @@ class _Job:
         check_value(said["sigma"], check_sigma, problems)
         check_value(self.row, check_row, problems)
         refuse(problems)
-        self._read(said)
 
-    def _read(self, said: Mapping[str, Any]) -> None:
         from rich.console import Console
 
         from bench.checkpoints.load import Wanted, load
         from bench.data import load as load_data
         from bench.matrix.task import pick_device
-        from bench.spec import select_images
 
         self.console = Console(stderr=self.as_json, quiet=said["quiet"], highlight=False, soft_wrap=True, emoji=False)
         self.progress = Console(stderr=True, quiet=said["quiet"], highlight=False, soft_wrap=True, emoji=False)
@@ -187,9 +182,6 @@ class _Job:
     def say(self, text: str) -> None:
         self.console.print(plain(text), markup=False)
 
-    def warn(self, text: str) -> None:
-        typer.echo(f"bench: warning: {plain(text)}", err=True)
-
     def introduce(self) -> Accuracy:
         """Says what was understood of the checkpoint, and warns where its accuracy makes no sense."""
         from bench.checkpoints.check import accuracy, warnings
@@ -199,23 +191,13 @@ class _Job:
         if base.told:
             self.say(f"read: {base.told}")
         if base.sigma >= HUGE:
-            self.warn(f"sigma is in pixels of [0, 1], and {base.sigma:g} drowns every image; {base.sigma:g}/255 is {base.sigma / 255:.3g}")
+            scaled = f"{base.sigma:g}/255 is {base.sigma / 255:.3g}"
+            say(f"bench: warning: sigma is in pixels of [0, 1], and {base.sigma:g} drowns every image; {scaled}", err=True)
         found = accuracy(base, self.data, self.device)
         self.say(f"base classifier: accuracy {found} at sigma {base.sigma:g}, on {counted(found.images, 'test image')}")
         for warning in warnings(base, found, self.data, self.device):
-            self.warn(warning)
+            say(f"bench: warning: {warning}", err=True)
         return found
-
-    @contextlib.contextmanager
-    def stoppable(self) -> Iterator[StopSignals]:
-        """Signals as a flag inside; exit code 128 + signal if one came."""
-        from bench.system.signals import StopSignals
-
-        try:
-            with StopSignals().installed() as signals:
-                yield signals
-        except Interrupted as error:
-            raise typer.Exit(128 + error.signal_number) from None
 
     def certify(self, name: str, settings: dict[str, Any]) -> None:
         from bench.api.progress import Show
@@ -226,6 +208,7 @@ class _Job:
         from bench.models import place
         from bench.spec import CertifySpec
         from bench.store.checkpoints import Checkpoint as CertifiedElsewhere
+        from bench.system.signals import StopSignals
         from leaderboard import layouts
 
         try:
@@ -259,7 +242,7 @@ class _Job:
             expected, rows = certification.expected(), certification.rows()
             self.say(f"{len(rows)} of {counted(len(expected), 'image')} done")
             model, options = place(self.base.model, self.device), Options(device=self.device, data_dir=self.data_dir)
-            with self.stoppable() as signals, Show(self.progress, [self.base.name], [{"certifying": 1.0}]) as show:
+            with StopSignals().installed() as signals, Show(self.progress, [self.base.name], [{"certifying": 1.0}]) as show:
                 show.begin(0)
                 try:
                     certify_images(certification, model, sources, options, Numbered(show, 0), signals)
@@ -337,6 +320,7 @@ class _Job:
         from bench.certify import predict as procedure
         from bench.models import place
         from bench.spec import derive, normal
+        from bench.system.signals import StopSignals
 
         procedure.check_samples(n, self.alpha)
         self.introduce()
@@ -345,13 +329,13 @@ class _Job:
         sampler = Sampler(place(base.model, self.device), base.sigma, base.info.classes, derive(seed, "predict"))
         rows: list[Prediction] = []
         try:
-            with self.stoppable() as signals, counting(base.name, "predicting", self.progress) as progress:
+            with StopSignals().installed() as signals, counting(base.name, "predicting", self.progress) as progress:
                 for index in self.indices:
                     signals.check()
                     image = self.data.images(torch.tensor([index]))[0].to(self.device)
                     rows.append(procedure.predict(sampler, image, index, int(self.data.labels[index]), n, self.alpha))
                     progress(len(rows), total)
-        except typer.Exit:
+        except Interrupted:
             kept = f"; they are in {self.tsv}" if self.tsv and rows else ""
             self.say(f"interrupted after {len(rows)} of {counted(total, 'image')}{kept}. Run the same command again to start over:")
             self.say(f"  {typed()}")

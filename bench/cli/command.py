@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from bench.cli.common import stop
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, Interrupted, UsageError
 from bench.spec import CertifySpec, TrainSpec
 
 COMMON = "Common"
@@ -30,7 +30,7 @@ def option(flag: str, metavar: str | None, help: str, panel: str = COMMON) -> An
 
 def switch(flag: str, help: str, panel: str = COMMON) -> Any:
     """An option without a value, for `Annotated`."""
-    return typer.Option(flag, help=help, rich_help_panel=panel)
+    return typer.Option(flag, metavar="", help=help, rich_help_panel=panel)
 
 
 class Command(TyperCommand):
@@ -47,18 +47,16 @@ class Command(TyperCommand):
         for param in params:
             if param.param_type_name == "argument":
                 param.display_type_rich = lambda ctx: ""  # its own name, in the column before, says it
-            elif param.is_flag and param.metavar is None:
-                param.metavar = ""
-            if param.name == "help":
-                param.help, param.rich_help_panel = "Show this help and stop.", OUTPUT
-            elif param.param_type_name == "option":
-                param.rich_help_panel = param.rich_help_panel or COMMON
+            elif param.name == "help":
+                param.help, param.metavar, param.rich_help_panel = "Show this help and stop.", "", OUTPUT
         return sorted(params, key=_place)
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command; a problem that is raised becomes its sentence and exit code 2."""
+        """Runs the command; a problem becomes its sentence and exit code 2, a signal that stopped it 128 + its number."""
         try:
             return super().invoke(ctx)
+        except Interrupted as error:
+            raise typer.Exit(128 + error.signal_number) from None
         except BrokenPipeError:  # whoever read the output has left
             raise
         except UsageError as error:
@@ -78,8 +76,11 @@ class Command(TyperCommand):
         known = {name for param in self.get_params(ctx) for name in param.opts}
         if "--set" in known:
             _name_set([word.partition("=")[0] for word in args], known)
-        order = self.make_parser(ctx).parse_args(args=list(args))[2]
-        _refuse_doubled([param for param in order if _takes_one_value(param)])
+        order: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
+        single = [p for p in order if p.param_type_name == "option" and not (p.multiple or p.is_flag or p.count)]
+        for param, times in Counter(single).items():
+            if times > 1:
+                stop([f"{max(param.opts, key=len)} is given {times} times, but takes one value; keep the one that you mean"])
         return super().parse_args(ctx, args)
 
 
@@ -107,13 +108,3 @@ def _name_set(flags: Sequence[str], known: set[str]) -> None:
             name = flag.removeprefix("--").replace("-", "_")
             if flag.startswith("--") and flag not in known and name in {field.name for field in fields(spec)}:
                 stop([f"there is no option {flag}; write --set {begin}.{name}=VALUE"])
-
-
-def _takes_one_value(param: Any) -> bool:
-    return param.param_type_name == "option" and not (param.multiple or param.is_flag or param.count)
-
-
-def _refuse_doubled(given: Sequence[Any]) -> None:
-    for param, times in Counter(given).items():
-        if times > 1:
-            stop([f"{max(param.opts, key=len)} is given {times} times, but takes one value; keep the one that you mean"])

@@ -243,6 +243,14 @@ def say(text: object, *, err: bool = False) -> None:
     typer.echo(plain(text), err=err)
 
 
+def say_some(before: str, lines: Sequence[object], most: int, more: str = "", after: str = "") -> None:
+    """Prints the first of many lines, and how many there are besides."""
+    for line in lines[:most]:
+        say(f"{before}{line}")
+    if len(lines) > most:
+        say(f"{before}{more}{len(lines) - most} more{after}")
+
+
 def width_of_terminal(otherwise: int) -> int:
     """Characters of a line: what COLUMNS says, or the terminal; `otherwise` where the output is no terminal."""
     return shutil.get_terminal_size((otherwise, 24)).columns

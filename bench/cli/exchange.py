@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import OUTPUT, option, switch
-from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, print_json, refuse, stop, write_file
+from bench.cli.common import check_alpha, check_folder, check_out, existing_folder, print_json, refuse, say_some, stop, write_file
 from bench.errors import BenchError, counted, nearest, unknown
 
 if TYPE_CHECKING:
@@ -50,19 +49,17 @@ def import_(
     from bench.logs import import_logs, load_manifest, write_draft
 
     problems: list[str] = []
+    if draft and (manifest or strict or as_json):
+        stop(["--draft writes a manifest and imports nothing; leave out --manifest, --strict and --json"])
+    check_out(draft, "manifest.csv", problems, "--draft") if draft else check_folder(results, problems)
+    refuse(problems)
     if draft:
-        if manifest or strict or as_json:
-            stop(["--draft writes a manifest and imports nothing; leave out --manifest, --strict and --json"])
-        check_out(draft, "manifest.csv", problems, "--draft")
-        refuse(problems)
         drafted = write_draft(path, draft)
-        _print_some("no log", [str(error) for error in drafted.others])
+        say_some("no log: ", drafted.others, SHOWN)
         typer.echo(f"wrote {draft}: {counted(drafted.lines, 'log')}")
         left = ", ".join(f"{title} ({count})" for title, count in drafted.blank.items())
         typer.echo(f"left to fill in: {left or 'nothing'}; look over the rest, then `bench import {path} --manifest {draft}`")
         return
-    check_folder(results, problems)
-    refuse(problems)
     from bench.api.progress import counting
 
     with counting("reading logs", "log") as progress:
@@ -96,8 +93,8 @@ def _print(report: Report, results: Path) -> None:
         typer.echo(f"refused: {error}")
     for file, other in report.same.items():
         typer.echo(f"same content as {other}: {file}")
-    _print_some("not named", report.unnamed)
-    _print_some("not here", [f"{line.path} (line {line.number})" for line in report.absent])
+    say_some("not named: ", report.unnamed, SHOWN)
+    say_some("not here: ", [f"{line.path} (line {line.number})" for line in report.absent], SHOWN)
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(e.kind for e in report.refused).most_common())
     reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(report.skipped.values()).most_common())
     typer.echo(f"by the manifest {report.manifest}:")
@@ -115,13 +112,6 @@ def _print(report: Report, results: Path) -> None:
         typer.echo("nothing was written, since --strict allows no refusal and no file without a line")
     elif report.read:
         typer.echo(f"they are in {results / 'imported'}; their radii are as printed, rounded, and without counts")
-
-
-def _print_some(what: str, names: Sequence[str]) -> None:
-    for name in names[:SHOWN]:
-        typer.echo(f"{what}: {name}")
-    if len(names) > SHOWN:
-        typer.echo(f"{what}: {len(names) - SHOWN} more")
 
 
 def export(
@@ -168,9 +158,8 @@ def log_of(certification: Certification, rows: list[Certificate], alpha: float) 
     from bench.evidence.rows import seconds_of
 
     check_log(certification.spec)
-    return certification_log.write(
-        rows, alpha=alpha, sigma=certification.subject.sigma, seconds=seconds_of(certification.path / "times.csv")
-    )
+    seconds = seconds_of(certification.path / "times.csv")
+    return certification_log.write(rows, alpha=alpha, sigma=certification.subject.sigma, seconds=seconds)
 
 
 def check_log(spec: CertifySpec) -> None:
@@ -207,21 +196,16 @@ def finished_certification(run: Run, key: str | None) -> tuple[Certification, li
     begun = list(run.begun())
     there = {c.spec.key: c for c in begun if isinstance(c, Certification)}
     if not there:
-        for damaged in begun:
-            if isinstance(damaged, Damaged):
-                raise damaged.fault
-        raise BenchError(f"{run.path} has no certification; `bench run` continues it")
-    if key is not None:
-        chosen = [k for k in there if k.startswith(key)]
-        if len(chosen) != 1:
-            count = counted(len(chosen), "certification") if chosen else "no certification"
-            raise BenchError(f"{run.path} has {count} with key {key!r}{nearest(key, there)}")
-    elif len(there) > 1:
+        none = BenchError(f"{run.path} has no certification; `bench run` continues it")
+        raise next((c.fault for c in begun if isinstance(c, Damaged)), none)
+    chosen = [c for k, c in there.items() if k.startswith(key or "")]
+    if key is not None and len(chosen) != 1:
+        count = counted(len(chosen), "certification") if chosen else "no certification"
+        raise BenchError(f"{run.path} has {count} with key {key!r}{nearest(key, there)}")
+    if len(chosen) > 1:
         told = ", ".join(f"{k} (n={c.spec.n}, images={c.spec.images})" for k, c in there.items())
         raise BenchError(f"{run.path} was certified {len(there)} times; name one by --certification: {told}")
-    else:
-        chosen = list(there)
-    found = there[chosen[0]]
+    (found,) = chosen
     if faults := run.faults():
         raise faults[0]
     standing = found.status().sound()

@@ -53,10 +53,7 @@ def new_method(
     elif path.exists():
         problems.append(f"{path} is already there, and is left as it is")
     refuse(problems)
-    try:
-        path.write_text(template.render(values, title=title, class_name=class_name), encoding="utf-8")
-    except OSError as error:
-        stop([f"{path}: {error.strerror}"])
+    path.write_text(template.render(values, title=title, class_name=class_name), encoding="utf-8")
     typer.echo(f"wrote {path}; next:")
     word = shlex.quote(str(path))
     typer.echo(f"  bench check {word}")

@@ -28,7 +28,7 @@ Device = Annotated[str, option("--device", "NAME", "auto, cpu or cuda.")]
 SkipMisclassified = Annotated[
     bool, switch("--skip-misclassified", "Stop sampling an image whose selected class is wrong; abstention is then unknown.", CERTIFICATION)
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print problems only.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Print problems only.", rich_help_panel=OUTPUT)]
 Json = Annotated[bool, switch("--json", "Print JSON instead of text.", OUTPUT)]
 
 # ---- of commands that read results

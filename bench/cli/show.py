@@ -44,7 +44,9 @@ def show(
 
     With --image it traces one number: from the counts of an image to its radius and what it adds to the table.
     """
-    problems = _problems(image, {"--certification": certification, "--alpha": alpha, "--rule": rule})
+    problems = [f"--image {image} must be a whole number from 0 up"] if image is not None and image < 0 else []
+    of_image = {"--certification": certification, "--alpha": alpha, "--rule": rule}
+    problems += [f"{flag} goes with --image" for flag, value in of_image.items() if image is None and value is not None]
     check_alpha(alpha, problems)
     refuse(problems)
     from bench.registry import Registry
@@ -86,12 +88,6 @@ def show(
         return
     data = _run(subject)
     print_json(data) if as_json else _print_run(subject, data)
-
-
-def _problems(image: int | None, others: dict[str, object]) -> list[str]:
-    if image is None:
-        return [f"{flag} goes with --image" for flag, value in others.items() if value is not None]
-    return [f"--image {image} must be a whole number from 0 up"] if image < 0 else []
 
 
 # ---- a method
@@ -184,25 +180,18 @@ def _run(run: Subject) -> dict[str, Any]:
     """
     from bench.spec import to_json
     from bench.store.listing import command
-    from bench.store.runs import DEFAULT_ROOT, Run
+    from bench.store.runs import Run
     from bench.store.subject import Damaged
 
-    faults = run.faults()
+    faults, begun = run.faults(), list(run.begun())
     certifications = [
-        {"key": c.path.name.partition("-")[2], "damaged": c.reason} if isinstance(c, Damaged) else _certification(c, faults)
-        for c in run.begun()
+        {"key": c.path.name.partition("-")[2], "damaged": c.reason} if isinstance(c, Damaged) else _certification(c, faults) for c in begun
     ]
-    made = None
-    if isinstance(run, Run):
-        whole = [c.spec for c in run.begun() if not isinstance(c, Damaged)]
-        root = run.path.parent.parent.parent
-        made = f"bench run {command(run.spec, whole[0] if whole else None)}" + (
-            "" if root == DEFAULT_ROOT else f" --results {quote(str(root))}"
-        )
+    first = next((c.spec for c in begun if not isinstance(c, Damaged)), None)
     return {
         "path": str(run.path),
         "key": run.key,
-        "command": made,
+        "command": f"bench run {command(run.spec, first)}{_results_of(run)}" if isinstance(run, Run) else None,
         "spec": to_json(run.spec),
         "training": run.training(),
         "surveys": {name: _survey(run, name) for name in run.names() if SURVEY.match(name)},
@@ -212,6 +201,14 @@ def _run(run: Subject) -> dict[str, Any]:
         "curve": _read_curve(run) if isinstance(run, Run) else [],
         "certifications": certifications,
     }
+
+
+def _results_of(run: Subject) -> str:
+    """The flag that names the results folder of a run, if it is not the usual one."""
+    from bench.store.runs import DEFAULT_ROOT
+
+    root = run.path.parent.parent.parent
+    return "" if root == DEFAULT_ROOT else f" --results {quote(str(root))}"
 
 
 def _survey(run: Subject, name: str) -> dict[str, Any]:
@@ -273,7 +270,8 @@ def _print_run(run: Subject, data: dict[str, Any]) -> None:
         if values:
             say_long(f"{title}: {_words(values)}")
     if environment := data["environment"]:
-        _print_environment(environment)
+        flat = {name: f"({_words(value)})" if isinstance(value, dict) else value for name, value in environment.items()}
+        say_long(f"computed on: {_words(flat)}")
     if curve := data["curve"]:
         say("")
         say("training curve (some rows; all in curve.csv):")
@@ -289,20 +287,17 @@ def _trained(data: dict[str, Any]) -> str:
 def _print_certifications(run: Subject, items: list[dict[str, Any]]) -> None:
     """A table of the certifications that can be told apart by n, images and seed, and how one image of them is traced."""
     from bench.rules.rule import drawn_words
-    from bench.store.runs import DEFAULT_ROOT
 
     say("")
     if not items:
         say("no certification yet")
         return
     say("certifications:")
-    rows, first = [], None
+    rows = []
     alphas = {item["alpha"] for item in items if "alpha" in item}
-    for item in items:
-        if "damaged" in item:
-            continue
+    whole = [item for item in items if "damaged" not in item]
+    for item in whole:
         spec, acr = item["spec"], item.get(f"acr (alpha {item['alpha']})")
-        first = item if first is None else first
         rows.append(
             {
                 "key": item["key"],
@@ -322,26 +317,14 @@ def _print_certifications(run: Subject, items: list[dict[str, Any]]) -> None:
     for item in items:
         if "damaged" in item:
             say(f"certification {item['key']}: damaged: {item['damaged']}")
-    if first:
-        root = run.path.parent.parent.parent if run.source == "runs" else None
-        where = "" if root in (None, DEFAULT_ROOT) else f" --results {quote(str(root))}"
-        say(f"one image, step by step: bench show {run.key}{where} --image {first['first_image']}")
+    if whole:
+        where = _results_of(run) if run.source == "runs" else ""
+        say(f"one image, step by step: bench show {run.key}{where} --image {whole[0]['first_image']}")
     say("")
 
 
 def _words(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def _print_environment(environment: dict[str, Any]) -> None:
-    """On what it was computed: names and values, inner ones behind the outer name."""
-    parts = []
-    for name, value in environment.items():
-        if isinstance(value, dict):
-            parts.append(f"{name} ({_words(value)})")
-        else:
-            parts.append(f"{name} {value}")
-    say_long(f"computed on: {', '.join(parts)}")
 
 
 def _number(name: str, value: float | None) -> str:

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 import bench.cli.options as options
@@ -33,6 +32,8 @@ def status(
 
     Exit codes: 0 nothing is damaged, 1 something is, 2 usage.
     """
+    from rich.console import Console
+
     from bench.matrix.status import of_others, standings
     from bench.store.runs import Store
 
@@ -48,7 +49,7 @@ def status(
             print_json([{name: value for name, value in row.items() if name not in HIDDEN} for row in rows + certified + logs])
         else:
             if watch:
-                click.clear()
+                Console().clear()
             _print_runs(results, rows)
             _print_others("certified checkpoints", "certification", "checkpoints", certified)
             _print_others("imported logs", "log", "logs", logs)

@@ -45,6 +45,7 @@ def _traced(certification: Certification, image: int, alpha: float | None, wante
     import numpy as np
 
     from bench import rules
+    from bench.evidence.columns import Columns
     from bench.files import disk
 
     certification.status().sound()
@@ -62,7 +63,7 @@ def _traced(certification: Certification, image: int, alpha: float | None, wante
     bound = radius = None
     formula = ""
     if row.n:
-        counts = _counts(row)
+        counts = Columns.of([row]).counts
         bound = None if rule.takes_radii else float(rule.bounds(counts, alpha)[0])
         radius = float(rule.radii(counts, alpha, sigma)[0])
         radius = None if np.isnan(radius) else radius
@@ -72,15 +73,6 @@ def _traced(certification: Certification, image: int, alpha: float | None, wante
     adds = None if rule.acr == "none" else radius if right else 0.0
     found |= {"bound": bound, "radius": radius, "formula": formula}
     return found | {"correct": right, "adds": adds, "images": images}
-
-
-def _counts(row: Any) -> Any:
-    import numpy as np
-
-    from bench.rules.rule import Counts
-
-    count, n, runner_up = (np.array([value]) for value in (row.count, row.n, row.runner_up))
-    return Counts(count, n, runner_up)
 
 
 def say_trace(subject: Subject, found: dict[str, Any]) -> None:

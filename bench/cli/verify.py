@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +11,7 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import option, switch
-from bench.cli.common import check_alpha, check_value, existing_folder, print_json, refuse, say, use_plugins
+from bench.cli.common import check_alpha, check_value, existing_folder, print_json, refuse, say, say_some, use_plugins
 from bench.errors import BenchError, counted, nearest_folder
 from bench.spec import check_sigma, select_images
 
@@ -58,7 +58,7 @@ def verify(
         problems += [f"{flag} goes with --recertify" for flag, value in (("--seed", seed), ("--device", device)) if value is not None]
     if seed is not None and seed < 0:
         problems.append(f"--seed {seed} must be a whole number from 0 up")
-    is_log = _is_file(what)
+    is_log = os.path.isfile(what)  # noqa: PTH113 - any text may come
     of_a_log = {"--dataset": dataset, "--sigma": sigma, "--n": n, "--images": images}
     if is_log:
         problems += [
@@ -96,13 +96,6 @@ def verify(
     else:
         _print(what, report, again, log=is_log)
     raise typer.Exit(int(bool(report.failures)))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _folder_of(word: str, results: Path) -> Path:
@@ -185,22 +178,13 @@ def _as_json(what: Path, report: Report, again: Recertification | None) -> dict[
     }
 
 
-def _say_some(lines: Iterable[object], before: str, more: str = "") -> None:
-    """The first few of many lines, and how many there are besides."""
-    every = list(lines)
-    for line in every[:SHOWN]:
-        say(f"{before}{line}")
-    if len(every) > SHOWN:
-        say(f"{before}{more}{len(every) - SHOWN} more; --json lists all")
-
-
 def _print(what: Path, report: Report, again: Recertification | None, *, log: bool) -> None:
     by_file: dict[Path, list[Failure]] = defaultdict(list)
     for failure in report.failures:
         by_file[failure.file].append(failure)
     for file, failures in by_file.items():
-        _say_some(failures, "fails: ", f"{file}: ")
-    _say_some(report.unexpected, "unexpected: ")
+        say_some("fails: ", failures, SHOWN, f"{file}: ", "; --json lists all")
+    say_some("unexpected: ", report.unexpected, SHOWN, after="; --json lists all")
     for reason in report.unchecked:
         say(f"not checked: {reason}")
     for item in report.unfinished:
@@ -232,5 +216,5 @@ def _print(what: Path, report: Report, again: Recertification | None, *, log: bo
         if without := [evidence for evidence in report.finished if not evidence.weights]:
             rows = counted(sum(evidence.rows for evidence in without), "row", "8,")
             say(f"{rows} of {counted(len(without), 'certification', ',')} without weights, which cannot be certified again:")
-            _say_some((evidence.certification.path for evidence in without), "         ")
+            say_some("         ", [evidence.certification.path for evidence in without], SHOWN, after="; --json lists all")
     say(counted(len(report.failures), "failure", "8,") if report.failures else "everything that was checked holds")

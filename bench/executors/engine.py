@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
 
-from bench.errors import BenchError, UsageError, counted, nearest
+from bench.errors import BenchError, UsageError, counted, unknown
 from bench.executors import Executor
 from bench.executors import ray as on_ray
 from bench.executors import slurm as on_slurm
@@ -38,9 +38,7 @@ class Engine:
 
     def problems(self) -> list[str]:
         """Everything that is wrong with them."""
-        found = []
-        if self.name is not None and self.name not in ("local", *CLUSTERS):
-            found.append(f"--executor {self.name} is unknown{nearest(self.name, ('local', *CLUSTERS))}")
+        found = unknown("--executor", self.name, ("local", *CLUSTERS))
         if self.address is not None and self.name != "ray":
             found.append(f"--address {self.address} is for --executor ray")
         if self.resources and not self.cluster:
@@ -101,15 +99,8 @@ class Engine:
 
     def needs(self) -> Callable[[Task], Resources]:
         """`needs_of` for tasks, worked out once per row and number of devices."""
-        known: dict[tuple[str, int], Resources] = {}
-
-        def of(task: Task) -> Resources:
-            asked = task.spec.row, task.spec.train.devices
-            if asked not in known:
-                known[asked] = self.needs_of(*asked)
-            return known[asked]
-
-        return of
+        needs_of = cache(self.needs_of)
+        return lambda task: needs_of(task.spec.row, task.spec.train.devices)
 
     def pick_device(self) -> torch.device:
         """The device of this machine's cells. Of a cluster's only its kind is known: a GPU where one is asked for.
@@ -155,8 +146,7 @@ class Engine:
         if not self.isolated:
             return Here(cells), 1
         slots = self.slots_here(cells.values(), device, planned)
-        threads = slots[0].environment["OMP_NUM_THREADS"]
-        say(f"{counted(len(slots), 'cell')} side by side, {counted(int(threads), 'CPU thread')} each")
+        say(f"{counted(len(slots), 'cell')} side by side, {counted(int(slots[0]['OMP_NUM_THREADS']), 'CPU thread')} each")
         return LocalExecutor(slots, self.timeout), len(slots)
 
     def slots_here(self, cells: Collection[Cell], device: torch.device, planned: int) -> list[Slot]:
@@ -170,8 +160,8 @@ class Engine:
             return 1.0
         slots = self.slots_here(cells, device, planned)[: len(cells)]
         if device.type == "cuda":
-            return len({slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots})
-        threads = sum(int(slot.environment["OMP_NUM_THREADS"]) for slot in slots)
+            return len({slot["CUDA_VISIBLE_DEVICES"] for slot in slots})
+        threads = sum(int(slot["OMP_NUM_THREADS"]) for slot in slots)
         return max(1.0, min(threads, cores_here()) / torch.get_num_threads())
 
     def slurm(self, results: Path) -> on_slurm.Slurm:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import selectors
 import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,11 +31,8 @@ LAST_SECONDS = 1.0
 """What a worker gets beyond the grace before it is killed: all of it ends within 10 s of the first signal."""
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A place for one process: what its environment says of threads and GPUs."""
-
-    environment: Mapping[str, str]
+Slot = Mapping[str, str]
+"""A place for one process: what its environment says of threads and GPUs."""
 
 
 def share_out(
@@ -65,7 +61,7 @@ def share_out(
     each = max(1, cores // max(1, count))
     each = min(each, threads) if threads else each
     base = {"OMP_NUM_THREADS": str(each), "MKL_NUM_THREADS": str(each)}
-    return [Slot(base | ({"CUDA_VISIBLE_DEVICES": groups[number % len(groups)]} if gpus else {})) for number in range(max(1, count))]
+    return [base | ({"CUDA_VISIBLE_DEVICES": groups[number % len(groups)]} if gpus else {}) for number in range(max(1, count))]
 
 
 def slots_here(jobs: int | None, device: torch.device, per_gpu: int, cells: int, devices: int = 1) -> list[Slot]:
@@ -177,12 +173,12 @@ class LocalExecutor:
                         self._retire(place)
                     if outcome.kind == "oom" and worker.child.process.returncode == -signal.SIGKILL and number not in retried:
                         retried.add(number)
-                        smaller = _smaller_batch(tasks[number])
-                        watch.say(
-                            f"{tasks[number].name}: {outcome.reason}; tried again with {counted(smaller, 'sample')} per certification pass"
-                        )
-                        options = dataclasses.replace(tasks[number].options, batch=smaller)
-                        waiting.appendleft((number, dataclasses.replace(tasks[number], options=options, anew=False)))
+                        task = tasks[number]
+                        info = Store(task.results).run(task.spec).info
+                        batch = smaller_batch(task.options.batch, info, task.options.device)
+                        told = f"tried again with {counted(batch, 'sample')} per certification pass"
+                        watch.say(f"{task.name}: {outcome.reason}; {told}")
+                        waiting.appendleft((number, replace(task, options=replace(task.options, batch=batch), anew=False)))
                         continue
                     if outcome.state == "failed":
                         outcome = recorded(tasks[number], outcome, worker.trace, worker.log.decode(errors="replace"))
@@ -206,9 +202,8 @@ class LocalExecutor:
 
     def _start(self, place: int, plugins: tuple[Path, ...]) -> _Worker:
         ours, theirs = os.pipe()
-        environment = {"PYTHONUNBUFFERED": "1"} | dict(self.slots[place].environment)
         # Ctrl-C is for this process, which passes it on.
-        child = Child(environment, theirs, own_session=True, command=self.command)
+        child = Child({"PYTHONUNBUFFERED": "1", **self.slots[place]}, theirs, own_session=True, command=self.command)
         os.close(theirs)
         os.set_blocking(ours, False)
         worker = self.workers[place] = _Worker(child, ours, plugins)
@@ -252,11 +247,8 @@ class LocalExecutor:
                 worker.kill()
             return None
         if worker.asked:
-            return Outcome(
-                state="failed",
-                kind="timeout",
-                reason=f"took longer than --timeout {self.timeout:g} s; run the same command again to continue it",
-            )
+            reason = f"took longer than --timeout {self.timeout:g} s; run the same command again to continue it"
+            return Outcome(state="failed", kind="timeout", reason=reason)
         if code == -signal.SIGKILL and _oom_kills() > worker.oom_kills:
             return Outcome(state="failed", kind="oom", reason="its process was killed by the system for want of memory")
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code} in the middle"
@@ -280,10 +272,6 @@ def recorded(task: Task, outcome: Outcome, trace: str = "", log: str = "") -> Ou
     certification = Store(task.results).run(task.spec).certification(task.certify)
     state = record_failure(certification, outcome.kind, outcome.reason, trace, log)
     return outcome if state == "failed" else Outcome(state=state)
-
-
-def _smaller_batch(task: Task) -> int:
-    return smaller_batch(task.options.batch, Store(task.results).run(task.spec).info, task.options.device)
 
 
 def _oom_kills() -> int:

@@ -151,12 +151,9 @@ def check_installed(address: str | None) -> None:
         raise BenchError("--executor ray needs Ray: pip install 'certbench[ray]'") from None
     if tuple(map(int, found.split(".")[:2])) < LEAST:
         raise BenchError(f"--executor ray needs Ray {'.'.join(map(str, LEAST))} or later, for its token authentication, not {found}")
-    place = _token_file()
-    if (
-        address is not None
-        and os.environ.get("RAY_AUTH_MODE", "token") == "token"
-        and not (os.environ.get("RAY_AUTH_TOKEN") or place.is_file())
-    ):
+    place = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    token = os.environ.get("RAY_AUTH_TOKEN") or place.is_file()
+    if address is not None and os.environ.get("RAY_AUTH_MODE", "token") == "token" and not token:
         raise BenchError(
             f"--address {address}: there is no token for it in RAY_AUTH_TOKEN or {place}; RAY_AUTH_MODE=disabled does without, where "
             "nobody else can reach the cluster"
@@ -174,10 +171,6 @@ def prepare(address: str | None) -> None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and address is None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def _token_file() -> Path:
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def _look(tasks: Sequence[Task], numbers: Sequence[int], begun: set[int], watch: Watch) -> None:

@@ -125,12 +125,8 @@ class Slurm:
         if self.cap is None or self.cap >= sum(sizes):
             return sizes
         if self.cap < len(sizes):
-            raise UsageError(
-                [
-                    f"--jobs {self.cap} is less than the {len(sizes)} arrays that these cells need: one for each choice of resources and "
-                    f"{ARRAY_JOBS} jobs"
-                ]
-            )
+            needed = f"the {len(sizes)} arrays that these cells need: one for each choice of resources and {ARRAY_JOBS} jobs"
+            raise UsageError([f"--jobs {self.cap} is less than {needed}"])
         shares = [1] * len(sizes)
         for _ in range(self.cap - len(sizes)):
             place = max(range(len(sizes)), key=lambda n: sizes[n] / shares[n])

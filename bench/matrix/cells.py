@@ -94,14 +94,20 @@ def run_cell(cell: Cell, store: Store, options: Options, report: Report, stop: S
 
 
 class _Watched:
-    """A report that also tells the claim, and looks whether the method left the process as it was."""
+    """A report that also tells the claim, and looks whether the method left the process as it was.
 
-    def __init__(self, report: Report, work: Work, check_settings: Callable[[], None]) -> None:
-        self.report, self.work, self.check_settings, self.say = report, work, check_settings, report.say
+    Args:
+        part: what a report calls all phases of a cell that is a part of another cell's work.
+    """
+
+    def __init__(self, report: Report, work: Work, check_settings: Callable[[], None], part: str = "") -> None:
+        self.report, self.work, self.check_settings, self.part, self.say = report, work, check_settings, part, report.say
 
     def progress(self, phase: str, done: int, total: int, note: str = "") -> None:
         self.check_settings()
         self.work.note(phase, done, total)
+        if self.part:
+            phase, note = self.part, f"{self.part}: {note}" if note else ""
         self.report.progress(phase, done, total, note)
 
 
@@ -173,7 +179,7 @@ def _trained_prior(cell: Cell, store: Store, options: Options, report: Report, s
                 if work.begin() == "diverged":
                     break
                 report.say(f"{cell.name}: trained first, for what is asked of it")
-                own = _Watched(_Renamed(report, "prior"), work, check_settings)
+                own = _Watched(report, work, check_settings, "prior")
                 with _team(cell, work, options, stop) as team:
                     train(cell, store, work, options, own, stop, team)
         except claims.Claimed as error:
@@ -189,16 +195,6 @@ def _trained_prior(cell: Cell, store: Store, options: Options, report: Report, s
         raise BenchError(f"the model of {cell.name}, which is asked, diverged: {training.get('reason')}")
     sha256 = str(training["weights_sha256"])
     return Witness(load_weights(run, sha256, options.device), cell.spec.sigma, sha256)
-
-
-class _Renamed:
-    """A report whose phases all have one name: a part of another cell's work."""
-
-    def __init__(self, report: Report, phase: str) -> None:
-        self.report, self.phase, self.say = report, phase, report.say
-
-    def progress(self, phase: str, done: int, total: int, note: str = "") -> None:
-        self.report.progress(self.phase, done, total, f"{self.phase}: {note}" if note else "")
 
 
 def train(cell: Cell, store: Store, work: Work, options: Options, report: Report, stop: StopSignals, team: Team) -> nn.Module:

@@ -124,7 +124,7 @@ def estimate(
             certification = store.run(spec).certification(cell.certify)
             standing = Status("missing") if cell.id in anew else certification.status().sound()
             network = _network(spec.train.arch, info, spec.train.precision, device)
-            passes = _passes(cell.method, info)
+            passes = _passes_per_image(cell.method, info)
             sampled = _certification(spec.train.arch, info, cell.certify.sampling, device)
         except (Exception, SystemExit):
             continue  # what fails here fails again, and says why, when its turn comes
@@ -205,9 +205,7 @@ def _times(trainer: Trainer, first: int) -> dict[int, float]:
     return times
 
 
-@cache
-def _passes(method: Method, info: DatasetInfo) -> Passes:
-    return passes_per_image(method, info)
+_passes_per_image = cache(passes_per_image)
 
 
 def _memory(network: _Network, passes: Passes, train: TrainSpec, info: DatasetInfo, micro_batch: int | None) -> int:

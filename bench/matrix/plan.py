@@ -53,7 +53,6 @@ class Request:
     protocol: str = "quick"
     recipe: str = "official"
     changes: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    priors: bool = True  # whether a method may ask the model of another
 
 
 @dataclass(frozen=True)
@@ -97,20 +96,23 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def make_plan(request: Request, registry: Registry) -> Plan:
+def make_plan(request: Request, registry: Registry, *, priors: bool = True) -> Plan:
     """Expands a request: methods x data sets x sigmas x seeds.
+
+    Args:
+        priors: whether a method may ask the model of another.
 
     Raises:
         UsageError: everything that is wrong with it, one sentence each.
     """
-    return _Planner(request, registry).plan()
+    return _Planner(request, registry, priors).plan()
 
 
 class _Planner:
     """One request on its way to cells. What is wrong is told and replaced by something valid, so that the rest can be checked as well."""
 
-    def __init__(self, request: Request, registry: Registry) -> None:
-        self.request, self.registry = request, registry
+    def __init__(self, request: Request, registry: Registry, priors: bool) -> None:
+        self.request, self.registry, self.priors = request, registry, priors
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.protocol = PROTOCOLS.get(request.protocol, PROTOCOLS[DEFAULT_PROTOCOL])
@@ -167,7 +169,7 @@ class _Planner:
 
     def prior(self, cell: Cell) -> Cell | None:
         """The cell whose model another asks, if it asks one."""
-        if not self.request.priors and (asked := prior_of(cell.method)):
+        if not self.priors and (asked := prior_of(cell.method)):
             raise BenchError(f"{cell.spec.method} asks the model of {asked.method}, so none may ask its own")
         return prior_cell(cell.spec, cell.method, self.registry)
 
@@ -270,10 +272,9 @@ def prior_cell(spec: RunSpec, method: Method, registry: Registry) -> Cell | None
         protocol=spec.protocol,
         recipe=spec.recipe,
         changes=words,
-        priors=False,
     )
     try:
-        cells = make_plan(request, registry).cells
+        cells = make_plan(request, registry, priors=False).cells
     except UsageError as error:
         raise UsageError([f"{spec.method} asks the model of {prior.method}: {problem}" for problem in error.problems]) from None
     if len(cells) != 1:

@@ -28,14 +28,7 @@ def standings(store: Store) -> list[Row]:
     for row in Listing(store).rows():
         found = planned.pop(Path(row["path"]).relative_to(store.root).as_posix(), None)
         rows.append(_standing(store, now, row, *(found or (None, "no"))))
-    blank = dict.fromkeys(COLUMNS, "") | {
-        "state": "missing",
-        "images certified": "none",
-        "reason": None,
-        "kind": "",
-        "log": "",
-        "epochs": 0,
-    }
+    blank = dict.fromkeys((*COLUMNS, "kind", "log"), "") | {"state": "missing", "images certified": "none", "reason": None, "epochs": 0}
     for cell, alive in planned.values():
         rows.append(_standing(store, now, blank | cell.names | {"path": str(store.root / cell.folder)}, cell, alive))
     return rows
@@ -43,7 +36,7 @@ def standings(store: Store) -> list[Row]:
 
 def of_others(store: Store, source: Source) -> list[Row]:
     """The certifications of checkpoints, or imported logs, in the fields of `standings` besides their own; no line continues them."""
-    blank = dict.fromkeys(COLUMNS, "") | {"kind": "", "log": "", "retry": None, "job": None}
+    blank = dict.fromkeys((*COLUMNS, "kind", "log"), "") | {"retry": None, "job": None}
     return [blank | row for row in others(store, source, store.walked)]
 
 
