@@ -69,6 +69,17 @@ def test_a_frame_of_a_model_goes_everywhere() -> None:
     assert bench.summary(pd.concat([both, other]))["table"].nunique() == 2  # other images share no table
 
 
+def test_models_of_one_class_keep_their_own_numbers() -> None:
+    """Other weights, other labels: each row of a shared frame has the ACR that it has alone."""
+    faint = Halves()
+    torch.nn.init.constant_(faint.gain, -1.0)
+    made = [bench.SmoothedClassifier(model, 0.5, name=name).certify(X, Y, n=1000) for model, name in ((Halves(), "one"), (faint, "two"))]
+    alone = [bench.acr(frame["radius"], frame["correct"]) for frame in made]
+    assert alone[0] != alone[1]
+    found = bench.summary(pd.concat(made), ["ACR"]).set_index("row")["mean"]
+    assert [found["one"], found["two"]] == pytest.approx(alone)
+
+
 def test_arrays_are_taken_as_tensors_are() -> None:
     smoothed = bench.SmoothedClassifier(Halves(), 0.5)
     frames = [smoothed.certify(x, y, n=500) for x, y in ((X, Y), (X.double().numpy(), Y.numpy()), (X.numpy().tolist(), Y.tolist()))]

@@ -173,7 +173,8 @@ class SmoothedClassifier:
         spec = CheckpointSpec(dataset=info.name, sigma=self.sigma, arch=kind, normalization="none", weights_sha256=weights)
         origin = {"name": self.name or row_of(kind), "tensors_sha256": weights} | ({"row": self.name} if self.name else {})
         records = {"dataset.json": facts_of(info), "origin.json": origin}
-        return Checkpoint(Path(f"a {kind} in memory"), spec, records | {"": dict.fromkeys(records, "file")})
+        place = Path(f"a {kind} in memory, {origin['name']} {spec.key}")  # tables keep what they read of a subject by its place
+        return Checkpoint(place, spec, records | {"": dict.fromkeys(records, "file")})
 
 
 def _images(values: Any) -> Tensor:

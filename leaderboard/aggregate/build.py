@@ -94,8 +94,8 @@ def _takes(overrides: Mapping[str, Scalar], subject: Subject, own: Mapping[str, 
 
 def _ways(family: _Family, notes: list[str]) -> dict[str, list[Certification]]:
     """Way of certification -> those of the family, begun or not; adds to the notes why there is none."""
-    begun = {subject.path: _once_each(subject) for subject in family.subjects}
-    specs = {way: c.spec for found in begun.values() for way, c in found.items()}
+    begun = [_once_each(subject) for subject in family.subjects]
+    specs = {way: c.spec for found in begun for way, c in found.items()}
     first = family.subjects[0]
     if isinstance(first, Run) and not specs:
         if first.spec.protocol not in PROTOCOLS:
@@ -104,9 +104,9 @@ def _ways(family: _Family, notes: list[str]) -> dict[str, list[Certification]]:
         spec = first.info.protocol(PROTOCOLS[first.spec.protocol]).certify
         specs = {spec.key: spec}
     ways: dict[str, list[Certification]] = defaultdict(list)
-    for subject in family.subjects:
-        missed = isinstance(subject, Run) and not begun[subject.path]
-        found = {way: subject.certification(spec) for way, spec in specs.items()} if missed else begun[subject.path]
+    for subject, own in zip(family.subjects, begun, strict=True):
+        missed = isinstance(subject, Run) and not own
+        found = {way: subject.certification(spec) for way, spec in specs.items()} if missed else own
         for way, certification in found.items():
             ways[way].append(certification)
     return ways
