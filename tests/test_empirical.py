@@ -321,7 +321,7 @@ def test_the_images_that_were_asked_for(bench: Call, trained: Store) -> None:
         (("RUN", "--eps", "1", "--images", "1-9"), "--images 1-9 has none of the certified images, which are every:1000"),
         (("RUN", "--eps", "1", "--images", "few"), "--images=few is no selection"),
         (("RUN", "--eps", "1", "--device", "tpu"), "unknown device 'tpu'"),
-        (("RUN", "--eps", "1", "--csv", "/nowhere/a.csv"), "--csv /nowhere/a.csv: name a file in a folder that is there"),
+        (("RUN", "--eps", "1", "--csv", "/nowhere/a.csv"), "--csv /nowhere/a.csv: there is no folder /nowhere"),
         (("RUN", "--eps", "1", "--certification", "zz"), "has no certification with key 'zz'"),
         (("zz", "--eps", "1"), "no run in"),
         (("EVIDENCE", "--eps", "1"), "holds no weights (evidence only)"),
