@@ -147,6 +147,7 @@ def rows_passed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
         return float(passed - before)
 
     monkeypatch.setattr(cost, "_seconds", seconds)
+    monkeypatch.setattr(cost, "now", lambda device: float(passed))
     monkeypatch.setattr(cost, "ENOUGH_SECONDS", 64)
     timed = (cost._network, cost._certification)
     for cached in timed:
