@@ -81,7 +81,7 @@ def test_the_page_on_methods_prints_the_later_ones_beside_the_nine() -> None:
 
 
 SIGMA = 0.5
-IMAGES = "every:500"  # 20 of the 500 that were certified
+IMAGES = "every:1000"  # 10 of the 500 that were certified
 
 
 @pytest.mark.filterwarnings("default")  # the notice below
