@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from fake_store import N, add, run_spec
+from pages import script
 from test_contract import GOOD
 
 from bench.datasets import DATASETS
@@ -27,17 +26,8 @@ ROOT = Path(__file__).parent.parent
 MNIST = DATASETS["mnist"]
 
 
-def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("presets_tool", ROOT / "tools" / "presets.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_table_of_presets_is_that_of_the_methods() -> None:
-    written = tool()
+    written = script("tools/presets.py")
     assert written.FILE.read_text() == written.text(), "python tools/presets.py"
 
 

@@ -68,11 +68,10 @@ def test_the_page_on_methods_prints_the_later_ones_beside_the_nine() -> None:
     quick = api.load_results(QUICK)
     frame = pd.concat([quick[quick["seed"] == 0], api.load_results(NEWER)])
     summary = api.summary(frame, metrics=["ACR", "r=0"]).set_index(["row", "sigma", "metric"])["mean"]
-    sigma, shown = "", {}
-    for line in api.table(frame, metrics=["ACR", "r=0"]).splitlines():
-        if found := re.match(r"(0\.25|0\.50|1\.00|)\s+(\S+)(?: \(\w\))* +(\d\.\d{4})(\+?) ", line):
-            sigma = found[1] or sigma
-            shown[found[2], float(sigma)] = f"**{found[3]}**" if found[4] else found[3]
+    shown = {}
+    for section in json.loads(api.table(frame, "json", metrics=["ACR"]))["groups"][0]["sections"]:
+        for row in section["rows"]:
+            shown[row["row"], section["sigma"]] = f"{'**' * row['tied']}{row['metrics']['ACR']['mean']:.4f}{'**' * row['tied']}"
     sigmas = (0.25, 0.5, 1.0)
     assert len(shown) == 14 * len(sigmas)
     for row in {row for row, _ in shown}:

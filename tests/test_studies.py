@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pages import script
 from typer.testing import Result
 
 import bench as api
@@ -297,26 +297,17 @@ def test_the_ablation_changes_one_switch_at_a_time_to_what_the_paper_prints() ->
     }
 
 
-def ablation() -> Any:
-    found = importlib.util.spec_from_file_location("ablation", ROOT / "studies" / "ablation.py")
-    assert found
-    assert found.loader
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
 def test_the_table_of_the_ablation_holds_every_row_of_its_study() -> None:
     plan, _ = study.read(ROOT / "studies" / "ablation.toml").request.prepare()
     planned = {(cell.spec.row, *sorted(name for name in cell.spec.changes if "." in name)) for cell in plan.cells}
-    switches = ablation().SWITCHES
+    switches = script("studies/ablation.py").SWITCHES
     sides = [side for _, code, paper, change in switches for side in ((code, ""), (paper, change))]
     shown = {(row, f"train.{change.partition('=')[0]}") if change else (row,) for row, change in sides}
     assert shown == planned
 
 
 def test_the_table_of_the_ablation_is_what_compare_says(bench: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ablation()
+    module = script("studies/ablation.py")
     monkeypatch.setattr(module, "SWITCHES", [("it", "gaussian", "stability", ""), ("not there", "gaussian", "gaussian", "batch=1")])
     header, _, *lines = module.lines(ROOT / "results" / "quick")
     told = [dict(zip(header.split("|"), line.split("|"), strict=True)) for line in lines]

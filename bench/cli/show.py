@@ -16,7 +16,7 @@ from bench.cli.command import CERTIFICATION, option
 from bench.cli.common import check_alpha, clock, existing_folder, print_json, print_rows, refuse, say, say_long, stop, use_plugins
 from bench.cli.trace import say_trace, trace
 from bench.errors import BenchError, counted, lies_here, nearest
-from bench.files.walk import SURVEY
+from bench.files.disk import SURVEY
 
 if TYPE_CHECKING:
     from bench.method import Method

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import mmap
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,11 +38,13 @@ LIMITS: Mapping[str, int] = {
 }
 """The largest size of a stored file in bytes, by its name; OTHERS holds for the rest. docs/notes/verification.md has the same table."""
 OTHERS = MIB
+SURVEY = re.compile(r"survey-[a-z0-9][a-z0-9_-]{0,63}-\d{1,9}\.jsonl\Z")
+"""The names of the files of a run's surveys."""
 
 
 def limit_of(name: str) -> int:
-    """The largest size of a stored file in bytes; a survey's name begins with that word."""
-    return LIMITS.get("survey" if name.startswith("survey-") else name, OTHERS)
+    """The largest size of a stored file of that name in bytes."""
+    return LIMITS.get("survey" if SURVEY.match(name) else name, OTHERS)
 
 
 Kind = Literal["file", "folder", "link", "pipe", "socket", "device"]

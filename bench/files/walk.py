@@ -31,7 +31,6 @@ KEYED = re.compile(r".+-[0-9a-f]{16}\Z", re.DOTALL)
 CERTIFICATION = "certify-"
 _TEMPORARY = re.compile(r"\.[^/]*\.tmp\Z|\.clock-", re.DOTALL)
 _CLAIM = re.compile(r"claim-[1-9]\d{0,8}\.json\Z")
-SURVEY = re.compile(r"survey-[a-z0-9][a-z0-9_-]{0,63}-\d{1,9}\.jsonl\Z")
 _OF_PEOPLE = re.compile(r"(README|LICENSE|NOTICE)(\.\w+)?\Z|[^.].*\.md\Z|\.git(ignore|keep|attributes)\Z|\.DS_Store\Z|\.nfs[0-9a-f]+\Z")
 _SET_ASIDE = {".matrix", ".replaced", ".studies", ".git", ".ipynb_checkpoints"}
 _EARLIER = {".index.json", "columns.bin"}
@@ -176,7 +175,7 @@ def strangers(folder: Path, names: Mapping[str, disk.Kind], what: str) -> tuple[
     unexpected: list[Fault] = []
     known = FILES[what]
     for name, kind in names.items():
-        if kind == "file" and (name in known or passing(name) or (what == "run" and SURVEY.match(name))):
+        if kind == "file" and (name in known or passing(name) or (what == "run" and disk.SURVEY.match(name))):
             continue
         path, certification = folder / name, what in ("run", "subject") and name.startswith(CERTIFICATION)
         if kind == "folder":

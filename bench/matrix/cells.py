@@ -126,9 +126,10 @@ def _attempt(cell: Cell, store: Store, work: Work, options: Options, report: Rep
                 if not out_of_memory(error):
                     raise
         # Here and not above, where the error still keeps the tensors of its frames, and helpers go on with the old number.
-        options = dataclasses.replace(options, batch=(smaller := smaller_batch(options.batch, work.run.info, options.device)))
-        batch = counted(smaller, "sample")
-        report.say(f"{cell.name}: out of memory; certification goes on with {batch} per pass, which changes no count")
+        batch = smaller_batch(options.batch, work.run.info, options.device)
+        options = dataclasses.replace(options, batch=batch)
+        told = f"certification goes on with {counted(batch, 'sample')} per pass, which changes no count"
+        report.say(f"{cell.name}: out of memory; {told}")
         with _team(cell, work, options, stop) as team:
             certify(work.certification, model, cell.sources, options, report, stop, team)
         return Outcome(state="done")
