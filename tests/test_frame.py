@@ -37,10 +37,10 @@ from bench.spec import CertifySpec, canonical, to_json
 from bench.store.runs import Store
 from bench.verify import verify
 from leaderboard import metrics
-from leaderboard.aggregate import Filters, Group, collect, with_constant
+from leaderboard.aggregate import Filters, collect, with_constant
 from leaderboard.frame.load import read
 from leaderboard.frame.schema import COLUMNS, NULLABLE, WORDS
-from leaderboard.tables import render, with_marks
+from leaderboard.tables import render
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results" / "reference"
@@ -58,11 +58,6 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(scope="module")
 def reference() -> pd.DataFrame:
     return bench.load_results(REFERENCE)
-
-
-def marked(groups: Sequence[Group], format: str) -> str:
-    """The tables of the store with the marks that a table has by default."""
-    return render([with_marks(group, "test") for group in groups], format)
 
 
 def read_logs(store: Store, tmp_path: Path) -> None:
@@ -178,7 +173,7 @@ def test_a_damaged_record_of_a_certification_leaves_that_one_out(source: str, st
     assert entry["state"] == "damaged"
     assert str(file) in entry["reason"]
     assert set(frame["seed"]) == {0}
-    assert bench.table(frame, "json") == marked(collect(store, metrics=["all"]), "json")
+    assert bench.table(frame, "json") == render(collect(store, metrics=["all"]), "json")
 
 
 def test_what_is_damaged_is_named_by_its_path_whatever_is_in_it(tmp_path: Path) -> None:
@@ -223,7 +218,7 @@ def test_alpha_is_applied_when_evidence_is_read(reference: pd.DataFrame) -> None
     assert (loose["radius"] >= reference["radius"]).all()
     assert (loose["radius"] > reference["radius"]).any()
     expected = collect(Store(REFERENCE), alpha=0.05)
-    assert bench.table(loose) == marked(expected, "terminal")
+    assert bench.table(loose) == render(expected, "terminal")
     both = pd.concat([reference, loose])
     assert len(bench.summary(both)) == 2 * len(bench.summary(reference))
 
@@ -243,8 +238,8 @@ def test_a_rule_that_does_not_read_the_counts_leaves_them_out(store: Store) -> N
     frame = bench.load_results(store.root, rule="confidence-sequence")
     assert set(frame["rule"]) == {"confidence-sequence"}
     assert [entry["state"] for entry in frame.attrs["left_out"]] == ["refused"]
-    assert bench.table(frame) == marked(collect(store, rule="confidence-sequence"), "terminal")
-    assert bench.table(frame, "json") == marked(collect(store, rule="confidence-sequence", metrics=["all"]), "json")
+    assert bench.table(frame) == render(collect(store, rule="confidence-sequence"), "terminal")
+    assert bench.table(frame, "json") == render(collect(store, rule="confidence-sequence", metrics=["all"]), "json")
     with pytest.raises(BenchError, match="clopper-pearson"):
         bench.load_results(store.root, rule="cloper-pearson")
 
@@ -300,11 +295,11 @@ def test_a_frame_gives_the_tables_that_the_store_gives(runs: list[tuple[Any, ...
     fill(store, runs)
     frame = bench.load_results(store.root)
     for mix in (False, True):
-        assert bench.table(frame, "json", mix=mix) == marked(collect(store, metrics=["all"], mix=mix), "json")
+        assert bench.table(frame, "json", mix=mix) == render(collect(store, metrics=["all"], mix=mix), "json")
     for seeds in ((0,), (0, 1)):
         chosen = [run for run in runs if run[1] in seeds]
         if chosen and all(seed in {run[1] for run in runs} for seed in seeds):
-            expected = marked(collect(store, Filters(seeds=seeds)), "csv")
+            expected = render(collect(store, Filters(seeds=seeds)), "csv")
             assert bench.table(frame, "csv", seeds=seeds) == expected
 
 
@@ -319,9 +314,9 @@ def test_logs_and_checkpoints_give_the_tables_that_the_store_gives(store: Store,
     add(store, run_spec(), LESS, certify=OTHER)
     frame = bench.load_results(store.root)
     for mix, format in itertools.product((False, True), ("terminal", "markdown", "latex", "csv", "json")):
-        assert bench.table(frame, format, metrics=["all"], mix=mix) == marked(collect(store, metrics=["all"], mix=mix), format)
+        assert bench.table(frame, format, metrics=["all"], mix=mix) == render(collect(store, metrics=["all"], mix=mix), format)
     constant = [with_constant(group) for group in collect(store, metrics=["all"])]
-    assert bench.table(frame, "csv", metrics=["all"], constant=True) == marked(constant, "csv")
+    assert bench.table(frame, "csv", metrics=["all"], constant=True) == render(constant, "csv")
     with pytest.raises(BenchError, match="mixture"):
         bench.table(frame, mix=True, constant=True)
 
@@ -333,7 +328,7 @@ def test_files_that_the_suite_did_not_write_are_noted(store: Store) -> None:
     (note,) = frame.attrs["notes"]
     assert str(run.path / "thoughts.txt") in note
     assert note in bench.summary(frame)["notes"][0]
-    assert bench.table(frame) == marked(collect(store), "terminal")
+    assert bench.table(frame) == render(collect(store), "terminal")
 
 
 def weights(metadata: dict[str, str]) -> bytes:
@@ -368,7 +363,7 @@ def test_a_frame_never_asks_the_disk(store: Store, monkeypatch: pytest.MonkeyPat
     foreign(store, "c.pth")
     frame = bench.load_results(store.root)
     expected = bench.table(frame, "json")
-    assert expected == marked(collect(store, metrics=["all"]), "json")
+    assert expected == render(collect(store, metrics=["all"]), "json")
     assert set(bench.summary(frame[frame["row"] == "gaussian"])["status"]) == {"1/2 seeds, 1 copy"}
     assert "hold the same weights" in expected
     shutil.rmtree(store.root)
@@ -392,7 +387,7 @@ def test_published_logs_alone_and_beside_runs_have_a_summary(rows: Sequence[str]
         add(store, run_spec(row))
     frame = bench.load_results(store.root)
     assert set(bench.summary(frame)["row"]) == {"plain", "other", *rows}
-    assert bench.table(frame) == marked(collect(store), "terminal")
+    assert bench.table(frame) == render(collect(store), "terminal")
 
 
 def test_two_logs_of_one_run_are_both_refused_and_hide_no_other(store: Store, tmp_path: Path) -> None:
@@ -406,7 +401,7 @@ def test_two_logs_of_one_run_are_both_refused_and_hide_no_other(store: Store, tm
     assert {entry["path"] for entry in frame.attrs["left_out"]} == folders
     assert set(frame["row"].astype(str) + " " + frame["training"].astype(str)) == {"plain 1", "other 1"}
     assert set(bench.summary(frame)["status"]) == {"done"}
-    assert bench.table(frame) == marked(collect(store), "terminal")
+    assert bench.table(frame) == render(collect(store), "terminal")
     assert {str(failure.file) for failure in verify(store.root).failures} == folders
 
 
@@ -431,7 +426,7 @@ def test_the_reference_gives_what_the_command_prints(name: str, reference: pd.Da
 
 def test_a_summary_has_the_means_of_the_table(reference: pd.DataFrame) -> None:
     found = bench.summary(reference, metrics=["ACR", "r=0.5", 1.0, "abstention"])
-    lines = list(csv.DictReader(io.StringIO(marked(collect(Store(REFERENCE), metrics=["ACR", "0.5", "1.0", "abstention"]), "csv"))))
+    lines = list(csv.DictReader(io.StringIO(render(collect(Store(REFERENCE), metrics=["ACR", "0.5", "1.0", "abstention"]), "csv"))))
     assert len(found) == len(lines)
     words = {"ACR": "ACR", "0.50": "r=0.5", "1.00": "1", "abstention": "abstention"}
     for row, line in zip(found.to_dict("records"), lines, strict=True):
@@ -460,7 +455,7 @@ def test_a_summary_is_what_pandas_gives(store: Store) -> None:
 def test_a_filtered_frame_shows_what_the_filtered_command_shows(reference: pd.DataFrame) -> None:
     quick = reference[(reference["protocol"] == "quick") & reference["method"].isin(["gaussian", "smoothmix"])]
     expected = collect(Store(REFERENCE), Filters(protocols=["quick"], methods=["gaussian", "smoothmix"]))
-    assert bench.table(quick) == marked(expected, "terminal")
+    assert bench.table(quick) == render(expected, "terminal")
 
 
 def test_a_seed_that_was_filtered_away_is_missed_unless_it_is_not_wanted(store: Store) -> None:
@@ -470,7 +465,7 @@ def test_a_seed_that_was_filtered_away_is_missed_unless_it_is_not_wanted(store: 
     some = frame[(frame["row"] == "macer") & (frame["seed"] < 2)]
     assert set(bench.summary(some)["status"]) == {"2/3 seeds"}
     assert bench.summary(some)["mean"].isna().all()
-    assert bench.table(some, seeds=[0, 1]) == marked(collect(store, Filters(methods=["macer"], seeds=[0, 1])), "terminal")
+    assert bench.table(some, seeds=[0, 1]) == render(collect(store, Filters(methods=["macer"], seeds=[0, 1])), "terminal")
 
 
 def test_a_frame_that_lost_what_it_knew_of_seeds_says_so(store: Store, tmp_path: Path) -> None:

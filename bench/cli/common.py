@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -254,6 +255,11 @@ def say_some(before: str, lines: Sequence[object], most: int, more: str = "", af
 def width_of_terminal(otherwise: int) -> int:
     """Characters of a line: what COLUMNS says, or the terminal; `otherwise` where the output is no terminal."""
     return shutil.get_terminal_size((otherwise, 24)).columns
+
+
+def shows_color() -> bool:
+    """Whether the output is a terminal, and NO_COLOR is not set."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

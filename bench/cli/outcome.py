@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bench.cli.common import width_of_terminal, write_file
+from bench.cli.common import shows_color, width_of_terminal, write_file
 
 if TYPE_CHECKING:
     from bench.api.matrix import Matrix
@@ -39,16 +38,14 @@ def how_to_resume(request: RunRequest) -> str:
 def conclude(matrix: Matrix, plot: Path | None, *, table: bool) -> None:
     """Prints the table of what is done, draws the picture, and says what to type next."""
     from bench.matrix.report import line
-    from leaderboard.tables import render, with_marks
+    from leaderboard.tables import render
 
     if not any(state == "done" for state in matrix.states.values()):
         return
     groups = matrix.groups() if table or plot else ()
     if table and groups:
-        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        shown = [with_marks(group, "test") for group in groups]
         matrix.say("")
-        typer.echo(render(shown, "terminal", width=width_of_terminal(120), color=color).rstrip("\n"))
+        typer.echo(render(groups, "terminal", width=width_of_terminal(120), color=shows_color()).rstrip("\n"))
         matrix.say("")
     if plot:
         _draw(matrix, plot, groups)

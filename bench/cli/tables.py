@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -18,6 +15,7 @@ from bench.cli.common import (
     filters,
     format_of,
     refuse,
+    shows_color,
     use_plugins,
     width_of_terminal,
     words,
@@ -109,15 +107,14 @@ def table(
     use_plugins(plugin, "method", "data set", "metric", metrics=columns)
 
     from bench.store.runs import Store
-    from leaderboard.aggregate import Filters, collect, with_constant
-    from leaderboard.formats import render
+    from leaderboard.aggregate import Filters, collect
     from leaderboard.metrics import DEFAULT
-    from leaderboard.tables import document, with_marks
+    from leaderboard.tables import render
 
     width = width_of_terminal(120)
 
     if number is not None:
-        from leaderboard import paper
+        from leaderboard import formats, paper
 
         built = paper.build(
             number,
@@ -131,7 +128,7 @@ def table(
             where=where or (),
             empty=against is not None,
         )
-        deliver(render(paper.document(built, against=against is not None), form, width=width), out)
+        deliver(formats.render(paper.document(built, against=against is not None), form, width=width), out)
         return
     groups = collect(
         Store(results),
@@ -142,8 +139,5 @@ def table(
         metrics=columns or (("all",) if form == "json" else DEFAULT),
         mix=mix,
     )
-    groups = tuple(with_marks(group, marks or "test") for group in groups)
-    groups = tuple(map(with_constant, groups)) if constant else groups
-    groups = tuple(dataclasses.replace(group, show_trust=status) for group in groups)
-    color = form == "terminal" and out is None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    deliver(render(document(groups), form, width=width, color=color), out)
+    color = form == "terminal" and out is None and shows_color()
+    deliver(render(groups, form, marks=marks or "test", constant=constant, status=status, width=width, color=color), out)

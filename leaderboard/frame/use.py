@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.errors import BenchError
-from leaderboard.aggregate import with_constant
 from leaderboard.frame.arguments import several, word
 from leaderboard.frame.memory import groups_of
 from leaderboard.metrics import DEFAULT, columns_of
-from leaderboard.tables import records, render, with_marks
+from leaderboard.tables import records, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,10 +119,7 @@ def table(
     word(format, "format")
     words = _words(metrics) if metrics is not None else ["all"] if format == "json" else list(DEFAULT)
     groups = groups_of(frame, words, seeds, mix)
-    groups = tuple(with_marks(group, marks) for group in groups)
-    if constant:
-        groups = tuple(map(with_constant, groups))
-    return render(groups, format, width=width, color=color)
+    return render(groups, format, marks=marks, constant=constant, width=width, color=color)
 
 
 def plot_curves(frame: pd.DataFrame, *, axes: Axes | None = None, seeds: Sequence[int] = ()) -> Axes:
