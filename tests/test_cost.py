@@ -51,7 +51,7 @@ CPU = torch.device("cpu")
     ids=lambda value: type(value).__name__,
 )
 def test_passes_of_either_kind(method: Method, trained: int, attacked: int, at_once: int) -> None:
-    assert passes_per_image(method, DATASETS["mnist"]) == Passes(trained=trained, attacked=attacked, at_once=at_once)
+    assert passes_per_image(method, DATASETS["mnist"]) == Passes(trained=trained, kept=trained, attacked=attacked, at_once=at_once)
 
 
 def test_bytes_that_autograd_keeps_are_counted_once_and_without_weights() -> None:

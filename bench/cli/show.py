@@ -114,7 +114,7 @@ def _method(loaded: Loaded) -> dict[str, Any]:
     presets = [
         dict(zip(("recipe", "variant", "data set", "sigma"), place, strict=True))
         | {f.name: getattr(preset, f.name) for f in dataclasses.fields(cls)}
-        | {"pairs/image": _pairs(preset)}
+        | {"pairs/image": _pairs(preset, place[2])}
         for place, preset in cls.presets.items()
     ]
     blocks = re.findall(r"^# Sources?:.*(?:\n# .*)*", source, re.M)
@@ -123,12 +123,12 @@ def _method(loaded: Loaded) -> dict[str, Any]:
     return named | {"fields": fields, "preset_sources": sources, "presets": presets}
 
 
-def _pairs(method: Method) -> float:
-    """Forward and backward passes per training image."""
+def _pairs(method: Method, dataset: str = "mnist") -> float:
+    """Forward and backward passes per training image, on average over a training."""
     from bench.datasets import DATASETS
     from bench.train.passes import pairs_per_image
 
-    return pairs_per_image(method, DATASETS["mnist"])
+    return pairs_per_image(method, DATASETS[dataset])
 
 
 def _print_method(loaded: Loaded, data: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def _print_method(loaded: Loaded, data: dict[str, Any]) -> None:
             cost = f"its loss fails, see `bench check` ({type(error).__name__}: {error}{line_of(error, method)})"
         say(f"no presets: the defaults serve every data set and noise level; {cost}")
         return
-    say("presets (pairs = forward+backward pairs per training image; settings: what is not the default above):")
+    say("presets (pairs = forward+backward pairs per training image, on average; settings: what is not the default above):")
     defaults = {field["field"]: field["default"] for field in data["fields"]}
     print_rows(
         [

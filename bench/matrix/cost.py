@@ -213,8 +213,8 @@ def _memory(network: _Network, passes: Passes, train: TrainSpec, info: DatasetIn
     images = len(share(train.batch, 0, train.devices))
     images = min(images, micro_batch or images)
     pixels = math.prod(info.shape)
-    kept = images * max(passes.trained * network.trained_bytes, passes.at_once * network.attacked_bytes)
-    copies = max(passes.trained, passes.at_once)
+    kept = images * max(passes.kept * network.trained_bytes, passes.at_once * network.attacked_bytes)
+    copies = max(passes.kept, passes.at_once)
     noise = train.batch * copies * pixels * FLOAT
     copies_of_weights = 3 if train.devices == 1 else 4  # and the sum over devices
     return round(copies_of_weights * network.weights + kept + noise + _data_bytes(train, info))
