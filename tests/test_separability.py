@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_store import add, new_store, run_spec, write_evidence
 from scipy.special import ndtr
 from scipy.stats import binom, binomtest
 
+from bench.data import load
 from bench.errors import BenchError
 from bench.rules.bounds import Floats, certified_radii, lower_confidence_bounds
+from bench.spec import CertifySpec
 from bench.store.runs import Store
 from leaderboard.aggregate import Filters, collect
 from leaderboard.flips import FLIPS, LEVEL, flip_each, flip_pairs, reason_not_to_test
@@ -304,6 +307,20 @@ def test_marks_of_the_reference_rows() -> None:
         ("gaussian", "stability", "macer"), False
     )
     assert shown["full changed"][0] == "Nothing is marked: not tested (one finished row)."
+
+
+def test_a_row_that_differs_from_the_best_on_few_images_is_never_told_from_it(tmp_path: Path) -> None:
+    """On 8 of 500, always the same way, though the two differ from a third row on all: alone they would not be tested."""
+    store, labels = new_store(tmp_path), load("mnist", "test").labels[:500].tolist()
+    for row, count, more in (("gaussian", 900, 0), ("macer", 900, 90), ("stability", 600, 0)):
+        certification = add(store, run_spec(row), None).certification(CertifySpec(n0=100, n=1000, images="first:500"))
+        write_evidence(certification, [count + more * (image < 8) for image in range(500)], labels)
+    (group,) = collect(store, metrics=("ACR",))
+    (section,) = mark_ties(group).sections
+    assert {row.label: row.tied for row in section.rows} == {"gaussian": True, "macer": True, "stability": False}
+    values = np.stack([row.values for row in section.rows if row.label != "stability"])
+    assert reason_not_to_test(values)
+    assert flip_pairs(values, 999)[0, 1] <= LEVEL
 
 
 def test_each_kind_of_marks_and_no_other() -> None:
