@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from typer.testing import Result
 
+from bench.data import load as load_images
 from bench.errors import BenchError
 from bench.logs import import_logs
 from bench.rules.bounds import certified_radius
@@ -425,7 +426,7 @@ def test_the_command(store: Store, bench: Callable[..., Result]) -> None:
     for format in ("terminal", "markdown", "latex", "html"):
         result = bench(*words, "--format", format)
         assert result.exit_code == 0, result.output
-        told = ("another training", "another sample of test images", "6 paired seeds would do", "5 paired", "9,999 flips, seed 0")
+        told = ("all trainings of both rows", "all images like these", "6 paired seeds would do", "5 paired", "9,999 flips, seed 0")
         for part in (*told, "p of methods", "p of networks", "not tested across images (4 images"):
             assert part in result.output, (format, part)
     lines = list(csv.DictReader(io.StringIO(bench(*words, "--format", "csv").output)))
@@ -580,13 +581,13 @@ def test_how_logs_are_rounded_is_seen(texts: Sequence[str], radius: float, expec
     ("counts", "within"), [((99_000, 79_500, LOGGED, 50_000), True), ((LOGGED, LOGGED, LOGGED, LOGGED), False), ((50_000,) * 4, False)]
 )
 def test_the_verdict(tmp_path: Path, counts: Sequence[int], within: bool) -> None:
-    """Five logs that differ by a hundredth, so that only a run of their kind lies within; eight images, which have an interval."""
-    labels = (*LABELS, 4, 1, 4, 9)
+    """Five logs that differ by a hundredth, so that only a run of their kind lies within; of 100 images, half of which differ."""
+    labels = load_images("mnist", "test").labels[:100].tolist()
     for k in range(1, 6):
-        write_log(tmp_path / f"logs/plain/noise_0.5_{k}", (1.11 + k / 100, 0.38 + k / 100, 1.91, 0.0) * 2, labels)
-    import_logs(tmp_path / "logs", tmp_path / "theirs", manifest("plain/noise_0.5_*", images="first:8"), strict=True)
+        write_log(tmp_path / f"logs/plain/noise_0.5_{k}", (1.12 + k / 100, 0.38 + k / 100, 1.91, 0.0) * 25, labels)
+    import_logs(tmp_path / "logs", tmp_path / "theirs", manifest("plain/noise_0.5_*", images="first:100"), strict=True)
     run = add(Store(tmp_path / "runs"), run_spec(), None)
-    write_evidence(run.certification(dataclasses.replace(AS_LOGGED, images="first:8")), (*counts, *counts), labels)
+    write_evidence(run.certification(dataclasses.replace(AS_LOGGED, images="first:100")), counts * 25, labels)
     found = compare_with_logs(run, "plain", tmp_path / "theirs")
     low, high = known(found.acr.low, found.acr.high)
     assert low <= found.acr.difference <= high
@@ -598,6 +599,7 @@ def test_the_verdict(tmp_path: Path, counts: Sequence[int], within: bool) -> Non
     assert {m.metric for m in found.metrics if m.predicted is None} == coinciding
     assert not coinciding & {*found.outside}
     assert found.spread == pytest.approx(0.01)
+    assert all(m.low is None for m in found.metrics if not m.difference), "no image differs, so nothing bounds how many would"
 
 
 def test_one_log_has_no_spread(run: Run, theirs: Path) -> None:

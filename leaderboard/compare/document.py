@@ -17,9 +17,9 @@ from leaderboard.formats.values import picked
 from leaderboard.tables import sigma_text
 
 MEANINGS = {
-    "seeds": "Across seeds: the 95 % interval is where the difference would lie after another training of both rows, on these test images; "
-    "p speaks of the two methods.",
-    "images": "Across images: the 95 % interval is where the difference would lie on another sample of test images, for these trainings; "
+    "seeds": "Across seeds: the 95 % interval is for the mean difference over all trainings of both rows, on these test images; one more "
+    "training can fall outside of it. p speaks of the two methods.",
+    "images": "Across images: the 95 % interval is for the mean difference over all images like these, for these trainings. "
     "p speaks of these networks, not of methods.",
 }
 SPEAKS_OF = {"seeds": "methods", "images": "networks"}
@@ -27,7 +27,8 @@ LEGEND = (
     "All differences are B - A; ACR in pixels of [0, 1]. ±: sample standard deviation (ddof=1). effect: mean / std of paired differences, "
     "or Hedges' g (g) of unpaired runs. p of methods: exact permutation test across seeds. p of networks: sign flips of the differences of "
     f"images ({DRAWN}), which the interval inverts; of an accuracy McNemar's exact test, for one training of each row only. Two trainings "
-    "of one method often differ by a p of networks. Holm: corrected over all tests of its kind in this call; the intervals are not."
+    "of one method often have a small p of networks, so it does not show that a method is better. Holm: corrected over all tests of its "
+    "kind in this call; the intervals are not."
 )
 FIELDS = (
     *("title", "source", "sigma", "a", "b", "uncertainty", "metric", "speaks_of", "runs_a", "runs_b", "paired", "images"),
@@ -36,8 +37,8 @@ FIELDS = (
     *("more_a", "more_b", "tie", "note"),
 )
 MEANING_OF_LOGS = (
-    "95 % interval: of the mean difference on another sample of test images, for these trainings (sign "
-    f"flips, inverted; {DRAWN}), - where so few images have none. "
+    "95 % interval: for the mean difference over all images like these, for these trainings (sign flips, inverted; "
+    f"{DRAWN}), - where too few images differ for one. "
     "one more: where, around the mean of the logs, Student's 95 % prediction interval expects one more training on these images; "
     "- where they all have the same value."
 )

@@ -44,7 +44,7 @@ class MetricDifference:
         metric: ACR or a radius.
         run: of the run. logs: K values, on the same images.
         difference: the run minus the mean of the logs. low, high: 95 % interval of it across images, by sign flips; None
-            where so few images have none.
+            where too few images differ (`leaderboard.flips.reason_not_to_test`).
         predicted: half the width of the 95 % prediction interval for one more training on these images, from the logs (Student); None
             for a single log, and for logs that all have the same value.
     """
@@ -163,12 +163,12 @@ def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
     by_metric = {"ACR": values} | {r: 100.0 * (values > float(r)) for r in reached}
     differences = np.stack([of[0] - of[1:].mean(axis=0) for of in by_metric.values()])
     found = flip_each(differences)
+    untested = [reason_not_to_test(np.stack([of[0], of[1:].mean(axis=0)])) for of in by_metric.values()]
     ends = [
-        (low, high) if math.isfinite(high - low) else (None, None)
-        for low, high in zip(found.low.tolist(), found.high.tolist(), strict=True)
+        (None, None) if reason else (low, high) for reason, low, high in zip(untested, found.low.tolist(), found.high.tolist(), strict=True)
     ]
-    if reason := reason_not_to_test(np.stack([values[0], values[1:].mean(axis=0)])):
-        notes.append(f"The intervals across images are no test, which so few images do not allow ({reason}).")
+    if untested[0]:
+        notes.append(f"The ACR has no interval across images: {untested[0]}.")
     with_run = [(0, k) for k in range(1, len(values))]
     among = list(itertools.combinations(range(1, len(values)), 2))
 

@@ -1,7 +1,7 @@
 """Row A against one or more rows B of a comparable group of the store.
 
-Across seeds: what another training of both rows would give on the same test images (t-interval, exact permutation test).
-Across images: what another sample of test images would give for the same trainings (sign flips and their inversion).
+Across seeds: the mean difference over all trainings of both rows, on the same test images (t-interval, exact permutation test).
+Across images: the mean difference over all images like these, for the same trainings (sign flips and their inversion).
 Every difference is B minus A: how much more B has than the row it is compared with.
 """
 
