@@ -9,12 +9,12 @@ import csv
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.spec import names_row
 
 ACR = "ACR"
 
@@ -87,7 +87,7 @@ class Layout:
 
     def may_be_bold(self, row: str) -> bool:
         """Whether the table sets a row bold where it improves on the baseline."""
-        return any(row == word or fnmatchcase(row, word) for word in self.bold)
+        return any(names_row(word, row) for word in self.bold)
 
 
 @dataclass(frozen=True, kw_only=True)

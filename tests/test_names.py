@@ -36,7 +36,7 @@ def test_what_a_plan_says_was_changed_is_what_its_values_show(protocol: str, rec
     """For every row of every data set, as it is and with changes of all kinds."""
     registry = Registry()
     for name, changes in itertools.product(DATASETS, ({}, {"train.epochs": "7", "train.batch": "24", "copies": "3"}, {"copies": "2"})):
-        methods = ["*"] if not changes else ["smoothmix.*", "consistency.*", "macer.*"]
+        methods = ["*"] if not changes else ["smoothmix*", "consistency*", "macer*"]
         found = make_plan(Request(methods=methods, datasets=(name,), protocol=protocol, recipe=recipe, changes=changes), registry).cells
         assert len(found) > 3
         for cell in found:

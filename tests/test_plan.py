@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,6 +13,7 @@ from bench.errors import UsageError
 from bench.matrix.plan import Cell, Request, make_plan
 from bench.registry import Registry
 from leaderboard import layouts
+from leaderboard.aggregate import Filters
 
 
 def cells(*methods: str, **fields: object) -> tuple[Cell, ...]:
@@ -36,7 +40,9 @@ def test_the_rows_of_table_4_by_sigma_and_seed() -> None:
     ("methods", "fields", "rows"),
     [
         (["smoothmix"], {}, ["smoothmix.eta5"]),  # the default variant
-        (["s*"], {}, ["smoothadv", "smoothmix.eta5", "sphere", "stability"]),
+        (["st*"], {}, ["stability", "stability.two-copy"]),
+        (["gaussian", "gaus*"], {}, ["gaussian"]),
+        (["smoothmix.eta5*[copies=3]"], {}, ["smoothmix.eta5-onestep[copies=3]", "smoothmix.eta5[copies=3]"]),
         (["smoothmix", "smoothmix.eta5", "smoothmix.eta5*"], {}, ["smoothmix.eta5", "smoothmix.eta5-onestep"]),  # each once
         (["gaussian"], {"protocol": "full"}, ["gaussian"] * 5),  # a protocol has seeds of its own
         (["gaussian"], {"sigmas": (0.3,)}, ["gaussian"]),  # without presets any sigma will do
@@ -44,6 +50,30 @@ def test_the_rows_of_table_4_by_sigma_and_seed() -> None:
 )
 def test_rows_of_a_request(methods: list[str], fields: dict[str, object], rows: list[str]) -> None:
     assert sorted(c.spec.row for c in cells(*methods, **({"sigmas": (1.0,)} | fields))) == rows
+
+
+@pytest.mark.parametrize("pattern", ["*", "smoothmix*", "*.*", "*one?tep", "s*y", "smoothmix.eta[15]", "[gm]a*"])
+def test_a_pattern_means_the_rows_that_it_means_in_tables(pattern: str) -> None:
+    every = [cell.spec.row for cell in cells("*", sigmas=(1.0,))]
+    subjects: Any = [SimpleNamespace(source="runs", row=row, method=row.partition(".")[0]) for row in every]
+    found = [cell.spec.row for cell in cells(pattern, sigmas=(1.0,))]
+    assert found == [subject.row for subject in Filters(methods=[pattern]).apply(subjects)]
+    assert found
+
+
+@pytest.mark.parametrize("pattern", ["gaussian.*", "*mix", "zzz*"])
+def test_a_pattern_of_no_row_is_refused_there_and_here(pattern: str) -> None:
+    assert problems(pattern)
+    subjects: Any = [SimpleNamespace(source="runs", row=row, method=row.partition(".")[0]) for row in ("gaussian", "smoothmix.eta5")]
+    with pytest.raises(UsageError):
+        Filters(methods=[pattern]).apply(subjects)
+
+
+def test_a_change_of_one_row_alone_is_spelt_out() -> None:
+    """Where --set cannot mean every row, the error says what would do."""
+    (told,) = problems("gaussian", "smoothmix[copies=3]", sigmas=(1.0,), changes={"steps": "2"})
+    (right,) = re.findall(r"--method '(\S+)'", told)
+    assert [cell.spec.row for cell in cells("gaussian", right, sigmas=(1.0,))] == ["gaussian", "smoothmix.eta5[copies=3,steps=2]"]
 
 
 def test_a_pattern_takes_the_variants_that_have_presets_and_says_which_do_not() -> None:

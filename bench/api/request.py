@@ -15,7 +15,7 @@ from bench.executors.engine import Engine
 from bench.matrix.plan import Cell, Plan, Request, make_plan
 from bench.matrix.task import Options, check_options
 from bench.registry import METHOD, Registry, kinds_in
-from bench.spec import PROTOCOL_ALIASES
+from bench.spec import PROTOCOL_ALIASES, row_name
 from bench.store.suggest import suggestion
 from bench.system.guards import settings_kept
 from leaderboard import layouts
@@ -123,7 +123,8 @@ class RunRequest:
             problems += wrong if len(self.parts) == 1 else [f"part {number}: {problem}" for problem in wrong]
         if not problems:
             several = [loaded for loaded in map(registry.load, mine) if len(loaded.cls.variants) > 1]
-            notes += [f"{one.name} has also {', '.join(one.cls.variants[1:])}; --method '{one.name}.*' runs all" for one in several]
+            rows = {one.name: [row_name(one.name, variant, {}) for variant in one.cls.variants] for one in several}
+            notes += [f"{name} has also {', '.join(every[1:])}; --method {','.join(every)} runs all" for name, every in rows.items()]
         return Plan(tuple(cells.values()), tuple(dict.fromkeys(notes)))
 
 

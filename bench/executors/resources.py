@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from bench.errors import UsageError, nearest
 from bench.executors.local import thread_limit
-from bench.spec import replace_checked
+from bench.spec import names_row, replace_checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +64,9 @@ def resources_for(row: str, words: Sequence[str], default: Resources) -> Resourc
 
 
 def fits(row: str, word: str) -> bool:
-    """Whether `--resources` WORD speaks of a row: it names none, or matches the row's name or that of its method."""
+    """Whether `--resources` WORD speaks of a row: it names none, or means the row as --method does."""
     pattern, colon, _ = word.rpartition(":")
-    return not colon or any(fnmatchcase(name, pattern) for name in (row, method_of(row)))
+    return not colon or names_row(pattern, row, method_of(row))
 
 
 def method_of(row: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,8 +30,10 @@ from bench.spec import (
     canonical,
     check_sigma,
     hyperparameters,
+    names_row,
     protocol_train,
     replace_checked,
+    row_name,
     scalar_word,
     select_images,
 )
@@ -115,6 +117,7 @@ class _Planner:
         self.request, self.registry, self.priors = request, registry, priors
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self.rows: list[_Row] = []
         self.protocol = PROTOCOLS.get(request.protocol, PROTOCOLS[DEFAULT_PROTOCOL])
         self.recipe = request.recipe if request.recipe in RECIPES else RECIPES[0]
 
@@ -134,7 +137,7 @@ class _Planner:
             for name in asked.changes
             if "." in name and not name.startswith(("train.", "certify."))
         ]
-        rows = _rows(asked.methods, self.registry, problems)
+        self.rows = rows = _rows(asked.methods, self.registry, problems)
 
         found: list[Cell] = []
         for info in infos or [DATASETS["mnist"]]:
@@ -232,7 +235,7 @@ class _Planner:
         own = dict(row.changes) | {k: v for k, v in self.request.changes.items() if "." not in k}
         # Every field goes through the check, so that a preset's 5 and a user's 5.0 give one key.
         whole = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
-        method, _ = self.checked(preset, whole | own, f"method {row.loaded.name!r}", partial(_meant, own))
+        method, _ = self.checked(preset, whole | own, f"method {row.loaded.name!r}", partial(self.meant, row, own))
         chunks = method.chunks if isinstance(method.chunks, int) else getattr(method, method.chunks)
         train, train_changes = self.train_spec(info, sigma, chunks)
         if len(self.problems) > before:
@@ -250,6 +253,15 @@ class _Planner:
             changes=_differing(preset, method, list(own)) | train_changes,
         )
         return spec, method
+
+    def meant(self, row: _Row, changes: Mapping[str, str], name: str, fields: Iterable[str]) -> str:
+        """What is right for a hyperparameter that a row has not: perhaps another row has it, which --set changes only beside all."""
+        having = [other for other in self.rows if name in {f.name for f in dataclasses.fields(other.loaded.cls)}]
+        if not having or name in row.changes:
+            return _meant(changes, name, fields)
+        one, word = having[0], f"{name}={changes[name]}"
+        right = row_name(one.loaded.name, one.variant, {**one.changes, name: changes[name]})
+        return f"; --set {word} is for every method, so for {one.loaded.name} alone write --method {shlex.quote(right)}"
 
 
 def prior_cell(spec: RunSpec, method: Method, registry: Registry) -> Cell | None:
@@ -306,11 +318,11 @@ def _rows(words: Sequence[str], registry: Registry, problems: list[str]) -> list
         plain, own = _brackets(word, problems)
         name, dot, variant = plain.partition(".")
         pattern = any(c in plain for c in "*?[")
-        names = [n for n in entries if fnmatchcase(n, name)] if pattern else [name]
-        if not names:
-            problems.append(f"no method matches {word!r}; there is {', '.join(entries)}")
+        start = re.split(r"[*?[]", plain)[0]
+        fitting = [n for n in entries if n.startswith(start) or start.startswith(f"{n}.")]  # others are not loaded for a pattern
+        there: list[str] = []
         matched = False
-        for found in names:
+        for found in fitting if pattern else [name]:
             try:
                 loaded = registry.load(found)
             except BenchError as error:
@@ -318,15 +330,17 @@ def _rows(words: Sequence[str], registry: Registry, problems: list[str]) -> list
                 matched = True
                 continue
             variants = loaded.cls.variants
-            chosen = [v for v in variants if fnmatchcase(v, variant)] if pattern and dot else [variant if dot else variants[0]]
+            named = {row_name(found, v, {}): v for v in variants}
+            there += named
+            chosen = [v for row, v in named.items() if names_row(plain, row)] if pattern else [variant if dot else variants[0]]
             matched |= bool(chosen)
             for v in chosen:
                 if v not in variants:
                     problems.append(f"method {found!r} has no variant {v!r}{nearest(v, variants)}")
                 else:
                     rows.setdefault((found, v, canonical(own)), _Row(loaded, v, pattern, own))
-        if names and not matched:
-            problems.append(f"no variant matches {word!r}")
+        if not matched:
+            problems.append(f"no row matches {word!r}{nearest(plain, there or entries)}")
     return list(rows.values())
 
 

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -147,6 +148,12 @@ def row_name(method: str, variant: str, changes: Mapping[str, Scalar]) -> str:
     name = method if variant == "default" else f"{method}.{variant}"
     own = [f"{k}={scalar_word(v)}" for k, v in sorted(changes.items())]
     return f"{name}[{','.join(own)}]" if own else name
+
+
+def names_row(word: str, row: str, *names: str) -> bool:
+    """Whether a word of `--method` means a row: the row's name, another name of it such as its method's, or a pattern of the row's name."""
+    pattern = re.sub(r"\[(?=[^\[\]]*=)", "[[]", word)  # the brackets of changes stand for themselves
+    return word in (row, *names) or fnmatchcase(row, pattern)
 
 
 def check_sigma(sigma: float) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from bench.errors import BenchError, UsageError, nearest
-from bench.spec import PROTOCOL_ALIASES
+from bench.spec import PROTOCOL_ALIASES, names_row
 from bench.store.subject import Subject
 from leaderboard.aggregate.where import Where, parse
 
@@ -25,7 +24,7 @@ class Filters:
     """Which rows are wanted; an empty field takes everything.
 
     Attributes:
-        methods: row names, method names, or patterns of either; the other fields are exact.
+        methods: row names, method names, or patterns of row names; the other fields are exact.
         protocols, recipes, seeds: of own runs; imported logs and checkpoints have none, so each of them leaves those out.
         where: whatever else specs and groups hold, see `leaderboard.aggregate.where`.
     """
@@ -78,8 +77,8 @@ class Filters:
             known = {value for subject in subjects if (value := getattr(subject, name)) is not None}
             problems += [f"no {noun} has {_said(name)} {_word(w)}{nearest(_word(w), map(_word, known))}" for w in words if w not in known]
         for word in self.methods:
-            names = {name for subject in subjects for name in (subject.row, subject.method)}
-            if not fits(word, *names):
+            if not any(names_row(word, subject.row, subject.method) for subject in subjects):
+                names = {name for subject in subjects for name in (subject.row, subject.method)}
                 problems.append(f"no {noun} is of method {word!r}{nearest(word, names)}")
         if problems:
             raise UsageError(problems)
@@ -97,13 +96,7 @@ class Filters:
 
     def _takes(self, subject: Subject) -> bool:
         exact = all(getattr(subject, name) in words for name, words in self._exact())
-        return exact and (not self.methods or any(fits(word, subject.row, subject.method) for word in self.methods))
-
-
-def fits(word: str, *names: str) -> bool:
-    """Whether a word is one of some names, such as those of a row and its method, or a pattern of one."""
-    # Equality first: the brackets of a row's name mean something else in a pattern.
-    return any(name == word or fnmatchcase(name, word) for name in names)
+        return exact and (not self.methods or any(names_row(word, subject.row, subject.method) for word in self.methods))
 
 
 def _said(name: str) -> str:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from bench.errors import BenchError
+from bench.spec import names_row
 from bench.store.runs import Store
 from leaderboard import layouts
 from leaderboard.aggregate import Filters, Group, Row, Source, collect, require_one_source
-from leaderboard.aggregate.select import fits
 from leaderboard.aggregate.where import conditions_of, flags, telling_apart
 from leaderboard.compare import statistics
 from leaderboard.compare.statistics import AccuracyDifference, ImageDifference, SeedDifference
@@ -133,7 +133,7 @@ def title(group: Group) -> str:
 def _find(group: Group, word: str) -> list[str]:
     """Labels that a word names, else those that it fits as a pattern or as a method's name."""
     named = [row.label for row in group.rows if word in (row.label, row.name)]
-    fitting = [row.label for row in group.rows if fits(word, row.label, row.name, row.method)]
+    fitting = [row.label for row in group.rows if names_row(word, row.name, row.method)]
     return list(dict.fromkeys(named or fitting))
 
 

@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from bench.errors import BenchError, UsageError, nearest
 from bench.files import disk
 from bench.rules.bounds import Floats
-from bench.spec import canonical
+from bench.spec import canonical, names_row
 from bench.store.runs import Run, Store
 from leaderboard import layouts
 from leaderboard.aggregate import EVERYTHING, Filters, Group, Source, collect, require_one_source
 from leaderboard.aggregate.mix import WORDS
-from leaderboard.aggregate.select import fits
 from leaderboard.aggregate.where import conditions_of, telling_apart
 from leaderboard.metrics import ACR, Outcomes, average_certified_radius
 from leaderboard.tables import conditions, headline
@@ -339,7 +338,7 @@ def _of_published(kind: Kind, filters: Filters) -> Picture:
     rows = list(dict.fromkeys(row for table in tables for row in table.rows))
     sigmas = sorted({float(sigma) for table in tables for sigma in table.sigmas})
     problems = [f"no table has sigma {s:g}{nearest(f'{s:g}', [f'{k:g}' for k in sigmas])}" for s in filters.sigmas if s not in sigmas]
-    named = {word: [row for row in rows if fits(word, row, row.partition(".")[0])] for word in filters.methods}
+    named = {word: [row for row in rows if names_row(word, row, row.partition(".")[0])] for word in filters.methods}
     chosen = [row for row in rows if not named or any(row in found for found in named.values())]
     problems += [f"no table has row {word}{nearest(word, rows)}" for word, found in named.items() if not found]
     if problems:
