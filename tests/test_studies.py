@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from pages import script
+from pages import blocks, script
+from rich.console import Console
 from typer.testing import Result
 
 import bench as api
 from bench.api import study
+from bench.api.matrix import Matrix
 from bench.api.request import Part, RunRequest
 from bench.cli import runs
 from bench.errors import UsageError
@@ -320,3 +322,27 @@ def test_the_table_of_the_ablation_is_what_compare_says(bench: Call, monkeypatch
         assert line[" difference "].strip() == f"{seeds['difference']:+.4f} ±{(seeds['high'] - seeds['low']) / 2:.4f}"
         assert line[" across images "].strip() == f"{images['low']:+.4f} to {images['high']:+.4f}"
         assert line[" images up, down "].strip() == f"{500 * images['more_b']:.0f}, {500 * images['more_a']:.0f}"
+
+
+def test_the_plan_names_each_change(tmp_path: Path, bench: Call) -> None:
+    """The example of the guide: two of its trainings differ in what no row's name says."""
+    (text,) = blocks("guide/studies.md", "clip=false", "toml")
+    file = tmp_path / "ablation.toml"
+    file.write_text(f'protocol = "smoke"\n{text}')
+    result = bench("run", file, "--results", tmp_path / "runs", "--dry-run")
+    assert "18 cells: rows 3, noise levels 2, seeds 3" in result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("smoothmix.eta5")]
+    assert len(lines) == 6
+    assert all("0,1,2" in line for line in lines)
+    assert sum("train.nesterov=true" in line for line in lines) == 2
+    cells = json.loads(bench("run", file, "--results", tmp_path / "runs", "--dry-run", "--json").stdout)["cells"]
+    assert len({(cell["row"], cell["changes"], cell["sigma"], cell["seed"]) for cell in cells}) == len(cells)
+
+
+def test_the_progress_of_cells_names_what_tells_them_apart(tmp_path: Path) -> None:
+    parts = [Part(methods=["gaussian"], sigmas=[0.5], seeds=[0], protocol=name) for name in ("smoke", "quick")]
+    parts += [dataclasses.replace(parts[0], changes=change) for change in ({"train.epochs": "2"}, {"certify.n": "50"})]
+    request = RunRequest(parts=tuple(parts), results=tmp_path, engine=Engine(device="cpu"))
+    plan, options = request.prepare()
+    names = Matrix(request, plan, options, Console())._short_names(plan.cells)
+    assert len(set(names)) == len(parts)

@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from bench.matrix.plan import Cell, Plan
 from bench.matrix.report import Planned, announced, handed_over, line, withdraw
 from bench.matrix.status import in_hand
 from bench.matrix.task import Options, Outcome, Task
+from bench.spec import scalar_word
 from bench.store.listing import INDEXED_RUNS, Listing, command, names
 from bench.store.runs import Store
 from bench.store.subject import State
@@ -123,7 +124,7 @@ class Matrix:
         An estimate runs the method's loss once. Where cells are isolated, a plug-in's is not run here, so its cells have none.
 
         Args:
-            detail: the plan, a line per row and noise level, or more where seeds differ.
+            detail: the plan, a line per row, change and noise level, or more where seeds differ.
         """
         cells, options = self.plan.cells, self.options
         here = [cell for cell in self.todo if not (self.engine.isolated and self._plugin(cell))]
@@ -137,7 +138,7 @@ class Matrix:
             self._say_long(
                 f"note: another version of the file of {method} trained {counted(count, 'cell')}, kept unless you say --rerun all"
             )
-        rows = len({(c.spec.dataset, c.spec.row) for c in cells})
+        rows = len({tuple(_row(c).items()) for c in cells})
         sigmas, seed_count = len({c.spec.sigma for c in cells}), len({c.spec.seed for c in cells})
         self._say_long(
             f"{counted(len(cells), 'cell')}: rows {rows}, noise levels {sigmas}, seeds {seed_count}; "
@@ -167,15 +168,17 @@ class Matrix:
         return self.sources.get(cell.id) not in (None, cell.sources["method_sha256"], cell.sources["method_code_sha256"])
 
     def _print_cells(self) -> None:
-        names = ("row", "data set", "sigma", "seed", "state", "estimate", *COLUMNS)
         listed_cells = [(cell, "first", self.first.get(cell.id)) for cell in self.priors.values()]
         listed_cells += [(cell, self.states[cell.id], self.estimates.get(cell.id)) for cell in self.plan.cells]
-        seeds: dict[tuple[str, ...], list[int]] = {}  # of the cells that are alike but for their seed
+        shown = {"row", "data set"} | _telling(cell for cell, *_ in listed_cells)
+        shown |= {"changes"} if any(_row(cell)["changes"] for cell in self.plan.cells) else set()
+        seeds: dict[tuple[tuple[str, str], ...], list[int]] = {}  # of the cells that are alike but for their seed
         for cell, state, found in listed_cells:
-            spec = cell.spec
-            texts = (spec.row, spec.dataset, spec.sigma, state, "" if found is None else clock(found.seconds), *cost_columns(found))
-            seeds.setdefault(tuple(map(plain, texts)), []).append(spec.seed)
-        rows = [dict(zip(names, (*texts[:3], ",".join(map(str, some)), *texts[3:]), strict=True)) for texts, some in seeds.items()]
+            told = {name: text for name, text in _row(cell).items() if name in shown}
+            told |= {"sigma": str(cell.spec.sigma), "seed": "", "state": state, "estimate": clock(found.seconds) if found else ""}
+            told |= dict(zip(COLUMNS, cost_columns(found), strict=True))
+            seeds.setdefault(tuple((name, plain(text)) for name, text in told.items()), []).append(cell.spec.seed)
+        rows = [{**dict(texts), "seed": ",".join(map(str, some))} for texts, some in seeds.items()]
         self.console.print(listed(rows, self._width()), markup=False)
         if any(len(some) > 1 for some in seeds.values()):
             self.say("estimate, device-hours and memory are those of one seed")
@@ -227,12 +230,18 @@ class Matrix:
         return int(tally["done"] != len(self.plan.cells))
 
     def _short_names(self, cells: Sequence[Cell]) -> list[str]:
-        """What tells these cells apart: the row and sigma, and data set and seed where there are several."""
-        specs = [cell.spec for cell in cells]
-        several_sets, several_seeds = len({spec.dataset for spec in specs}) > 1, len({spec.seed for spec in specs}) > 1
+        """What tells these cells apart: the row and sigma, and whatever else there are several of."""
+        apart, seeds = _telling(cells) - {"row"}, {cell.spec.seed for cell in cells}
         return [
-            f"{spec.row}{f' {spec.dataset}' if several_sets else ''} sigma {spec.sigma:g}{f' seed {spec.seed}' if several_seeds else ''}"
-            for spec in specs
+            " ".join(
+                (
+                    cell.spec.row,
+                    *(text for name, text in _row(cell).items() if name in apart and text),
+                    f"sigma {cell.spec.sigma:g}",
+                    *([f"seed {cell.spec.seed}"] if len(seeds) > 1 else []),
+                )
+            )
+            for cell in cells
         ]
 
     def _weights(self, cell: Cell) -> dict[str, float]:
@@ -421,6 +430,22 @@ class Matrix:
             "certification": cell.certify.key,
             "state": state,
             "acr": self.acr(cell),
+            **{name: _row(cell)[name] for name in ("changes", "protocol", "recipe")},
             "path": str(run.path),
             "reason": self.reasons.get(cell.id) or (record["reason"] if record else None),
         }
+
+
+def _row(cell: Cell) -> dict[str, str]:
+    """What cells share that differ in noise level and seed alone, as a plan shows it."""
+    spec = cell.spec
+    changes = {name: value for name, value in spec.changes.items() if "." in name}  # the others stand in the row's name
+    changes |= {f"certify.{name}": value for name, value in cell.certify.changes.items()}
+    told = ", ".join(f"{name}={scalar_word(value)}" for name, value in sorted(changes.items()))
+    return {"row": spec.row, "changes": told, "data set": spec.dataset, "protocol": spec.protocol, "recipe": spec.recipe}
+
+
+def _telling(cells: Iterable[Cell]) -> set[str]:
+    """The names of what these cells differ in."""
+    rows = [_row(cell) for cell in cells]
+    return {name for name in (rows[0] if rows else ()) if len({row[name] for row in rows}) > 1}
