@@ -23,6 +23,7 @@ from pages import blocks
 from test_claims import ended_process
 from typer.testing import Result
 
+from bench import rules
 from bench.certify import Sampler
 from bench.cli import common
 from bench.errors import counted
@@ -103,6 +104,7 @@ def test_list_and_show_a_method(bench: Call) -> None:
     assert json.loads(bench("list", "datasets", "--json").stdout)[0]["sigmas"] == "0.25, 0.5, 1"
     assert all(row["summary"] for row in json.loads(bench("list", "metrics", "--json").stdout))
     assert "module:factory" in bench("certify", "--help").output  # Rich draws `:factory:` as a picture of one
+    assert [row["name"] for row in json.loads(bench("list", "rules", "--json").stdout)] == [*rules.names()]
     assert [row["name"] for row in json.loads(bench("list", "protocols", "--json").stdout)] == ["full", "quick", "smoke"]
     assert "eta5-onestep" in bench("list", "methods").output
     text = bench("show", "smoothmix").output
@@ -469,7 +471,7 @@ def test_names_cannot_write_to_the_terminal(bench: Call, tiny: Call, mine: Path,
 
 
 def test_a_plugin_says_which_variants_were_not_asked_for(tiny: Call, margin: Path) -> None:
-    note = "note: margin has also hard; --method 'margin.*' runs all"
+    note = "note: margin has also margin.hard; --method margin.soft,margin.hard runs all"
     assert note in tiny("--plugin", margin, "--sigma", "0.25", "--dry-run").output
     for method in ("margin", "margin.*", "margin.hard", "smoothmix"):
         assert "has also" not in tiny("--plugin", margin, "--method", method, "--sigma", "0.25", "--dry-run").output

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from bench.cli import app
-from bench.cli.command import Command
+from bench.cli.command import MARK, Command
 from bench.errors import BenchError, Interrupted, UsageError
 
 WIDTH = 80
@@ -45,7 +45,7 @@ def test_help_fits_a_narrow_terminal(words: tuple[str, ...]) -> None:
     for param in ALL[words].params:
         assert {*param.opts} <= shown or param.param_type_name == "argument"
         assert {param.metavar} <= shown | {None, ""} or param.param_type_name == "argument"
-        assert {*(param.help or "").split()} <= shown, param.name
+        assert {*(param.help or "").replace(MARK, "[").split()} <= shown, param.name
     assert {*ALL[words].help.split()} <= shown
 
 
@@ -65,6 +65,47 @@ def test_an_option_of_one_value_is_refused_if_it_is_given_twice(words: tuple[str
         status, text = called(*words, flag, "1", f"{flag}=2")
         assert status == 2
         assert f"{flag} is given 2 times" in text
+
+
+@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+def test_a_value_that_is_no_number_is_answered_in_a_sentence(words: tuple[str, ...]) -> None:
+    """It names the flag, the value, and what the flag takes."""
+    command = ALL[words]
+    hints = get_type_hints(command.callback)
+    for param in command.params:
+        if param.param_type_name == "option" and {int, float} & {hints.get(param.name), *get_args(hints.get(param.name))}:
+            flag = max(param.opts, key=len)
+            status, text = called(*words, flag, "many")
+            assert status == 2
+            assert text.startswith(f"bench: {flag} many is not a ")
+            assert {*param.help.replace(MARK, "[").rstrip(".").split()} <= {*text.split()}
+
+
+@pytest.mark.parametrize(
+    ("words", "right"),
+    [
+        ("table --alpha 5%", "0.05"),
+        ("table --alpha 0,05", "0.05"),
+        ("run --batch 1,000", "1000"),
+        ("run --batch 1e3", "1000"),
+        ("tabel", "'table'"),
+        ("data chek", "'check'"),
+        ("list method", "'methods'"),
+        ("table --metrics ACR", "'--metric'"),
+        ("--versoin", "'--version'"),
+        ("show --zzz", "bench show --help"),
+        ("table --alpha", "Failure probability"),
+        ("run --quiet=3", "no value"),
+        ("compare gaussian", "B is missing"),
+        ("list", "methods"),
+        ("show a b", "(b)"),
+    ],
+)
+def test_a_slip_is_answered_with_the_right_form(words: str, right: str) -> None:
+    status, text = called(*words.split())
+    assert status == 2
+    assert re.fullmatch(r"bench: .*\n", text)
+    assert right in text
 
 
 @pytest.mark.parametrize("flag", ["--epochs", "--n", "--lr=0.1"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from bench.cli.common import stop
-from bench.errors import BenchError, Interrupted, UsageError
+from bench.errors import BenchError, Interrupted, UsageError, nearest
 from bench.spec import CertifySpec, TrainSpec
 
 COMMON = "Common"
@@ -19,13 +20,15 @@ TRAINING = "Training"
 CERTIFICATION = "Certification"
 CLUSTERS = "Clusters"
 OUTPUT = "Output"
+MARK = "\\["
+"""A bracket in a help text, which Rich would take for its own."""
 PANELS = (COMMON, TRAINING, CERTIFICATION, CLUSTERS)
 """First in the help of a command; other panels follow, and the last is the output."""
 
 
 def option(flag: str, metavar: str | None, help: str, panel: str = COMMON) -> Any:
     """An option with a value, for `Annotated`. metavar: what stands for the value; None: the name of its type."""
-    return typer.Option(flag, metavar=metavar, help=help, rich_help_panel=panel)
+    return typer.Option(flag, metavar=metavar, help=help.replace("[", MARK), rich_help_panel=panel)
 
 
 def switch(flag: str, help: str, panel: str = COMMON) -> Any:
@@ -76,12 +79,14 @@ class Command(TyperCommand):
         known = {name for param in self.get_params(ctx) for name in param.opts}
         if "--set" in known:
             _name_set([word.partition("=")[0] for word in args], known)
-        order: list[Any] = self.make_parser(ctx).parse_args(args=list(args))[2]
-        single = [p for p in order if p.param_type_name == "option" and not (p.multiple or p.is_flag or p.count)]
-        for param, times in Counter(single).items():
-            if times > 1:
-                stop([f"{max(param.opts, key=len)} is given {times} times, but takes one value; keep the one that you mean"])
-        return super().parse_args(ctx, args)
+        with _told(self, ctx) as given:
+            parsed: Any = self.make_parser(ctx).parse_args(args=list(args))
+            given.update(parsed[0])
+            single = [p for p in parsed[2] if p.param_type_name == "option" and not (p.multiple or p.is_flag or p.count)]
+            for param, times in Counter(single).items():
+                if times > 1:
+                    stop([f"{max(param.opts, key=len)} is given {times} times, but takes one value; keep the one that you mean"])
+            return super().parse_args(ctx, args)
 
 
 class Group(TyperGroup):
@@ -94,6 +99,62 @@ class Group(TyperGroup):
             if param.name == "help":
                 param.help, param.metavar = "Show this help and stop.", ""
         return params
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the words before the command's name; typer.Exit (2) if one is unknown."""
+        if not args:
+            return super().parse_args(ctx, args)  # shows the help
+        with _told(self, ctx):
+            return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the first word names; typer.Exit (2) if there is none."""
+        if args[0] not in self.commands:
+            stop([f"there is no command {args[0]}{nearest(args[0], self.commands)}"])
+        return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _told(command: Any, ctx: Any) -> Iterator[dict[str, Any]]:
+    """Inside, an error of the option parser becomes a sentence and exit code 2.
+
+    Yields:
+        for the values as they were given, by parameter, once they are known.
+    """
+    given: dict[str, Any] = {}
+    try:
+        yield given
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what all errors of the parser have, and nothing else
+            raise
+        stop([_sentence(error, command.get_params(ctx), given, ctx.command_path)])
+
+
+def _sentence(error: Any, params: Sequence[Any], given: Mapping[str, Any], command: str) -> str:
+    """The thing, the value and the right one, of an error of the option parser."""
+    name = getattr(error, "option_name", None)
+    param = getattr(error, "param", None) or next((param for param in params if name in param.opts), None)
+    if param is None:
+        close = getattr(error, "possibilities", None)
+        what = f"there is no option {name}" if name else error.format_message().rstrip(".")
+        return f"{what}{nearest(name, close) if name and close else f'; `{command} --help` says what there is'}"
+    flag = max(param.opts, key=len) if param.param_type_name == "option" else ""
+    shown, meaning, value = f"{flag} {param.metavar or ''}".strip(), param.help.rstrip(".").replace(MARK, "["), given.get(param.name)
+    if getattr(param, "is_flag", False):
+        return f"{flag} takes no value: {meaning}"
+    if value is None:
+        return f"{flag} has no value; {shown}: {meaning}" if name else f"{shown} is missing: {meaning}"
+    whole = "integer" in error.message
+    return f"{flag} {value} is not a {'whole ' * whole}number{_meant(str(value), whole) or f'; {shown}: {meaning}'}"
+
+
+def _meant(word: str, whole: bool) -> str:
+    """The number that was perhaps meant by `5%`, `0,05`, `10,000` or `1e5`, as the end of a sentence."""
+    try:
+        number = float(word.removesuffix("%").replace(",", "" if whole else ".")) / (100 if word.endswith("%") else 1)
+    except ValueError:
+        return ""
+    return "" if whole and not number.is_integer() else f"; did you mean {int(number) if whole else number:.15g}?"
 
 
 def _place(param: Any) -> int:
