@@ -351,7 +351,8 @@ def test_status_counts_them_in_one_line(store: Store, bench: Call) -> None:
     foreign(store, "b.pth", counts=(N,))
     forge(foreign(store, "c.pth", counts=(N,)).path, phase="certifying", done=1, total=4)
     after = bench("status", "--results", store.root)
-    line = "certified checkpoints: 3 certifications, 1 done, 1 running, 1 unfinished; `bench list checkpoints` names them\n"
+    line = "certified checkpoints: 3 certifications, 1 done, 1 running, 1 unfinished; `bench list checkpoints --results "
+    line += f"{store.root}` names them\n"
     assert after.output == before.output + line
     data = json.loads(bench("status", "--results", store.root, "--json").stdout)
     assert [(row["state"], row.get("file")) for row in data] == [

@@ -455,7 +455,7 @@ def test_a_draft_says_what_it_sees_and_leaves_blank_what_it_does_not(bench: Call
 
 def test_imports_stand_in_listings(bench: Call, toy: Toy) -> None:
     import_logs(toy.path, toy.runs, toy.manifest)
-    assert "imported logs: 2 logs, 2 done; `bench list logs` names them" in bench("status", "--results", toy.runs).output
+    assert "imported logs: 2 logs, 2 done; `bench list logs --results" in bench("status", "--results", toy.runs).output
     rows = json.loads(bench("list", "logs", "--results", toy.runs, "--json").stdout)
     assert [(row["row"], row["file"], row["state"], row["images certified"]) for row in rows] == [
         ("gaussian", "logs/4/noise_0.5_1", "done", "6/6"),

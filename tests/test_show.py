@@ -67,6 +67,15 @@ def test_the_command_that_is_shown_makes_the_run(bench: Call, two_cells: Path) -
         assert command in bench("show", run.key, "--results", two_cells).output
 
 
+def test_the_beginning_of_several_keys_is_answered_with_them(bench: Call) -> None:
+    keys = [run.key for run in Store(REFERENCE).runs() if run.key.startswith("0")]
+    assert len(keys) > 1
+    for words in (("show", "0"), ("verify", "0"), ("attack", "0", "--eps", "1")):
+        result = bench(*words, "--results", REFERENCE)
+        assert (result.exit_code, result.output.count(f"--results {REFERENCE}")) == (2, 1)
+        assert all(key in result.output for key in keys)
+
+
 def test_flags_of_one_image_need_it(bench: Call) -> None:
     for words in (("--alpha", "0.01"), ("--rule", "two-sided"), ("--image", "-1"), ("--image", "0", "--alpha", "2")):
         assert bench("show", QUICK, "--results", REFERENCE, *words).exit_code == 2

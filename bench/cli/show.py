@@ -6,7 +6,6 @@ import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,8 +14,8 @@ import bench.cli.options as options
 from bench.cli.command import CERTIFICATION, option
 from bench.cli.common import check_alpha, clock, existing_folder, print_json, print_rows, refuse, say, say_long, stop, use_plugins
 from bench.cli.trace import say_trace, trace
-from bench.errors import BenchError, counted, lies_here, nearest
-from bench.files.disk import SURVEY
+from bench.errors import BenchError, UsageError, counted, lies_here, nearest
+from bench.files import disk
 
 if TYPE_CHECKING:
     from bench.method import Method
@@ -36,7 +35,7 @@ def show(
     certification: options.Certification = None,
     alpha: options.Alpha = None,
     rule: options.ReadBy = None,
-    plugin: options.Plugins = None,
+    plugin: Annotated[list[str] | None, options.plugin("a method to show, or of the data set of a run")] = None,
     results: options.Results = Path("results/runs"),
     as_json: options.Json = False,
 ) -> None:
@@ -51,7 +50,7 @@ def show(
     refuse(problems)
     from bench.registry import Registry
     from bench.store.checkpoints import Checkpoint
-    from bench.store.runs import DEFAULT_ROOT, Store
+    from bench.store.runs import DEFAULT_ROOT, Run, Store
 
     registry = use_plugins(plugin, "data set") or Registry(())
     name, dot, variant = what.partition(".")
@@ -67,13 +66,11 @@ def show(
         existing_folder(results)
     store = Store(results)
     try:
-        subject: Subject = store.find(what)
+        subject: Subject = store.find(what) if disk.there(Path(what) / "spec.json") else store.named(what, Run, Checkpoint)
     except BenchError as error:
-        checkpoints = [subject for subject in store.subjects(Checkpoint) if what and subject.key.startswith(what)]
-        if not checkpoints:
-            told = f"{what!r} is no method{lies_here(what) or nearest(what, registry.entries())} ({error})"
-            raise BenchError(told if image is None else str(error)) from None
-        subject = checkpoints[0]
+        if image is not None or isinstance(error, UsageError) or re.fullmatch(r"[0-9a-f]*\d[0-9a-f]*|.*/.*", what):  # a key or a folder
+            raise
+        raise BenchError(f"{what!r} is no method{lies_here(what) or nearest(what, registry.entries())} ({error})") from None
     if image is not None:
         traced = trace(subject, image, certification, alpha, rule)
         if as_json:
@@ -180,7 +177,7 @@ def _run(run: Subject) -> dict[str, Any]:
     """
     from bench.spec import to_json
     from bench.store.listing import command
-    from bench.store.runs import Run
+    from bench.store.runs import Run, results_flag
     from bench.store.subject import Damaged
 
     faults, begun = run.faults(), list(run.begun())
@@ -191,10 +188,10 @@ def _run(run: Subject) -> dict[str, Any]:
     return {
         "path": str(run.path),
         "key": run.key,
-        "command": f"bench run {command(run.spec, first)}{_results_of(run)}" if isinstance(run, Run) else None,
+        "command": f"bench run {command(run.spec, first)}{results_flag(_root(run))}" if isinstance(run, Run) else None,
         "spec": to_json(run.spec),
         "training": run.training(),
-        "surveys": {name: _survey(run, name) for name in run.names() if SURVEY.match(name)},
+        "surveys": {name: _survey(run, name) for name in run.names() if disk.SURVEY.match(name)},
         "failure": run.failure(),
         "timing": run.timing(),
         "environment": run.environment(),
@@ -203,12 +200,9 @@ def _run(run: Subject) -> dict[str, Any]:
     }
 
 
-def _results_of(run: Subject) -> str:
-    """The flag that names the results folder of a run, if it is not the usual one."""
-    from bench.store.runs import DEFAULT_ROOT
-
-    root = run.path.parent.parent.parent
-    return "" if root == DEFAULT_ROOT else f" --results {quote(str(root))}"
+def _root(run: Subject) -> Path:
+    """The results folder that it stands in."""
+    return run.path.parents[len(run.place(run.spec).parts) - 1]
 
 
 def _survey(run: Subject, name: str) -> dict[str, Any]:
@@ -287,6 +281,7 @@ def _trained(data: dict[str, Any]) -> str:
 def _print_certifications(run: Subject, items: list[dict[str, Any]]) -> None:
     """A table of the certifications that can be told apart by n, images and seed, and how one image of them is traced."""
     from bench.rules.rule import drawn_words
+    from bench.store.runs import results_flag
 
     say("")
     if not items:
@@ -318,8 +313,7 @@ def _print_certifications(run: Subject, items: list[dict[str, Any]]) -> None:
         if "damaged" in item:
             say(f"certification {item['key']}: damaged: {item['damaged']}")
     if whole:
-        where = _results_of(run) if run.source == "runs" else ""
-        say(f"one image, step by step: bench show {run.key}{where} --image {whole[0]['first_image']}")
+        say(f"one image, step by step: bench show {run.key}{results_flag(_root(run))} --image {whole[0]['first_image']}")
     say("")
 
 
@@ -351,7 +345,6 @@ def _speed(timing: dict[str, Any]) -> str:
 def _read_curve(run: Run) -> list[dict[str, float | None]]:
     """Rows of curve.csv; BenchError if it is damaged."""
     from bench.evidence.records import check_curve
-    from bench.files import disk
 
     check_curve(run.curve)
     rows = csv.DictReader((disk.read_if_there(run.curve) or b"").decode().splitlines())

@@ -51,8 +51,8 @@ def status(
             if watch:
                 Console().clear()
             _print_runs(results, rows)
-            _print_others("certified checkpoints", "certification", "checkpoints", certified)
-            _print_others("imported logs", "log", "logs", logs)
+            _print_others(results, "certified checkpoints", "certification", "checkpoints", certified)
+            _print_others(results, "imported logs", "log", "logs", logs)
         if not watch:
             raise typer.Exit(int(any(row["state"] == "damaged" for row in rows + certified + logs)))
         try:
@@ -82,14 +82,15 @@ def _print_runs(results: Path, rows: Rows) -> None:
             say(f"  {row['retry']}")
 
 
-def _print_others(title: str, unit: str, word: str, rows: Rows) -> None:
+def _print_others(results: Path, title: str, unit: str, word: str, rows: Rows) -> None:
     """One line that counts certified checkpoints or imported logs, if there are any, and what is wrong with the damaged ones."""
     from bench.store.listing import OTHER_STATES
+    from bench.store.runs import results_flag
 
     if rows:
         tally = Counter(row["state"] for row in rows)
         counts = ", ".join(f"{tally[state]} {state}" for state in OTHER_STATES if tally[state])
-        say(f"{title}: {counted(len(rows), unit)}, {counts}; `bench list {word}` names them")
+        say(f"{title}: {counted(len(rows), unit)}, {counts}; `bench list {word}{results_flag(results)}` names them")
         print_reasons(rows)
 
 

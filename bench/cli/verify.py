@@ -40,7 +40,9 @@ def verify(
     n: Annotated[int | None, option("--n", "N", "Samples per image. Default: the log's column n, or 100000.", LOG)] = None,
     images: Annotated[str | None, option("--images", "WHICH", "Images that the log must cover. Default: all, or every k-th.", LOG)] = None,
     results: options.Results = Path("results/runs"),
-    plugin: options.Plugins = None,
+    plugin: Annotated[
+        list[str] | None, options.plugin("a method of yours, to hold its rows against its presets; of a network, for --recertify")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Verify stored results: check every file and recompute every radius from its counts.
@@ -104,7 +106,7 @@ def _folder_of(word: str, results: Path) -> Path:
     Raises:
         BenchError: none, or several.
     """
-    from bench.store.runs import Store
+    from bench.store.runs import Store, results_flag, several
 
     if near := nearest_folder(Path(word)):
         raise BenchError(f"{word}: there is no such folder or file{near}")
@@ -114,10 +116,10 @@ def _folder_of(word: str, results: Path) -> Path:
     found = [entry.path for entry in entries if entry.path.name.rpartition("-")[2].startswith(word)]
     if len(found) == 1:
         return found[0]
-    told = f"and {len(found)} runs in {results} have such a key"
-    if not found:
-        told = f"nor is it the key of one of {counted(len(entries), 'run')} in {results}"
-    raise BenchError(f"{word}: there is no such folder or file, {told}; `bench list runs` names them")
+    if found:
+        raise several(word, [path.name.rpartition("-")[2] for path in found], results)
+    told = f"nor is it the key of one of {counted(len(entries), 'run')} in {results}"
+    raise BenchError(f"{word}: there is no such folder or file, {told}; `bench list runs{results_flag(results)}` names them")
 
 
 def _recertify(report: Report, rows: int, seed: int | None, device: str) -> Recertification:

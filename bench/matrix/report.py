@@ -24,7 +24,7 @@ from bench.files import claims, disk
 from bench.files.writing import write_json
 from bench.matrix import slurm_queue
 from bench.spec import parse_json
-from bench.store.runs import DEFAULT_ROOT
+from bench.store.runs import results_flag
 
 FOLDER = ".matrix"
 NAMES = ("key", "row", "data set", "sigma", "seed", "protocol", "recipe")
@@ -122,8 +122,7 @@ def line(words: str, plugins: Sequence[str], root: Path) -> str:
     """A `bench` of its own for one cell. words: after `bench`, quoted."""
     parts = [f"bench {words}"]
     parts += [f"--plugin {shlex.quote(plugin)}" for plugin in plugins]
-    parts += [f"--results {shlex.quote(str(root))}"] if root != DEFAULT_ROOT else []
-    return " ".join(parts)
+    return " ".join(parts) + results_flag(root)
 
 
 def withdraw(path: Path) -> None:

@@ -26,13 +26,14 @@ Names are for people; what a run is stands in its spec.json and is checked again
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar, TypeVar
 
-from bench.errors import BenchError, Fault, as_fault, counted
+from bench.errors import BenchError, Fault, UsageError, as_fault, counted
 from bench.evidence import records
 from bench.files import disk
 from bench.files.walk import Place, Walk, What, misplaced, walk
@@ -43,8 +44,22 @@ from bench.store.presets import changes_of
 from bench.store.subject import DAMAGE, Damaged, Source, State, Subject, folder_name
 
 DEFAULT_ROOT = Path("results/runs")
+MOST_KEYS = 8
+"""In a sentence."""
 S = TypeVar("S", bound=Subject)
 CHECKPOINT, OLDER_CHECKPOINT = "checkpoint.bin", "checkpoint.older.bin"
+
+
+def results_flag(root: Path) -> str:
+    """The flag that names a results folder, after a space; empty for the usual one."""
+    return "" if root == DEFAULT_ROOT else f" --results {quote(str(root))}"
+
+
+def several(word: str, keys: Sequence[str], root: Path) -> UsageError:
+    """What is wrong with the beginning of a key that fits several."""
+    told = ", ".join(keys[:MOST_KEYS]) + (", ..." if len(keys) > MOST_KEYS else "")
+    hint = f"`bench list runs{results_flag(root)}` names them"
+    return UsageError([f"key {word!r} fits {len(keys)} runs of {root}: {told}; write more digits ({hint})"])
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -244,10 +259,10 @@ class Store:
         return self.subjects(Run)
 
     def find(self, word: str) -> Run:
-        """The one run whose folder or key begins with a word.
+        """The one run in a folder, or whose key begins with a word.
 
         Raises:
-            BenchError: none, or several.
+            BenchError: none. UsageError: several.
         """
         folder = Path(word)
         if word and disk.there(folder / "spec.json"):
@@ -255,10 +270,15 @@ class Store:
             if isinstance(found_here, Damaged):
                 raise BenchError(found_here.reason)
             return Run(folder, found_here.spec)
+        return self.named(word, Run)
+
+    def named(self, word: str, *kinds: type[S]) -> S:
+        """The one subject of some kinds whose key begins with a word; raises as `find`."""
         if not self.root.is_dir():
             raise BenchError(f"there is no folder {self.root}, so no run in it with key or folder {word!r}")
-        found = [run for run in self.runs() if run.key.startswith(word)]
-        if len(found) != 1:
-            what = "no run" if not found else f"{len(found)} runs"
-            raise BenchError(f"{what} in {self.root} with key or folder {word!r}; `bench list runs` names them, --results another folder")
-        return found[0]
+        found = [subject for kind in kinds for subject in self.subjects(kind) if subject.key.startswith(word)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise several(word, [subject.key for subject in found], self.root)
+        raise BenchError(f"no run in {self.root} has key or folder {word!r}; `bench list runs{results_flag(self.root)}` names them")
