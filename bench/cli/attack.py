@@ -38,7 +38,7 @@ def attack(
     device: options.Device = "auto",
     csv: Annotated[Path | None, option("--csv", "FILE", "Write one line per image and radius to this file.", OUTPUT)] = None,
     results: options.Results = Path("results/runs"),
-    plugin: options.Plugins = None,
+    plugin: options.Models = None,
     as_json: options.Json = False,
 ) -> None:
     """Attack a smoothed classifier with PGD; its robust accuracy lies between attack and certificate.

@@ -38,7 +38,7 @@ def compare(
     format_: options.Format = None,
     out: options.Out = None,
     results: options.Results = Path("results/runs"),
-    plugin: options.Plugins = None,
+    plugin: options.Presets = None,
 ) -> None:
     """Compare two rows across seeds and across test images, with intervals and tests.
 

@@ -46,7 +46,7 @@ def check(
     name: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Data sets to look for. Default: all.")] = None,
     data_dir: DataDir = None,
     every_image: Annotated[bool, switch("--every-image", "Decode every image file; takes hours for large data sets.")] = False,
-    plugin: options.Plugins = None,
+    plugin: Annotated[list[str] | None, options.plugin("a data set of yours")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Check which data sets are there, where, and whether they are the published files.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,9 +19,16 @@ def _folder(word: str | Path) -> Path:
 
 
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of the results.", parser=_folder, rich_help_panel=COMMON)]
-Plugins = Annotated[
-    list[str] | None, option("--plugin", "FILE", "Python file that defines a method, network, data set or metric of yours; repeatable.")
-]
+
+
+def plugin(what: str) -> Any:
+    """`--plugin`, and what the file is for."""
+    return option("--plugin", "FILE", f"Python file of {what}; repeatable.")
+
+
+Plugins = Annotated[list[str] | None, plugin("a method, network or data set of yours")]
+Models = Annotated[list[str] | None, plugin("a network or data set of yours")]
+Presets = Annotated[list[str] | None, plugin("a method of yours, to hold its rows against its presets")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Key or folder of a run; `bench list runs` shows the keys.")]
 Certification = Annotated[str | None, option("--certification", "KEY", "Which certification, if the run has several.")]
 Device = Annotated[str, option("--device", "NAME", "auto, cpu or cuda.")]
@@ -34,9 +41,12 @@ Json = Annotated[bool, switch("--json", "Print JSON instead of text.", OUTPUT)]
 # ---- of commands that read results
 
 Datasets = Annotated[list[str] | None, option("--dataset", "NAME", "Only these data sets.")]
-Methods = Annotated[list[str] | None, option("--method", "NAME", "Only these rows; patterns such as 'smoothmix*' work.")]
+Methods = Annotated[
+    list[str] | None,
+    option("--method", "NAME", "Only these rows: smoothmix means all its variants, 'smoothmix.eta1*' the rows of such names."),
+]
 Sigmas = Annotated[list[str] | None, option("--sigma", "S", "Only these noise levels.")]
-Seeds = Annotated[list[str] | None, option("--seeds", "N", "Only these seeds: 5 means 0 to 4, and 0,3,4 means just those.")]
+Seeds = Annotated[list[str] | None, option("--seeds", "N", "Only these seeds: 5 means 0 to 4; '0,3,4' or '3,' means just those.")]
 Protocols = Annotated[list[str] | None, option("--protocol", "NAME", "Only these protocols.")]
 Recipes = Annotated[list[str] | None, option("--recipe", "NAME", "Only these recipes.")]
 Where = Annotated[
@@ -46,7 +56,12 @@ Where = Annotated[
 Alpha = Annotated[float | None, option("--alpha", "A", "Failure probability of each certificate. Default: 0.001.", CERTIFICATION)]
 ReadBy = Annotated[
     str | None,
-    option("--rule", "NAME", "Rule that turns counts into radii. Default: the one that the evidence was sampled under.", CERTIFICATION),
+    option(
+        "--rule",
+        "NAME",
+        "Rule that turns counts into radii; `bench list rules` explains them. Default: the one that the evidence was sampled under.",
+        CERTIFICATION,
+    ),
 ]
 Format = Annotated[
     str | None,

@@ -46,7 +46,7 @@ def plot(
         Path | None, option("--out", "FILE", "A .svg, .pdf or .png file. Default: a name such as curves-mnist-quick.svg.", OUTPUT)
     ] = None,
     results: options.Results = Path("results/runs"),
-    plugin: options.Plugins = None,
+    plugin: options.Presets = None,
 ) -> None:
     """Draw curves of certified accuracy and other pictures of the results.
 

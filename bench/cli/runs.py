@@ -32,7 +32,10 @@ def run(
     method: Annotated[
         list[str] | None,
         option(
-            "--method", "NAME", "Methods, such as gaussian or smoothmix.eta5; patterns work. Default: those of --plugin, else the paper's."
+            "--method",
+            "NAME",
+            "Rows: smoothmix means its default variant, smoothmix.eta1 another, 'smoothmix*' all rows of such names, 'mine[strength=0.5]' "
+            "one with a change. Default: those of --plugin, else the paper's.",
         ),
     ] = None,
     dataset: Annotated[list[str] | None, option("--dataset", "NAME", "Data sets. Default: mnist.")] = None,
@@ -51,7 +54,8 @@ def run(
         option(
             "--set",
             "NAME=X",
-            "Change a hyperparameter (step_size=0.5), the training (train.epochs=3) or the certification (certify.n=1000).",
+            "Change the training (train.epochs=3), the certification (certify.n=1000) or a hyperparameter that all rows have "
+            "(step_size=0.5); --method changes that of one.",
         ),
     ] = None,
     plugin: options.Plugins = None,

@@ -22,7 +22,7 @@ def site(
     title: Annotated[str, option("--title", "TEXT", "Title of the page. Default: its data sets.", OUTPUT)] = "",
     since: Annotated[Path | None, option("--since", "FILE", "Earlier page to compare with. Default: what --out replaces.", OUTPUT)] = None,
     why: Annotated[str, option("--why", "TEXT", "Why numbers moved, for the list of changes.", OUTPUT)] = "",
-    plugin: options.Plugins = None,
+    plugin: options.Presets = None,
 ) -> None:
     """Make one HTML page of the results: tables, curves, comparisons and every run.
 

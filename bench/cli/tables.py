@@ -72,7 +72,7 @@ def table(
     ] = "exact",
     source: From = None,
     results: options.Results = Path("results/runs"),
-    plugin: options.Plugins = None,
+    plugin: Annotated[list[str] | None, options.plugin("a metric of yours, or of a method, to hold its rows against its presets")] = None,
 ) -> None:
     """Print tables of the average certified radius (ACR) and the certified accuracy of each row.
 
