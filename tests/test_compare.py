@@ -580,7 +580,7 @@ def test_how_logs_are_rounded_is_seen(texts: Sequence[str], radius: float, expec
 @pytest.mark.parametrize(
     ("counts", "within"), [((99_000, 79_500, LOGGED, 50_000), True), ((LOGGED, LOGGED, LOGGED, LOGGED), False), ((50_000,) * 4, False)]
 )
-def test_the_verdict(tmp_path: Path, counts: Sequence[int], within: bool) -> None:
+def test_the_verdict(tmp_path: Path, counts: tuple[int, ...], within: bool) -> None:
     """Five logs that differ by a hundredth, so that only a run of their kind lies within; of 100 images, half of which differ."""
     labels = load_images("mnist", "test").labels[:100].tolist()
     for k in range(1, 6):
