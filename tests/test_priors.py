@@ -80,7 +80,7 @@ def test_what_the_user_changes_of_the_training_holds_for_both(plugin: Path) -> N
         ('"gaussian"', '"gausian"', "unknown method 'gausian'"),
         ('"gaussian"', '"asks"', "none may ask its own"),
         ('"gaussian", sigma=0.25', '"macer", sigma=0.3', "no preset for mnist at sigma 0.3"),
-        ('"gaussian"', '"s*"', "names 4 rows"),
+        ('"gaussian"', '"s*"', "names 8 rows"),
         ("        }\n", '            "more": Survey(copies=5, of=Prior(method="macer")),\n        }\n', "may ask one other model"),
     ],
 )

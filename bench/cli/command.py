@@ -154,7 +154,7 @@ def _meant(word: str, whole: bool) -> str:
         number = float(word.removesuffix("%").replace(",", "" if whole else ".")) / (100 if word.endswith("%") else 1)
     except ValueError:
         return ""
-    return "" if whole and not number.is_integer() else f"; did you mean {int(number) if whole else number:.15g}?"
+    return "" if whole and not (number.is_integer() and abs(number) < 2**53) else f"; did you mean {int(number) if whole else number:.15g}?"
 
 
 def _place(param: Any) -> int:
