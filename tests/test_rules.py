@@ -206,7 +206,7 @@ def test_an_acr_that_is_nearly_blind_is_not_ranked(bench: Call, tmp_path: Path) 
     assert note not in usual.notes
     assert "ACR" in note
     shown = {
-        name: json.loads(render([group], "json"))["groups"][0]["sections"][0]["rows"]
+        name: json.loads(render([group], "json", marks="paper"))["groups"][0]["sections"][0]["rows"]
         for name, group in (("usual", usual), ("blind", blind))
     }
     assert ["ACR" in row["best"] for row in shown["usual"]] == [False, True]

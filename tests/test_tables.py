@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -179,23 +180,23 @@ def test_groups_stand_in_separate_tables(store: Store, format: str) -> None:
 
 def test_marks_and_states_in_every_format(store: Store) -> None:
     fill(store, gaussian=HALF, macer=MOST, stability=(N, N))
-    groups = collect(store)
-    lines = [re.sub(r" +", " ", line) for line in render(groups, "markdown").splitlines() if line.startswith("|")]
+    shown = partial(render, collect(store), marks="paper")
+    lines = [re.sub(r" +", " ", line) for line in shown("markdown").splitlines() if line.startswith("|")]
     assert lines[0] == "| sigma | row | ACR | r=0.00 | r=0.50 | r=1.00 | r=1.50 | r=2.00 | r=2.50 |"
     assert lines[2:] == [
         "| 0.50 | gaussian | 0.6158 | 50.00 | 50.00 | 50.00 | - | - | - |",
         "| | stability | 2/4 images | - | - | - | - | - | - |",
         "| | macer | **<u>0.9237</u>** | **<u>75.00</u>** | **<u>75.00</u>** | **<u>75.00</u>** | - | - | - |",
     ]
-    assert r" & macer & \underline{\textbf{0.9237}} & \underline{\textbf{75.00}} &" in render(groups, "latex")
-    assert "<td><strong><u>0.9237</u></strong></td><td><strong><u>75.00</u></strong></td>" in render(groups, "html")
-    text = render(groups, "terminal")
+    assert r" & macer & \underline{\textbf{0.9237}} & \underline{\textbf{75.00}} &" in shown("latex")
+    assert "<td><strong><u>0.9237</u></strong></td><td><strong><u>75.00</u></strong></td>" in shown("html")
+    text = shown("terminal")
     assert "\x1b" not in text
     assert "0.9237+*" in text
     assert "+: better than gaussian at the same sigma (no test). *: best of the sigma and column (no test)." in text
     plain, marked = (next(line for line in text.splitlines() if number in line) for number in ("0.6158", "0.9237"))
     assert plain.index("0.6158") == marked.index("0.9237")
-    colored = render(groups, "terminal", color=True)
+    colored = shown("terminal", color=True)
     assert "\x1b[1;4m0.9237\x1b[0m" in colored
     assert "0.9237+*" not in colored
 
@@ -204,10 +205,11 @@ def test_marks_and_states_in_every_format(store: Store) -> None:
 def test_csv_and_json_say_which_cells_are_marked(marks: str) -> None:
     """Those that are bold or underlined; a field that speaks of other marks is empty."""
     reference = Path(__file__).resolve().parent.parent / "results" / "reference"
-    groups = [with_marks(group, marks) for group in collect(Store(reference), Filters(protocols=["quick"], sigmas=[0.5]))]
-    lines = csv.DictReader(io.StringIO(render(groups, "csv")))
+    unmarked = collect(Store(reference), Filters(protocols=["quick"], sigmas=[0.5]))
+    groups = [with_marks(group, marks) for group in unmarked]
+    lines = csv.DictReader(io.StringIO(render(unmarked, "csv", marks=marks)))
     bold = underlined = False
-    for group, data in zip(groups, json.loads(render(groups, "json"))["groups"], strict=True):
+    for group, data in zip(groups, json.loads(render(unmarked, "json", marks=marks))["groups"], strict=True):
         assert data["marks"] == marks
         rows = zip(group.sections[0].rows, cells(group, group.sections[0]), data["sections"][0]["rows"], strict=True)
         for row, shown, told in rows:
@@ -269,7 +271,7 @@ def test_json_round_trip(store: Store) -> None:
     groups = collect(store)
     (group,) = groups
     (data,) = json.loads(render(groups, "json"))["groups"]
-    assert data["caption"] == caption(group)
+    assert data["caption"] == caption(with_marks(group, "test"))
     assert (data["conditions"]["alpha"], data["seeds"], data["images"], data["conditions"]["certify.n"]) == (0.001, [0, 1], 4, N)
     gaussian, macer = data["sections"][0]["rows"]
     stat = group.sections[0].rows[0].stats["ACR"]
@@ -350,7 +352,7 @@ def test_the_constant_classifier_is_shown_and_ranks_nothing(store: Store) -> Non
         text = " ".join(render([after], format).split())
         assert "(constant classifier)" in text
         assert f"largest radius, {radius:.4f} at sigma 0.5" in text
-    found = json.loads(render([after], "json"))["groups"][0]["sections"][0]["rows"]
+    found = json.loads(render([after], "json", marks="paper"))["groups"][0]["sections"][0]["rows"]
     assert [(row["constant"], row["improves"], row["best"], row["status"]) for row in found][-1] == (True, [], [], "computed")
     assert not any(row["constant"] for row in found[:-1])
     assert '<span class="grey">' in render([after], "html")
