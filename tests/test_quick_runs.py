@@ -32,7 +32,7 @@ def test_the_evidence_holds_and_the_page_prints_it() -> None:
     report = verify(QUICK)
     assert not report.failures
     summary = api.summary(api.load_results(QUICK), metrics=["ACR"])
-    assert set(summary["n"]) == {2}
+    assert set(summary["n"]) == {3}
     section = PAGE[PAGE.index("## Tables 4 and 5: nine rows") : PAGE.index("### Does the order depend")]
     printed = {line.split(" | ")[0].strip("| "): re.findall(r"(\S+) ±(\S+)", line) for line in section.splitlines() if "±0" in line}
     assert len(printed) == 9
@@ -47,7 +47,7 @@ def test_the_page_prints_how_the_order_depends_on_the_metric(bench: Callable[...
     ).stdout
     table = pd.read_csv(io.StringIO(csv)).set_index(["sigma", "row"])["paper_mean"].sort_index()
     means = {
-        (rule, metric): values.set_index(["sigma", "row"])["mean"][table.index]
+        (rule, metric): values.set_index(["sigma", "row"])["mean"][table.index].round(9)  # so that equal counts tie
         for rule in (None, "two-sided")
         for metric, values in api.summary(api.load_results(QUICK, rule=rule), metrics=["ACR", "clean", "pa"]).groupby("metric")
     }
