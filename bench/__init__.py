@@ -2,9 +2,10 @@
 
     import bench
 
-    frame = bench.load_results("results/runs")      # one row per subject and image
+    frame = bench.load_results("results/runs")      # one line per subject and image
     bench.summary(frame, metrics=["ACR", "r=0.5"])  # mean, std and n: the numbers of `bench table`
     print(bench.table(frame, format="markdown"))
+    bench.compare(frame, "gaussian", "smoothmix*")  # differences with intervals and tests: the numbers of `bench compare`
     bench.plot_curves(frame)
 
     smoothed = bench.SmoothedClassifier(model, sigma=0.5)   # any torch module B C H W -> B K
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from bench.api.conduct import run, run_study
     from bench.api.own_model import SmoothedClassifier
     from bench.api.plugins import use_plugins
-    from leaderboard.frame import acr, certified_accuracy, certified_radius, load_results, plot_curves, summary, table
+    from leaderboard.frame import acr, certified_accuracy, certified_radius, compare, load_results, plot_curves, summary, table
 
 __all__ = [
     "SmoothedClassifier",
     "acr",
     "certified_accuracy",
     "certified_radius",
+    "compare",
     "load_results",
     "plot_curves",
     "run",

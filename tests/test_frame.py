@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,9 @@ from bench.store.runs import Store
 from bench.verify import verify
 from leaderboard import metrics
 from leaderboard.aggregate import Filters, collect, with_constant
+from leaderboard.compare import compare, document
+from leaderboard.formats import render as written
+from leaderboard.formats.values import as_csv
 from leaderboard.frame.load import read
 from leaderboard.frame.schema import COLUMNS, NULLABLE, WORDS
 from leaderboard.tables import render
@@ -287,9 +291,11 @@ def fill(store: Store, runs: Sequence[tuple[Any, ...]]) -> None:
                 evidence.write_text(evidence.read_text().replace("7", "8", 1))
 
 
-@given(runs=RUNS)
+@given(runs=RUNS, where=st.sampled_from(["protocol=quick", "sigma=0.5", "certify.n=500", "method=smoothmix", "changes="]))
 @settings(max_examples=15, deadline=None)
-def test_a_frame_gives_the_tables_that_the_store_gives(runs: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_frame_gives_the_tables_that_the_store_gives(
+    runs: list[tuple[Any, ...]], where: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Whatever is finished, unfinished, failed, damaged or from another source: every metric, mixed or not."""
     store = new_store(tmp_path_factory.mktemp("store"))
     fill(store, runs)
@@ -301,6 +307,16 @@ def test_a_frame_gives_the_tables_that_the_store_gives(runs: list[tuple[Any, ...
         if chosen and all(seed in {run[1] for run in runs} for seed in seeds):
             expected = render(collect(store, Filters(seeds=seeds)), "csv")
             assert bench.table(frame, "csv", seeds=seeds) == expected
+            assert bench.table(frame, "csv", seeds=len(seeds)) == expected
+    expected = outcome(lambda: render(collect(store, Filters().narrowed([where])), "csv"))
+    assert outcome(lambda: bench.table(bench.load_results(store.root, where=where), "csv")) == expected
+
+
+def outcome(work: Callable[[], str]) -> str:
+    try:
+        return work()
+    except BenchError:
+        return "refused"
 
 
 def test_logs_and_checkpoints_give_the_tables_that_the_store_gives(store: Store, tmp_path: Path) -> None:
@@ -449,6 +465,68 @@ def test_a_summary_is_what_pandas_gives(store: Store) -> None:
         assert found.loc[metric, "n"] == 3
 
 
+def lines_of(found: pd.DataFrame) -> str:
+    lines = [{str(name): None if pd.isna(value) else value for name, value in line.items()} for line in found.to_dict("records")]
+    return as_csv(list(found.columns), lines)
+
+
+def test_a_comparison_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    frame = bench.load_results("results/quick")
+    found = bench.compare(frame, "gaussian", "smoothmix*")
+    assert printed(("compare", "gaussian", "smoothmix*", "--results", "results/quick", "--format", "csv")) == f"exit 0\n{lines_of(found)}"
+    half = bench.compare(frame[frame["sigma"] == 0.5], "gaussian", "smoothmix.eta5")  # of one test there is nothing to correct
+    where = (found["sigma"] == 0.5) & (found["b"] == "smoothmix.eta5")
+    pd.testing.assert_frame_equal(half.drop(columns="p_holm"), found[where].drop(columns="p_holm").reset_index(drop=True))
+    assert half["p_holm"].equals(half["p"])
+
+
+def test_what_a_comparison_leaves_out_is_named(store: Store) -> None:
+    for row, seed in itertools.product(("gaussian", "macer", "smoothmix.eta5"), range(2)):
+        add(store, run_spec(row, seed=seed), LESS if seed else HALF)
+    add(store, run_spec("smoothmix.eta1"), (N,))
+    add(store, run_spec("gaussian", changes={"train.epochs": 3}))
+    frame = bench.load_results(store.root)
+    for b in ("smoothmix*", "macer"):
+        report = compare(store, "gaussian", b)
+        found = bench.compare(frame, "gaussian", b)
+        assert lines_of(found) == written(document(report), "csv")
+        assert found.attrs["notes"] == list(report.notes)
+    assert any("smoothmix.eta1" in note for note in bench.compare(frame, "gaussian", "smoothmix*").attrs["notes"])
+    assert set(bench.compare(frame, "gaussian", ["macer", "smoothmix*"])["b"]) == {"macer", "smoothmix.eta5"}
+    assert set(bench.compare(frame, "gaussian", "macer", seeds=1)["runs_a"]) == {"0"}
+
+
+def test_what_cannot_be_compared_is_refused(reference: pd.DataFrame) -> None:
+    for b in ("gaussian", "macre", ["macer", "macre"], [], 5, ["macer", None]):
+        with pytest.raises(BenchError):
+            bench.compare(reference, "gaussian", b)  # type: ignore[arg-type]
+    for frame in (reference.iloc[:0].copy(), reference[reference["image"] < 5000]):
+        with pytest.raises(BenchError):
+            bench.compare(frame, "gaussian", "macer")
+
+
+def typed(error: pytest.ExceptionInfo[BenchError]) -> list[str]:
+    """The ways to choose that an error names."""
+    return re.findall(r"(?:frame\[|bench\.load_results).*?(?= for mnist)", str(error.value))
+
+
+@pytest.mark.parametrize(("use", "groups"), [(bench.plot_curves, 4), (partial(bench.compare, a="gaussian", b="macer"), 3)])
+def test_what_is_said_of_several_groups_chooses_one_of_them(use: Callable[..., Any], groups: int, store: Store) -> None:
+    """A comparison prefers those of which nothing was changed."""
+    for row, protocol in itertools.product(("gaussian", "macer"), ("quick", "smoke")):
+        add(store, run_spec(row, protocol=protocol), HALF)
+        write_evidence(add(store, run_spec(row)).certification(OTHER), LESS)
+        add(store, run_spec(row, train={"epochs": 3}), HALF)
+    frame = bench.load_results(store.root)
+    with pytest.raises(BenchError) as error:
+        use(frame)
+    ways = typed(error)
+    assert len(ways) == groups
+    for way in ways:
+        use(eval(way.replace("...", repr(str(store.root)))))
+
+
 # ---------------------------------------------------------------------------------------------------------------- filtering
 
 
@@ -499,6 +577,23 @@ def test_a_part_of_the_images_has_no_mean(reference: pd.DataFrame) -> None:
     assert found["mean"].isna().all()
 
 
+@pytest.mark.parametrize("kind", ["runs", "logs", "checkpoints"])
+def test_images_that_were_filtered_away_are_missed_whatever_is_filtered(kind: str, store: Store, tmp_path: Path) -> None:
+    if kind == "logs":
+        read_logs(store, tmp_path)
+    for seed in range(2):
+        if kind == "runs":
+            add(store, run_spec(seed=seed), LESS if seed else HALF)
+        elif kind == "checkpoints":
+            foreign(store, f"{seed}.pth", counts=LESS if seed else HALF)
+    frame = bench.load_results(store.root)
+    assert not bench.summary(frame)["notes"].str.contains("filtered").any()
+    found = bench.summary(frame[frame["image"] % 3 > 0])
+    assert set(found["status"]) == {"2/4 images"}
+    assert found["mean"].isna().all()
+    assert found["notes"].str.contains("2/4").all()
+
+
 def test_frames_can_be_joined_sorted_and_written(store: Store, tmp_path: Path, reference: pd.DataFrame) -> None:
     read_logs(store, tmp_path)
     foreign(store, "a.pth", counts=HALF)
@@ -547,7 +642,7 @@ def test_what_is_of_the_wrong_kind_is_told(reference: pd.DataFrame) -> None:
     for other in (None, "results/reference", 5):
         with pytest.raises(BenchError, match="frame"):
             bench.summary(other)  # type: ignore[arg-type]
-    for seeds in (0, "1", ["1"], [0.0], [True], None):
+    for seeds in (0, 99, "1", ["1"], [0.0], [True], None):
         with pytest.raises(BenchError, match="seed"):
             bench.summary(reference, seeds=seeds)  # type: ignore[arg-type]
     with pytest.raises(BenchError, match="metrics"):
@@ -663,7 +758,7 @@ def test_curves_are_the_certified_accuracies(reference: pd.DataFrame) -> None:
 
 
 def test_curves_of_what_is_not_comparable_are_refused(reference: pd.DataFrame) -> None:
-    with pytest.raises(BenchError, match="protocol: full or quick"):
+    with pytest.raises(BenchError, match="protocol"):
         bench.plot_curves(reference)
     with pytest.raises(BenchError, match="empty"):
         bench.plot_curves(reference.iloc[:0].copy())

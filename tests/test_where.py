@@ -20,6 +20,8 @@ from bench.store.runs import Store
 from leaderboard import plots
 from leaderboard.aggregate import Filters, Group, collect
 from leaderboard.aggregate.where import conditions_of, flags, telling_apart
+from leaderboard.frame import load_results, table
+from leaderboard.tables import render
 
 Call = Callable[..., Result]
 
@@ -74,8 +76,9 @@ def rows(groups: tuple[Group, ...]) -> set[tuple[Any, ...]]:
 def test_just_the_rows_that_fit_are_taken(store: Store, words: list[str], fits: Callable[..., bool]) -> None:
     every = rows(collect(store))
     assert len(every) > 10
-    found = rows(collect(store, Filters().narrowed(words)))
-    assert found == {row for row in every if fits(*row)}
+    chosen = collect(store, Filters().narrowed(words))
+    assert rows(chosen) == {row for row in every if fits(*row)}
+    assert table(load_results(store.root, where=words), "csv") == render(chosen, "csv")
 
 
 def test_a_seed_is_one_that_a_row_must_have(store: Store) -> None:
@@ -103,6 +106,8 @@ def test_a_seed_is_one_that_a_row_must_have(store: Store) -> None:
 def test_what_fits_nothing_is_refused(store: Store, words: list[str], told: str) -> None:
     with pytest.raises(UsageError, match=told.replace("[", r"\[")):
         collect(store, Filters().narrowed(words))
+    with pytest.raises(UsageError, match=told.replace("[", r"\[")):
+        load_results(store.root, where=words)
 
 
 def test_evidence_that_the_rule_cannot_read_is_told_before_what_fits_it(store: Store) -> None:

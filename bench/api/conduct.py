@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 
@@ -24,8 +23,6 @@ from bench.system.guards import as_before
 from bench.system.signals import StopSignals
 from leaderboard.frame.arguments import level, number, path, seeds_of, several, whole, word
 from leaderboard.frame.load import read
-
-MANY_SEEDS = 1_000_000
 
 T = TypeVar("T")
 
@@ -108,7 +105,7 @@ def run(
         methods=checked(lambda: several(method, "method", str), []),
         datasets=checked(lambda: several(dataset, "dataset", str), []),
         sigmas=checked(lambda: [number(one, "sigma") for one in several(sigma, "sigma", Real)], []),
-        seeds=checked(lambda: _seeds(seeds), []),
+        seeds=checked(lambda: seeds_of(seeds), []),
         protocol=checked(lambda: word(protocol, "protocol"), "quick"),
         recipe=checked(lambda: word(recipe, "recipe"), "official"),
         changes=checked(lambda: _words(changes), {}),
@@ -179,11 +176,6 @@ def _carry_out(request: RunRequest, problems: Sequence[str], alpha: float, quiet
         if matrix.run(StopSignals(ends=False), "Run the same call again to resume.") >= 128:
             raise KeyboardInterrupt("interrupted; run the same call again to resume")
     return read(Store(request.results), alpha, only={cell.id for cell in plan.cells}).frame()
-
-
-def _seeds(seeds: Any) -> Sequence[int]:
-    """A number N means seeds 0 to N - 1; BenchError unless it is that or a list of seeds."""
-    return range(whole(seeds, "seeds", 1, MANY_SEEDS)) if isinstance(seeds, (Integral, np.bool_)) else seeds_of(seeds)
 
 
 def _words(changes: Any) -> dict[str, str]:

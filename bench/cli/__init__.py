@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import attack, certify, compare, data, exchange, make, plots, runs, show, site, status, submit, tables, theory, verify
+from bench.cli import attack, certify, comparisons, data, exchange, make, plots, runs, show, site, status, submit, tables, theory, verify
 from bench.cli.command import Command, Group
 from bench.cli.list import list_
 
@@ -47,7 +47,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "run": runs.run,
         "status": status.status,
         "table": tables.table,
-        "compare": compare.compare,
+        "compare": comparisons.compare,
         "plot": plots.plot,
         "site": site.site,
         "show": show.show,

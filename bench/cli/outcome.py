@@ -63,7 +63,7 @@ def _draw(matrix: Matrix, plot: Path, groups: Sequence[Group]) -> None:
 
     drawn = [group for group in groups if any(row.finished for section in group.sections for row in section.rows)]
     for number, group in enumerate(drawn, start=1):
-        picture = plots.picture_of("curves", [group])
+        picture = plots.picture_of("curves", group)
         target = plot if len(drawn) == 1 else plot.with_stem(f"{plot.stem}-{number}")
         write_file(target, "--plot", plots.render(picture, target.suffix.lower()))
         matrix.say(f"wrote {target}: {picture.headline}")

@@ -191,6 +191,7 @@ def _group(
         metrics=metrics,
         sections=tuple(sections),
         mixed=kind.mixed,
+        members=tuple(members),
         notes=(*reading.notes(certified), *kind.notes([(section.sigma, row) for section in sections for row in section.rows])),
     )
 

@@ -138,8 +138,8 @@ class Row:
             return ""
         if self.refused:
             return self.refused
-        if len(self.seeds) == 1:
-            seed = self.seeds[0]
+        seed = self.seeds[0]
+        if len(self.seeds) == 1 or {(s.state, s.done) for s in self.seeds} == {("certifying", seed.done)}:
             words = {"training": "in training", "certifying": f"{seed.done}/{counted(self.images, 'image')}"}
             return words.get(seed.state, seed.state)
         counts = Counter(seed.state for seed in self.seeds)
@@ -171,6 +171,7 @@ class Group:
         show_trust: whether a table for people has a column `status`, on what the numbers of each row rest.
         ranked: whether better and best numbers are marked, which no test stands behind.
         ties: how its rows were tested for ties, or why they were not; empty where nobody asked.
+        members: certifications of its rows, begun or not; of a mixture none.
         notes: what concerns the whole table.
     """
 
@@ -187,6 +188,7 @@ class Group:
     show_trust: bool = False
     ranked: bool = True
     ties: str = ""
+    members: tuple[Certification, ...] = field(default=(), repr=False, compare=False)
     notes: tuple[str, ...]
 
     @property

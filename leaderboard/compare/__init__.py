@@ -8,6 +8,6 @@ document.py     what is printed of both
 
 from leaderboard.compare.document import document
 from leaderboard.compare.logs import Paired, compare_with_logs
-from leaderboard.compare.rows import Report, compare
+from leaderboard.compare.rows import Report, compare, compare_groups
 
-__all__ = ["Paired", "Report", "compare", "compare_with_logs", "document"]
+__all__ = ["Paired", "Report", "compare", "compare_groups", "compare_with_logs", "document"]

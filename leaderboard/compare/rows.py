@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -84,27 +84,44 @@ def compare(
 
     What is asked for by name and sigma must be finished; what a pattern or an open sigma brings along is left out and named.
     """
-    if a == b:
-        raise BenchError(f"{a} is compared with itself; name two rows")
     filters = Filters(
         datasets=[dataset] if dataset else (),
         sigmas=sigmas,
-        methods=[re.sub(r" #\d+$", "", word) for word in (a, b)],
+        methods=[unmarked(word) for word in (a, b)],
         protocols=[protocol] if protocol else (),
         recipes=[recipe] if recipe else (),
     ).narrowed(where)
     filters = filters if filters.datasets else dataclasses.replace(filters, datasets=["mnist"])
-    sigmas = filters.sigmas
     groups = collect(store, filters, alpha=alpha, rule=rule, source=source, metrics=())
     require_one_source(store, groups, ", which never mix")
-    group, others = _one_group(groups, a, b)
+    return compare_groups(groups, a, [b], filters.sigmas)
+
+
+def unmarked(word: str) -> str:
+    """The name of a row without the mark that tells it from others of that name."""
+    return re.sub(r" #\d+$", "", word)
+
+
+def compare_groups(
+    groups: Sequence[Group], a: str, bs: Sequence[str], sigmas: Sequence[float] = (), choose: Callable[[Mapping[str, str]], str] = flags
+) -> Report:
+    """As `compare`, of groups that are read already.
+
+    Args:
+        bs: rows or patterns of rows B, at least one. choose: says how one of several groups is asked for.
+    """
+    b = " and ".join(bs)
+    if a in bs:
+        raise BenchError(f"{a} is compared with itself; name two rows")
+    group, others = _one_group(groups, a, bs, choose)
     if group.rule and group.rule.acr != "ranked":
         raise BenchError(f"{a} and {b} were certified under {group.rule.name}, and ACRs are not compared then. {group.rule.acr_note}")
     chosen = _find(group, a)
     if len(chosen) > 1:
         raise BenchError(f"A must be one row, but {a!r} fits {', '.join(chosen)}; only B may be a pattern")
     notes = [*group.notes, *others]
-    found = list(_pairs(group, chosen[0], [label for label in _find(group, b) if label != chosen[0]], b, sigmas, notes))
+    seconds = dict.fromkeys(label for word in bs for label in _find(group, word) if label != chosen[0])
+    found = list(_pairs(group, chosen[0], [*seconds], bs, sigmas, notes))
     if not found:
         raise BenchError("; ".join([f"there is nothing to compare {a} with {b} at", *(n for n in notes if n.startswith("left out"))]))
     pairs, radii = [(x, y) for _, x, y in found], layouts.of_dataset(group.dataset).radii
@@ -137,30 +154,31 @@ def _find(group: Group, word: str) -> list[str]:
     return list(dict.fromkeys(named or fitting))
 
 
-def _one_group(groups: Sequence[Group], a: str, b: str) -> tuple[Group, list[str]]:
-    """The comparable group that holds both rows, and a note on others that do."""
+def _one_group(groups: Sequence[Group], a: str, bs: Sequence[str], choose: Callable[[Mapping[str, str]], str]) -> tuple[Group, list[str]]:
+    """The comparable group that holds all rows, and a note on others that do."""
+    names = f"{a} and {' and '.join(bs)}"
 
     def labels(group: Group) -> str:
         return ", ".join(dict.fromkeys(row.label for row in group.rows))
 
-    for word in (a, b):
+    for word in (a, *bs):
         if not any(_find(group, word) for group in groups):
             there = ", ".join(map(labels, groups))
             raise BenchError(f"there is no {word} at the sigma, protocol and recipe asked for; there is {there}")
-    both = [g for g in groups if _find(g, a) and set(_find(g, b)) - set(_find(g, a)[:1])]
+    both = [g for g in groups if (first := _find(g, a)[:1]) and all(set(_find(g, b)) - set(first) for b in bs)]
     if not both:
         where = "; ".join(f"{labels(group)} in {title(group)}" for group in groups)
-        raise BenchError(f"{a} and {b} stand in no comparable group together, and rows of different groups are not compared: {where}")
+        raise BenchError(f"{names} stand in no comparable group together, and rows of different groups are not compared: {where}")
     plain = [group for group in both if not group.conditions.get("changes")] or both
     if len(plain) > 1:
         apart = telling_apart([conditions_of(group) for group in plain])
-        ways = "; ".join(f"{flags(chosen)} for {title(group)}" for group, chosen in zip(plain, apart, strict=True))
-        raise BenchError(f"{a} and {b} stand together in {len(plain)} groups, which are not compared; choose one: {ways}")
+        ways = "; ".join(f"{choose(chosen)} for {title(group)}" for group, chosen in zip(plain, apart, strict=True))
+        raise BenchError(f"{names} stand together in {len(plain)} groups, which are not compared; choose one: {ways}")
     return plain[0], [f"another comparable group holds both rows as well: {title(group)}" for group in both if group is not plain[0]]
 
 
 def _pairs(
-    group: Group, a: str, bs: Sequence[str], word: str, sigmas: Sequence[float], notes: list[str]
+    group: Group, a: str, bs: Sequence[str], words: Sequence[str], sigmas: Sequence[float], notes: list[str]
 ) -> Iterator[tuple[float, Row, Row]]:
     """(sigma, A, B); adds to the notes what was left out.
 
@@ -168,7 +186,7 @@ def _pairs(
         BenchError: a row that was asked for by name and sigma is not there or not finished.
     """
     rows = {(section.sigma, row.label): row for section in group.sections for row in section.rows if _begun(row)}
-    named = {row.label for row in rows.values() if word in (row.label, row.name)}
+    named = {row.label for row in rows.values() if {*words} & {row.label, row.name}}
 
     def usable(sigma: float, label: str) -> Row | None:
         row = rows.get((sigma, label))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
-from numbers import Real
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.errors import BenchError
 from bench.rules.bounds import check_alpha
+
+MANY_SEEDS = 1_000_000
 
 
 def whole(value: Any, name: str, least: int = 0, most: int = 2**63 - 1) -> int:
@@ -92,12 +96,14 @@ def path(value: Any, name: str) -> Path:
         raise BenchError(f"{name} {value!r} is not the path of a folder") from None
 
 
-def seeds_of(value: Any) -> list[int]:
-    """A list of seeds.
+def seeds_of(value: Any) -> Sequence[int]:
+    """Seeds: a number N means 0 to N - 1, a list just those.
 
     Raises:
-        BenchError: it is none.
+        BenchError: it is neither.
     """
+    if isinstance(value, (Integral, np.bool_)):
+        return range(whole(value, "seeds", 1, MANY_SEEDS))
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise BenchError(f"seeds {value!r} is not a list of seeds such as [0, 1]")
+        raise BenchError(f"seeds {value!r} is neither a number of seeds nor a list such as [0, 1]")
     return [whole(seed, "seed") for seed in value]

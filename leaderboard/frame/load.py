@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.errors import BenchError, Fault, as_fault
+from bench.errors import BenchError, Fault, UsageError, as_fault, nearest_folder
 from bench.spec import canonical, to_json
 from bench.store.checkpoints import Checkpoint
 from bench.store.copies import Traces, copies
@@ -20,24 +20,35 @@ from bench.store.imports import Import, ImportSpec, Printed, Published
 from bench.store.runs import Run, Store
 from bench.store.subject import Certification, Subject
 from bench.store.verified import anything
+from leaderboard.aggregate.build import groups_of
 from leaderboard.aggregate.collect import unexpected_notes
-from leaderboard.aggregate.reading import Reading, trusts_of
+from leaderboard.aggregate.reading import Reading, comparable, trusts_of
+from leaderboard.aggregate.select import EVERYTHING, Filters
+from leaderboard.aggregate.where import choose, choose_groups
 from leaderboard.formats.values import picked
-from leaderboard.frame.arguments import level, word
+from leaderboard.frame.arguments import level, several, word
 from leaderboard.frame.arguments import path as path_of
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, Part, frame_of, images_of_counts
 
 
 def load_results(
-    path: str | os.PathLike[str] = "results/runs", *, alpha: float | None = None, rule: str | None = None, strict: bool = False
+    path: str | os.PathLike[str] = "results/runs",
+    *,
+    where: str | Sequence[str] = (),
+    alpha: float | None = None,
+    rule: str | None = None,
+    strict: bool = False,
 ) -> pd.DataFrame:
-    """Everything that is finished in a results folder, as one table: a row per subject and image.
+    """Everything that is finished in a results folder, as one table: a line per subject and image.
 
     A subject is anything that was certified: a model trained by `bench run`, a checkpoint certified by `bench certify`, a published log
-    read by `bench import`. A subject that was certified in several ways has rows for each of them.
+    read by `bench import`. A subject that was certified in several ways has lines for each of them.
 
     Args:
         path: the results folder, such as `results/reference`.
+        where: `KEY=VALUE`, or a list of them, as of `bench table --where`, for what no column tells: `train.epochs=30`, `changes=`
+            (nothing was changed), `certify.images=all`, `steps=4`. Different keys must all fit; of a key that is given twice any
+            value will do. Empty: everything. After `seed=1`, say `seeds=[1]` to `summary`, too.
         alpha: chance that one certificate is wrong, in (0, 1/2); 0.001 if None. Counts are read at it. A published log has an alpha of its
             own, which cannot be changed, so a log with another one is left out.
         rule: how counts are read; None: by the rule under which they were sampled. What the rule cannot read is left out.
@@ -78,7 +89,8 @@ def load_results(
         both frames have the same.
 
     Raises:
-        BenchError: no such folder, or one that holds no results at all; alpha or rule unknown; with strict, anything that is left out.
+        BenchError: no such folder, or one that holds no results at all; alpha or rule unknown; where fits nothing; with strict, anything
+            that is left out.
     """
     root, alpha = path_of(path, "path"), None if alpha is None else level(alpha)
     Reading.asked(alpha, None if rule is None else word(rule, "rule"))
@@ -87,8 +99,12 @@ def load_results(
     except (OSError, ValueError) as error:
         raise BenchError(f"{str(path)!r}: {error}") from None
     if not there:
-        raise BenchError(f"{root}: there is no such folder; `bench run` fills results/runs")
-    found = read(Store(root), alpha, rule)
+        raise BenchError(f"{root}: there is no such folder{nearest_folder(root) or '; `bench run` fills results/runs'}")
+    try:
+        filters = EVERYTHING.narrowed(several(where, "where", str))
+        found = read(Store(root), alpha, rule, filters=filters)
+    except UsageError as error:
+        raise UsageError([problem.removeprefix("--") for problem in error.problems]) from None
     if not found.parts and not found.left_out:
         raise BenchError(f"{root} holds no results; name the folder that `bench run`, `bench certify` or `bench import` filled")
     if strict and found.left_out:
@@ -130,14 +146,21 @@ class Found:
         self.left_out.append({"subject": subject, "state": state, "done": done, "reason": reason, "path": str(path), "record": record})
 
 
-def read(store: Store, alpha: float | None = None, rule: str | None = None, only: Collection[tuple[str, str]] | None = None) -> Found:
+def read(
+    store: Store,
+    alpha: float | None = None,
+    rule: str | None = None,
+    only: Collection[tuple[str, str]] | None = None,
+    filters: Filters = EVERYTHING,
+) -> Found:
     """Reads a store.
 
     Args:
         only: the (run key, certification key) that are wanted, of runs alone; None: everything.
+        filters: what of it is wanted; all runs still tell which seeds a row should have.
 
     Raises:
-        BenchError: the folder cannot be read. OSError.
+        UsageError: a filter that fits nothing. BenchError: the folder cannot be read. OSError.
     """
     walked = store.walk()
     keys = None if only is None else {key for key, _ in only}
@@ -149,7 +172,7 @@ def read(store: Store, alpha: float | None = None, rule: str | None = None, only
         if keys is None or any(part.endswith(key) for part in fault.file.parts for key in keys):
             found.leave_out(str(fault.file), "damaged", fault.file, reason=str(fault))
     subjects = [subject for subject in subjects if keys is None or subject.key in keys]
-    same = _same_weights(subjects)
+    same, (takes, ways) = _same_weights(subjects), _chosen(subjects, filters, found.reading)
     wanted = []
     for subject in subjects:
         begun = [c for c in subject.certifications() if only is None or (subject.key, c.spec.key) in only]
@@ -157,18 +180,45 @@ def read(store: Store, alpha: float | None = None, rule: str | None = None, only
             record, words, state = record_of(subject), words_of(subject), subject.state()
             reason = str((subject.failure() or {}).get("reason", ""))
         except BenchError as error:
-            found.leave_out(subject.name, "damaged", subject.path, reason=str(error))
+            if takes(subject, None):
+                found.leave_out(subject.name, "damaged", subject.path, reason=str(error))
             continue
         if other := same.get(subject.key):
             record["records"] |= {"training.json": record["records"]["training.json"] | {"weights_sha256": other}}
-        if isinstance(subject, Run):
-            found.runs.append([record["spec"], [to_json(c.spec) for c in begun]])
-        if not begun:
+        own = [c for c in begun if ways is None or comparable(c).key in ways]
+        if isinstance(subject, Run) and (own or not begun):
+            found.runs.append([record["spec"], [to_json(c.spec) for c in own]])
+        if not begun and takes(subject, None):
             state, reason = ("damaged", subject.damage) if subject.damage else (state, reason)
             found.leave_out(subject.name, state, subject.path, reason=reason, record=record)
-        wanted += [(certification, record, words) for certification in begun]
+        wanted += [(certification, record, words) for certification in begun if takes(subject, certification)]
     _read_certifications(wanted, alpha, found)
     return found
+
+
+def _chosen(
+    subjects: Sequence[Subject], filters: Filters, reading: Reading
+) -> tuple[Callable[[Subject, Certification | None], bool], set[str] | None]:
+    """Whether a subject is wanted, or one of its certifications; of what cannot be read so, nothing is known but its subject.
+
+    And the keys of those certifications that runs which are not wanted have in common with others; None: any.
+
+    Raises:
+        UsageError: a filter that fits nothing.
+    """
+    if filters == EVERYTHING or not subjects:
+        return lambda subject, certification: True, None
+    chosen, rest = choose(filters.apply(subjects), filters.where)
+    keys = {subject.key for subject in chosen}
+    groups = choose_groups(groups_of(subjects, keys, (), reading, ())[0], rest, chosen) if rest else []
+    members = [member for group in groups for member in group.members]
+    paths = {path for member in members for path in (member.path, member.subject.path)}
+
+    def takes(subject: Subject, certification: Certification | None) -> bool:
+        known = rest and not (certification and reading.refuses(certification))
+        return subject.key in keys and (not known or (certification or subject).path in paths)
+
+    return takes, {comparable(member).key for member in members} if rest else None
 
 
 _Wanted = tuple[Certification, dict[str, Any], dict[str, Any]]

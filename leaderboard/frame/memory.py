@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from leaderboard.aggregate.build import groups_of as groups_of_subjects
 from leaderboard.aggregate.collect import finished
 from leaderboard.aggregate.groups import UNITS, Group
 from leaderboard.aggregate.reading import ALPHA, Reading
+from leaderboard.aggregate.select import Filters
 from leaderboard.frame.arguments import seeds_of
 from leaderboard.frame.schema import CENSUS, LEFT_OUT, NOTES, NULLABLE
 from leaderboard.metrics import outcomes
@@ -109,7 +110,9 @@ class HeldCertification(Certification):
         return () if self.held.record["labels"] else None
 
 
-def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = (), mix: bool = False) -> tuple[Group, ...]:
+def groups_of(
+    frame: pd.DataFrame, words: Sequence[str], seeds: int | Sequence[int] = (), mix: bool = False, methods: Sequence[str] = ()
+) -> tuple[Group, ...]:
     """The groups of comparable rows of a frame, as `leaderboard.aggregate.collect` gives them of a store.
 
     What was left out of the frame stands in them as unfinished: all of it, as long as every subject of the folder is still in the frame;
@@ -120,9 +123,11 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
         words: metrics, see `leaderboard.metrics.columns_of`.
         seeds: the seeds that a row must have; runs with others are left out, as are logs and checkpoints, which have none.
         mix: rows of several groups share a table.
+        methods: rows that are wanted, as of `leaderboard.aggregate.Filters`; empty: all.
 
     Raises:
-        BenchError: a frame without the columns that are needed, with rows that stand twice, or whose radii are not those of its counts.
+        BenchError: a method that is not there; a frame without the columns that are needed, with rows that stand twice, or whose radii
+            are not those of its counts.
     """
     if not isinstance(frame, pd.DataFrame):
         raise BenchError(f"a {type(frame).__name__} is not a frame; load_results gives one")
@@ -151,11 +156,15 @@ def groups_of(frame: pd.DataFrame, words: Sequence[str], seeds: Sequence[int] = 
     if CENSUS not in frame.attrs and not seeds and any(part.source == "runs" for part in held):
         unread.append(NO_CENSUS)
     readings = sorted({part.reading for part in parts}, key=lambda reading: (reading.alpha, reading.rule or ""))
-    for reading in readings or [asked]:
-        subjects = [_subject(same) for same in _by_subject(parts, reading)]
+    read = {reading: [_subject(same) for same in _by_subject(parts, reading)] for reading in readings or [asked]}
+    every = [subject for subjects in read.values() for subject in subjects]
+    wanted = Filters(methods=methods).apply(every) if methods and every else every
+    unread += _cut(wanted)
+    for reading, subjects in read.items():
         subjects.sort(key=lambda subject: (list(UNITS).index(subject.source), subject.path))  # as a store has them
-        shown = {subject.key for subject in subjects}
-        others = [_unseen(spec, certifies, reading) for spec, certifies in census["runs"] if digest(spec) not in shown]
+        here = {subject.key for subject in subjects}
+        others = [_unseen(spec, certifies, reading) for spec, certifies in census["runs"] if digest(spec) not in here]
+        shown = {subject.key for subject in wanted} & here
         found, notes = groups_of_subjects([*subjects, *others], shown, seeds, reading, words, mix)
         groups += found
         unread += notes
@@ -170,6 +179,16 @@ def _note(entry: Mapping[str, Any]) -> str:
     """A sentence on what was left out and stands in no row."""
     damaged = entry["state"] == "damaged"
     return f"left out, because it is damaged: {entry['reason']}" if damaged else f"left out: {entry['subject']}: {entry['reason']}"
+
+
+def _cut(subjects: Sequence[Subject]) -> Iterator[str]:
+    """A sentence on images that were filtered away, if any were: the frame was made of whole certifications."""
+    every = [certification for subject in subjects for certification in subject.certifications()]
+    held = [c for c in every if not (isinstance(c, HeldCertification) and c.held.columns is None)]
+    left = {f"{len(c.status().columns)}/{len(c.expected())}": None for c in held if c.status().state == "certifying"}
+    if left:
+        told = f"images were filtered out of the frame ({', '.join(left)} are left), and a row that lacks images has no mean"
+        yield f"{told}; bench.acr and bench.certified_accuracy are for a part"
 
 
 def _by_subject(parts: Sequence[Held], reading: Reading) -> list[list[Held]]:

@@ -23,7 +23,6 @@ from bench.spec import canonical, names_row
 from bench.store.runs import Run, Store
 from leaderboard import layouts
 from leaderboard.aggregate import EVERYTHING, Filters, Group, Source, collect, require_one_source
-from leaderboard.aggregate.mix import WORDS
 from leaderboard.aggregate.where import conditions_of, telling_apart
 from leaderboard.metrics import ACR, Outcomes, average_certified_radius
 from leaderboard.tables import conditions, headline
@@ -213,7 +212,7 @@ def pictures(
     found, empty = [], []
     for same, chosen in zip(alike.values(), apart, strict=True):
         try:
-            picture = _of_training(store, same) if kind == "training" else _picture_of(kind, same[0])
+            picture = _of_training(store, same) if kind == "training" else picture_of(kind, same[0])
             found.append(dataclasses.replace(picture, chosen=chosen))
         except NothingToDraw as error:
             empty.append(NothingToDraw(f"not drawn: {headline(same[0])}: {error}") if len(apart) > 1 else error)
@@ -248,22 +247,12 @@ class NothingToDraw(BenchError):
     """No row of a group is finished."""
 
 
-def picture_of(kind: Kind, groups: Sequence[Group]) -> Picture:
-    """The picture of the one group of a frame.
+def picture_of(kind: Kind, group: Group) -> Picture:
+    """The picture of one group.
 
     Raises:
-        BenchError: several groups, which are not comparable, or nothing that is finished.
+        NothingToDraw: none of its rows is finished. BenchError: one of them cannot be drawn so.
     """
-    if len(groups) > 1:
-        facts = [{"data set": group.dataset, **group.conditions} for group in groups]
-        values = {name: list(dict.fromkeys(str(fact.get(name, "-")) for fact in facts)) for name in dict.fromkeys(itertools.chain(*facts))}
-        differ = "; ".join(f"{WORDS.get(name, name)}: {' or '.join(found)}" for name, found in values.items() if len(found) > 1)
-        told = f"{len(groups)} groups of rows fit, and they are never mixed in one picture; choose one by filtering the frame by a column"
-        raise BenchError(f"{told}. They differ in {differ}")
-    return _picture_of(kind, groups[0])
-
-
-def _picture_of(kind: Kind, group: Group) -> Picture:
     left_out, panels = [], {}
     for section in group.sections:
         series = []
