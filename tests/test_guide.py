@@ -29,6 +29,11 @@ def commands(text: str) -> list[str]:
     return [line.split("   #")[0] for block in blocks for line in block.splitlines() if line.startswith("bench ")]
 
 
+def python_of(text: str) -> list[str]:
+    """The blocks that use the API."""
+    return [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if re.search(r"\bbench\.\w+\(", block)]
+
+
 def shortened(line: str) -> str:
     """The same command with less to train and to count; cells in this process."""
     if line.startswith("bench run") and ("--dry-run" not in line or "--save-study" in line):
@@ -42,14 +47,19 @@ def shortened(line: str) -> str:
 @pytest.mark.parametrize("page", sorted(path.stem for path in (DOCS / "guide").glob("*.md")))
 def test_the_commands_of_a_page_run(page: str, bench: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
     Path("results").mkdir()
     for folder in ("results/quick", "studies"):
         Path(folder).symlink_to(ROOT / folder)
     for seed, name in enumerate(("mine", "second")):
         torch.save({"arch": "lenet", "state_dict": models.build("lenet", DATASETS["mnist"], seed).state_dict()}, f"{name}.pth.tar")
-    for line in commands((DOCS / "guide" / f"{page}.md").read_text(encoding="utf-8")):
+    text = (DOCS / "guide" / f"{page}.md").read_text(encoding="utf-8")
+    for line in commands(text):
         result = bench(*shlex.split(shortened(line))[1:])
         assert result.exit_code == 0, f"{line}\n{result.output}"
+    for block in python_of(text):
+        if "results/runs" in block:  # of what the commands have left there
+            exec(block, {})
 
 
 def test_the_first_result_of_the_readme(bench: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,9 +79,7 @@ def test_the_python_of_a_page_runs(page: str, monkeypatch: pytest.MonkeyPatch) -
     """But for a training, which the notebook runs."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    code = next(
-        block for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL) if "bench." in block
-    )
+    code = "\n".join(python_of((ROOT / page).read_text(encoding="utf-8")))
     images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
