@@ -19,8 +19,9 @@ from bench.spec import PROTOCOLS, CertifySpec, select_images
 from bench.store.runs import Store
 from bench.store.subject import Source
 from leaderboard.aggregate import Filters, Group, Row, collect
-from leaderboard.frame import load_results
+from leaderboard.frame import load_results, table
 from leaderboard.metrics import DEFAULT
+from leaderboard.tables import render
 
 FULL = 0.5 * 2.463262615  # ACR at sigma 0.5 when every image is certified by 1000 of 1000 samples
 HALF = (N, N, 500, 500)
@@ -372,6 +373,39 @@ def test_the_same_run_twice(store: Store) -> None:
     assert [note for note in group.notes if str(copy) in note], "it is not where it belongs"
 
 
+def test_a_run_in_two_folders_shows_what_each_certified_and_equal_ones_once(store: Store) -> None:
+    other, more = Store(store.root / "other"), dataclasses.replace(CERTIFY, images="first:2")
+    for row in ("gaussian", "macer"):
+        add(store, run_spec(row))
+        add(other, run_spec(row), (N, N), certify=more)
+    groups = collect(store)
+    assert [(group.images, group.notes, [*rows(group)]) for group in groups] == [(i, (), ["gaussian", "macer"]) for i in (2, 4)]
+    assert table(load_results(store.root)) == render(groups, "terminal")
+    for row in ("gaussian", "macer"):
+        write_evidence(other.run(run_spec(row)).certification(dataclasses.replace(CERTIFY, images="0-3")), HALF)
+    for group in collect(store):
+        assert rows(group)["gaussian"].stats["ACR"].mean == pytest.approx(FULL)
+        assert [("damaged" in note, "1 more" in note, str(other.root) in note) for note in group.notes] == [(False, True, True)]
+    assert table(load_results(store.root)) == render(collect(store), "terminal")
+
+
+def test_a_run_that_lies_in_a_second_folder_hides_no_damage(store: Store) -> None:
+    run = add(store, run_spec())
+    add(Store(store.root / "other"), run_spec())
+    (run.certification(CERTIFY).path / "spec.json").write_text("{")
+    group = only(store)
+    assert rows(group)["gaussian"].status == ""
+    assert [any(word in note for note in group.notes) for word in ("not a valid spec", "the same run is shown from")] == [True, True]
+
+
+def test_a_link_says_what_to_do(store: Store) -> None:
+    add(store, run_spec())
+    (store.root.parent / "links").mkdir()
+    (store.root.parent / "links" / "runs").symlink_to(store.root)
+    with pytest.raises(BenchError, match=r"nothing in .* can be read: .*it is a link.*; put a copy"):
+        collect(Store(store.root.parent / "links"))
+
+
 @pytest.mark.parametrize("alpha", [0, 0.5, -1])
 def test_alpha_out_of_range(store: Store, alpha: float) -> None:
     add(store, run_spec())
@@ -387,7 +421,7 @@ def test_alpha_changes_the_numbers(store: Store) -> None:
 
 def test_unknown_dataset(store: Store) -> None:
     add(store, run_spec(dataset="mnits"), None)
-    with pytest.raises(BenchError, match=r"is damaged: .*unknown data set 'mnits'; did you mean 'mnist'"):
+    with pytest.raises(BenchError, match=r"can be read: .*unknown data set 'mnits'; did you mean 'mnist'"):
         collect(store)
 
 

@@ -200,13 +200,13 @@ def test_damage_is_named_and_hides_nothing(store: Store) -> None:
     group = only(store)
     assert [(label, row.status) for label, row in rows(group).items()] == [("broken", "damaged"), ("mine", "")]
     assert "line 1: the check sum" in rows(group)["broken"].notes[0]
-    left = [note for note in group.notes if note.startswith("left out, because it is damaged: ")]
+    left = [note for note in group.notes if note.startswith("left out: ")]
     assert len(left) == 3
     for part in ("origin.json: expected the texts", "spec.json: not a valid spec", "subject.json: cannot be read: No such file"):
         assert sum(part in note for note in left) == 1
     for path in (store.root / CHECKPOINTS).rglob("subject.json"):
         path.write_text("{")
-    with pytest.raises(BenchError, match=r"everything in .* is damaged: .*subject\.json"):
+    with pytest.raises(BenchError, match=r"nothing in .* can be read: .*subject\.json"):
         collect(store)
 
 

@@ -145,7 +145,7 @@ def _look(folder: Path, names: Mapping[str, disk.Kind], trail: tuple[str, ...], 
             if name not in _SET_ASIDE:
                 found.faults.append(Fault(path, None, "a folder whose name begins with a dot is not read"))
         elif kind != "file":
-            found.faults.append(Fault(path, None, f"it is a {kind}, which is not followed or read"))
+            found.faults.append(Fault(path, None, _not_read(kind)))
         elif name in _MARKS:
             found.faults.append(Fault(path, None, "it is not in the folder of a run, a checkpoint or an imported log, so it is not read"))
         elif not _OF_PEOPLE.match(name):
@@ -183,7 +183,7 @@ def strangers(folder: Path, names: Mapping[str, disk.Kind], what: str) -> tuple[
                 found = faults if name in _MARKS or name.startswith(".") or passing(name) else unexpected
                 found.append(Fault(path, None, "the suite makes no such folder here, so it is not read"))
         elif kind != "file":
-            faults.append(Fault(path, None, f"it is a {kind}, which is not followed or read"))
+            faults.append(Fault(path, None, _not_read(kind)))
         elif certification:
             faults.append(Fault(path, None, "it is a file, not the folder of a certification"))
         elif name in _MARKS:
@@ -191,6 +191,10 @@ def strangers(folder: Path, names: Mapping[str, disk.Kind], what: str) -> tuple[
         elif not _OF_PEOPLE.match(name):
             unexpected.append(_unexpected(path))
     return faults, unexpected
+
+
+def _not_read(kind: disk.Kind) -> str:
+    return f"it is a {kind}, which is not followed" + ("; put a copy in its place" if kind == "link" else " or read")
 
 
 def passing(name: str) -> bool:

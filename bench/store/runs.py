@@ -25,23 +25,25 @@ Names are for people; what a run is stands in its spec.json and is checked again
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from bench.errors import BenchError, Fault, UsageError, as_fault, counted
 from bench.evidence import records
 from bench.files import disk
 from bench.files.walk import Place, Walk, What, misplaced, walk
-from bench.spec import RunSpec, from_json, select_images
+from bench.spec import RunSpec, canonical, from_json, select_images, to_json
 from bench.store.checkpoints import Checkpoint, CheckpointSpec
 from bench.store.imports import Import, doubled
 from bench.store.presets import changes_of
-from bench.store.subject import DAMAGE, Damaged, Source, State, Subject, folder_name
+from bench.store.subject import DAMAGE, Certification, Damaged, Source, State, Subject, folder_name
 
 DEFAULT_ROOT = Path("results/runs")
 MOST_KEYS = 8
@@ -157,6 +159,15 @@ class Run(Subject):
         return train.epochs * -(-len(select_images(train.images, self.info.train_size)) // train.batch)
 
 
+def _rows_of(certification: Certification) -> str:
+    """What certifications of one run share if they are one: their specs, with the images themselves in place of their words."""
+    spec = to_json(certification.spec)
+    with contextlib.suppress(BenchError):  # which is told of it
+        images = list(certification.expected())
+        spec |= {"images": images, "changes": {k: images if k == "images" else v for k, v in spec.get("changes", {}).items()}}
+    return canonical(spec)
+
+
 KINDS: Mapping[What, type[Subject]] = {kind.what: kind for kind in (Run, Checkpoint, Import)}
 
 
@@ -220,6 +231,8 @@ class Store:
     def read(self, *sources: Source, walked: Walk | None = None) -> tuple[list[Subject], list[Fault]]:
         """The subjects of some sources, of all if none is named, that can be believed, and what is wrong with the rest of the folder.
 
+        A run may lie in several places with a certification of its own in each.
+
         A run that shows a spec and cannot be believed all the same stands among them `as_damaged`, so that its seed is missed.
 
         Args:
@@ -234,9 +247,7 @@ class Store:
                 wrong.append(subject.fault)
             else:
                 there[subject.source, subject.key].append(subject)
-        for same in there.values():
-            subject, *twins = sorted(same, key=lambda one: one.path != self.root / one.place(one.spec))
-            wrong += [Fault(twin.path, None, f"it holds the same run as {subject.path}; move one of them away") for twin in twins]
+        for subject in itertools.chain.from_iterable(self._once(same, wrong) if len(same) > 1 else same for same in there.values()):
             if not (faults := subject.faults()):
                 found.append(subject)
                 wrong += [begun.fault for begun in subject.begun() if isinstance(begun, Damaged)]
@@ -249,6 +260,25 @@ class Store:
             found = [one for one in found if one.key not in asked or not isinstance(one, Run) or not one.only_trained()]
         doubles = doubled([subject for subject in found if isinstance(subject, Import)])
         return [subject for subject in found if subject.path not in doubles], [*wrong, *doubles.values(), *walked.faults]
+
+    def _once(self, same: Sequence[Subject], wrong: list[Fault]) -> Iterator[Subject]:
+        """Subjects of one key, each with the certifications that none before it has; adds to what is wrong whatever is left out so."""
+        first, *twins = sorted(same, key=lambda one: (not any(one.certifications()), one.path != self.root / one.place(one.spec)))
+        yield first
+        held = dict.fromkeys(map(_rows_of, first.certifications()), first)
+        for twin in twins:
+            own, begun = {found.path: _rows_of(found) for found in twin.certifications()}, list(twin.begun())
+            new = [found for found in begun if own.get(found.path) not in held]
+            if len(new) < len(begun) or not own:
+                other = next((held[rows] for rows in own.values() if rows in held), first)
+                folder = Path(*other.path.parts[: -len(other.place(other.spec).parts)])
+                wrong.append(Fault(twin.path, None, f"the same run is shown from {folder}"))
+            if any(isinstance(found, Certification) for found in new):
+                cast("dict[str, Any]", twin.seen)["certify-*"] = new
+                held = dict.fromkeys(own.values(), twin) | held
+                yield twin
+            else:
+                wrong += [found.fault for found in new if isinstance(found, Damaged)]
 
     def subjects(self, kind: type[S]) -> Iterator[S]:
         """Those of a kind whose specs are whole, by folder; their records are read when they are asked for."""

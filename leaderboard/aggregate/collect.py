@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from bench.errors import BenchError
 from bench.files.walk import Walk
@@ -76,7 +77,7 @@ def collect(
         found = runs
     if not found:
         if faults:
-            raise BenchError(f"everything in {store.root} is damaged: {faults[0]}")
+            raise BenchError(f"nothing in {store.root} can be read: {first_of(faults)}")
         raise BenchError(f"there are no {MISSING[source or 'runs'].format(root=store.root)}")
     chosen, rest = choose(filters.apply(found), filters.where)
     check_alpha_of_logs([subject for subject in chosen if isinstance(subject, Import)], alpha)
@@ -84,7 +85,7 @@ def collect(
     if unread and not groups:
         raise BenchError(f"nothing in {store.root} can be read so: {'; '.join(unread)}")
     groups = choose_groups(groups, rest, chosen)
-    notes = (*unread, *(f"left out, because it is damaged: {reason}" for reason in faults), *unexpected_notes(walked))
+    notes = (*unread, *left_out((fault.file, str(fault)) for fault in faults), *unexpected_notes(walked))
     return finished(groups, notes, mix)
 
 
@@ -96,10 +97,20 @@ def finished(groups: Sequence[Group], notes: Sequence[str], mix: bool) -> tuple[
 
 def unexpected_notes(walked: Walk) -> tuple[str, ...]:
     """A sentence on the files that the suite did not write, if there are any."""
-    if not (found := walked.unexpected):
-        return ()
-    more = f", and {len(found) - 1} more; `bench verify` lists them" if len(found) > 1 else ""
-    return (f"unexpected: {found[0]}{more}",)
+    return (f"unexpected: {first_of(walked.unexpected)}",) if walked.unexpected else ()
+
+
+def left_out(told: Iterable[tuple[object, str]]) -> list[str]:
+    """A sentence for each reason why files are not read. told: file, and the sentence that begins with it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for file, sentence in told:
+        found[sentence.removeprefix(str(file))].append(sentence)
+    return [f"left out: {first_of(same)}" for same in found.values()]
+
+
+def first_of(found: Sequence[object]) -> str:
+    """The first of several, and how many more there are."""
+    return f"{found[0]}" + (f", and {len(found) - 1} more such; `bench verify` lists them" if len(found) > 1 else "")
 
 
 def require_one_source(store: Store, groups: Sequence[Group], and_so: str = "") -> None:

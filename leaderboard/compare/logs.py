@@ -28,6 +28,7 @@ from bench.store.imports import Printed
 from bench.store.runs import Run, Store
 from bench.store.subject import Certification
 from leaderboard import layouts
+from leaderboard.aggregate.collect import left_out
 from leaderboard.aggregate.sources import runs_of_row
 from leaderboard.flips import LEVEL, flip_each, reason_not_to_test
 from leaderboard.formats.values import picked
@@ -136,7 +137,7 @@ def compare_with_logs(run: Run, row: str, root: Path) -> Paired:
     logs, damaged = _logs(run, row, root)
     first = logs[0].spec
     chosen, notes = runs_of_row(logs)
-    notes += [f"left out, because it is damaged: {reason}" for reason in damaged]
+    notes += left_out((fault.file, str(fault)) for fault in damaged)
     present = {name: log for name, log in chosen.items() if log}
     certification, columns = _certification(run, first)
     exact = outcomes(columns, first.alpha, run.spec.sigma, certification.spec)

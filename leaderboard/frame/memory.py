@@ -24,7 +24,7 @@ from bench.store.imports import Printed
 from bench.store.runs import KINDS
 from bench.store.subject import Certification, Source, Status, Subject
 from leaderboard.aggregate.build import groups_of as groups_of_subjects
-from leaderboard.aggregate.collect import finished
+from leaderboard.aggregate.collect import finished, left_out
 from leaderboard.aggregate.groups import UNITS, Group
 from leaderboard.aggregate.reading import ALPHA, Reading
 from leaderboard.aggregate.select import Filters
@@ -171,14 +171,10 @@ def groups_of(
     groups.sort(key=lambda group: list(UNITS).index(group.source))
     if held and not groups:
         raise BenchError(f"nothing in the frame can be read so: {'; '.join(unread)}")
-    rest = [*(_note(entry) for entry, part in told if not part.record), *frame.attrs.get(NOTES, ())]
-    return finished(groups, [*unread, *rest], mix)
-
-
-def _note(entry: Mapping[str, Any]) -> str:
-    """A sentence on what was left out and stands in no row."""
-    damaged = entry["state"] == "damaged"
-    return f"left out, because it is damaged: {entry['reason']}" if damaged else f"left out: {entry['subject']}: {entry['reason']}"
+    rest = [entry for entry, part in told if not part.record]  # it stands in no row
+    damaged = left_out((entry["path"], entry["reason"]) for entry in rest if entry["state"] == "damaged")
+    refused = [f"left out: {entry['subject']}: {entry['reason']}" for entry in rest if entry["state"] != "damaged"]
+    return finished(groups, [*unread, *damaged, *refused, *frame.attrs.get(NOTES, ())], mix)
 
 
 def _cut(subjects: Sequence[Subject]) -> Iterator[str]:
@@ -198,13 +194,14 @@ def _by_subject(parts: Sequence[Held], reading: Reading) -> list[list[Held]]:
         BenchError: one certification stands twice.
     """
     found: dict[str, list[Held]] = defaultdict(list)
+    seen: set[str] = set()
     for part in parts:
         if part.reading == reading:
-            found[canonical([part.source, part.record["spec"], part.record["records"].get("origin.json")])].append(part)
-    for same in found.values():
-        own = [canonical(part.record.get("certify")) for part in same]
-        if len(set(own)) < len(own):
-            raise BenchError(f"the frame holds {same[0].record['path']} twice with different records; load it once")
+            subject = [part.source, part.record["spec"], part.record["records"].get("origin.json")]
+            if (one := canonical([*subject, part.record.get("certify")])) in seen:
+                raise BenchError(f"the frame holds {part.record['path']} twice with different records; load it once")
+            seen.add(one)
+            found[canonical([*subject, part.record["path"]])].append(part)  # a run may lie in several places, certified in other ways
     return list(found.values())
 
 

@@ -19,7 +19,7 @@ from bench.store.imports import Printed
 from bench.store.runs import Run, Store
 from leaderboard import layouts, metrics
 from leaderboard.aggregate import Filters, Group, Row, Source, collect
-from leaderboard.aggregate.collect import check_alpha_of_logs, no_such_filters
+from leaderboard.aggregate.collect import check_alpha_of_logs, first_of, left_out, no_such_filters
 from leaderboard.aggregate.mix import say
 from leaderboard.aggregate.reading import TEST_FILES, conditions_of_log
 from leaderboard.aggregate.select import OWN
@@ -75,7 +75,7 @@ def build(
     hint = f"; there is {', '.join(others)}" if others else ""
     if not logs and not runs and not empty:
         known = f"runs of protocol {protocol} and recipe {recipe} on {layout.dataset}"
-        hint += f"; left out, because it is damaged: {broken[0]}" if (broken := [*damaged_logs, *damaged]) else ""
+        hint += f"; left out: {first_of(broken)}" if (broken := [*damaged_logs, *damaged]) else ""
         raise BenchError(
             f"{store.root} holds nothing for table {number}: neither imported logs of {printed_collection()} nor {known}{hint}"
         )
@@ -98,7 +98,7 @@ def build(
     rule = f" Certified accuracy at r in %: {RULES[compat]}." if layout.radii else ""
     caption = f"Layout of Table {number} with {_ours(runs)}.{rule}" if runs else f"Table {number}. {layout.caption}{rule}"
     # With imported logs, what is wrong with a run is no matter of the table, and the other way round.
-    notes += [f"Left out, because it is damaged: {reason}" for reason in (damaged_logs if logs else damaged)]
+    notes += left_out((fault.file, str(fault)) for fault in (damaged_logs if logs else damaged))
     notes = list(dict.fromkeys(notes))
     return PaperTable(layout=layout, entries=entries, source=kind, compat=compat, caption=caption, notes=tuple(notes), apart=apart)
 
