@@ -306,7 +306,21 @@ def test_other_seeds_are_told(store: Store) -> None:
     add(store, run_spec("macer", seed=2), (N, 990, 940, 0))
     report = compare(store, "gaussian", "macer")
     assert not report.comparisons[0].seeds.paired
-    assert any("gaussian at sigma 0.5 has no run of seed 2" in note for note in report.notes)
+    assert any("over seed 0, 1, macer over seed 0, 1, 2; --seeds 0,1 compares" in note for note in report.notes)
+    report = compare(store, "gaussian", "macer", seeds=[0, 1])
+    assert report.comparisons[0].seeds.paired
+    assert not any("--seeds" in note for note in report.notes)
+    add(store, run_spec("stability", seed=2), (N, 990, 940, 0))
+    assert any("they share no seed" in note for note in compare(store, "gaussian", "stability").notes)
+
+
+def test_b_may_be_a_list(store: Store) -> None:
+    fill(store)
+    add(store, run_spec("smoothmix.eta5"))
+    report = compare(store, "gaussian", ["macer", "smooth*"], sigmas=[0.5])
+    assert [c.b for c in report.comparisons] == ["macer", "smoothmix.eta5"]
+    with pytest.raises(BenchError, match="no run is of method 'macre'"):
+        compare(store, "gaussian", ["macre", "smooth*"])
 
 
 @pytest.mark.parametrize(
@@ -450,6 +464,7 @@ def test_a_folder_that_is_called_like_a_row_is_no_run(store: Store, bench: Calla
 
 def test_what_the_command_refuses_of_rows(store: Store, bench: Callable[..., Result]) -> None:
     fill(store)
+    gaussian, macer = (run_spec(row).key for row in ("gaussian", "macer"))
     for words, part in (
         (("gaussian", "gaussian"), "compared with itself"),
         (("gaussian", "macre"), "macer"),
@@ -460,6 +475,11 @@ def test_what_the_command_refuses_of_rows(store: Store, bench: Callable[..., Res
         (("gaussian", "macer", "--from", "imported"), "no imported logs"),
         (("gaussian", "macer", "--format", "latx"), "did you mean 'latex'"),
         (("gaussian", "macer", "--protocol", "full"), "full"),
+        (("gaussian", "macer,gaussian"), "compared with itself"),
+        (("gaussian", ","), "B is empty"),
+        (("gaussian", macer), "bench compare gaussian macer --sigma 0.5 --seeds 0, --protocol quick"),
+        ((gaussian, macer), "bench compare gaussian macer --sigma 0.5 --seeds 0, --protocol quick"),
+        ((gaussian, gaussian), "of the same row"),
     ):
         refused = bench("compare", *words, "--results", store.root)
         assert refused.exit_code == 2, words

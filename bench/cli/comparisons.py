@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -10,11 +11,24 @@ import typer
 
 import bench.cli.options as options
 from bench.cli.command import option
-from bench.cli.common import check_alpha, check_out, deliver, existing_folder, format_of, numbers, refuse, use_plugins, width_of_terminal
+from bench.cli.common import (
+    check_alpha,
+    check_out,
+    deliver,
+    existing_folder,
+    format_of,
+    numbers,
+    refuse,
+    seeds,
+    use_plugins,
+    width_of_terminal,
+    words,
+)
 from bench.cli.tables import SOURCES, From
-from bench.errors import unknown
+from bench.errors import BenchError, unknown
 
 if TYPE_CHECKING:
+    from bench.store.runs import Store
     from leaderboard.aggregate import Source
 
 KEY = re.compile(r"(?=.*\d)[0-9a-f]{4,64}")
@@ -23,12 +37,13 @@ KEY = re.compile(r"(?=.*\d)[0-9a-f]{4,64}")
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="The row to compare with, such as gaussian; or the key of a run.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The other row, or a pattern such as 'smoothmix*'.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other row; or several, such as macer,stability or 'smoothmix*'.")],
     logs: Annotated[
         Path | None, option("--logs", "DIR", "Where A is a run: folder of the imported logs. Default: that of --results.")
     ] = None,
     dataset: Annotated[str | None, option("--dataset", "NAME", "The data set. Default: mnist.")] = None,
     sigma: options.Sigmas = None,
+    seed: options.Seeds = None,
     protocol: Annotated[str | None, option("--protocol", "NAME", "Only runs of this protocol.")] = None,
     recipe: Annotated[str | None, option("--recipe", "NAME", "Only runs of this recipe.")] = None,
     where: options.Where = None,
@@ -48,9 +63,10 @@ def compare(
     folder = Path(a).is_dir() and (Path(a).name != a or (Path(a) / "spec.json").is_file())  # not one that is called like a row
     of_run = logs is not None or folder or KEY.fullmatch(a) is not None
     given = {"--dataset": dataset, "--sigma": sigma, "--protocol": protocol, "--recipe": recipe, "--alpha": alpha, "--rule": rule}
-    if unused := [flag for flag, value in {**given, "--where": where or None, "--from": source}.items() if of_run and value is not None]:
+    given |= {"--seeds": seed, "--where": where or None, "--from": source}
+    if unused := [flag for flag, value in given.items() if of_run and value is not None]:
         problems.append(f"{', '.join(unused)}: A is a run, which says what is compared with logs; leave it out")
-    sigmas = numbers(sigma, "--sigma", problems)
+    sigmas, chosen, rows = numbers(sigma, "--sigma", problems), seeds(seed, problems), words([b], "B", problems)
     check_alpha(alpha, problems)
     problems += unknown("--from", source, SOURCES)
     form = format_of(format_, out, problems)
@@ -69,15 +85,18 @@ def compare(
 
     store = Store(results)
     found: comparing.Report | comparing.Paired
+    if KEY.fullmatch(b):
+        raise BenchError(_rows_instead(store, a, b, of_run))
     if of_run:
         found = comparing.compare_with_logs(store.find(a), b, logs or existing_folder(results))
     else:
         found = comparing.compare(
             store,
             a,
-            b,
+            rows,
             dataset=dataset,
             sigmas=sigmas,
+            seeds=chosen,
             protocol=protocol,
             recipe=recipe,
             where=where or (),
@@ -86,3 +105,13 @@ def compare(
             source=cast("Source | None", source),
         )
     deliver(render(comparing.document(found), form, width=width_of_terminal(120)), out)
+
+
+def _rows_instead(store: Store, a: str, b: str, of_run: bool) -> str:
+    """What to say where B is a run: what can be compared, with the rows of the runs at hand."""
+    run = store.find(b)
+    first, told = store.find(a).row if of_run else a, f"B {b} is a run, of row {run.row}"
+    if first == run.row:
+        return f"{told}, and A is of the same row; `bench compare` compares two rows, or a run with the imported logs of a row"
+    line = f"bench compare {shlex.join([first, run.row])} --sigma {run.sigma:g} --seeds {run.spec.seed}, --protocol {run.spec.protocol}"
+    return f"{told}; two runs are compared as their rows: `{line}`"

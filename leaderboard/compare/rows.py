@@ -57,10 +57,11 @@ class Report:
 def compare(
     store: Store,
     a: str,
-    b: str,
+    b: str | Sequence[str],
     *,
     dataset: str | None = None,
     sigmas: Sequence[float] = (),
+    seeds: Sequence[int] = (),
     protocol: str | None = None,
     recipe: str | None = None,
     where: Sequence[str] = (),
@@ -68,12 +69,12 @@ def compare(
     rule: str | None = None,
     source: Source | None = None,
 ) -> Report:
-    """Row A against row B, or against every row that the pattern B fits.
+    """Row A against row B, or against every row that B names, as a list or as a pattern.
 
     Args:
         a, b: names of rows such as `smoothmix.eta5[steps=2]`; of rows that share a name, with their mark: `gaussian #1`.
         dataset: mnist unless it or `where` says another.
-        sigmas: noise levels in pixels of [0, 1]; empty: all that both rows have.
+        sigmas: noise levels in pixels of [0, 1]; empty: all that both rows have. seeds: of runs; empty: those that each row has.
         where: words of `--where`, see `leaderboard.aggregate.where`.
         alpha: chance that a certificate is wrong, 0.001 unless given; imported logs have one of their own, which is fixed.
         rule: that reads counts; None: the one under which they were sampled.
@@ -84,17 +85,19 @@ def compare(
 
     What is asked for by name and sigma must be finished; what a pattern or an open sigma brings along is left out and named.
     """
+    bs = [b] if isinstance(b, str) else b
     filters = Filters(
         datasets=[dataset] if dataset else (),
         sigmas=sigmas,
-        methods=[unmarked(word) for word in (a, b)],
+        methods=[unmarked(word) for word in (a, *bs)],
+        seeds=seeds,
         protocols=[protocol] if protocol else (),
         recipes=[recipe] if recipe else (),
     ).narrowed(where)
     filters = filters if filters.datasets else dataclasses.replace(filters, datasets=["mnist"])
     groups = collect(store, filters, alpha=alpha, rule=rule, source=source, metrics=())
     require_one_source(store, groups, ", which never mix")
-    return compare_groups(groups, a, [b], filters.sigmas)
+    return compare_groups(groups, a, bs, filters.sigmas)
 
 
 def unmarked(word: str) -> str:
@@ -123,13 +126,14 @@ def compare_groups(
     seconds = dict.fromkeys(label for word in bs for label in _find(group, word) if label != chosen[0])
     found = list(_pairs(group, chosen[0], [*seconds], bs, sigmas, notes))
     if not found:
-        raise BenchError("; ".join([f"there is nothing to compare {a} with {b} at", *(n for n in notes if n.startswith("left out"))]))
+        told = [f"there is nothing to compare {a} with {', '.join(bs)} at", *(n for n in notes if n.startswith("left out"))]
+        raise BenchError("; ".join(told))
     pairs, radii = [(x, y) for _, x, y in found], layouts.of_dataset(group.dataset).radii
-    seeds = statistics.with_holm([statistics.compare_seeds(x, y) for x, y in pairs])
+    across = statistics.with_holm([statistics.compare_seeds(x, y) for x, y in pairs])
     accuracies = [statistics.compare_accuracy(x, y, radii) for x, y in pairs]
     holm = iter(statistics.holm([one.p for of_pair in accuracies for one in of_pair]))
     accuracies = [tuple(dataclasses.replace(one, p_holm=next(holm)) for one in of_pair) for of_pair in accuracies]
-    by_pair = zip(found, seeds, statistics.compare_images(pairs), accuracies, strict=True)
+    by_pair = zip(found, across, statistics.compare_images(pairs), accuracies, strict=True)
     return Report(
         title=title(group),
         source=cast("Source", group.source),
@@ -192,9 +196,6 @@ def _pairs(
         row = rows.get((sigma, label))
         # A seed that only other rows have is no gap of this one.
         if row and not row.refused and all(seed.state in ("done", "missing") for seed in row.seeds):
-            missing = ", ".join(str(seed.seed) for seed in row.seeds if seed.state == "missing")
-            if missing and group.source == "runs":
-                notes.append(f"{row.label} at sigma {sigma:g} has no run of seed {missing}, which others of its group have")
             return row
         told = f"not finished ({row.status})" if row else "not there"
         if row and row.refused:
@@ -211,7 +212,18 @@ def _pairs(
         seconds = [row for label in bs if (row := usable(sigma, label))]
         if seconds:
             notes.extend(note for row in (first, *seconds) for note in row.notes)
+            notes.extend(note for row in seconds if (note := _other_seeds(sigma, first, row)))
             yield from ((sigma, first, row) for row in seconds)
+
+
+def _other_seeds(sigma: float, a: Row, b: Row) -> str:
+    """A sentence where two rows of runs are means over different seeds."""
+    x, y = ({int(seed.seed) for seed in row.seeds if seed.outcomes is not None and a.unit == "seed"} for row in (a, b))
+    if x == y:
+        return ""
+    first, second, same = (", ".join(map(str, sorted(seeds))) for seeds in (x, y, x & y))
+    how = f"--seeds {same.replace(' ', '')}{',' * (len(x & y) == 1)} compares equal seeds" if same else "they share no seed"
+    return f"at sigma {sigma:g} {a.label} is a mean over seed {first}, {b.label} over seed {second}; {how}"
 
 
 def _begun(row: Row) -> bool:
