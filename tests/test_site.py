@@ -263,7 +263,7 @@ def test_the_command_writes_one_file_that_is_the_same_again(bench: Callable[...,
     store, out = new_store(tmp_path), tmp_path / "page.html"
     for seed in (0, 1):
         add(store, run_spec("gaussian", seed=seed))
-    result = bench("site", store.root, "--out", out)
+    result = bench("site", "--results", store.root, "--out", out)
     assert result.exit_code == 0, result.output
     assert out.read_text() == render(read(store))
     made = re.findall(r"Made by</h3>\s*<pre[^>]*>(.*?)</pre>", out.read_text(), re.S)
@@ -271,6 +271,8 @@ def test_the_command_writes_one_file_that_is_the_same_again(bench: Callable[...,
     assert all([line.split("--seeds ")[1][:2] for line in lines.splitlines()] == ["0,", "1,"] for lines in made)
     for words in (
         (tmp_path / "nothing", "--out", out),
+        ("--results", tmp_path / "nothing", "--out", out),
+        (store.root, "--results", store.root, "--out", out),
         (store.root, "--out", tmp_path / "no" / "page.html"),
         (store.root, "--alpha", "0.5"),
     ):

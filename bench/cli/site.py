@@ -14,7 +14,7 @@ from bench.errors import counted
 
 
 def site(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="Folder of the runs.")] = Path("results/runs"),
+    results: Annotated[Path | None, typer.Argument(metavar="RESULTS", help="Folder of the results, as --results.")] = None,
     out: Annotated[
         Path, option("--out", "FILE", "An .html file, or a folder for hosting: index.html, its evidence, its earlier versions.", OUTPUT)
     ] = Path("leaderboard.html"),
@@ -22,6 +22,7 @@ def site(
     title: Annotated[str, option("--title", "TEXT", "Title of the page. Default: its data sets.", OUTPUT)] = "",
     since: Annotated[Path | None, option("--since", "FILE", "Earlier page to compare with. Default: what --out replaces.", OUTPUT)] = None,
     why: Annotated[str, option("--why", "TEXT", "Why numbers moved, for the list of changes.", OUTPUT)] = "",
+    folder: options.Results = Path("results/runs"),
     plugin: options.Presets = None,
 ) -> None:
     """Make one HTML page of the results: tables, curves, comparisons and every run.
@@ -37,8 +38,10 @@ def site(
     page = out if one_file else out / "index.html"
     if not one_file and out.is_dir() and any(out.iterdir()) and not page.is_file():
         problems.append(f"--out {out}: the folder holds something else than a page; name an empty or a new one")
+    if results and folder != Path("results/runs"):
+        problems.append(f"RESULTS {results} and --results {folder}: give one of the two")
     refuse(problems)
-    existing_folder(results, "RESULTS")
+    results = existing_folder(results, "RESULTS") if results else existing_folder(folder)
     use_plugins(plugin, "method", "data set")
 
     from bench.store.runs import Store

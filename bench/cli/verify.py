@@ -117,7 +117,7 @@ def _folder_of(word: str, results: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise several(word, [path.name.rpartition("-")[2] for path in found], results)
+        raise several(word, found, results)
     told = f"nor is it the key of one of {counted(len(entries), 'run')} in {results}"
     raise BenchError(f"{word}: there is no such folder or file, {told}; `bench list runs{results_flag(results)}` names them")
 

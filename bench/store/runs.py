@@ -57,8 +57,11 @@ def results_flag(root: Path) -> str:
     return "" if root == DEFAULT_ROOT else f" --results {quote(str(root))}"
 
 
-def several(word: str, keys: Sequence[str], root: Path) -> UsageError:
-    """What is wrong with the beginning of a key that fits several."""
+def several(word: str, places: Sequence[Path], root: Path) -> UsageError:
+    """What is wrong with the beginning of a key that fits several folders."""
+    keys = list(dict.fromkeys(path.name.rpartition("-")[2] for path in places))
+    if len(keys) == 1:
+        return UsageError([f"run {keys[0]} lies in {len(places)} folders of {root}; name one of them: {', '.join(map(str, places))}"])
     told = ", ".join(keys[:MOST_KEYS]) + (", ..." if len(keys) > MOST_KEYS else "")
     hint = f"`bench list runs{results_flag(root)}` names them"
     return UsageError([f"key {word!r} fits {len(keys)} runs of {root}: {told}; write more digits ({hint})"])
@@ -310,5 +313,5 @@ class Store:
         if len(found) == 1:
             return found[0]
         if found:
-            raise several(word, [subject.key for subject in found], self.root)
+            raise several(word, [subject.path for subject in found], self.root)
         raise BenchError(f"no run in {self.root} has key or folder {word!r}; `bench list runs{results_flag(self.root)}` names them")
