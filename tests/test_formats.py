@@ -118,7 +118,7 @@ def test_texts_come_out_as_they_are(texts: list[str], note: str, kind: tuple[str
 
 
 def test_a_flag_is_no_dash_in_latex() -> None:
-    assert escape_latex("--mix, 5-10") == "-{}-mix, 5-10"
+    assert escape_latex("--mix, 5-10, –") == "-{}-mix, 5-10, --"
 
 
 def test_values_of_a_csv() -> None:

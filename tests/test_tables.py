@@ -93,7 +93,7 @@ def test_which_cells_are_marked(store: Store, counts: dict[str, Sequence[int]], 
     fill(store, **counts)
     found = table(store)
     assert {name: found[name][: len(cells)] for name, cells in expected.items()} == expected
-    assert all(line[-1] in (Cell("0.00", beyond=True), Cell("-")) for line in found.values())  # a column of zeros has no best
+    assert all(line[-1] in (Cell("-", beyond=True), Cell("-")) for line in found.values())  # a column of zeros has no best
 
 
 @pytest.mark.parametrize(("mean", "bold"), [(1.00002, False), (1.00006, True)])
@@ -126,6 +126,22 @@ def test_an_unfinished_row_says_so_whatever_the_columns(store: Store, word: str)
         assert "1/2 seeds" in render(groups, format)
     # A finished row whose evidence lacks the metric is finished all the same.
     assert json.loads(render(groups, "json"))["groups"][0]["sections"][0]["rows"][0]["state"] == "done"
+
+
+def test_rows_with_fewer_seeds_are_told_which_seeds_all_have(store: Store) -> None:
+    for row, seeds in {"gaussian": (0, 1, 3), "macer": (1, 3), "stability": (1,)}.items():
+        for seed in seeds:
+            add(store, run_spec(row, seed=seed))
+    add(store, run_spec("macer", sigma=0.25, seed=1))  # where gaussian and stability are missing
+    told = "`1/3 seeds`: no mean over so few; --seeds 1, shows the seeds that every row has."
+    (group,) = collect(store)
+    assert all(told in render([group], format).replace("\n", " ") for format in ("terminal", "html"))
+    (group,) = collect(store, Filters(methods=["gaussian", "macer"], sigmas=[0.5]))
+    assert "--seeds 1,3 shows" in render([group], "terminal")
+    (group,) = collect(store, Filters(seeds=[1]))
+    assert "--seeds" not in render([group], "terminal")
+    add(store, run_spec("consistency", seed=0))
+    assert "--seeds" not in render(collect(store), "terminal"), "no seed is there of all rows"
 
 
 def test_sigmas_are_compared_apart(store: Store) -> None:
@@ -190,6 +206,10 @@ def test_marks_and_states_in_every_format(store: Store) -> None:
     ]
     assert r" & macer & \underline{\textbf{0.9237}} & \underline{\textbf{75.00}} &" in shown("latex")
     assert "<td><strong><u>0.9237</u></strong></td><td><strong><u>75.00</u></strong></td>" in shown("html")
+    assert r"50.00 & -- & -- & -- \\" in shown("latex")
+    assert "<td>50.00</td>" + "<td>-</td>" * 3 + "</tr>" in shown("html")
+    for format, sign in {"terminal": "-", "markdown": "-", "latex": "--", "html": "-"}.items():
+        assert f" {sign}: beyond the" in shown(format)
     text = shown("terminal")
     assert "\x1b" not in text
     assert "0.9237+*" in text
@@ -326,7 +346,7 @@ def test_footnotes_reach_every_format(store: Store) -> None:
     add(store, run_spec(seed=1), environment={"method_sha256": "b" * 64})
     groups = collect(store)
     for format in FORMATS:
-        assert "a mixture of method sources: gaussian was trained from aaaaaaaa, bbbbbbbb" in render(groups, format)
+        assert "code: gaussian was trained from aaaaaaaa, bbbbbbbb" in render(groups, format)
     assert "gaussian (a)" in render(groups, "terminal")
     assert "gaussian <sup>a</sup>" in render(groups, "markdown")
 
@@ -346,7 +366,7 @@ def test_the_constant_classifier_is_shown_and_ranks_nothing(store: Store) -> Non
     assert radius
     assert section.rows[-1].stats["ACR"].mean == pytest.approx(radius / 4)  # the four labels differ, so that a quarter is right
     assert own[:4] == [Cell(text, grey=True) for text in (f"{radius / 4:.4f}", *["25.00"] * 3)]
-    assert own[4:] == [Cell("0.00", grey=True, beyond=True)] * 3, "as in every other row"
+    assert own[4:] == [Cell("-", grey=True, beyond=True)] * 3, "as in every other row"
     assert [cell.beyond for cell in own] == [cell.beyond for cell in others[0]]
     for format in FORMATS:
         text = " ".join(render([after], format).split())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape as escape_html
 
-from leaderboard.formats.page import Cell, Grid, Mark, Page, clean, marked_up
+from leaderboard.formats.page import EMPTY, Cell, Grid, Mark, Page, clean, marked_up
 
-SIGNS: dict[Mark, str] = {"bold": "<strong>Bold</strong>", "underlined": "<u>Underlined</u>"}
+SIGNS: dict[Mark, str] = {"bold": "<strong>Bold</strong>", "underlined": "<u>Underlined</u>", "beyond": EMPTY}
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
 section { margin-bottom: 3rem } h2 { font-size: 1.05rem }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leaderboard.formats.page import Cell, Grid, Mark, Page, Text, clean, legend_of
+from leaderboard.formats.page import EMPTY, Cell, Grid, Mark, Page, Text, clean, legend_of
 
-SIGNS: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined"}
+SIGNS: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined", "beyond": "–"}
 SMALL = r"\footnotesize\setlength{\tabcolsep}{3pt}"
 CHARACTERS = {
     "\\": r"\textbackslash{}",
@@ -17,6 +17,7 @@ CHARACTERS = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "–": "–",  # as below
     "±": r"$\pm$",
     "α": r"$\alpha$",
     "ε": r"$\varepsilon$",
@@ -30,7 +31,7 @@ def escape(text: str) -> str:
     """Text that LaTeX prints as it is, without control characters."""
     # pdflatex stops at characters that its fonts lack, so those outside ASCII are spelled out.
     # Two hyphens are a flag such as --mix, not a dash.
-    return "".join(CHARACTERS.get(c, c if c.isascii() else f"U+{ord(c):04X}") for c in clean(text)).replace("--", "-{}-")
+    return "".join(CHARACTERS.get(c, c if c.isascii() else f"U+{ord(c):04X}") for c in clean(text)).replace("--", "-{}-").replace("–", "--")
 
 
 def render(pages: Sequence[Page]) -> str:
@@ -74,7 +75,8 @@ def _grid(grid: Grid) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    text = rf"\textbf{{{escape(cell.text)}}}" if cell.bold else escape(cell.text)
+    text = "--" if cell.text == EMPTY else escape(cell.text)
+    text = rf"\textbf{{{text}}}" if cell.bold else text
     text = rf"\underline{{{text}}}" if cell.underlined else text
     return text + (rf" $\pm$ {cell.std}" if cell.std else "") + _letters(cell.letters)
 

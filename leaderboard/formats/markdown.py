@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leaderboard.formats.page import Cell, Grid, Mark, Page, clean, marked_up
+from leaderboard.formats.page import EMPTY, Cell, Grid, Mark, Page, clean, marked_up
 
-SIGNS: dict[Mark, str] = {"bold": "**Bold**", "underlined": "<u>Underlined</u>", "beyond": "-"}
+SIGNS: dict[Mark, str] = {"bold": "**Bold**", "underlined": "<u>Underlined</u>", "beyond": EMPTY}
 MARKUP = {c: f"\\{c}" for c in "\\`*_[]|~$#"}
 PROSE = str.maketrans({**MARKUP, "<": r"\<", ">": r"\>"})
 CAPTION = str.maketrans({**MARKUP, "&": "&amp;", "<": "&lt;", ">": "&gt;"})
@@ -41,8 +41,6 @@ def _cell(cell: Cell, escapes: dict[int, str]) -> str:
     if cell.code:
         # In a code span nothing is markup but the bar, which would end the cell.
         return f"`{clean(cell.text).replace('`', chr(39))}`".replace("|", "\\|")
-    if cell.beyond:
-        return SIGNS["beyond"]
     text = clean(cell.text).translate(escapes)
     text = f"<u>{text}</u>" if cell.underlined else text
     text = f"**{text}**" if cell.bold else text

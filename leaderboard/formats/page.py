@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Mark = Literal["bold", "underlined", "beyond"]
+EMPTY = "-"
+"""Stands where there is no number."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Cell:
     Attributes:
         text: words, or a mean as printed. std: its deviation as printed, empty where there is none.
         bold, underlined: a mark, whose meaning the legend says.
-        beyond: 0, since no image can reach the radius; a terminal and Markdown show `-`.
+        beyond: there is no number, since no image can reach the radius.
         state: the text says how far an unfinished row is. code: it is a name as one types it.
         grey: it belongs to no method; formats without colours show it like the others.
         letters: of its footnotes.

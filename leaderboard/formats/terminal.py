@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from leaderboard.formats.columns import in_blocks, paragraph
-from leaderboard.formats.page import Cell, Grid, Mark, Page, Text, clean, legend_of
+from leaderboard.formats.page import EMPTY, Cell, Grid, Mark, Page, Text, clean, legend_of
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text as Styled
 
 HARD_SPACE = "\N{BRAILLE PATTERN BLANK}"  # rich strips real spaces at the end of a cell
-EMPTY = "-"
 NAME_WIDTH = 26
 SIGNS: dict[Mark, str] = {"bold": "+", "underlined": "*", "beyond": EMPTY}
 IN_COLOR: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined", "beyond": EMPTY}
@@ -157,8 +156,6 @@ def _rich_table(grid: Grid, color: bool, *, fold: bool, stacked: bool) -> Table:
 def _rich_cell(cell: Cell, color: bool, stacked: bool, pad: int) -> Styled:
     from rich.text import Text as Styled
 
-    if cell.beyond:
-        return Styled(EMPTY + HARD_SPACE * pad)
     style = " ".join(word for word, on in (("bold", cell.bold), ("underline", cell.underlined), ("dim", cell.grey)) if on and color)
     signs = "" if color else _signs(cell).ljust(pad, HARD_SPACE)
     mean = Styled().append(cell.text.replace(", ", "\n"), style=style)

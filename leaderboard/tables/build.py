@@ -13,12 +13,11 @@ from bench.store.imports import Published
 from bench.store.subject import Certification
 from leaderboard.aggregate import Group, Row, Section
 from leaderboard.formats import Cell, Document, Grid, Page, Text
-from leaderboard.formats.page import Mark, legend_of
+from leaderboard.formats.page import EMPTY, Mark, legend_of
 from leaderboard.formats.values import picked
 from leaderboard.metrics import ACR, Metric, Outcomes
-from leaderboard.tables.captions import details, headline, letters_of, rule, sigma_text
+from leaderboard.tables.captions import details, fewer_seeds, headline, letters_of, rule, sigma_text
 
-EMPTY = "-"
 WORDS: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined"}
 CONDITIONS = {
     **{name: name for name in ("source", "protocol", "changes", "recipe", "normalisation", "alpha", "rounding")},
@@ -80,8 +79,9 @@ def _column(rows: Sequence[Row], metric: Metric, baseline: str, *, first: bool =
             continue
         stat = row.stats[metric.name]
         better = base is not None and sign * (stat.mean - rows[base].stats[metric.name].mean) > 0 and printed[n] != printed[base]
-        cell = Cell(printed[n], beyond=not stat.mean and _beyond(row, metric), grey=row.constant)
-        if not row.constant:
+        beyond = not stat.mean and _beyond(row, metric)
+        cell = Cell(EMPTY if beyond else printed[n], beyond=beyond, grey=row.constant)
+        if not row.constant and not beyond:
             bold = better or (metric.name == ACR and bool(row.tied))
             std = "" if stat.std is None else f"{stat.std:.{metric.decimals}f}"
             cell = dataclasses.replace(cell, std=std, bold=bold, underlined=best is not None and sign * float(printed[n]) == best)
@@ -135,7 +135,9 @@ def page(group: Group, number: int = 1) -> Page:
     used = {mark for mark in marks for line in lines for cell in line if getattr(cell, mark)}
     words = details(group) + f" {group.ties}" * bool(group.ties and "bold" not in used)
     legend = tuple((mark, text) for mark, text in marks.items() if mark in used)
-    notes = [Text(text=note) for note in group.notes] + [Text(text=note, letter=letter) for note, letter in letters.items()]
+    notes = [Text(text=note) for note in (*fewer_seeds(group), *group.notes)] + [
+        Text(text=note, letter=letter) for note, letter in letters.items()
+    ]
     about = Text(text=words, legend=legend, about=True)
     return Page(title=(Cell(headline(group)),), parts=(grid, about, *notes), label=f"certbench-{number}", fitted=True)
 

@@ -81,6 +81,16 @@ def conditions(group: Group) -> list[str]:
     return [*sentences, f"Certification: {', '.join(parts)}."] if parts else sentences
 
 
+def fewer_seeds(group: Group) -> list[str]:
+    """What to do about rows with fewer seeds than others: a sentence, where every row that was begun has finished some of them."""
+    begun = [row for row in group.rows if any(seed.state != "missing" for seed in row.seeds)]
+    few = [row.status for row in begun if row.unit == "seed" and not row.finished and not row.refused]
+    if not few or not (same := set.intersection(*({s.seed for s in row.seeds if s.outcomes is not None} for row in begun))):
+        return []
+    seeds = ",".join(map(str, sorted(same, key=int))) + "," * (len(same) == 1)
+    return [f"`{few[0]}`: no mean over so few; --seeds {seeds} shows the seeds that every row has."]
+
+
 def _spans(numbers: Sequence[int]) -> str:
     """`0-4, 7` for 0, 1, 2, 3, 4, 7."""
     spans = [[n for _, n in run] for _, run in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]

@@ -13,8 +13,8 @@ from leaderboard.metrics import ACR
 
 MARKS = ("test", "paper", "none")
 TIED = (
-    f"the ACR cannot be told from the best of its sigma at {LEVEL:g}, by sign flips over test images (max-T over all pairs of rows, "
-    f"{DRAWN}), which speaks of these networks on other images, not of methods"
+    f"the ACR cannot be told from the best of its sigma at {LEVEL:g}, by sign flips over test images (max-T over all pairs of the rows "
+    f"shown, {DRAWN}), which speaks of these networks on other images, not of methods"
 )
 
 
