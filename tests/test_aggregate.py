@@ -257,10 +257,10 @@ def test_a_row_of_several_sources_shows_no_mean_unless_mixed(store: Store) -> No
     add(store, run_spec(seed=1), environment={"method_sha256": "b" * 64})
     for seed in (0, 1):
         add(store, run_spec("macer", seed=seed), environment={"method_sha256": "c" * 64})
-    note = "a mixture of method sources: gaussian was trained from aaaaaaaa, bbbbbbbb"
+    note = "several versions of its method's code: gaussian was trained from aaaaaaaa, bbbbbbbb"
     group = only(store)
     assert group.footnotes == (f"{note}; --mix shows its means all the same",)
-    assert (rows(group)["gaussian"].status, rows(group)["gaussian"].stats) == ("several sources", {})
+    assert (rows(group)["gaussian"].status, rows(group)["gaussian"].stats) == ("several versions", {})
     assert (rows(group)["macer"].status, rows(group)["macer"].notes) == ("", ())
     (group,) = collect(store, mix=True)
     assert group.footnotes == (note,)
@@ -276,7 +276,7 @@ def test_rows_of_one_source_each_keep_their_means(store: Store) -> None:
         add(store, run_spec("smoothmix.eta5", seed=seed, sigma=1.0), environment={"method_sha256": "a" * 64})
     found = rows(only(store))
     assert [row.stats["ACR"].n for row in found.values()] == [2, 2]
-    told = "trained from source {} of smoothmix, other rows from {}"
+    told = "trained from version {} of smoothmix's code, other rows from {}"
     assert [row.notes for row in found.values()] == [(told.format("a" * 8, "b" * 8),), (told.format("b" * 8, "a" * 8),)]
     assert not only(store).mixed
 
@@ -284,7 +284,7 @@ def test_rows_of_one_source_each_keep_their_means(store: Store) -> None:
 def test_a_source_that_changed_during_the_training_is_noted(store: Store) -> None:
     history = [{"method_sha256": "b" * 64, "threads": 2, "device": "cpu"}]
     add(store, run_spec(), environment={"method_sha256": "a" * 64, "threads": 2, "device": "cpu", "history": history})
-    assert only(store).footnotes == ("gaussian at sigma 0.5, seed 0: changed while it was trained: the method's source",)
+    assert only(store).footnotes == ("gaussian at sigma 0.5, seed 0: changed while it was trained: the method's code",)
 
 
 def damage(store: Store, name: str = "gaussian") -> str:

@@ -148,7 +148,7 @@ def test_a_method_of_several_sources_is_ranked_by_no_flag(store: Store) -> None:
     add(store, run_spec("macer", seed=1), environment={"method_sha256": "b" * 64})
     add(store, run_spec(seed=1), (N, N, 500, 500))
     (group,) = collect(store)
-    assert {row.label: row.status for row in group.sections[0].rows} == {"gaussian": "", "macer": "several sources"}
+    assert {row.label: row.status for row in group.sections[0].rows} == {"gaussian": "", "macer": "several versions"}
     (group,) = collect(store, mix=True)
     text = render([group], "terminal")
     assert "1.2316" in text

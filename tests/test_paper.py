@@ -176,9 +176,9 @@ def test_several_sources_of_a_method_and_damaged_runs_are_told(store: Store) -> 
     damaged = add(store, run_spec(seed=2))
     (damaged.path / "spec.json").write_text("{")
     table = paper.build(5, store, protocol="quick")
-    assert table.entries["0.50", "gaussian", "ACR"].text == "several sources"
+    assert table.entries["0.50", "gaussian", "ACR"].text == "several versions"
     for format in FORMATS:
-        text = formatted(paper.document(table), format)
+        text = " ".join(formatted(paper.document(table), format).split())
         assert "trained from aaaaaaaa, bbbbbbbb" in text, format
         assert "left out: " in text, format
 

@@ -105,7 +105,7 @@ def test_a_table_is_split_by_code_alone(tmp_path: Path, one: dict[str, str], two
         add(store, run_spec(seed=seed), environment=environment)
     (group,) = collect(store)
     assert bool(group.sections[0].rows[0].stats) != mixed
-    assert any("mixture of method sources" in note for note in group.footnotes) == mixed
+    assert any("several versions of its method" in note for note in group.footnotes) == mixed
 
 
 @pytest.mark.parametrize("release", ["this", "earlier"])

@@ -62,7 +62,15 @@ def table(
             OUTPUT,
         ),
     ] = None,
-    mix: Annotated[bool, switch("--mix", "Put rows that are not comparable in one table, with footnotes and no marks.", OUTPUT)] = False,
+    mix: Annotated[
+        bool,
+        switch(
+            "--mix",
+            "Put rows that are not comparable in one table, and average trainings of several versions of a method's code; footnotes say "
+            "so, and nothing is marked in such a table.",
+            OUTPUT,
+        ),
+    ] = False,
     constant: Annotated[bool, switch("--constant", "Add a row for the classifier that always says the commonest class.", OUTPUT)] = False,
     status: Annotated[
         bool, switch("--status", "Add a column that says what each row rests on, such as a log, evidence or checked weights.", OUTPUT)

@@ -35,7 +35,7 @@ def groups_of(
         subjects: all of the store, each once; which seeds a row should have is seen from them. wanted: keys of those that are shown.
         seeds: the expected seeds of runs; empty: those that any run of the group has.
         words: metrics, see `metrics.columns_of`.
-        mix: whether a row may average trainings from several sources of its method; such a group is a mixture.
+        mix: whether a row may average trainings of several versions of its method's code; such a group is a mixture.
 
     Raises:
         BenchError: an unknown metric.

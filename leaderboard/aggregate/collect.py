@@ -57,8 +57,8 @@ def collect(
         rule: that reads counts; None: of each certification, the one under which it was sampled.
         source: own runs, imported logs or checkpoints from outside; None: all of them, in groups of their own.
         metrics: words of `metrics.columns_of`.
-        mix: rows of several groups share a table, and a row may average trainings from several sources of its method; each
-            difference is a note.
+        mix: rows of several groups share a table, and a row may average trainings of several versions of its method's
+            code; each difference is a note.
 
     Raises:
         UsageError: a filter that fits nothing in the store.

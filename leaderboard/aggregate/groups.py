@@ -167,7 +167,7 @@ class Group:
         images: test images of a finished certification, of test_size, which is 0 where nothing is known of the data set.
         seeds: those that a complete row has; empty where rows differ in it.
         baseline: the row that others are compared with.
-        mixed: whether rows differ in conditions, or average several sources of a method; nothing is ranked then.
+        mixed: whether rows differ in conditions, or average trainings of several code versions; nothing is ranked then.
         show_trust: whether a table for people has a column `status`, on what the numbers of each row rest.
         ranked: whether better and best numbers are marked, which no test stands behind.
         ties: how its rows were tested for ties, or why they were not; empty where nobody asked.

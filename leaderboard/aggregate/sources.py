@@ -44,7 +44,7 @@ class Rows:
         members: certifications of the group, begun or not.
         family: everything that was trained as they were, certified in this way or not.
         read: folder -> what the evidence of each member says.
-        expected: the seeds that each row must have. mix: whether a row may average trainings from several sources of its method.
+        expected: the seeds that each row must have. mix: whether a row may average trainings of several versions of its method's code.
     """
 
     members: Sequence[Certification]
@@ -77,7 +77,7 @@ class Rows:
 
     @property
     def mixed(self) -> bool:
-        """Whether a row averages several sources of its method."""
+        """Whether a row averages trainings of several versions of its method's code."""
         return False
 
 
@@ -117,11 +117,11 @@ class RowsOfRuns(Rows):
         notes += [*_histories(found), *_names(found), *_surveys(found)]
         refused = ""
         if len(own) > 1:
-            mixture = f"a mixture of method sources: {name} was trained from {', '.join(own)}"
-            notes.append(mixture if self.mix else f"{mixture}; --mix shows its means all the same")
-            refused = "" if self.mix else "several sources"
+            several = f"several versions of its method's code: {name} was trained from {', '.join(own)}"
+            notes.append(several if self.mix else f"{several}; --mix shows its means all the same")
+            refused = "" if self.mix else "several versions"
         elif own and (others := sorted(self.by_method[found[0].method] - {*own})):
-            notes.append(f"trained from source {own[0]} of {found[0].method}, other rows from {', '.join(others)}")
+            notes.append(f"trained from version {own[0]} of {found[0].method}'s code, other rows from {', '.join(others)}")
         return seeds, notes, refused
 
     def several(self, same: Sequence[Sequence[Subject]]) -> str:
@@ -280,7 +280,7 @@ def _without_copies(runs: Sequence[Subject], read: Mapping[Path, Seed]) -> dict[
 
 def _histories(runs: Sequence[Subject]) -> list[str]:
     """What changed while a run was trained."""
-    words = {"method_sha256": "the method's source", "method_code_sha256": "the method's source"}
+    words = {"method_sha256": "the method's code", "method_code_sha256": "the method's code"}
     words |= {"data_md5": "the data", "libraries": "library versions", "suite": "the suite's commit"}
     notes = []
     for run in runs:

@@ -45,8 +45,8 @@ def summary(
     """Mean and sample standard deviation of metrics over the trainings of each row: the numbers of `bench table`, as a DataFrame.
 
     Only what is comparable is averaged, exactly as in `bench table`: rows of different protocol, recipe, rule, alpha, images or sample
-    sizes stay apart; a row of which a seed is missing or unfinished, or that was trained from several sources of its method, has no mean,
-    and `status` says why.
+    sizes stay apart; a row of which a seed is missing or unfinished, or whose trainings are of several versions of its method's code,
+    has no mean, and `status` says why.
 
     Args:
         frame: of `load_results`, whole or filtered.
@@ -55,7 +55,7 @@ def summary(
             `bench table --metric`.
         seeds: the seeds that each row must have, and over which it is averaged: a number N means seeds 0 to N - 1, a list just
             those; empty: all that any comparable run of the folder has. A frame that you filtered by seed needs it.
-        mix: average trainings from several sources of a method all the same.
+        mix: average trainings of several versions of a method's code all the same.
 
     Returns:
         one row per table, sigma, row and metric, with these columns.
@@ -111,7 +111,8 @@ def table(
         format: terminal, markdown, latex, html, csv or json.
         metrics: as of `summary`. None: ACR and accuracy; in JSON all.
         seeds: as of `summary`.
-        mix: let rows that are not comparable share a table, each difference a footnote; nothing is ranked then.
+        mix: let rows that are not comparable share a table, and average trainings of several versions of a method's code; each
+            difference is a footnote, and nothing is marked in such a table.
         marks: `test`: bold is an ACR that cannot be told from the best, by a test over images; `paper`: what is better and best,
             without a test; `none`.
         constant: a row for the constant classifier, which is never ranked.
