@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pages import script
 from scipy.stats import kendalltau
 from typer.testing import Result
 
@@ -19,7 +20,7 @@ import bench as api
 from bench.verify import verify
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK, NEWER = ROOT / "results" / "quick", ROOT / "results" / "newer"
+QUICK, NEWER, ABLATION = (ROOT / "results" / name for name in ("quick", "newer", "ablation"))
 PAGE, METHODS = ((ROOT / "docs" / "notes" / f"{name}.md").read_text(encoding="utf-8") for name in ("reproduction", "methods"))
 
 
@@ -77,6 +78,13 @@ def test_the_page_on_methods_prints_the_later_ones_beside_the_nine() -> None:
     for row in {row for row, _ in shown}:
         cells = [*(shown[row, sigma] for sigma in sigmas), *(f"{summary[row, sigma, 'r=0']:.1f}" for sigma in sigmas)]
         assert f"| `{row}` | {' | '.join(cells)} |" in METHODS
+
+
+def test_the_page_prints_the_table_of_the_ablation() -> None:
+    assert not verify(ABLATION).failures
+    header, rule, *lines = script("studies/ablation.py").lines(ABLATION)
+    assert "\n".join([header, rule, *lines]) in PAGE
+    assert not any("not all" in line for line in lines)
 
 
 SIGMA = 0.5
