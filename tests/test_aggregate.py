@@ -344,7 +344,7 @@ def test_evidence_of_different_conditions_is_noted(store: Store) -> None:
     for row, torch in (("gaussian", "2.14"), ("macer", "2.10")):
         run = add(store, run_spec(row))
         write_json(run.certification(CERTIFY).path / "environment.json", {"device": "cpu", "threads": 2, "libraries": {"torch": torch}})
-    assert only(store).notes == ("certified under different torch: 2.10, 2.14",)
+    assert only(store).notes == ("certified under different torch: 2.10 and 2.14",)
 
 
 def test_an_empty_store_says_what_to_run(store: Store) -> None:

@@ -176,7 +176,7 @@ def environment_notes(certifications: Sequence[Certification]) -> tuple[str, ...
         for entry in [environment, *environment.get("history", [])] if environment else []:
             for name in ("device", "threads", "torch"):
                 found[name].add(str((entry.get("libraries") or {} if name == "torch" else entry).get(name)))
-    return tuple(f"certified under different {name}: {', '.join(sorted(values))}" for name, values in found.items() if len(values) > 1)
+    return tuple(f"certified under different {name}: {' and '.join(sorted(values))}" for name, values in found.items() if len(values) > 1)
 
 
 def data_notes(certifications: Sequence[Certification]) -> tuple[str, ...]:
