@@ -251,8 +251,8 @@ def listed() -> list[str]:
     if GOLDEN:
         names = (Path(GOLDEN) / "LISTING.txt").read_text().split()
         return [name for name in names if name.startswith("cifar10/") and not name.endswith(("_acc", "_o"))]
-    settings = [f"{arch}/noise_{sigma}" for sigma in ("0.25", "0.50") for arch in ("densenet40", "resnet20", "resnet110")]
-    return [f"cifar10/consistency/cohen/num_2/lbd_10.0/eta_0.5/cifar_{words}" for words in (*settings, "resnet110/noise_1.00")]
+    settings = ("densenet40/noise_0.50", "resnet20/noise_0.50", *(f"resnet110/noise_{sigma}" for sigma in ("0.25", "0.50", "1.00")))
+    return [f"cifar10/consistency/cohen/num_2/lbd_10.0/eta_0.5/cifar_{words}" for words in settings]
 
 
 def test_table_6_from_the_whole_collection(store: Store, tmp_path: Path) -> None:
