@@ -106,22 +106,24 @@ def test_linear_classifier_with_a_known_radius(sigma: float, radius: float, expe
     assert np.mean(found) == pytest.approx(expected, abs=4 * spread / math.sqrt(6))
 
 
-def test_coverage_end_to_end() -> None:
-    """20,000 trials at R = .25, sigma = .5, n = 1,000, alpha = .05: 982 false certificates expected; a doubled alpha gives 1,914."""
+@pytest.mark.parametrize("trials", [4_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_coverage_end_to_end(trials: int) -> None:
+    """R = .25, sigma = .5, n = 1,000, alpha = .05: of 20,000 trials 982 false certificates are expected; a doubled alpha gives 1,914."""
     radius, sigma, alpha = 0.25, 0.5, 0.05
     sampler = Sampler(Linear([1.0], radius), sigma, 2, seed=2)
     x = image(0.0)
     radii = {count: certified_radius(count, 1000, alpha, sigma) for count in range(1001)}
     false = doubled = 0
-    for index in range(20_000):
+    for index in range(trials):
         row = sampler.certify(x, index, 1, n0=100, n=1000)
         found = radii[row.count] if row.selected == 1 else None
         false += found is not None and found > radius
         if row.selected == 1 and row.count >= 700:
             loose = certified_radius(row.count, 1000, 2 * alpha, sigma)
             doubled += loose is not None and loose > radius
-    assert 820 <= false <= 1_150
-    assert doubled > 1_150  # the test would see a doubled alpha
+    expected = 982 / 20_000 * trials
+    assert false == pytest.approx(expected, abs=5 * math.sqrt(expected))
+    assert doubled > expected + 5 * math.sqrt(expected)  # the test would see a doubled alpha
 
 
 def test_selection_and_estimation_of_a_coin_are_independent() -> None:
