@@ -79,6 +79,7 @@ def test_cifar10_from_run_to_table_6(bench: Call, made: Path, tmp_path: Path) ->
         assert str(made) not in environment
 
 
+@pytest.mark.slow  # a tree of 50,000 files
 @pytest.mark.usefixtures("short")
 def test_imagenet_from_run_to_table_7(bench: Call, tmp_path: Path) -> None:
     """All four rows at both noise levels, on a tree with every class and all 50,000 test images."""
