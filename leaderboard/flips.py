@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.errors import BenchError, counted
-from bench.rules.bounds import Floats
+from bench.rules.bounds import Floats, Integers
 from bench.spec import derive
 
 if TYPE_CHECKING:
@@ -125,11 +125,16 @@ def reason_not_to_test(values: Floats) -> str:
     if images < LEAST_IMAGES:
         return f"{counted(images, 'image')}; at least {LEAST_IMAGES} are needed"
     first, second = np.triu_indices(rows, 1)
-    differ = np.mean([np.count_nonzero(np.abs(values[a] - values[b]) > TIE) for a, b in zip(first, second, strict=True)])
+    differ = np.mean([differing(values[a], values[b]) for a, b in zip(first, second, strict=True)])
     told = f"two rows differ on {differ:.0f} of {images:,} images" + " on average" * (rows > 2)
     if images < LEAST_WHERE_MOST_TIE and differ < images / 2:
         return f"{told}; where most tie, at least {LEAST_WHERE_MOST_TIE} images are needed"
     return f"{told}; at least {LEAST_DIFFERING} are needed" if differ < LEAST_DIFFERING else ""
+
+
+def differing(a: Floats, b: Floats) -> Integers:
+    """On how many images, the last axis, two rows differ."""
+    return np.asarray((np.abs(a - b) > TIE).sum(axis=-1))
 
 
 def require_same_images(rows: Sequence[Row]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.errors import BenchError, nearest
 from leaderboard.aggregate import Group, Section
-from leaderboard.flips import DRAWN, LEAST_DIFFERING, LEVEL, TIE, flip_pairs, reason_not_to_test, require_same_images
+from leaderboard.flips import DRAWN, LEAST_DIFFERING, LEVEL, differing, flip_pairs, reason_not_to_test, require_same_images
 from leaderboard.metrics import ACR
 
 MARKS = ("test", "paper", "none")
@@ -74,7 +74,6 @@ def _marked(section: Section) -> tuple[Section, str]:
     if reason := reason_not_to_test(values):
         return section, reason
     best = int(values.mean(axis=1).argmax())
-    differing = np.count_nonzero(np.abs(values - values[best]) > TIE, axis=1)
-    apart = (flip_pairs(values)[best] <= LEVEL) & (differing >= LEAST_DIFFERING)
+    apart = (flip_pairs(values)[best] <= LEVEL) & (differing(values, values[best]) >= LEAST_DIFFERING)
     tied = {row.label: not far for row, far in zip(found, apart.tolist(), strict=True)}
     return dataclasses.replace(section, rows=tuple(dataclasses.replace(row, tied=tied.get(row.label)) for row in section.rows)), ""
