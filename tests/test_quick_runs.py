@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def test_the_page_prints_how_the_order_depends_on_the_metric(bench: Callable[...
     for name, order in orders.items():
         taus = [kendalltau(order[sigma], means[None, "ACR"][sigma]).statistic for sigma in (0.25, 0.5, 1.0)]
         assert f"| {name} | " + " | ".join(f"{tau:.2f}" for tau in taus) + " |" in PAGE
+    own = means[None, "ACR"]
+    turned = {
+        sigma: [
+            (a, b)
+            for a, b in combinations(own[sigma].index, 2)
+            if (own[sigma][a] - own[sigma][b]) * (table[sigma][a] - table[sigma][b]) < 0
+        ]
+        for sigma in (0.25, 0.5, 1.0)
+    }
+    assert "{}, {} and {} of the 36 pairs".format(*map(len, turned.values())) in PAGE
+    assert "MACER is in {}, {} and {} of them".format(*(sum("macer" in pair for pair in pairs) for pairs in turned.values())) in PAGE
 
 
 def test_the_page_on_methods_prints_the_later_ones_beside_the_nine() -> None:
