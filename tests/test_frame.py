@@ -508,7 +508,7 @@ def test_what_cannot_be_compared_is_refused(reference: pd.DataFrame) -> None:
 
 def typed(error: pytest.ExceptionInfo[BenchError]) -> list[str]:
     """The ways to choose that an error names."""
-    return re.findall(r"(?:frame\[|bench\.load_results).*?(?= for mnist)", str(error.value))
+    return re.findall(r"bench\.load_results.*?(?= for mnist)", str(error.value))
 
 
 @pytest.mark.parametrize(("use", "groups"), [(bench.plot_curves, 4), (partial(bench.compare, a="gaussian", b="macer"), 3)])

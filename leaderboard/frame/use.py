@@ -173,20 +173,9 @@ def compare(frame: pd.DataFrame, a: str, b: str | Sequence[str], *, seeds: int |
     return result
 
 
-_COLUMNS = {"dataset": "dataset", "protocol": "protocol", "recipe": "recipe", "alpha": "alpha", "certify.n": "n", "certify.n0": "n0"}
-"""Condition of a group -> the column that has it."""
-
-
 def _choosing(chosen: Mapping[str, str]) -> str:
     """How to ask for the group of which this is true."""
-    if chosen.keys() <= _COLUMNS.keys():
-        each = [f'(frame["{_COLUMNS[name]}"]{_is(value)})' for name, value in chosen.items()]
-        return f"frame[{' & '.join(each)}]" if len(each) > 1 else f"frame[{each[0][1:-1]}]"
     return f"bench.load_results(..., where={[f'{name}={value}' for name, value in chosen.items()]})"
-
-
-def _is(value: str) -> str:
-    return f" == {value}" if value[:1].isdigit() else f" == {value!r}" if value else ".isna()"
 
 
 def plot_curves(frame: pd.DataFrame, *, axes: Axes | None = None, seeds: int | Sequence[int] = ()) -> Axes:
