@@ -43,6 +43,13 @@ def test_the_evidence_holds_and_the_page_prints_it() -> None:
         assert cells == [(f"{mean:.4f}", f"{std:.4f}") for mean, std in zip(own["mean"], own["std"], strict=True)]
 
 
+def test_the_readme_prints_the_table_of_one_noise_level(bench: Callable[..., Result]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"`bench (table --results results/quick --sigma 0.5 [^`]*)`", readme)
+    printed = bench(*command.replace("results/quick", str(QUICK)).split()).stdout
+    assert printed[: printed.index("\nTraining:")] in readme
+
+
 def test_the_page_prints_how_the_order_depends_on_the_metric(bench: Callable[..., Result]) -> None:
     csv = bench(
         "table", "--results", QUICK, "--table", 5, "--protocol", "quick", "--where", "certify.images=every:20", "--format", "csv"
