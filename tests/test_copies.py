@@ -26,6 +26,7 @@ from leaderboard.aggregate import collect
 
 MANY = CertifySpec(n0=10, n=1000, images="first:20")
 SEEDS = range(5)
+LABELS = [7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 0, 6, 9, 0, 1, 5, 9, 7, 3, 4]
 
 
 def tensors(number: int) -> dict[str, torch.Tensor]:
@@ -46,7 +47,7 @@ def trained(store: Store, seed: int, weights: int | None, evidence: int) -> Run:
         run.weights.write_bytes(safetensors.torch.save(tensors(weights), metadata))
         write_json(run.path / "training.json", read_json(run.path / "training.json") | {"weights_sha256": sha256(run.weights)})
     certification = run.certification(MANY)
-    write_evidence(certification, counts(evidence), [7, 2, 1, 0, 4, 1, 4, 9, 5, 9, 0, 6, 9, 0, 1, 5, 9, 7, 3, 4])
+    write_evidence(certification, counts(evidence), LABELS)
     certification.seal()
     return run
 
@@ -82,6 +83,19 @@ def test_copies_are_named_and_left_out(store: Store, kept: tuple[int | None, ...
     assert found == (list(expected.values()).count("copy"), expected, False)
     (group,) = collect(store)
     assert "cop" in group.sections[0].rows[0].status
+
+
+def test_rows_of_one_network_are_named(store: Store) -> None:
+    """As of a setting that does nothing; the numbers stay. Rows of other networks, and other seeds of the same rows, are not."""
+    for row, evidence in (("gaussian", 0), ("stability", 0), ("macer", 1)):
+        certification = add(store, run_spec(row), None).certification(MANY)
+        write_evidence(certification, counts(evidence), LABELS)
+        certification.seal()
+    (group,) = collect(store)
+    assert all(row.stats for row in group.rows)
+    (told,) = (note for note in group.notes if "one network" in note)
+    assert "gaussian and stability at sigma" in told
+    assert "macer" not in told
 
 
 def test_records_of_equal_weights_are_enough(store: Store) -> None:

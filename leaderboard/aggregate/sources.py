@@ -6,7 +6,7 @@ Everything else is done in one way for all of them, in build.py. A `Rows` is mad
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from bench.errors import BenchError
+from bench.errors import BenchError, counted
 from bench.evidence.sources import compared, differs, names_of
 from bench.logs import printed_collection, runs_of_table
 from bench.spec import RunSpec, survey_limit, to_json
@@ -73,7 +73,7 @@ class Rows:
     def notes(self, rows: Sequence[tuple[float, Row]]) -> tuple[str, ...]:
         """What concerns the whole group. rows: with their sigmas."""
         whole = [member for member in self.members if self.read[member.subject.path].state != "damaged"]
-        return (*environment_notes(whole), *data_notes(whole))
+        return (*environment_notes(whole), *data_notes(whole), *_one_network(rows))
 
     @property
     def mixed(self) -> bool:
@@ -251,6 +251,19 @@ def _listed(log: Import, name: str, sigma: float) -> tuple[str, ...]:
         return ()
     tables = [number for number in layouts.numbers() if layouts.load(number).dataset == log.dataset]
     return next((runs for number in tables if (runs := runs_of_table(number, name, sigma))), ())
+
+
+def _one_network(rows: Sequence[tuple[float, Row]]) -> list[str]:
+    """Rows whose trainings came out the same: what tells them apart changed nothing."""
+    found: dict[tuple[float, str], list[Row]] = defaultdict(list)
+    for sigma, row in rows:
+        for counts in {seed.counts for seed in row.seeds if seed.counts}:
+            found[sigma, counts].append(row)
+    alike = Counter((sigma, tuple(row.label for row in same)) for (sigma, _), same in found.items() if len(same) > 1)
+    return [
+        f"{' and '.join(labels)} at sigma {sigma:g} are one network: equal counts on every image ({counted(number, rows[0][1].unit)})"
+        for (sigma, labels), number in alike.items()
+    ]
 
 
 def _row_said(subject: Subject) -> str | None:
