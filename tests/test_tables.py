@@ -248,7 +248,7 @@ def test_csv_and_json_say_which_cells_are_marked(marks: str) -> None:
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_latex_compiles_as_pasted(store: Store, tmp_path: Path, bench: Callable[..., Result]) -> None:
-    """Tables of hostile names, a table of the paper, and a comparison, in one document."""
+    """Tables of hostile names, a table of the paper, and a comparison, in one document; none is wider than its text."""
     add(store, run_spec("stability"), (N, N, 500, 700))
     add(store, run_spec("stability", seed=1), environment={"method_sha256": "ü" * 64})
     parts = [render(hostile(store), "latex")]
@@ -260,13 +260,15 @@ def test_latex_compiles_as_pasted(store: Store, tmp_path: Path, bench: Callable[
         result = bench(*words, "--results", store.root, "--format", "latex")
         assert result.exit_code == 0, result.output
         parts.append(result.output)
-    document = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n" + "\n".join(parts) + "\\end{document}\n"
+    head = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\textwidth5.5in"
+    document = f"{head}\\begin{{document}}\n" + "\n".join(parts) + "\\end{document}\n"
     (tmp_path / "t.tex").write_text(document)
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, timeout=60
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert b"undefined" not in done.stdout
+    assert b"Overfull" not in done.stdout.replace(b"\n", b"")
 
 
 def test_csv_is_exact_and_inert(store: Store) -> None:

@@ -8,6 +8,8 @@ from leaderboard.formats.page import EMPTY, Cell, Grid, Mark, Page, Text, clean,
 
 SIGNS: dict[Mark, str] = {"bold": "Bold", "underlined": "Underlined", "beyond": "–"}
 SMALL = r"\footnotesize\setlength{\tabcolsep}{3pt}"
+FITTED = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{"
+"""What is wider than the text is shrunk to it; nothing is enlarged."""
 CHARACTERS = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -36,7 +38,7 @@ def escape(text: str) -> str:
 
 def render(pages: Sequence[Page]) -> str:
     """All pages, one below the other."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(_table(page) if page.label else _report(page) for page in pages)
+    return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(_table(page) if page.label else _report(page) for page in pages)
 
 
 def _table(page: Page) -> str:
@@ -71,7 +73,7 @@ def _grid(grid: Grid) -> str:
     head = " & ".join(r"$\sigma$" if name == "sigma" else escape(name) for name in grid.head) + r" \\"
     body = [line for block in grid.in_blocks(lines) for line in (r"\midrule", *block)]
     columns = "l" * grid.words + "r" * (len(grid.head) - grid.words)
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, *body, r"\bottomrule", r"\end{tabular}"])
+    return "\n".join([FITTED + rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, *body, r"\bottomrule", r"\end{tabular}}"])
 
 
 def _cell(cell: Cell) -> str:
