@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,10 +19,13 @@ from scipy.stats import kendalltau
 from typer.testing import Result
 
 import bench as api
+from bench.api import study
+from bench.store.runs import Store
 from bench.verify import verify
+from leaderboard import layouts
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK, NEWER, ABLATION = (ROOT / "results" / name for name in ("quick", "newer", "ablation"))
+QUICK, NEWER, ABLATION, TABLES = (ROOT / "results" / name for name in ("quick", "newer", "ablation", "tables-8-11"))
 PAGE, METHODS = ((ROOT / "docs" / "notes" / f"{name}.md").read_text(encoding="utf-8") for name in ("reproduction", "methods"))
 
 
@@ -71,6 +75,10 @@ def test_the_page_prints_how_the_order_depends_on_the_metric(bench: Callable[...
         taus = [kendalltau(order[sigma], means[None, "ACR"][sigma]).statistic for sigma in (0.25, 0.5, 1.0)]
         assert f"| {name} | " + " | ".join(f"{tau:.2f}" for tau in taus) + " |" in PAGE
     own = means[None, "ACR"]
+    gains = [(means["two-sided", "ACR"] - own)[sigma].agg(["min", "max"]) for sigma in (1.0, 0.5, 0.25)]
+    told = "worth {:.2f} to {:.2f} of ACR at sigma 1, {:.3f} to {:.3f} at 0.5".format(*gains[0], *gains[1])
+    assert told.replace("0.", ".").replace(" .5", " 0.5") in PAGE
+    assert -0.001 < gains[2]["min"] <= gains[2]["max"] < 0
     turned = {
         sigma: [
             (a, b)
@@ -81,6 +89,14 @@ def test_the_page_prints_how_the_order_depends_on_the_metric(bench: Callable[...
     }
     assert "{}, {} and {} of the 36 pairs".format(*map(len, turned.values())) in PAGE
     assert "MACER is in {}, {} and {} of them".format(*(sum("macer" in pair for pair in pairs) for pairs in turned.values())) in PAGE
+
+
+def test_the_page_prints_who_leads_at_which_radius() -> None:
+    best = api.summary(api.load_results(QUICK), metrics=["accuracy"]).groupby(["metric", "row"], observed=True)["mean"].max().unstack("row")
+    assert [*best.idxmax(axis=1)] == ["smoothadv"] * 3 + ["smoothmix.eta5-onestep"] * 3
+    leads = [f"{first - second:.2f}" for first, second in (values.nlargest(2) for _, values in best.iterrows())]
+    for three in (leads[:3], leads[3:]):
+        assert "by {}, {} and {}".format(*three) in PAGE
 
 
 def test_the_page_on_methods_prints_the_later_ones_beside_the_nine() -> None:
@@ -104,6 +120,53 @@ def test_the_page_prints_the_table_of_the_ablation() -> None:
     header, rule, *lines = script("studies/ablation.py").lines(ABLATION)
     assert "\n".join([header, rule, *lines]) in PAGE
     assert not any("not all" in line for line in lines)
+
+
+def lines_of_tables_8_to_11(results: Path) -> list[str]:
+    """A line for each row of each table: ACR and its gain over eta 1, in the paper and here, and accuracies; Gaussian once."""
+    frame, base = api.load_results(results), "smoothmix.eta1"
+    own = api.summary(frame, metrics=["ACR", "r=0", "r=2"]).set_index(["row", "metric"])
+    gains = api.compare(frame, base, [f"{base}?*", "gaussian"]).query("metric == 'ACR'").set_index(["uncertainty", "b"])
+    lines = []
+    for number in (8, 9, 10, 11):
+        printed = {(value.row, value.metric): float(value.mean) for value in layouts.values(number)}
+        for row, label in layouts.load(number).labels.items():
+            if row == "gaussian" and number > 8:
+                continue
+            gain = there = across = "-"
+            if row != base:
+                seeds, images = gains.loc["seeds", row], gains.loc["images", row]
+                gain = f"{seeds['difference']:+.4f} ±{(seeds['high'] - seeds['low']) / 2:.4f}"
+                across = "-" if math.isnan(images["low"]) else f"{images['low']:+.4f} to {images['high']:+.4f}"
+                there = f"{printed[row, 'ACR'] - printed[base, 'ACR']:+.3f}"
+            accuracies = [f"{printed[row, f'{r}.00']:.1f}, {own.loc[(row, f'r={r}'), 'mean']:.1f}" for r in (0, 2)]
+            mean, std = own.loc[(row, "ACR"), ["mean", "std"]]
+            cells = [number, label, f"{printed[row, 'ACR']:.3f}", there, f"{mean:.4f} ±{std:.4f}", gain, across, *accuracies]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
+def test_the_page_prints_tables_8_to_11() -> None:
+    assert not verify(TABLES).failures
+    lines = lines_of_tables_8_to_11(TABLES)
+    assert "\n".join(lines) in PAGE
+    cells = [re.split(r" *\| *", line.strip("| ")) for line in lines]
+    gains = [(float(line[3]), *map(float, line[5].split(" ±"))) for line in cells if line[6] != "-"]
+    inside = [abs(printed - mean) <= half for printed, mean, half in gains]
+    assert f"{sum(inside)} of the paper's {len(inside)} gains" in PAGE
+
+
+STUDIES = {"quick-table": QUICK, "newer-methods": NEWER, "ablation": ABLATION, "tables-8-11": TABLES}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_committed_cells_are_those_of_their_study(name: str) -> None:
+    """All are finished, so the study goes on from them, and whoever adds a method in a copy trains only that."""
+    store, (plan, _) = Store(STUDIES[name]), study.read(ROOT / "studies" / f"{name}.toml").request.prepare()
+    asked = {store.run(cell.spec).certification(cell.certify).path for cell in plan.cells}
+    there = [certification for run in store.runs() for certification in run.certifications()]
+    assert {certification.path for certification in there} <= asked
+    assert {certification.status().state for certification in there} == {"done"}
 
 
 SIGMA = 0.5
