@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -158,14 +159,16 @@ def small_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_interrupted_training_sees_the_same_images(
     made: Path, small_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, step: int
 ) -> None:
-    """Within an epoch, at its end and in the next, augmented: the results are byte for byte the same."""
+    """Within an epoch, at its end and in the next, augmented: the results are byte for byte the same, and no process is left."""
     monkeypatch.setattr("bench.certify.ROWS", 50, raising=False)
     which, place = cell(dataset), {"cifar10": made, "imagenet": small_tree}[dataset]
     assert which.spec.train.augment != "none"
     interrupted, undisturbed = Store(tmp_path / "interrupted"), Store(tmp_path / "undisturbed")
     stopped(which, interrupted, "training", step, signal.SIGTERM, data_dir=place, allow_other_data=True)
+    assert not multiprocessing.active_children()
     for store in (interrupted, undisturbed):
         assert run_cell(which, store, options(place), Quiet(), StopSignals()).state == "done"
+        assert not multiprocessing.active_children()
     assert results_of(interrupted.root) == results_of(undisturbed.root)
 
 

@@ -172,10 +172,13 @@ class Trainer:
             for device, state in zip(self._forked, self._ambient[1:], strict=True):
                 torch.cuda.set_rng_state(state, device)
             self.model.train()
-            while self.step < self.total:
-                self._advance()
-                self._ambient = self._ambient_state()
-                after_step(self)
+            try:
+                while self.step < self.total:
+                    self._advance()
+                    self._ambient = self._ambient_state()
+                    after_step(self)
+            finally:
+                self._batches = None  # ends the processes that decode; where the garbage collector does, torch waits 5 s for each
         if self._recording is not None:
             self._recording = None
             self.optimiser.zero_grad(set_to_none=True)  # gradients lie in the memory of the recordings
