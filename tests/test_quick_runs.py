@@ -125,8 +125,10 @@ def test_the_page_prints_the_table_of_the_ablation() -> None:
 def lines_of_tables_8_to_11(results: Path) -> list[str]:
     """A line for each row of each table: ACR and its gain over eta 1, in the paper and here, and accuracies; Gaussian once."""
     frame, base = api.load_results(results), "smoothmix.eta1"
-    own = api.summary(frame, metrics=["ACR", "r=0", "r=2"]).set_index(["row", "metric"])
-    gains = api.compare(frame, base, [f"{base}?*", "gaussian"]).query("metric == 'ACR'").set_index(["uncertainty", "b"])
+    own: Any = api.summary(frame, metrics=["ACR", "r=0", "r=2"])
+    own = {(line.row, line.metric): line for line in own.itertuples()}
+    gains: Any = api.compare(frame, base, [f"{base}?*", "gaussian"]).query("metric == 'ACR'")
+    gains = {(line.uncertainty, line.b): line for line in gains.itertuples()}
     lines = []
     for number in (8, 9, 10, 11):
         printed = {(value.row, value.metric): float(value.mean) for value in layouts.values(number)}
@@ -135,13 +137,13 @@ def lines_of_tables_8_to_11(results: Path) -> list[str]:
                 continue
             gain = there = across = "-"
             if row != base:
-                seeds, images = gains.loc["seeds", row], gains.loc["images", row]
-                gain = f"{seeds['difference']:+.4f} ±{(seeds['high'] - seeds['low']) / 2:.4f}"
-                across = "-" if math.isnan(images["low"]) else f"{images['low']:+.4f} to {images['high']:+.4f}"
+                seeds, images = gains["seeds", row], gains["images", row]
+                gain = f"{seeds.difference:+.4f} ±{(seeds.high - seeds.low) / 2:.4f}"
+                across = "-" if math.isnan(images.low) else f"{images.low:+.4f} to {images.high:+.4f}"
                 there = f"{printed[row, 'ACR'] - printed[base, 'ACR']:+.3f}"
-            accuracies = [f"{printed[row, f'{r}.00']:.1f}, {own.loc[(row, f'r={r}'), 'mean']:.1f}" for r in (0, 2)]
-            mean, std = own.loc[(row, "ACR"), ["mean", "std"]]
-            cells = [number, label, f"{printed[row, 'ACR']:.3f}", there, f"{mean:.4f} ±{std:.4f}", gain, across, *accuracies]
+            accuracies = [f"{printed[row, f'{r}.00']:.1f}, {own[row, f'r={r}'].mean:.1f}" for r in (0, 2)]
+            here = f"{own[row, 'ACR'].mean:.4f} ±{own[row, 'ACR'].std:.4f}"
+            cells = [number, label, f"{printed[row, 'ACR']:.3f}", there, here, gain, across, *accuracies]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
