@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ COMMANDS = {
     "table.json": (*TABLE, "--format", "json"),
     "table.tex": (*TABLE, "--format", "latex"),
     "table-full.txt": (*TABLE, "--protocol", "full"),
-    "table-all.csv": (*TABLE, "--metric", "all", "--format", "csv"),
+    "table-all.csv": (*TABLE, "--metric", "all", "--sigma", "1", "--format", "csv"),
     "table-alpha-ties.txt": (*TABLE, "--alpha", "0.01", "--marks", "test", "--protocol", "quick"),
     "table-mix.txt": (*TABLE, "--mix", "--metric", "ACR,0.25,0.75"),
-    "table-4.txt": (*TABLE, "--table", "4", "--protocol", "quick", "--compat", "3sig"),
+    "table-4.txt": (*TABLE, "--table", "4", "--protocol", "quick", "--where", "certify.images=every:20", "--compat", "3sig"),
     "compare.txt": (*QUICK, "gaussian", "smoothmix*"),
     "compare.md": (*QUICK, "gaussian", "macer", "--format", "markdown"),
     "compare.csv": (*QUICK, "gaussian", "smoothadv", "--format", "csv"),
@@ -76,7 +77,15 @@ def holds(new: Any, old: Any, path: str = "") -> None:
         for place, (one, other) in enumerate(zip(new, old, strict=True)):
             holds(one, other, f"{path}[{place}]")
     else:
-        assert new == old, path
+        assert new == old or nearly(new, old), path
+
+
+def nearly(new: Any, old: Any) -> bool:
+    """Whether both are one number but for the last bits, which depend on the threads of a matrix product."""
+    try:
+        return math.isclose(float(new), float(old), rel_tol=1e-12)
+    except (TypeError, ValueError):
+        return False
 
 
 def compare(name: str, new: str, old: str) -> None:
@@ -110,9 +119,9 @@ def test_another_digit_is_seen(name: str) -> None:
     chosen = there[:: max(1, len(there) // 20)]
     seen = 0
     for match in chosen:
-        last = match.end() - 1
+        at = min(match.end(), match.start() + 8) - 1  # beyond that a digit may be one of the last bits
         try:
-            compare(name, f"{text[:last]}{9 - int(text[last])}{text[match.end() :]}", text)
+            compare(name, f"{text[:at]}{9 - int(text[at])}{text[at + 1 :]}", text)
         except AssertionError:
             seen += 1
     assert seen > len(chosen) / 2

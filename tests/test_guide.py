@@ -49,7 +49,7 @@ def test_the_commands_of_a_page_run(page: str, bench: Callable[..., Result], tmp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     Path("results").mkdir()
-    for folder in ("results/quick", "studies"):
+    for folder in ("results/reference", "studies"):
         Path(folder).symlink_to(ROOT / folder)
     for seed, name in enumerate(("mine", "second")):
         torch.save({"arch": "lenet", "state_dict": models.build("lenet", DATASETS["mnist"], seed).state_dict()}, f"{name}.pth.tar")

@@ -142,7 +142,7 @@ def test_the_table_that_one_sees_has_the_embedded_numbers(page: str, tmp_path: P
     store = new_store(tmp_path)
     for seed, counts in enumerate(((100, 100, 90, 100), (100, 100, 100, 60))):
         add(store, run_spec("gaussian", seed=seed), counts)
-    for text, std in ((page, False), (render(read(store)), True)):
+    for text in (page, render(read(store))):
         for table, row in [(t, row) for t in embedded(text)["tables"] for section in t["sections"] for row in section["rows"]]:
             line = text.partition(f'data-row="{row["id"]}"')[2].partition("</tr>")[0]
             found = re.findall(r'<td data-metric="([^"]*)"[^>]*>(.*?)</td>', line, re.S)
@@ -150,8 +150,8 @@ def test_the_table_that_one_sees_has_the_embedded_numbers(page: str, tmp_path: P
             shown = {name: s for name, s in row["stats"].items() if name in ("ACR", "clean", "pairs", *table["radii"])}
             printed = {name: f"{s['mean']:.{decimals[name]}f}" for name, s in shown.items() if name not in row["beyond"]}
             assert all(row["stats"][name]["mean"] == 0 for name in row["beyond"])
-            if std and "ACR" in shown and not row["constant"]:
-                printed["ACR"] += f" ± {shown['ACR']['std']:.4f} (2)"
+            if "ACR" in shown and shown["ACR"]["std"] is not None:
+                printed["ACR"] += f" ± {shown['ACR']['std']:.4f} ({shown['ACR']['n']})"
             cells = {name: re.sub("<[^>]*>", "", cell).strip() for name, cell in found}
             assert {name: cell for name, cell in cells.items() if cell != "–"} == printed
 

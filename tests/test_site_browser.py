@@ -25,6 +25,7 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no ax
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; Debian's package is chromium")
 
+QUICK = "quick (certify.images=every:20)"
 SHOWN = {"data": "mnist", "sigma": "0.5", "protocol": "full", "rule": "clopper-pearson"}
 Open = Callable[..., Any]
 
@@ -98,7 +99,7 @@ def cells(tab: Any, metric: str) -> dict[str, str]:
 def test_it_opens_from_disk_and_its_switches_are_in_its_address(show: Open) -> None:
     tab = show()
     assert fragment(tab) == {}, "an address that nobody chose stays short"
-    tab.locator("#switches").get_by_label("protocol").select_option("quick")
+    tab.locator("#switches").get_by_label("protocol").select_option(QUICK)
     settled(tab)
     tab.locator("#switches").get_by_label("sigma").select_option("1")
     settled(tab)
@@ -109,7 +110,7 @@ def test_it_opens_from_disk_and_its_switches_are_in_its_address(show: Open) -> N
     tab.locator(".view.current button.name").first.click()
     settled(tab)
     seen = fragment(tab)
-    assert seen | {"data": "mnist", "protocol": "quick", "sigma": "1", "rule": "two-sided", "view": "cost"} == seen
+    assert seen | {"data": "mnist", "protocol": QUICK, "sigma": "1", "rule": "two-sided", "view": "cost"} == seen
     other = show(f"#{tab.url.partition('#')[2]}")
     assert fragment(other) == seen
     for place in (".view.current table", ".view.current .panel .chart", ".view.current .compare", "#switches"):

@@ -312,10 +312,14 @@ def test_the_table_of_the_ablation_is_what_compare_says(bench: Call, monkeypatch
     module = script("studies/ablation.py")
     monkeypatch.setattr(module, "SWITCHES", [("it", "gaussian", "stability", ""), ("not there", "gaussian", "gaussian", "batch=1")])
     monkeypatch.setattr(module, "STUDY", {"protocol": "quick", "set": {"certify": {"images": "every:20"}}})
-    header, _, *lines = module.lines(ROOT / "results" / "quick")
+    header, _, *lines = module.lines(ROOT / "results" / "reference")
     told = [dict(zip(header.split("|"), line.split("|"), strict=True)) for line in lines]
     assert [line[" difference "] == " not all seeds and images are there " for line in told] == [False] * 3 + [True] * 3
-    compared = json.loads(bench("compare", "gaussian", "stability", "--results", ROOT / "results" / "quick", "--format", "json").stdout)
+    compared = json.loads(
+        bench(
+            "compare", "gaussian", "stability", "--protocol", "quick", "--results", ROOT / "results" / "reference", "--format", "json"
+        ).stdout
+    )
     for line, found in zip(told, compared["comparisons"], strict=False):
         seeds, images = found["seeds"], found["images"]
         assert line[" code "].strip() == f"{seeds['mean_a']:.4f}"

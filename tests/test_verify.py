@@ -823,10 +823,10 @@ def test_evidence_without_weights_says_so(bench: Call, store: Store) -> None:
     assert "3 rows certified again of 20 with weights" in result.output
     assert "20 rows of 1 certification without weights, which cannot be certified again:" in result.output
     assert str(only(first(store)).path) in result.output.replace("\n", "")
-    result = bench("verify", ROOT / "results" / "quick" / "mnist", "--recertify", "66")
+    result = bench("verify", ROOT / "results" / "tables-8-11" / "mnist", "--recertify", "66")
     assert result.exit_code == 1, "it was asked for, and nothing of it could be done"
     assert "no finished certification in it has weights" in result.output
-    count, rows = committed("quick")
+    count, rows = committed("tables-8-11")
     assert f"{rows:,} rows of {count} certifications without weights" in result.output
 
 

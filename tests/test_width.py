@@ -25,16 +25,15 @@ from leaderboard.formats.columns import GAP, NARROW, listed, paragraph
 from leaderboard.tables import cells, document
 
 ROOT = Path(__file__).resolve().parent.parent
-REFERENCE, QUICK = "results/reference", "results/quick"
+REFERENCE = "results/reference"
 COMMANDS = [
     f"table --results {REFERENCE}",
-    f"table --results {QUICK}",
     f"table --results {REFERENCE} --protocol quick --metric ACR,abstention,quantiles,errors --status",
-    f"table --results {REFERENCE} --table 4 --protocol quick --against published",
+    f"table --results {REFERENCE} --table 4 --protocol quick --where certify.images=every:20 --against published",
     f"compare gaussian smoothmix* --results {REFERENCE} --protocol quick --sigma 0.5",
     f"status --results {REFERENCE}",
     f"run --dry-run --method gaussian,smoothmix --sigma 0.5 --results {REFERENCE}",
-    f"list runs --results {QUICK}",
+    f"list runs --results {REFERENCE}",
     "list methods",
     "list datasets",
     "list metrics",
