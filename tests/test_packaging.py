@@ -6,13 +6,11 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Callable
 from importlib.metadata import requires
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from typer.testing import Result
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,14 +37,6 @@ def test_readme_and_ci_run_the_same_test_command() -> None:
     assert "pip install . && bench run --method smoothmix" in main
     assert test.endswith("pip install '.[dev]' && ruff check . && ruff format --check . && mypy && pytest")
     assert 'grep -m1 "^python3 -m venv .* pytest$" README.md' in (ROOT / ".ci" / "run").read_text()
-
-
-def test_the_table_of_the_reference_is_that_of_its_runs(bench: Callable[..., Result]) -> None:
-    """What its README says that the command prints."""
-    folder = ROOT / "results" / "reference"
-    printed = bench("table", "--results", folder, "--protocol", "quick", "--format", "markdown")
-    assert printed.exit_code == 0
-    assert printed.stdout.strip() in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_project_pins_nothing_and_names_no_index() -> None:
