@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from pages import script
+from pages import blocks, script, text_of
 from scipy.stats import kendalltau, ttest_1samp
 from typer.testing import Result
 
@@ -146,6 +146,35 @@ def test_the_page_prints_the_table_of_the_ablation() -> None:
     header, rule, *lines = script("studies/ablation.py").lines(ABLATION)
     assert "\n".join([header, rule, *lines]) in PAGE
     assert not any("not all" in line for line in lines)
+
+
+def test_the_page_on_methods_tells_what_adaptive_and_sphere_do() -> None:
+    means = api.summary(quick(), metrics=["r=0", "r=2", "r=2.5", "cost"]).set_index(["metric", "sigma", "row"])["mean"].sort_index()
+    text = " ".join(METHODS.split())
+    far, farther = means["r=2", 1.0], means["r=2.5", 1.0]
+    assert {far.idxmax(), farther.idxmax()} == {"adaptive"}
+    assert f"than any other row ({far['adaptive']:.1f} and {farther['adaptive']:.1f} %)" in text
+    assert [*means["r=0", 1.0].nsmallest(2).index] == ["macer", "adaptive"]
+    assert f"fewer at all ({means['r=0', 1.0, 'adaptive']:.1f} %)" in text
+    costs = [f"{means['pairs', sigma, row]:g}" for row in ("sphere", "smoothadv") for sigma in SIGMAS]
+    assert "costs {}, {} and {} pairs of passes an image (sigma 0.25, 0.5, 1), SmoothAdv {}.".format(*costs[:4]) in text
+    assert len({*costs[3:]}) == 1
+
+
+def test_the_page_on_certificates_prints_the_acr_of_one_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    (code,) = blocks("notes/certificates.md", "smoothadv.default")
+    exec(compile(code, "certificates.md", "exec"), {})
+    own = api.summary(quick(), metrics="ACR").query("sigma == 0.5").set_index("row").loc["smoothadv"]
+    said = "the ACR of this run, {:.4f}. The table's {:.4f} ± {:.4f} is the mean over this and the four other seeds"
+    assert said.format(float(capsys.readouterr().out), own["mean"], own["std"]) in text_of("notes/certificates.md")
+
+
+def test_the_guide_tells_how_one_pair_alone_is_judged() -> None:
+    found = api.compare(quick().query("sigma == 0.25"), "smoothadv", "smoothmix.eta1-onestep").query(
+        "uncertainty == 'images' and metric == 'ACR'"
+    )
+    assert f"a p of {found['p'].item():.3f}, and still both are bold" in " ".join(text_of("guide/reading-a-table.md").split())
 
 
 def test_the_page_on_tables_prints_a_larger_acr_with_fewer_right_images() -> None:
