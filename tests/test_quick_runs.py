@@ -145,7 +145,14 @@ def test_the_page_prints_the_table_of_the_ablation() -> None:
     assert not verify(ABLATION).failures
     header, rule, *lines = script("studies/ablation.py").lines(ABLATION)
     assert "\n".join([header, rule, *lines]) in PAGE
-    assert not any("not all" in line for line in lines)
+    gains = [re.search(r"\| ([-+]\S+) ±(\S+) \|", line) for line in lines]
+    sure = [abs(float(gain[1])) > float(gain[2]) for gain in gains if gain]
+    assert len(sure) == len(lines), "a switch whose cells are not all there has no gain"
+    assert f"leaves out 0 for {sum(sure)} of the {len(sure)};" in PAGE
+    classes = api.load_results(ABLATION).query("method == 'macer'").groupby(["row", "sigma", "seed"], observed=True)["majority"].nunique()
+    collapsed = (classes == 1).groupby("row", observed=True).agg(["sum", "size"])
+    assert "{} of {} trainings end with one class for every image".format(*collapsed.loc["macer[deferral=0]"]) in PAGE
+    assert collapsed.loc["macer", "sum"] == 0
 
 
 def test_the_page_on_methods_tells_what_adaptive_and_sphere_do() -> None:
