@@ -598,16 +598,11 @@ def test_images_that_were_filtered_away_are_missed_whatever_is_filtered(kind: st
 def test_frames_can_be_joined_sorted_and_written(store: Store, tmp_path: Path, reference: pd.DataFrame) -> None:
     read_logs(store, tmp_path)
     foreign(store, "a.pth", counts=HALF)
-    frames = [reference, bench.load_results(store.root)]
+    frames = [reference[reference["protocol"] == "full"], bench.load_results(store.root)]
     joined = pd.concat(frames)
     assert len(bench.summary(joined)) == sum(len(bench.summary(frame)) for frame in frames)
     joined.to_csv(tmp_path / "frame.csv", index=False)
-    for other in (
-        joined.sample(frac=1, random_state=0),
-        joined.reset_index(),
-        pd.read_csv(tmp_path / "frame.csv", low_memory=False),
-        joined.astype(object),
-    ):
+    for other in (joined.sample(frac=1, random_state=0), joined.reset_index(), pd.read_csv(tmp_path / "frame.csv"), joined.astype(object)):
         pd.testing.assert_frame_equal(bench.summary(other), bench.summary(joined), check_dtype=False)
 
 
