@@ -135,7 +135,7 @@ def test_every_difference_in_the_page_is_that_of_bench_compare(page: str) -> Non
                 ):  # sums of one pair and of many differ in the last bits
                     assert pairs[a, b][name] == pytest.approx(getattr(report.comparisons[0].images, name), rel=1e-9, abs=1e-15)
                 checked += 1
-    assert checked == 10
+    assert checked == 12
 
 
 def test_the_table_that_one_sees_has_the_embedded_numbers(page: str, tmp_path: Path) -> None:
