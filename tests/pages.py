@@ -17,6 +17,11 @@ def text_of(page: str) -> str:
     return (DOCS / page).read_text(encoding="utf-8")
 
 
+def flat(page: str) -> str:
+    """The same without line breaks, for sentences."""
+    return " ".join(text_of(page).split())
+
+
 def script(path: str) -> ModuleType:
     """A file of the checkout that is in no package, as a module."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_store import add, new_store, run_spec, write_evidence
+from pages import DOCS, flat
 from scipy.special import ndtr
 from scipy.stats import binom, binomtest
 
@@ -358,14 +359,13 @@ def test_each_kind_of_marks_and_no_other() -> None:
 
 def test_the_page_on_tables_tells_what_its_picture_shows() -> None:
     """docs/guide/reading-a-table.md: the picture is small, and its bold numbers and deviations are those of results/reference."""
-    root = Path(__file__).resolve().parent.parent
     (group,) = map(mark_ties, collect(REFERENCE, Filters(protocols=["quick"], sigmas=[1.0]), metrics=("ACR",)))
     found = {
         row.label: (f"{row.stats['ACR'].mean:.4f}", np.mean([o.values for o in row.outcomes], axis=0)) for row in group.sections[0].rows
     }
     bold = [found[row.label][0] for row in group.sections[0].rows if row.tied]
     deviations = [(found["sphere"][1] - found[label][1]).std(ddof=1) for label in ("adaptive", "smoothmix.eta1-onestep")]
-    page = " ".join((root / "docs" / "guide" / "reading-a-table.md").read_text(encoding="utf-8").split())
+    page = flat("guide/reading-a-table.md")
     assert f"these are {', '.join(bold[:-1])} and {bold[-1]}" in page
     assert f"is {deviations[0]:.2f}, the other's {deviations[1]:.2f}" in page
-    assert (root / "docs" / "guide" / "table.png").stat().st_size < 150_000
+    assert (DOCS / "guide" / "table.png").stat().st_size < 150_000
