@@ -212,6 +212,20 @@ def test_a_changed_source_is_not_mixed_in_silence(tmp_path: Path, name: str) -> 
     assert (run.environment() or {})["method_sha256"] == changed.sources["method_sha256"]
 
 
+def test_a_training_is_not_continued_on_another_kind_of_device(tmp_path: Path) -> None:
+    store, report = Store(tmp_path), Quiet()
+    stopped(cell(), store, "training", 2)
+    run = store.run(cell().spec)
+    environment = run.environment() or {}
+    write_json(run.path / "environment.json", environment | {"device": "NVIDIA H200"})
+    before = results_of(tmp_path)
+    assert attempt(cell(), store, report, allow_changed_source=True) == "failed"
+    assert "NVIDIA H200" in report.said[0]
+    assert {name: content for name, content in results_of(tmp_path).items() if name in before} == before, "no history of what did no step"
+    write_json(run.path / "environment.json", environment)
+    assert attempt(cell(), store) == "done"
+
+
 def relabel(certification: Certification) -> None:
     certification.evidence.write_bytes(certification.evidence.read_bytes().replace(b'"label":7', b'"label":1'))
 

@@ -223,7 +223,7 @@ def train(cell: Cell, store: Store, work: Work, options: Options, report: Report
 
 
 def _environment(cell: Cell, options: Options, data: Images, before: dict[str, Any] | None) -> dict[str, Any]:
-    """What a training is made with; refuses to continue one that was begun with another source or other data."""
+    """What a training is made with; refuses to continue one that was begun with another source, other data or another kind of device."""
     used = {"presets_of": cell.presets_of, "micro_batch": options.micro_batch, "no_graph": not options.graph}
     how = {name: value for name, value in used.items() if value} | ({"fabric": fabric_version()} if cell.devices > 1 else {})
     now = _describe(cell.sources, data, options) | how
@@ -234,6 +234,11 @@ def _environment(cell: Cell, options: Options, data: Images, before: dict[str, A
             f"the training of {cell.name} was begun with another {' and '.join(changed)}; "
             "finish it with the old one, start over with --rerun all, or mix them with --allow-changed-source"
         )
+    begun_on = str((before or {}).get("device", now["device"]))
+    if begun_on.startswith("cpu ") != (options.device.type == "cpu"):
+        kind = "a CPU" if options.device.type == "cpu" else "a GPU"
+        told = f"the training of {cell.name} was begun on {begun_on}, whose random numbers {kind} cannot continue"
+        raise BenchError(f"{told}; finish it there (--device), or start over with --rerun all")
     return environment.with_history(before, now)
 
 
