@@ -52,7 +52,8 @@ def groups_of(
             if shown and (reason := reading.refuses(members[0])):
                 left_out[reason] += shown
             elif shown:
-                certified = next((member for member in members if member.begun()), members[0])
+                # Words that asked for less stand in fewer records; the title tells the most that any of them says.
+                certified = max((member for member in members if member.begun()), key=lambda member: len(_asked(member)), default=members[0])
                 every = {m.subject.seed for m in members if m.subject.seed is not None}
                 expected = tuple(sorted(set(seeds) or every)) if every else ()
                 try:
@@ -121,6 +122,11 @@ def _once_each(subject: Subject) -> dict[str, Certification]:
     return found
 
 
+def _asked(certification: Certification) -> dict[str, Scalar]:
+    """What a certification changes of its protocol, as far as its record says that somebody asked for it."""
+    return dict(getattr(certification.spec, "changes", {}))
+
+
 def _rows(certification: Certification) -> float:
     status = certification.status()
     return math.inf if status.fault else len(status.columns)
@@ -178,7 +184,8 @@ def _group(
             note = f"{name} at sigma {sigma:g} stands {len(same)} times{kind.several(same)}"
             rows += [one(name, f"#{number}", found, [note]) for number, found in enumerate(same, start=1)]
         sections.append(Section(sigma=sigma, rows=tuple(rows)))
-    changes = {**family.overrides, **{f"certify.{name}": value for name, value in comparable(certified).changes.items()}}
+    images_asked = {"images": comparable(certified).images} if "images" in _asked(certified) else {}
+    changes = {**family.overrides, **{f"certify.{name}": value for name, value in (_asked(certified) | images_asked).items()}}
     return Group(
         dataset=first.dataset,
         source=first.source,
