@@ -61,6 +61,16 @@ def signs_of(images: int, flips: int, seed: int) -> Iterator[Floats]:
         yield np.unpackbits(drawn, axis=1, count=images).astype(np.float64) * 2 - 1
 
 
+def summable(values: Floats) -> Floats:
+    """Values rounded by at most 1e-15 of their largest possible sum, so that all sums of a row are exact in any order: N I.
+
+    A matrix product adds in an order that depends on the number of threads and on the other rows. Of such values it gives the same.
+    """
+    _, exponent = np.frexp(np.abs(values).max(axis=-1, keepdims=True) * values.shape[-1])
+    step = np.ldexp(1.0, exponent - 52)
+    return np.asarray(np.round(values / step) * step)
+
+
 def flip_each(differences: Floats, flips: int = FLIPS, seed: int = SEED) -> Flipped:
     """Each difference on its own.
 
@@ -68,7 +78,7 @@ def flip_each(differences: Floats, flips: int = FLIPS, seed: int = SEED) -> Flip
         differences: P I, one row per pair of rows, in pixels of [0, 1] or in points; averaged over seeds first.
         flips: random signs of all images besides those that were observed. seed: decides them.
     """
-    images = differences.shape[1]
+    differences, images = summable(differences), differences.shape[1]
     square = np.square(differences).sum(axis=1)
     root = np.sqrt(np.where(square > images * TIE**2, square, np.inf))
     total = differences.sum(axis=1)
@@ -99,7 +109,7 @@ def flip_pairs(values: Floats, flips: int = FLIPS, seed: int = SEED) -> Floats:
         flips, seed: as of `flip_each`.
     """
     rows, images = values.shape
-    centred = values - values.mean(axis=0)  # what all rows share cancels in every difference, and would only cost digits
+    centred = summable(values - values.mean(axis=0))  # what all rows share cancels in every difference, and would only cost digits
     first, second = np.triu_indices(rows, 1)
     square = np.array([np.square(centred[a] - centred[b]).sum() for a, b in zip(first, second, strict=True)])
     root = np.sqrt(np.where(square > images * TIE**2, square, np.inf))  # rows that are equal differ by 0

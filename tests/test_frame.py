@@ -107,7 +107,7 @@ def test_a_row_per_image_with_what_its_evidence_says(reference: pd.DataFrame) ->
             }
             assert all((mine[name] == value).all() for name, value in facts.items())
             total += len(rows)
-    assert len(reference) == total == 110_000
+    assert len(reference) == total == 111_500
 
 
 def test_types_are_the_same_for_every_store(store: Store, tmp_path: Path, reference: pd.DataFrame) -> None:

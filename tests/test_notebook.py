@@ -19,7 +19,7 @@ def cells() -> list[str]:
 
 
 def test_every_cell_runs() -> None:
-    checked = "assert len(frame) == 110_000 and len(mine) == 20 and mine['correct'].any() and len(ran) == 5 and axes.get_lines()"
+    checked = "assert len(frame) == 111_500 and len(mine) == 20 and mine['correct'].any() and len(ran) == 5 and axes.get_lines()"
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", RUN],
         input="\n\n".join([*cells(), checked, "print('all ran')"]),

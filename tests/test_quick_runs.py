@@ -42,6 +42,20 @@ def test_the_page_prints_the_table_of_the_full_runs(bench: Callable[..., Result]
     assert " ".join(printed.stdout.split()).replace("─", "") in TEXT.replace("─", "")
 
 
+def test_the_gains_of_the_full_runs_are_those_of_the_page_and_the_paper() -> None:
+    frame = api.load_results(REFERENCE, where=["protocol=full", "train.epochs=90"])
+    paper = pd.read_csv(ROOT / "results/published/table5.csv").set_index(["sigma", "row"])["mean"].to_dict()
+    section = PAGE[PAGE.index("## Table 5: Stability, MACER") : PAGE.index("## Tables 4 and 5: nine rows")]
+    printed = re.findall(r"\| (\w+) \| ([\d.]+) \| ([\d.]+) \| (\S+) \((\S+) to (\S+)\) \| ([^,]*?)(, outside)? \|", section)
+    assert len(printed) == 9
+    for row, sigma, acr, *found, theirs, outside in printed:
+        sigma, gain = float(sigma), paper[float(sigma), row] - paper[float(sigma), "gaussian"]
+        of = api.compare(frame[frame["sigma"] == sigma], "gaussian", row).query("uncertainty == 'images' and metric == 'ACR'").iloc[0]
+        assert [acr, *found] == [f"{of.value_b:.4f}", *(f"{value:+.4f}" for value in (of.difference, of.low, of.high))]
+        assert theirs == f"{gain:+.4f}"
+        assert bool(outside) == (not of.low <= gain <= of.high)
+
+
 def test_the_evidence_holds_and_the_page_prints_it() -> None:
     assert not verify(REFERENCE).failures
     summary = api.summary(quick(), metrics=["ACR"])

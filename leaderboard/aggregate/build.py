@@ -52,8 +52,8 @@ def groups_of(
             if shown and (reason := reading.refuses(members[0])):
                 left_out[reason] += shown
             elif shown:
-                # Words that asked for less stand in fewer records; the title tells the most that any of them says.
-                certified = max((member for member in members if member.begun()), key=lambda member: len(_asked(member)), default=members[0])
+                begun = [member for member in members if member.begun()] or members[:1]
+                certified = max(begun, key=lambda member: len(_asked(member)))  # its record tells the most of what was asked for
                 every = {m.subject.seed for m in members if m.subject.seed is not None}
                 expected = tuple(sorted(set(seeds) or every)) if every else ()
                 try:
