@@ -1,13 +1,16 @@
-"""The scripts of benchmarks/ load and explain themselves; their figures are nobody's test."""
+"""The scripts of benchmarks/ load and explain themselves. No test is about their times."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from pages import script, text_of
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -28,3 +31,27 @@ def test_the_script_loads(script: Path) -> None:
 def test_replayed_steps_equal_eager_ones_on_a_card() -> None:
     done = subprocess.run([sys.executable, str(FOLDER / "equality.py")], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_page_prints_what_the_short_trainings_gave() -> None:
+    protocol, cells = script("benchmarks/protocol.py"), pd.read_csv(FOLDER / "short-trainings.csv")
+    taus, names = protocol.taus(cells), protocol.TRAINING
+    page = text_of("notes/protocols.md")
+    lines = re.findall(
+        r"^\| (.*) \((\d)\) \| (.*) \| (.*) \| (.*) \| (.*) \| (.*) / (.*) \|$",
+        page[page.index("## Does a short training") :],
+        re.MULTILINE,
+    )
+    assert len(lines) == len(cells.groupby(names))
+    for name, _, *shown in lines:
+        rate, batch = ".01" if ".01" in name else ".02", next((n for n in (64, 128) if f"{n} images" in name), 32)
+        late = 60 if "late" in name else 30
+        training = [1 if name == "quick" or "1 pass" in name else 2, "every:2" if name == "quick" else "all", batch, float(rate), late]
+        own = taus[(taus[names] == training).all(axis=1)].groupby("sigma").first()
+        for sigma, text in zip((0.25, 0.5, 1.0), shown, strict=False):
+            there = own.loc[sigma] if sigma in own.index else None
+            star = "*" if there is not None and " " in there["seeds"] else ""
+            assert text == ("-" if there is None else f"{there['tau']:.2f} ({there['but MACER']:.2f}){star}".replace("0.", "."))
+        half = cells[(cells[names] == training).all(axis=1) & (cells["sigma"] == 0.5)]
+        means = half.groupby(["row", half["deferral"].fillna(0)])["ACR"].mean()
+        assert shown[3:] == [f"{means[key]:.3f}" for key in (("gaussian", 0), ("macer", 31), ("macer", 61))]
