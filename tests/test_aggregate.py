@@ -195,12 +195,21 @@ def test_equal_images_written_differently_share_a_table_and_count_once(store: St
 def test_certifications_that_agree_share_a_table_whoever_asked(store: Store) -> None:
     """`bench run --set certify.images=...` records what was asked for, `bench certify --images ...` does not."""
     asked = dataclasses.replace(CERTIFY, images="first:4 of 0-100", changes={"images": "first:4 of 0-100"})
-    run = add(store, run_spec())
     add(store, run_spec("macer"), certify=asked)
-    write_evidence(run.certification(asked), (N, N))
+    assert only(store).conditions["changes"] == "certify.images=first:4"
+    run = add(store, run_spec())
+    for _ in range(2):
+        group = only(store)
+        assert {name: row.status for name, row in rows(group).items()} == {"gaussian": "", "macer": ""}
+        assert group.conditions["changes"] == "", "one whose record names no change is found without --where"
+        assert len(load_results(store.root)) == 8, "images"
+        write_evidence(run.certification(asked), (N, N))  # of two of one run that agree, the one with more rows counts
+    other = Store(store.root / "other")
+    add(other, run_spec("macer"))
+    add(other, run_spec(), certify=asked)
     group = only(store)
-    assert {name: row.status for name, row in rows(group).items()} == {"gaussian": "", "macer": ""}
-    assert group.conditions["changes"] == f"certify.images={group.conditions['certify.images']}"
+    assert {name: (row.status, row.stats["ACR"].n) for name, row in rows(group).items()} == {"gaussian": ("", 1), "macer": ("", 1)}
+    assert table(load_results(store.root)) == render([group], "terminal")
 
 
 def test_a_release_that_changed_its_protocol_is_told(store: Store) -> None:

@@ -43,11 +43,23 @@ def test_the_page_prints_what_the_short_trainings_gave() -> None:
         re.MULTILINE,
     )
     assert len(lines) == len(cells.groupby(names))
+    assert taus.groupby([*names, "sigma"])["tau"].nunique().eq(1).all(), "MACER's deferral changes none"
+    assert taus[taus["tau"] >= 0.85]["sigma"].unique().tolist() == [1.0]
+    costly, cheap = taus[taus["epochs"] == 2], taus[taus["images"] == "every:2"].groupby("sigma")["tau"].first()
+    rises = costly.groupby([*names, "sigma"])["tau"].first().reset_index().pipe(lambda one: one["tau"] - one["sigma"].map(cheap))
+    assert (len(rises), (rises > 0).sum(), f"{rises[rises > 0].min():.2f}", f"{rises.max():.2f}") == (12, 11, "0.06", "0.22")
+    collapsed = cells[(cells["lr_step"] == 60) & (cells["deferral"] == 31)]["accuracy"]
+    assert (round(collapsed.min(), 2), round(collapsed.max(), 2)) == (0.08, 0.13)
+    best = cells.groupby([*names, "sigma", "seed", "row"])["ACR"].max().unstack().dropna()
+    assert (best["macer"] < best[["gaussian", "stability"]].min(axis=1)).all()
+    twice = cells[(cells["batch"] == 64) & (cells["lr"] == 0.02) & (cells["lr_step"] == 60)]
+    each = [protocol.taus(twice[twice["seed"] == seed]).groupby("sigma")["tau"].first().round(2).tolist() for seed in (0, 1)]
+    assert each == [[0.72, 0.82, 0.83], [0.78, 0.70, 0.83]]
     for name, _, *shown in lines:
         rate, batch = ".01" if ".01" in name else ".02", next((n for n in (64, 128) if f"{n} images" in name), 32)
         late = 60 if "late" in name else 30
         training = [1 if name == "quick" or "1 pass" in name else 2, "every:2" if name == "quick" else "all", batch, float(rate), late]
-        own = taus[(taus[names] == training).all(axis=1)].groupby("sigma").first()
+        own = taus[(taus[names] == training).all(axis=1)].drop(columns="deferral").drop_duplicates().set_index("sigma")
         for sigma, text in zip((0.25, 0.5, 1.0), shown, strict=False):
             there = own.loc[sigma] if sigma in own.index else None
             star = "*" if there is not None and " " in there["seeds"] else ""

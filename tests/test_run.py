@@ -213,16 +213,20 @@ def test_a_changed_source_is_not_mixed_in_silence(tmp_path: Path, name: str) -> 
 
 
 def test_a_training_is_not_continued_on_another_kind_of_device(tmp_path: Path) -> None:
+    """The state of a CUDA generator is 16 bytes."""
     store, report = Store(tmp_path), Quiet()
     stopped(cell(), store, "training", 2)
-    run = store.run(cell().spec)
-    environment = run.environment() or {}
-    write_json(run.path / "environment.json", environment | {"device": "NVIDIA H200"})
-    before = results_of(tmp_path)
-    assert attempt(cell(), store, report, allow_changed_source=True) == "failed"
-    assert "NVIDIA H200" in report.said[0]
-    assert {name: content for name, content in results_of(tmp_path).items() if name in before} == before, "no history of what did no step"
-    write_json(run.path / "environment.json", environment)
+    checkpoint = store.run(cell().spec).checkpoint
+    whole, buffer = checkpoint.read_bytes(), io.BytesIO()
+    torch.save(torch.load(io.BytesIO(whole[64:]), weights_only=True) | {"generator": torch.zeros(16, dtype=torch.uint8)}, buffer)
+    checkpoint.write_bytes(hashlib.sha256(buffer.getvalue()).hexdigest().encode() + buffer.getvalue())
+    environment = store.run(cell().spec).environment() or {}
+    write_json(checkpoint.parent / "environment.json", environment | {"device": "NVIDIA H200"})
+    before = {path: path.read_bytes() for path in checkpoint.parent.iterdir()}
+    assert attempt(cell(), store, report) == "failed"
+    assert "GPU" in report.said[0]
+    assert {path: path.read_bytes() for path in before} == before, "nor does the history tell of a device that did no step"
+    checkpoint.write_bytes(whole)
     assert attempt(cell(), store) == "done"
 
 

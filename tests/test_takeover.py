@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from bench.certify import Sampler
 from bench.cli import app
 from bench.errors import BenchError, Interrupted
-from bench.files.writing import sha256
+from bench.files.writing import sha256, write_json
 from bench.matrix.cells import certify
 from bench.matrix.resume import load_weights
 from bench.matrix.task import Options
@@ -137,13 +137,16 @@ def test_rows_of_an_unfinished_one_are_taken(run: Run, alone: dict[str, bytes]) 
 
 
 def test_the_same_images_in_other_words_and_fewer_are_taken(run: Run, counted: list[int]) -> None:
-    certified(run, MANY)
+    source, _ = certified(run, MANY)
+    elsewhere = (source.environment() or {}) | {"device": "another"}
+    write_json(source.path / "environment.json", elsewhere)
     counted.clear()
     for images, number in (("first:7", 7), ("2-4", 3)):
         found, told = certified(run, dataclasses.replace(FEW, images=images, changes={"images": images}))
         assert counted == []
         assert [line.split(" from ")[0] for line in told] == [f"{number} of {number} images taken over"]
         assert found.status().sound().state == "done"
+        assert found.environment() == elsewhere, "this machine counted no row"
 
 
 @pytest.mark.parametrize("change", [{"n": 31}, {"n0": 6}, {"seed": 1}, {"rule": "curtailed"}, {"sampling": "grid"}])

@@ -205,7 +205,7 @@ def train(cell: Cell, store: Store, work: Work, options: Options, report: Report
     data = options.images(cell.spec.dataset, "train").shared(cell.devices)
     if not select_images(cell.spec.train.images, len(data)):
         raise BenchError(f"images={cell.spec.train.images} selects none of the {len(data)} training images that are there")
-    work.record_environment(lambda before: _environment(cell, options, data, before))
+    made_with = _environment(cell, options, data, work.begun_with())
     with team.training() as (group, device):
         recorder = CudaGraphs(device) if options.graph and device.type == "cuda" else None
         info, pixels = DATASETS[cell.spec.dataset], data.to(device)
@@ -214,6 +214,7 @@ def train(cell: Cell, store: Store, work: Work, options: Options, report: Report
         how: dict[str, Any] = {"micro_batch": options.micro_batch, "group": group, "recorder": recorder, "keeper": keeper, "prior": prior}
         trainer = Trainer(cell.spec, cell.method, info, pixels, device, **how)
         seconds, checkpoint = restore(trainer, work, report.say)
+        work.record_environment(made_with)  # now that it goes on, and not where it was refused
         team.begin(checkpoint)
         for note in trainer.notes():
             report.say(f"{cell.name}: {note}")
@@ -223,7 +224,7 @@ def train(cell: Cell, store: Store, work: Work, options: Options, report: Report
 
 
 def _environment(cell: Cell, options: Options, data: Images, before: dict[str, Any] | None) -> dict[str, Any]:
-    """What a training is made with; refuses to continue one that was begun with another source, other data or another kind of device."""
+    """What a training is made with; refuses to continue one that was begun with another source or other data."""
     used = {"presets_of": cell.presets_of, "micro_batch": options.micro_batch, "no_graph": not options.graph}
     how = {name: value for name, value in used.items() if value} | ({"fabric": fabric_version()} if cell.devices > 1 else {})
     now = _describe(cell.sources, data, options) | how
@@ -234,11 +235,6 @@ def _environment(cell: Cell, options: Options, data: Images, before: dict[str, A
             f"the training of {cell.name} was begun with another {' and '.join(changed)}; "
             "finish it with the old one, start over with --rerun all, or mix them with --allow-changed-source"
         )
-    begun_on = str((before or {}).get("device", now["device"]))
-    if begun_on.startswith("cpu ") != (options.device.type == "cpu"):
-        kind = "a CPU" if options.device.type == "cpu" else "a GPU"
-        told = f"the training of {cell.name} was begun on {begun_on}, whose random numbers {kind} cannot continue"
-        raise BenchError(f"{told}; finish it there (--device), or start over with --rerun all")
     return environment.with_history(before, now)
 
 
@@ -336,8 +332,9 @@ def certify(
     todo = [index for index in expected if index not in done]
     known, made_with = take_over(certification, weights_sha256, now, set(todo), report.say)
     before = environment.with_entries(before, made_with)
-    write_json(certification.path / "environment.json", environment.with_history(before, now))
     left = [index for index in todo if index not in known]
+    # What counts no row is no part of what they were made with.
+    write_json(certification.path / "environment.json", environment.with_history(before, now) if left else before or now)
     size = 1 if team is None or len(left) < 2 else team.size
     rows = count_images(sampler, data, spec, left[::size], options.device, stop.check)
     if team is not None and size > 1:
@@ -347,6 +344,6 @@ def certify(
         row, seconds = known.get(index) or next(rows)
         end = certification.append(row, seconds, end)
         report.progress("certifying", finished, len(expected))
-    if (last := now | {"precision": sampler.arithmetic(sample[0])}) != now:  # with what a proposer left to its referee
+    if left and (last := now | {"precision": sampler.arithmetic(sample[0])}) != now:  # with what a proposer left to its referee
         write_json(certification.path / "environment.json", environment.with_history(before, last))
     certification.seal()

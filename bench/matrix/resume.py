@@ -35,13 +35,21 @@ def read_state(payload: bytes, device: torch.device) -> dict[str, Any]:
 
 
 def restore(trainer: Trainer, work: Work, say: Callable[[str], None]) -> tuple[float, Path | None]:
-    """Continues from the newest checkpoint that is whole; returns the seconds of training behind it, and which it was."""
+    """Continues from the newest checkpoint that is whole; returns the seconds of training behind it, and which it was.
+
+    Raises:
+        BenchError: it was written on another kind of device, or by another release.
+    """
     for path, payload in work.checkpoints():
         if payload is None:
             say(f"{path} is damaged and was left out")
             continue
         try:
             state = read_state(payload, trainer.device)
+            if len(state["generator"]) != len(trainer.g.generator.get_state()):
+                there, here = ("GPU", "CPU") if trainer.device.type == "cpu" else ("CPU", "GPU")
+                told = f"{path} was written on a {there}, whose random numbers a {here} cannot continue"
+                raise BenchError(f"{told}; finish the training there (--device), or start over with --rerun all")
             trainer.restore(state)
             seconds = float(state["seconds"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

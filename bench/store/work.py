@@ -55,10 +55,13 @@ class Work:
         """Of the finished training; None before that."""
         return (self.run.training() or {}).get("weights_sha256")
 
-    def record_environment(self, describe: Callable[[dict[str, Any] | None], dict[str, Any]]) -> None:
-        """Writes what a training is made with. describe: from what its checkpoint was made with, None if there is none; may refuse."""
-        before = self.run.environment() if checkpoints(self.run.path) else None
-        write_json(self.run.path / "environment.json", describe(before))
+    def begun_with(self) -> dict[str, Any] | None:
+        """What the training's checkpoint was made with; None if there is none."""
+        return self.run.environment() if checkpoints(self.run.path) else None
+
+    def record_environment(self, made_with: dict[str, Any]) -> None:
+        """Writes what a training is made with, before its first checkpoint is written."""
+        write_json(self.run.path / "environment.json", made_with)
 
     def save_checkpoint(self, payload: bytes) -> None:
         """Writes a checkpoint behind its SHA-256; the one before it is kept."""

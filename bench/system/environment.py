@@ -84,10 +84,11 @@ def with_history(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str
 
 
 def with_entries(before: dict[str, Any] | None, entries: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """A description whose history tells of these, too; each once."""
+    """A description that tells of these entries, too, each once: in its history; of no description yet, the last entry is the new one."""
     history = list((before or {}).get("history", []))
     history += [entry for place, entry in enumerate(entries) if entry not in [*history, *entries[:place]]]
-    return (before or {}) | {"history": history} if history else before
+    before = before or (history.pop() if history else None)
+    return before | {"history": history} if before and history else before
 
 
 def float32_products(kind: str) -> list[Any]:

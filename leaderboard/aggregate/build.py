@@ -53,7 +53,9 @@ def groups_of(
                 left_out[reason] += shown
             elif shown:
                 begun = [member for member in members if member.begun()] or members[:1]
-                certified = max(begun, key=lambda member: len(_asked(member)))  # its record tells the most of what was asked for
+                certified = min(
+                    begun, key=lambda member: len(_asked(member))
+                )  # what one has without being asked, is no change of the group
                 every = {m.subject.seed for m in members if m.subject.seed is not None}
                 expected = tuple(sorted(set(seeds) or every)) if every else ()
                 try:
@@ -95,7 +97,7 @@ def _takes(overrides: Mapping[str, Scalar], subject: Subject, own: Mapping[str, 
 
 def _ways(family: _Family, notes: list[str]) -> dict[str, list[Certification]]:
     """Way of certification -> those of the family, begun or not; adds to the notes why there is none."""
-    begun = [_once_each(subject) for subject in family.subjects]
+    begun = [once_each(subject) for subject in family.subjects]
     specs = {way: c.spec for found in begun for way, c in found.items()}
     first = family.subjects[0]
     if isinstance(first, Run) and not specs:
@@ -113,7 +115,7 @@ def _ways(family: _Family, notes: list[str]) -> dict[str, list[Certification]]:
     return ways
 
 
-def _once_each(subject: Subject) -> dict[str, Certification]:
+def once_each(subject: Subject) -> dict[str, Certification]:
     """Way of certification -> that of a subject; of two of the same images, the one with more rows, or a damaged one, which is told."""
     found: dict[str, Certification] = {}
     for certification in subject.certifications():

@@ -109,12 +109,15 @@ class RowsOfRuns(Rows):
     def configuration(self, subject: Subject) -> str:
         return str(subject.spec.cell)
 
+    def notes(self, rows: Sequence[tuple[float, Row]]) -> tuple[str, ...]:
+        return (*super().notes(rows), *_surveys([member.subject for member in self.members]))
+
     def trainings(self, name: str, found: Sequence[Subject]) -> Trainings:
         by_seed = {subject.seed: self.read[subject.path] for subject in found}
         seeds = [by_seed.get(cast(int, number), Seed(seed=number, state="missing")) for number in self.expected]
         own = sorted({self.sources[subject.path] for subject in found} - {""})
         notes = [f"{name} at sigma {s.sigma:g}: {self.read[s.path].reason}" for s in found if self.read[s.path].reason]
-        notes += [*_histories(found), *_names(found), *_surveys(found)]
+        notes += [*_histories(found), *_names(found)]
         refused = ""
         if len(own) > 1:
             several = f"several versions of its method's code: {name} was trained from {', '.join(own)}"

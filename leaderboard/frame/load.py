@@ -20,7 +20,7 @@ from bench.store.imports import Import, ImportSpec, Printed, Published
 from bench.store.runs import Run, Store
 from bench.store.subject import Certification, Subject
 from bench.store.verified import anything
-from leaderboard.aggregate.build import groups_of
+from leaderboard.aggregate.build import groups_of, once_each
 from leaderboard.aggregate.collect import unexpected_notes
 from leaderboard.aggregate.reading import Reading, comparable, trusts_of
 from leaderboard.aggregate.select import EVERYTHING, Filters
@@ -175,7 +175,10 @@ def read(
     same, (takes, ways) = _same_weights(subjects), _chosen(subjects, filters, found.reading)
     wanted = []
     for subject in subjects:
-        begun = [c for c in subject.certifications() if only is None or (subject.key, c.spec.key) in only]
+        if only is None:
+            begun = [*once_each(subject).values()]
+        else:
+            begun = [c for c in subject.certifications() if (subject.key, c.spec.key) in only]
         try:
             record, words, state = record_of(subject), words_of(subject), subject.state()
             reason = str((subject.failure() or {}).get("reason", ""))
