@@ -65,8 +65,12 @@ def document(report: Report | Paired) -> Document:
 
 
 def _grid(head: Iterable[str], lines: Iterable[Sequence[str | Cell]], words: int, caption: str) -> Grid:
-    cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in line) for line in lines)
-    return Grid(head=tuple(head), lines=cells, words=words, caption=caption)
+    """A table without the columns that say nothing in any line."""
+    columns = [(name, cells) for name, *cells in zip(head, *lines, strict=True) if any(cell != "-" for cell in cells)]
+    found = (
+        (cell if isinstance(cell, Cell) else Cell(cell) for cell in line) for line in zip(*(cells for _, cells in columns), strict=True)
+    )
+    return Grid(head=tuple(name for name, _ in columns), lines=tuple(map(tuple, found)), words=words, caption=caption)
 
 
 # ---- rows
@@ -101,7 +105,7 @@ def _parts_of_rows(report: Report) -> Iterator[Grid | Text]:
             accuracies.append(("", "", "Holm", *(_p(x.p_holm) for x in c.accuracies)))
     head = ("sigma", "B", "", *(f"r={x.radius}" for x in report.comparisons[0].accuracies))
     yield _grid(head, accuracies, 3, "Certified accuracy")
-    yield Text(text=f"Certified accuracy, in points of %: {report.rule}. -: no image reaches that radius in either row.")
+    yield Text(text=f"Certified accuracy, in points of %: {report.rule}. A radius that no image reaches in either row has -, or no column.")
     yield from (Text(text=note) for note in (LEGEND, *report.notes))
 
 
