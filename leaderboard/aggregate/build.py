@@ -53,9 +53,7 @@ def groups_of(
                 left_out[reason] += shown
             elif shown:
                 begun = [member for member in members if member.begun()] or members[:1]
-                certified = min(
-                    begun, key=lambda member: len(_asked(member))
-                )  # what one has without being asked, is no change of the group
+                certified = min(begun, key=lambda member: len(_asked(member)))  # what one of them has unasked, the group does not change
                 every = {m.subject.seed for m in members if m.subject.seed is not None}
                 expected = tuple(sorted(set(seeds) or every)) if every else ()
                 try:

@@ -66,11 +66,10 @@ def document(report: Report | Paired) -> Document:
 
 def _grid(head: Iterable[str], lines: Iterable[Sequence[str | Cell]], words: int, caption: str) -> Grid:
     """A table without the columns that say nothing in any line."""
-    columns = [(name, cells) for name, *cells in zip(head, *lines, strict=True) if any(cell != "-" for cell in cells)]
-    found = (
-        (cell if isinstance(cell, Cell) else Cell(cell) for cell in line) for line in zip(*(cells for _, cells in columns), strict=True)
-    )
-    return Grid(head=tuple(name for name, _ in columns), lines=tuple(map(tuple, found)), words=words, caption=caption)
+    table = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in line] for line in lines]
+    names, kept = tuple(head), [place for place, cells in enumerate(zip(*table, strict=True)) if any(cell.text != "-" for cell in cells)]
+    found = tuple(tuple(line[place] for place in kept) for line in table)
+    return Grid(head=tuple(names[place] for place in kept), lines=found, words=words, caption=caption)
 
 
 # ---- rows
