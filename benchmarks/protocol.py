@@ -63,7 +63,7 @@ def taus(cells: pd.DataFrame) -> pd.DataFrame:
                 for names in (list(own), [row for row in own if row != "macer"])
             )
             lines.append((*keys[:-1], deferral, keys[-1], " ".join(map(str, rows.dropna().index)), tau, but_macer))
-    return pd.DataFrame(lines, columns=[*TRAINING, "deferral", "sigma", "seeds", "tau", "but MACER"])
+    return pd.DataFrame(lines, columns=[*TRAINING, "deferral", "sigma", "seeds", "tau", "but MACER"]).sort_values(["sigma", *TRAINING])
 
 
 def train_and_certify(cell: Cell, words: argparse.Namespace, held_out: range, data: Images) -> tuple[float, float]:

@@ -292,7 +292,7 @@ def test_rows_of_one_source_each_keep_their_means(store: Store) -> None:
         add(store, run_spec("smoothmix.eta5", seed=seed, sigma=1.0), environment={"method_sha256": "a" * 64})
     found = rows(only(store))
     assert [row.stats["ACR"].n for row in found.values()] == [2, 2]
-    told = "trained from version {} of smoothmix's code, other rows from {}"
+    told = "trained from version {} of smoothmix's code, others of the method here from {}"
     assert [row.notes for row in found.values()] == [(told.format("a" * 8, "b" * 8),), (told.format("b" * 8, "a" * 8),)]
     assert not only(store).mixed
 

@@ -61,10 +61,18 @@ def test_an_image_that_was_not_certified_names_the_nearest() -> None:
 def test_the_command_that_is_shown_makes_the_run(bench: Call, two_cells: Path) -> None:
     """Nothing is left to do where it is there, so the command asks for exactly this cell."""
     for run in Store(two_cells).runs():
-        command = json.loads(bench("show", run.key, "--results", two_cells, "--json").stdout)["command"]
+        (command,) = json.loads(bench("show", run.key, "--results", two_cells, "--json").stdout)["commands"]
         planned = json.loads(bench(*shlex.split(command)[1:], "--dry-run", "--json").stdout)["cells"]
         assert [(cell["key"], cell["state"]) for cell in planned] == [(run.key, "done")]
         assert command in bench("show", run.key, "--results", two_cells).output
+
+
+def test_the_command_asks_for_the_images_that_were_certified_whoever_asked(bench: Call) -> None:
+    """`bench certify KEY --images every:20` certified them, and its record names no change."""
+    (command,) = json.loads(bench("show", "e1970ed5", "--results", REFERENCE, "--json").stdout)["commands"]
+    (cell,) = json.loads(bench(*shlex.split(command)[1:], "--dry-run", "--json").stdout)["cells"]
+    assert cell["key"].startswith("e1970ed5")
+    assert command.partition(" --set ")[2].split(" --results")[0] == "certify.images=every:20"
 
 
 def test_the_beginning_of_several_keys_is_answered_with_them(bench: Call) -> None:

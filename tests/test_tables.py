@@ -164,7 +164,7 @@ def test_caption_says_what_was_done(store: Store) -> None:
     (group,) = collect(store)
     text = caption(group)
     for part in (
-        "mnist, protocol quick (train.epochs=2, certify.n=1000), recipe official, network lenet, 4 seeds (0-2, 5).",
+        "mnist, protocol quick (train.epochs=2, certify.n=1000, certify.images=first:4), recipe official, network lenet, 4 seeds (0-2, 5).",
         "2 epochs",
         "n0 = 10, n = 1,000, alpha = 0.001",
         "4 of 10,000 test images (first:4)",

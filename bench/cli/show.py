@@ -184,11 +184,11 @@ def _run(run: Subject) -> dict[str, Any]:
     certifications = [
         {"key": c.path.name.partition("-")[2], "damaged": c.reason} if isinstance(c, Damaged) else _certification(c, faults) for c in begun
     ]
-    first = next((c.spec for c in begun if not isinstance(c, Damaged)), None)
+    made: list[Any] = [c.spec for c in begun if not isinstance(c, Damaged)] or [None]
     return {
         "path": str(run.path),
         "key": run.key,
-        "command": f"bench run {command(run.spec, first)}{results_flag(_root(run))}" if isinstance(run, Run) else None,
+        "commands": [f"bench run {command(run.spec, one)}{results_flag(_root(run))}" for one in made] if isinstance(run, Run) else [],
         "spec": to_json(run.spec),
         "training": run.training(),
         "surveys": {name: _survey(run, name) for name in run.names() if disk.SURVEY.match(name)},
@@ -256,9 +256,8 @@ def _print_run(run: Subject, data: dict[str, Any]) -> None:
     for name, facts in data["surveys"].items():
         asked = facts.get("damaged") or f"{counted(facts['copies'], 'copy')} of each training image before epoch {facts['epoch']}"
         say(f"survey {name}: {asked}")
-    if data["command"]:
-        outside = run.protocol not in PROTOCOLS
-        say(f"command   {data['command']}{' (its protocol is unknown here)' if outside else ''}")
+    for command in dict.fromkeys(data["commands"]):
+        say(f"command   {command}{'' if run.protocol in PROTOCOLS else ' (its protocol is unknown here)'}")
     _print_certifications(run, data["certifications"])
     for title, values in (("hyperparameters", spec.get("hyperparameters")), ("training settings", spec.get("train"))):
         if values:

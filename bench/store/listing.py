@@ -13,7 +13,7 @@ import os
 import shlex
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +237,13 @@ def command(spec: RunSpec, certify: CertifySpec | None) -> str:
     name = spec.method if spec.variant == "default" else f"{spec.method}.{spec.variant}"
     words = ["--method", name, "--dataset", spec.dataset, "--sigma", repr(spec.sigma), "--seeds", f"{spec.seed},"]
     words += ["--protocol", spec.protocol, "--recipe", spec.recipe]
-    changes = dict(spec.changes) | ({f"certify.{key}": value for key, value in certify.changes.items()} if certify else {})
+    changes = dict(spec.changes)
+    if certify and spec.dataset in DATASETS and spec.protocol in PROTOCOLS:  # by its values: `bench certify` records no change
+        usual = DATASETS[spec.dataset].protocol(PROTOCOLS[spec.protocol]).certify
+        own = {f.name: getattr(certify, f.name) for f in fields(certify) if f.name != "changes"}
+        changes |= {f"certify.{name}": value for name, value in own.items() if value != getattr(usual, name)}
+    elif certify:
+        changes |= {f"certify.{name}": value for name, value in certify.changes.items()}
     for key, value in sorted(changes.items()):
         words += ["--set", f"{key}={scalar_word(value)}"]
     return shlex.join(words)

@@ -124,7 +124,7 @@ class RowsOfRuns(Rows):
             notes.append(several if self.mix else f"{several}; --mix shows its means all the same")
             refused = "" if self.mix else "several versions"
         elif own and (others := sorted(self.by_method[found[0].method] - {*own})):
-            notes.append(f"trained from version {own[0]} of {found[0].method}'s code, other rows from {', '.join(others)}")
+            notes.append(f"trained from version {own[0]} of {found[0].method}'s code, others of the method here from {', '.join(others)}")
         return seeds, notes, refused
 
     def several(self, same: Sequence[Sequence[Subject]]) -> str:

@@ -23,13 +23,17 @@ MEANINGS = {
     "p speaks of these networks, not of methods.",
 }
 SPEAKS_OF = {"seeds": "methods", "images": "networks"}
-LEGEND = (
-    "All differences are B - A; ACR in pixels of [0, 1]. ±: sample standard deviation (ddof=1). effect: mean / std of paired differences, "
-    "or Hedges' g (g) of unpaired runs. p of methods: exact permutation test across seeds. p of networks: sign flips of the differences of "
-    f"images ({DRAWN}), which the interval inverts; of an accuracy McNemar's exact test, for one training of each row only. Two trainings "
-    "of one method often have a small p of networks, so it does not show that a method is better. Holm: corrected over all tests of its "
-    "kind in this call; the intervals are not."
-)
+LEGEND = {
+    "": "All differences are B - A; ACR in pixels of [0, 1].",
+    "±": "±: sample standard deviation (ddof=1).",
+    "effect": "effect: mean / std of paired differences, or Hedges' g (g) of unpaired runs.",
+    "p of methods": "p of methods: exact permutation test across seeds.",
+    "p of networks": f"p of networks: sign flips of the differences of images ({DRAWN}), which the interval inverts; of an accuracy "
+    "McNemar's exact test, for one training of each row only. Two trainings of one method often have a small p of networks, so it does not "
+    "show that a method is better.",
+    "Holm": "Holm: corrected over all tests of its kind in this call; the intervals are not.",
+}
+"""What stands in a comparison -> what it means."""
 FIELDS = (
     *("title", "source", "sigma", "a", "b", "uncertainty", "metric", "speaks_of", "runs_a", "runs_b", "paired", "images"),
     *("value_a", "value_b"),
@@ -60,7 +64,8 @@ def document(report: Report | Paired) -> Document:
     data = {"schema": 1, "meanings": MEANINGS, "p_speaks_of": SPEAKS_OF | {"accuracies": SPEAKS_OF["images"]}}
     data |= {"flips": FLIPS, "flips_seed": SEED, "differences": "B - A", **dataclasses.asdict(report)}
     named = Cell("A = "), Cell(report.comparisons[0].a, code=True), Cell(f": {report.title}")
-    page = Page(title=named, parts=tuple(_parts_of_rows(report)))
+    parts = list(_parts_of_rows(report))
+    page = Page(title=named, parts=(*parts, _legend(parts), *(Text(text=note) for note in report.notes)))
     return Document(pages=(page,), fields=FIELDS, lines=[line for c in report.comparisons for line in _lines_of_rows(report, c)], data=data)
 
 
@@ -105,7 +110,15 @@ def _parts_of_rows(report: Report) -> Iterator[Grid | Text]:
     head = ("sigma", "B", "", *(f"r={x.radius}" for x in report.comparisons[0].accuracies))
     yield _grid(head, accuracies, 3, "Certified accuracy")
     yield Text(text=f"Certified accuracy, in points of %: {report.rule}. A radius that no image reaches in either row has -, or no column.")
-    yield from (Text(text=note) for note in (LEGEND, *report.notes))
+
+
+def _legend(parts: Sequence[Grid | Text]) -> Text:
+    """What the signs that are there mean."""
+    grids = [part for part in parts if isinstance(part, Grid)]
+    shown = " ".join(
+        [*(name for grid in grids for name in grid.head), *(cell.text for grid in grids for line in grid.lines for cell in line)]
+    )
+    return Text(text=" ".join(meaning for sign, meaning in LEGEND.items() if sign in shown))
 
 
 def _of_seeds(s: SeedDifference) -> list[str]:

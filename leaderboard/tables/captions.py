@@ -6,9 +6,10 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+from bench.datasets import DATASETS
 from bench.errors import counted
 from bench.rules.rule import drawn_words
-from bench.spec import CertifySpec
+from bench.spec import PROTOCOLS, CertifySpec, same_images
 from leaderboard.aggregate import Group
 from leaderboard.formats import clean
 
@@ -18,12 +19,25 @@ SAID = ("certify.n0", "certify.n", "certify.images", "certify.seed", "certify.ru
 
 def headline(group: Group) -> str:
     """What the table is about, in one line: data, source, protocol and what was changed of it, recipe, network, seeds."""
-    known = group.conditions
-    changes = f" ({known['changes']})" if known.get("changes") else ""
+    known, changes = group.conditions, _changes(group)
     names = ("protocol", "recipe", "network", "normalisation")
     words = [f"{name} {known[name]}{changes if name == 'protocol' else ''}" for name in names if name in known]
     source = [known["source"]] if group.source in ("imported", "checkpoints") and "source" in known else []
     return clean(", ".join([group.dataset, *source, *words, *_trainings(group)]))
+
+
+def _changes(group: Group) -> str:
+    """What was changed of the protocol, in brackets: as it was asked for, and the images even where nobody asked `bench run` for them."""
+    told, protocol, info = (
+        str(group.conditions.get("changes", "")),
+        PROTOCOLS.get(str(group.conditions.get("protocol"))),
+        DATASETS.get(group.dataset),
+    )
+    if protocol and info and "certify.images=" not in told:
+        images = group.conditions["certify.images"]
+        if images != same_images(info.protocol(protocol).certify.images, info.test_size):
+            told = f"{told}, certify.images={images}" if told else f"certify.images={images}"
+    return f" ({told})" if told else ""
 
 
 def _trainings(group: Group) -> list[str]:
