@@ -104,6 +104,7 @@ def test_a_plug_in_that_is_loaded_is_checked(tmp_path: Path, changes: dict[str, 
     assert (told is None) == (dict(cell.spec.changes) == claimed)
     for other in ({}, {"method_code_sha256": "0" * 64}):
         assert "not checked" in str(disagreement(spec, MNIST, other))
+        assert ("--rerun all" in str(disagreement(spec, MNIST, other))) == bool(other), "the file was edited"
 
 
 def test_one_note_says_that_a_plug_in_is_not_checked(tmp_path: Path) -> None:

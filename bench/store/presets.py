@@ -85,7 +85,11 @@ def _training(info: DatasetInfo, recipe: str, pieces: int, protocol: str) -> Tra
 
 def disagreement(spec: RunSpec, info: DatasetInfo, environment: Mapping[str, Any]) -> str | None:
     """What is to be said of a run's name: that its preset is not checked, or in what its record of changes is not what its values say."""
-    found = changes_of(spec, info, str(environment.get("method_code_sha256", "")))
+    code = str(environment.get("method_code_sha256", ""))
+    found = changes_of(spec, info, code)
+    if found is None and code and (loaded := [other for method, other in _LEARNED if method == spec.method and other != code]):
+        told = f"{UNCHECKED}it was trained by version {code[:8]} of {spec.method}'s code, and {loaded[-1][:8]} is loaded"
+        return f"{told}; --rerun all trains it anew"
     if found is None:
         told = f"{UNCHECKED}no preset of {spec.method}.{spec.variant} is known here, so its name is what its spec says"
         return told + came_from(environment, spec.method)

@@ -281,7 +281,8 @@ def _compare(again: Sequence[Again], report: Report, result: Recertification, fr
     """
     groups: dict[str, list[Again]] = defaultdict(list)
     for item in again:
-        groups[canonical([item.differing, _conditions(item.certification.environment() or {})])].append(item)
+        recorded = _conditions(item.certification.environment() or {}) if item.differing else {}
+        groups[canonical([item.differing, recorded])].append(item)
     independent = [group for group in groups.values() if group[0].differing and not _shares_noise(group)]
     samples = [*independent, *([list(fresh)] if fresh else [])]
     row_level = ERROR_LEVEL / 2 / max(1, sum(2 * len(group) for group in samples))
