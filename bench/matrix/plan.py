@@ -29,6 +29,7 @@ from bench.spec import (
     TrainSpec,
     canonical,
     check_sigma,
+    differing,
     hyperparameters,
     names_row,
     protocol_train,
@@ -210,7 +211,7 @@ class _Planner:
         if rule and (reason := rule.too_few(rule.alpha)) and reason not in self.notes:
             self.notes.append(reason)
         self.check_images(spec.images, info.test_size, "test", info)
-        return dataclasses.replace(spec, changes=_differing(base, spec, list(own)) if right else {})
+        return dataclasses.replace(spec, changes=differing(base, spec, list(own)) if right else {})
 
     def train_spec(self, info: DatasetInfo, sigma: float, chunks: int) -> tuple[TrainSpec, dict[str, Scalar]]:
         """The training, and what --set changed of it."""
@@ -227,7 +228,7 @@ class _Planner:
         except BenchError as error:
             known_arch = is_known(train.arch) or lies_here(train.arch)
             self.problems.append(str(error) if known_arch else f"{error}{self.registry.hint(NETWORK.word, train.arch)}")
-        return train, _differing(base, train, list(own), "train.") if right else {}
+        return train, differing(base, train, list(own), "train.") if right else {}
 
     def resolve(self, row: _Row, preset: Method, info: DatasetInfo, sigma: float) -> tuple[RunSpec, Method] | None:
         """The spec (of seed 0) and the method of one row at one sigma; None if anything is wrong."""
@@ -250,7 +251,7 @@ class _Planner:
             recipe=self.recipe,
             protocol=info.protocol(self.protocol).name,
             train=train,
-            changes=_differing(preset, method, list(own)) | train_changes,
+            changes=differing(preset, method, list(own)) | train_changes,
         )
         return spec, method
 
@@ -400,7 +401,3 @@ def _meant(changes: Mapping[str, str], name: str, fields: Iterable[str]) -> str:
         close = get_close_matches(name, [bare for bare, _ in full], n=1)
         meant = [word for bare, word in full if bare in close]
     return f"; did you mean {' or '.join(map(repr, meant))}?" if meant else nearest(name, fields)
-
-
-def _differing(old: object, new: object, names: Sequence[str], prefix: str = "") -> dict[str, Scalar]:
-    return {prefix + name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}

@@ -11,7 +11,7 @@ from bench.spec.images import describe_images, normal, same_images, select_image
 from bench.spec.protocols import DEFAULT_PROTOCOL, PROTOCOL_ALIASES, PROTOCOLS, RECIPES, Protocol, protocol_train, survey_limit
 from bench.spec.stored import LATER, SCHEMA, from_json, hyperparameters, to_json
 from bench.spec.training import AUGMENTS, IN_MEMORY, NAME, STREAMED, TRAIN_PRECISIONS, RunSpec, TrainSpec, check_sigma, names_row, row_name
-from bench.spec.values import Scalar, coerce, describe_type, replace_checked, scalar_word
+from bench.spec.values import Scalar, coerce, describe_type, differing, replace_checked, scalar_word
 
 __all__ = ["canonical", "derive", "digest", "parse_json"]
 __all__ += ["MOST_SAMPLES", "SAMPLINGS", "CertifySpec"]
@@ -19,4 +19,4 @@ __all__ += ["describe_images", "normal", "same_images", "select_images"]
 __all__ += ["DEFAULT_PROTOCOL", "PROTOCOLS", "PROTOCOL_ALIASES", "RECIPES", "Protocol", "protocol_train", "survey_limit"]
 __all__ += ["LATER", "SCHEMA", "from_json", "hyperparameters", "to_json"]
 __all__ += ["AUGMENTS", "IN_MEMORY", "NAME", "STREAMED", "TRAIN_PRECISIONS", "RunSpec", "TrainSpec", "check_sigma", "names_row", "row_name"]
-__all__ += ["Scalar", "coerce", "describe_type", "replace_checked", "scalar_word"]
+__all__ += ["Scalar", "coerce", "describe_type", "differing", "replace_checked", "scalar_word"]

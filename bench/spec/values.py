@@ -65,6 +65,11 @@ def describe_type(kind: Any) -> str:
     return words.get(kind, str(kind))
 
 
+def differing(old: object, new: object, names: Iterable[str], prefix: str = "") -> dict[str, Scalar]:
+    """Prefix and name -> new value, of the fields with these names whose values are not the old ones."""
+    return {prefix + name: getattr(new, name) for name in names if getattr(new, name) != getattr(old, name)}
+
+
 def replace_checked(
     instance: Any, changes: Mapping[str, object], what: str, hint: Callable[[str, Iterable[str]], str] = nearest
 ) -> tuple[Any, list[str]]:

@@ -22,7 +22,7 @@ from bench.errors import BenchError, Fault
 from bench.evidence import cache
 from bench.files import claims, disk
 from bench.files.walk import Walk, passing
-from bench.spec import PROTOCOLS, CertifySpec, RunSpec, scalar_word
+from bench.spec import PROTOCOLS, CertifySpec, RunSpec, differing, scalar_word
 from bench.store.runs import Run, Store
 from bench.store.subject import Certification, Damaged, Source, Subject
 
@@ -240,8 +240,7 @@ def command(spec: RunSpec, certify: CertifySpec | None) -> str:
     changes = dict(spec.changes)
     if certify and spec.dataset in DATASETS and spec.protocol in PROTOCOLS:  # by its values: `bench certify` records no change
         usual = DATASETS[spec.dataset].protocol(PROTOCOLS[spec.protocol]).certify
-        own = {f.name: getattr(certify, f.name) for f in fields(certify) if f.name != "changes"}
-        changes |= {f"certify.{name}": value for name, value in own.items() if value != getattr(usual, name)}
+        changes |= differing(usual, certify, [f.name for f in fields(certify) if f.name != "changes"], "certify.")
     elif certify:
         changes |= {f"certify.{name}": value for name, value in certify.changes.items()}
     for key, value in sorted(changes.items()):

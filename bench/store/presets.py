@@ -87,10 +87,10 @@ def disagreement(spec: RunSpec, info: DatasetInfo, environment: Mapping[str, Any
     """What is to be said of a run's name: that its preset is not checked, or in what its record of changes is not what its values say."""
     code = str(environment.get("method_code_sha256", ""))
     found = changes_of(spec, info, code)
-    if found is None and code and (loaded := [other for method, other in _LEARNED if method == spec.method and other != code]):
-        told = f"{UNCHECKED}it was trained by version {code[:8]} of {spec.method}'s code, and {loaded[-1][:8]} is loaded"
-        return f"{told}; --rerun all trains it anew"
     if found is None:
+        if code and (loaded := [other for method, other in _LEARNED if method == spec.method and other != code]):
+            told = f"it was trained by version {code[:8]} of {spec.method}'s code, and {loaded[-1][:8]} is loaded"
+            return f"{UNCHECKED}{told}; --rerun all trains it anew"
         told = f"{UNCHECKED}no preset of {spec.method}.{spec.variant} is known here, so its name is what its spec says"
         return told + came_from(environment, spec.method)
     if found == dict(spec.changes):

@@ -124,7 +124,8 @@ def once_each(subject: Subject) -> dict[str, Certification]:
 
 def _asked(certification: Certification) -> dict[str, Scalar]:
     """What a certification changes of its protocol, as far as its record says that somebody asked for it."""
-    return dict(getattr(certification.spec, "changes", {}))
+    asked = dict(getattr(certification.spec, "changes", {}))
+    return asked | {"images": comparable(certification).images} if "images" in asked else asked
 
 
 def _rows(certification: Certification) -> float:
@@ -184,8 +185,7 @@ def _group(
             note = f"{name} at sigma {sigma:g} stands {len(same)} times{kind.several(same)}"
             rows += [one(name, f"#{number}", found, [note]) for number, found in enumerate(same, start=1)]
         sections.append(Section(sigma=sigma, rows=tuple(rows)))
-    images_asked = {"images": comparable(certified).images} if "images" in _asked(certified) else {}
-    changes = {**family.overrides, **{f"certify.{name}": value for name, value in (_asked(certified) | images_asked).items()}}
+    changes = {**family.overrides, **{f"certify.{name}": value for name, value in _asked(certified).items()}}
     return Group(
         dataset=first.dataset,
         source=first.source,

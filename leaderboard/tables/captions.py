@@ -28,16 +28,13 @@ def headline(group: Group) -> str:
 
 def _changes(group: Group) -> str:
     """What was changed of the protocol, in brackets: as it was asked for, and the images even where nobody asked `bench run` for them."""
-    told, protocol, info = (
-        str(group.conditions.get("changes", "")),
-        PROTOCOLS.get(str(group.conditions.get("protocol"))),
-        DATASETS.get(group.dataset),
-    )
-    if protocol and info and "certify.images=" not in told:
-        images = group.conditions["certify.images"]
-        if images != same_images(info.protocol(protocol).certify.images, info.test_size):
-            told = f"{told}, certify.images={images}" if told else f"certify.images={images}"
-    return f" ({told})" if told else ""
+    known, info = group.conditions, DATASETS.get(group.dataset)
+    told = [known["changes"]] if known.get("changes") else []
+    if info and known.get("protocol") in PROTOCOLS and not any("certify.images=" in words for words in told):
+        usual = info.protocol(PROTOCOLS[known["protocol"]]).certify.images
+        if known["certify.images"] != same_images(usual, info.test_size):
+            told.append(f"certify.images={known['certify.images']}")
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _trainings(group: Group) -> list[str]:
